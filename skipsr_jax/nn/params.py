@@ -1,0 +1,79 @@
+"""Between modules and plain parameter dicts.
+
+A model is described once, as a module; its numbers travel as a nested dict with string keys (what
+checkpoints hold, what optimizers and sharding rules see). Invariant: ``to_dict(bind(m, d)) == d``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from skipsr_jax.types import Array
+
+Params = dict[str, Any]
+
+
+class Buffer(nnx.Variable):
+    """A number that belongs to the checkpoint but is not trained (rotary frequencies)."""
+
+
+def abstract(build: Callable[[], nnx.Module]) -> nnx.Module:
+    """The module that ``build`` makes, with shapes and dtypes in place of arrays. Costs no memory."""
+    return nnx.eval_shape(build)
+
+
+def _with_string_keys(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {str(key): _with_string_keys(value) for key, value in tree.items()}
+    return tree
+
+
+def to_dict(module: nnx.Module) -> Params:
+    """All parameters and buffers of a (real or abstract) module, as a nested string-keyed dict."""
+    return _with_string_keys(nnx.to_pure_dict(nnx.state(module)))
+
+
+def bind(module: nnx.Module, params: Params) -> nnx.Module:
+    """The module with its numbers taken from ``params`` (arrays, tracers or shapes).
+
+    Raises ValueError, naming them, when keys are missing, left over or of another shape.
+    """
+    want, got = flatten(to_dict(module)), flatten(params)
+    wrong = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
+    wrong += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
+    wrong += [
+        f"{key} has shape {tuple(got[key].shape)}, expected {tuple(want[key].shape)}"
+        for key in sorted(want.keys() & got.keys())
+        if tuple(got[key].shape) != tuple(want[key].shape)
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise ValueError(f"{type(module).__name__}: {len(wrong)} parameters do not fit: {shown}")
+    graphdef, state = nnx.split(module)
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
+
+
+def flatten(params: Params, separator: str = "/") -> dict[str, Array]:
+    """``{"a": {"b": x}}`` -> ``{"a/b": x}``, in sorted order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {separator.join(str(part.key) for part in path): leaf for path, leaf in leaves}
+
+
+def unflatten(flat: dict[str, Any], separator: str = "/") -> Params:
+    """The inverse of ``flatten``."""
+    tree: Params = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split(separator)
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def count(params: Params) -> int:
+    """The number of scalars in ``params``."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
