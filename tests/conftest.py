@@ -1,0 +1,28 @@
+"""What every test gets: CPU with eight virtual devices, checked shapes, and the reference data."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+install_import_hook("skipsr_jax", "beartype.beartype")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The reference data: golden numbers and real clips. Named by SKIPSR_SHARED."""
+    path = pathlib.Path(os.environ.get("SKIPSR_SHARED", ROOT.parent / "shared")).resolve()
+    if not (path / "golden").is_dir():
+        pytest.skip(f"no reference data at {path}; set SKIPSR_SHARED to the folder that holds golden/")
+    return path
