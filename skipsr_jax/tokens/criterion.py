@@ -1,0 +1,66 @@
+"""Which patches need no refinement: Eq. 1 of the paper, and masks over the token grid.
+
+A patch P is skippable if MSE(P, U(D(P))) <= tau, with D area downsampling by 4 and U bilinear
+upsampling (paper section 3). A patch is what one token covers: 16 x 16 pixels of 4 frames. The
+causal autoencoder gives the first frame a latent of its own, so the first patch in time covers
+1 frame, and patch k > 0 covers frames 4k - 3 to 4k.
+
+Resampling itself lies in ``skipsr_jax.data.resize``: these functions take its result.
+"""
+
+import numpy as np
+
+from skipsr_jax.types import Bool, Float, HostArray
+
+TAU = 2e-4
+"""Threshold of Eq. 1 on pixel values in [0, 1] (paper section 3)."""
+PATCH_PIXELS = 16
+PATCH_FRAMES = 4
+
+
+def patch_mse(
+    frames: Float[HostArray, "f h w 3"],
+    rebuilt: Float[HostArray, "f h w 3"],
+    patch: int = PATCH_PIXELS,
+) -> Float[HostArray, "t r c"]:
+    """Mean squared difference per patch of ``patch`` x ``patch`` pixels (Eq. 1, left side).
+
+    Args:
+      frames: pixels in [0, 1]; f = 4k + 1, h and w multiples of ``patch``.
+      rebuilt: U(D(frames)), or any other version to compare with.
+      patch: side of a patch in these pixels: 16 at full resolution, 4 in a 4x smaller picture.
+
+    Raises:
+      ValueError: the size does not divide into patches.
+    """
+    count, height, width, _ = frames.shape
+    if (count - 1) % PATCH_FRAMES or height % patch or width % patch:
+        raise ValueError(
+            f"{count} frames of {height}x{width} do not divide into patches of {PATCH_FRAMES} "
+            f"frames (after the first) and {patch}x{patch} pixels; pad to 4k+1 frames and "
+            f"multiples of {patch}"
+        )
+    error = np.square(frames.astype(np.float32) - rebuilt.astype(np.float32))
+    error = error.reshape(count, height // patch, patch, width // patch, patch * 3)
+    error = error.mean(axis=(2, 4))
+    later = error[1:].reshape(-1, PATCH_FRAMES, *error.shape[1:]).mean(axis=1)
+    return np.concatenate([error[:1], later])
+
+
+def needs_refinement(mse: Float[HostArray, "t r c"], tau: float = TAU) -> Bool[HostArray, "t r c"]:
+    """The keep mask: True where Eq. 1 does not hold."""
+    return mse > tau
+
+
+def dilate(keep: Bool[HostArray, "t r c"], patches: int) -> Bool[HostArray, "t r c"]:
+    """The keep mask grown by ``patches`` in height and width (square neighbourhood)."""
+    for axis in (1, 2):
+        grown = keep.copy()
+        for shift in range(1, patches + 1):
+            ahead = [slice(None)] * 3
+            behind = [slice(None)] * 3
+            ahead[axis], behind[axis] = slice(shift, None), slice(None, -shift)
+            grown[tuple(ahead)] |= keep[tuple(behind)]
+            grown[tuple(behind)] |= keep[tuple(ahead)]
+        keep = grown
+    return keep
