@@ -1,0 +1,39 @@
+"""What an implementation is asked to do, and where: the facts that decide whether it can.
+
+Every implementation offers ``supported(problem, target) -> str | None``: None when it can run, else
+the reason in one sentence. All of it is static, so the choice is made while tracing.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Sizes of one packed self-attention."""
+
+    packs: int
+    rows: int
+    heads: int
+    head_dim: int
+    segments: int
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The machine the program is for. ``compute_capability`` is None off NVIDIA GPUs."""
+
+    platform: str
+    compute_capability: tuple[int, int] | None = None
+
+
+def current_target() -> Target:
+    """The default backend's first device."""
+    device = jax.devices()[0]
+    if device.platform != "gpu" or "NVIDIA" not in device.device_kind.upper():
+        return Target(device.platform)
+    major, minor = str(device.compute_capability).split(".")
+    return Target("gpu", (int(major), int(minor)))

@@ -1,0 +1,27 @@
+"""From segment bounds to per-row bounds.
+
+``cu_seqlens`` (b, g + 1) is non-decreasing; segment i of a pack spans rows
+[cu_seqlens[i], cu_seqlens[i + 1]). Padding repeats the last value, and empty segments may stand
+anywhere. Rows before the first bound or from the last bound on belong to no segment.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from skipsr_jax.types import Array, Bool, Int
+
+
+def row_bounds(
+    cu_seqlens: Int[Array, "b g1"], rows: int
+) -> tuple[Int[Array, "b s"], Int[Array, "b s"], Bool[Array, "b s"]]:
+    """Start and end of each row's segment, and whether it has one (start = end = 0 where not)."""
+    cu = cu_seqlens.astype(jnp.int32)
+    row = jnp.arange(rows, dtype=jnp.int32)
+    # side="right" steps over empty segments: the last bound that is <= row opens row's segment.
+    find = jax.vmap(lambda bounds: jnp.searchsorted(bounds, row, side="right", method="scan"))
+    after = find(cu).astype(jnp.int32)
+    last = cu.shape[1] - 1
+    inside = (after > 0) & (after <= last)
+    start = jnp.take_along_axis(cu, jnp.clip(after - 1, 0, last), axis=1)
+    end = jnp.minimum(jnp.take_along_axis(cu, jnp.clip(after, 0, last), axis=1), rows)
+    return jnp.where(inside, start, 0), jnp.where(inside, end, 0), inside
