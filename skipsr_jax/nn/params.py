@@ -20,7 +20,7 @@ class Buffer(nnx.Variable):
 
 
 def abstract(build: Callable[[], nnx.Module]) -> nnx.Module:
-    """The module that ``build`` makes, with shapes and dtypes in place of arrays. Costs no memory."""
+    """The module that ``build`` makes, with shapes in place of arrays. Costs no memory."""
     return nnx.eval_shape(build)
 
 

@@ -1,0 +1,202 @@
+"""The SeedVR / SeedVR2 diffusion transformer, run on kept tokens only (SkipSR section 4.2).
+
+One network (arXiv 2501.01320, 2506.05301), whose variants are values of ``DiTConfig``: SeedVR2-3B
+(shared late layers, SwiGLU,
+positions counted in windows, modulated output) and SeedVR-7B (separate weights, GELU, positions
+spread over windows). Blocks of equal shape are stacked and scanned; even layers attend in regular
+windows, odd ones in shifted windows.
+
+Invariant: a compiled forward depends on (bucket, samples per pack, text slots, model) only.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skipsr_jax.nn.dit_block import Block, Precision
+from skipsr_jax.nn.linear import linear
+from skipsr_jax.nn.modulation import ATTENTION, TimeEmbedding, modulate, per_token
+from skipsr_jax.nn.norms import RMSNorm
+from skipsr_jax.tokens.plan import TokenPlan
+from skipsr_jax.types import Array, Float
+
+PATCH_AREA = 4
+"""Latent pixels in a token: a patch is 1 x 2 x 2."""
+
+REMAT_POLICIES = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass finds stored: everything, results of dense layers, only block inputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """The numbers of a transformer.
+
+    Attributes:
+      width: model width d; the residual stream of video and text.
+      text_width: of the text embeddings that come in.
+      heads, head_dim: inner width is heads * head_dim.
+      layers: blocks in all. mm_layers: the first of them, whose video and text have own weights.
+      expand_ratio: of the feed-forward.
+      gated_mlp: SwiGLU without biases, else GELU with biases.
+      pixel_rope: positions spread over [-1, 1], else counted from 0 in each window.
+      rope_dim: channels of a head from which the rotated ones are taken, a third per axis.
+      output_modulation: norm and modulate tokens before the output layer. The modulation is the
+        attention part of the time embedding, which the released weights rely on.
+      plain_text_at_last: the last block does not modulate its text before attention.
+      in_channels: noisy latent 16, condition latent 16, mask 1. out_channels: velocity.
+      norm_eps: of all RMS norms.
+      remat: a key of ``REMAT_POLICIES``.
+    """
+
+    width: int
+    text_width: int
+    heads: int
+    head_dim: int
+    layers: int
+    mm_layers: int
+    expand_ratio: int
+    gated_mlp: bool
+    pixel_rope: bool
+    rope_dim: int
+    output_modulation: bool
+    plain_text_at_last: bool
+    in_channels: int = 33
+    out_channels: int = 16
+    norm_eps: float = 1e-5
+    remat: str = "none"
+
+    def __post_init__(self):
+        if not 0 <= self.mm_layers <= self.layers or self.layers < 1:
+            raise ValueError(
+                f"mm_layers must lie in 0..layers, got {self.mm_layers} of {self.layers} layers"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, got {self.remat!r}")
+
+
+class DiT(nnx.Module):
+    """Velocity of kept tokens. See the module and ``__call__``."""
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        param_dtype: jnp.dtype = jnp.float32,
+        attention: str | None = None,
+    ):
+        """Args:
+        dtype: of matrix products and of the residual stream. param_dtype: of stored parameters.
+        attention: implementation of the attention kernel; None picks by device and logs it.
+        """
+        self.config, self.dtype, self.attention = config, dtype, attention
+        d = config.width
+        precision = Precision(dtype, param_dtype)
+
+        def layer(inputs: int, outputs: int) -> nnx.Linear:
+            return linear(inputs, outputs, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+        def stack(blocks: int, shared: bool) -> Block:
+            @nnx.split_rngs(splits=blocks)
+            @nnx.vmap
+            def make(rngs: nnx.Rngs) -> Block:
+                return Block(config, shared=shared, rngs=rngs, precision=precision)
+
+            return make(rngs)
+
+        self.vid_in = layer(PATCH_AREA * config.in_channels, d)
+        if config.text_width != d:  # text of the model's width enters as it is
+            self.txt_in = layer(config.text_width, d)
+        self.emb_in = TimeEmbedding(d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        if config.mm_layers:
+            self.mm_blocks = stack(config.mm_layers, shared=False)
+        if config.layers > config.mm_layers:
+            self.shared_blocks = stack(config.layers - config.mm_layers, shared=True)
+        if config.output_modulation:
+            self.vid_out_norm = RMSNorm(d, config.norm_eps, param_dtype=param_dtype)
+            self.vid_out_ada = OutputModulation(d, rngs=rngs, param_dtype=param_dtype)
+        self.vid_out = layer(d, PATCH_AREA * config.out_channels)
+
+    def __call__(
+        self,
+        patches: Float[Array, "b n i"],
+        text: Float[Array, "b m j"],
+        timestep: Float[Array, "b k"],
+        plan: TokenPlan,
+    ) -> Float[Array, "b n o"]:
+        """The velocity v = x_T - x_0 of every stored token; padding holds arbitrary numbers.
+
+        Args:
+          patches: stored tokens of [noisy latent 16 | condition latent 16 | mask 1], i = 132.
+          text: embeddings of the texts of the k samples of a pack, m = k * l.
+          timestep: per sample, 0..1000.
+          plan: built from the keep masks of the same samples.
+        """
+        vid = self.vid_in(patches)
+        txt = self.txt_in(text) if self.config.text_width != self.config.width else text
+        txt = txt.astype(self.dtype)
+        embedding = self.emb_in(timestep)
+        for blocks, first in self._stacks():
+            vid, txt = self._scan(blocks, first, vid, txt, embedding, plan)
+        return self._head(vid, embedding, plan)
+
+    def _stacks(self) -> list[tuple[Block, int]]:
+        """The stacked blocks in order, each with the number of its first layer."""
+        config = self.config
+        stacks = [(self.mm_blocks, 0)] if config.mm_layers else []
+        if config.layers > config.mm_layers:
+            stacks.append((self.shared_blocks, config.mm_layers))
+        return stacks
+
+    def _scan(
+        self,
+        blocks: Block,
+        first: int,
+        vid: Float[Array, "b n d"],
+        txt: Float[Array, "b m d"],
+        embedding: Float[Array, "b k e"],
+        plan: TokenPlan,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b m d"]]:
+        graphdef, stacked = nnx.split(blocks)
+        count = jax.tree.leaves(stacked)[0].shape[0]
+        layers = first + jnp.arange(count)
+        last = self.config.layers - 1
+        modulate_text = (layers != last) | (not self.config.plain_text_at_last)
+
+        def body(carry, layer):
+            state, shifted, text_modulated = layer
+            block = nnx.merge(graphdef, state)
+            args = (embedding, plan, shifted, text_modulated, self.attention)
+            return block(*carry, *args), None
+
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat])
+        (vid, txt), _ = jax.lax.scan(body, (vid, txt), (stacked, layers % 2, modulate_text))
+        return vid, txt
+
+    def _head(
+        self, vid: Float[Array, "b n d"], embedding: Float[Array, "b k e"], plan: TokenPlan
+    ) -> Float[Array, "b n o"]:
+        if self.config.output_modulation:
+            m = per_token(embedding, plan.sample, ATTENTION)
+            vid = modulate(
+                self.vid_out_norm(vid), m, self.vid_out_ada.shift, self.vid_out_ada.scale
+            )
+        return self.vid_out(vid).astype(jnp.float32)
+
+
+class OutputModulation(nnx.Module):
+    """The learned shift and scale before the output layer."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, param_dtype: jnp.dtype):
+        def noise() -> Array:
+            return jax.random.normal(rngs.params(), (width,), param_dtype) * width**-0.5
+
+        self.shift = nnx.Param(noise())
+        self.scale = nnx.Param(1.0 + noise())

@@ -1,0 +1,203 @@
+"""One transformer block of SeedVR on kept tokens: windowed joint attention, then a feed-forward.
+
+Video and text are two branches, x + out(Attn(in(rms(x)))) then x + out(MLP(in(rms(x)))), that meet
+in attention only: each window attends over its kept video tokens and all text of its sample; the
+text's result is the mean over the windows. A block owns either one set of weights per branch or one
+set for both.
+
+Invariant: everything but attention is per token, so a token that is not stored costs nothing.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+from skipsr_jax.kernels.varlen_attention import varlen_attention
+from skipsr_jax.nn.linear import linear
+from skipsr_jax.nn.mlp import MLP, GatedMLP
+from skipsr_jax.nn.modulation import ATTENTION, Modulation, modulate, per_token
+from skipsr_jax.nn.modulation import MLP as FEED_FORWARD
+from skipsr_jax.nn.norms import RMSNorm, rms_normalize
+from skipsr_jax.nn.params import Buffer
+from skipsr_jax.nn.rope import (
+    language_frequencies,
+    pixel_angles,
+    pixel_frequencies,
+    rotate,
+    text_angles,
+    window_angles,
+)
+from skipsr_jax.tokens.plan import Layout, TokenPlan
+from skipsr_jax.types import Array, Bool, Float, Int
+
+
+class BlockConfig(Protocol):
+    """The numbers of a block, part of the model's configuration (``models.dit.DiTConfig``)."""
+
+    width: int
+    heads: int
+    head_dim: int
+    expand_ratio: int
+    norm_eps: float
+    gated_mlp: bool
+    pixel_rope: bool
+    rope_dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Compute dtype, and the dtype parameters are stored in."""
+
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+
+class Branch(nnx.Module):
+    """The weights that one kind of token (video, text, or both) has in a block."""
+
+    def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs, precision: Precision):
+        d, inner = config.width, config.heads * config.head_dim
+        dtype, param_dtype = precision.dtype, precision.param_dtype
+
+        def vector(mean: float) -> nnx.Param:
+            noise = jax.random.normal(rngs.params(), (d,), param_dtype) * d**-0.5
+            return nnx.Param(mean + noise)
+
+        self.attn_shift, self.attn_scale, self.attn_gate = vector(0.0), vector(1.0), vector(0.0)
+        self.mlp_shift, self.mlp_scale, self.mlp_gate = vector(0.0), vector(1.0), vector(0.0)
+        self.qkv = linear(d, 3 * inner, rngs=rngs, dtype=dtype, param_dtype=param_dtype, bias=False)
+        self.norm_q = RMSNorm(config.head_dim, config.norm_eps, param_dtype=param_dtype)
+        self.norm_k = RMSNorm(config.head_dim, config.norm_eps, param_dtype=param_dtype)
+        self.proj_out = linear(inner, d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        feed_forward = GatedMLP if config.gated_mlp else MLP
+        self.mlp = feed_forward(
+            d, config.expand_ratio, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+        self.heads = config.heads
+        self.eps = config.norm_eps
+
+    def qkv_heads(
+        self, x: Float[Array, "b n d"], m: Modulation, modulated: Bool[Array, ""]
+    ) -> Float[Array, "3 b n a p"]:
+        """Queries and keys (normalised per head) and values; without modulation where asked."""
+        normed = rms_normalize(x, self.eps)
+        entering = jnp.where(
+            modulated, modulate(normed, m, self.attn_shift, self.attn_scale), normed
+        )
+        q, k, v = rearrange(
+            self.qkv(entering), "b n (three a p) -> three b n a p", three=3, a=self.heads
+        )
+        return jnp.stack([self.norm_q(q), self.norm_k(k), v.astype(jnp.float32)])
+
+    def attention_out(
+        self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"], m: Modulation
+    ) -> Float[Array, "b n d"]:
+        """The residual update after attention."""
+        update = self.proj_out(rearrange(heads, "b n a p -> b n (a p)"))
+        return _gated_add(x, update, m, self.attn_gate)
+
+    def feed_forward(self, x: Float[Array, "b n d"], m: Modulation) -> Float[Array, "b n d"]:
+        """The residual update of the feed-forward."""
+        entering = modulate(rms_normalize(x, self.eps), m, self.mlp_shift, self.mlp_scale)
+        return _gated_add(x, self.mlp(entering), m, self.mlp_gate)
+
+
+def _gated_add(x: Array, update: Array, m: Modulation, gate: nnx.Param) -> Array:
+    gates = m.gate + gate[...].astype(jnp.float32)
+    return (x.astype(jnp.float32) + update.astype(jnp.float32) * gates).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """See the module. Shared blocks have one ``Branch``, ``all``; others have ``vid`` and ``txt``."""
+
+    def __init__(self, config: BlockConfig, *, shared: bool, rngs: nnx.Rngs, precision: Precision):
+        names = ("all",) if shared else ("vid", "txt")
+        for name in names:
+            setattr(self, name, Branch(config, rngs=rngs, precision=precision))
+        frequencies = pixel_frequencies if config.pixel_rope else language_frequencies
+        self.rope_freqs = Buffer(jnp.asarray(frequencies(config.rope_dim)))
+        self.shared = shared
+        self.pixel_rope = config.pixel_rope
+        self.scale = config.head_dim**-0.5
+        self.dtype = precision.dtype
+
+    def __call__(
+        self,
+        vid: Float[Array, "b n d"],
+        txt: Float[Array, "b m d"],
+        embedding: Float[Array, "b k e"],
+        plan: TokenPlan,
+        shifted: Int[Array, ""],
+        modulate_text: Bool[Array, ""],
+        attention: str | None,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b m d"]]:
+        """Video and text after the block.
+
+        Args:
+          vid: stored tokens. txt: the text of all samples, ``l`` slots each.
+          embedding: of the timestep, per sample.
+          plan: who attends to whom. shifted: which of its partitions, 0 or 1.
+          modulate_text: False in the last block of SeedVR2-3B, which norms its text but neither
+            shifts nor scales it before attention.
+          attention: implementation of the attention kernel, None to pick.
+        """
+        of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
+        layout = jax.tree.map(
+            lambda a: jax.lax.dynamic_index_in_dim(a, shifted, axis=1, keepdims=False), plan.layout
+        )
+        samples = plan.text_length.shape[1]
+        text_sample = jnp.repeat(jnp.arange(samples), txt.shape[1] // samples)
+        text_sample = jnp.broadcast_to(text_sample, txt.shape[:2])
+
+        vid_m = per_token(embedding, plan.sample, ATTENTION)
+        txt_m = per_token(embedding, text_sample, ATTENTION)
+        vid_rows = of_video.qkv_heads(vid, vid_m, jnp.asarray(True))
+        txt_rows = of_text.qkv_heads(txt, txt_m, modulate_text)
+        vid_rows, txt_rows = self._rotate(vid_rows, txt_rows, layout, plan)
+        rows = jnp.concatenate([vid_rows, txt_rows], axis=2).astype(self.dtype)
+
+        q, k, v = _take(rows, layout.gather[None])
+        out = varlen_attention(
+            q, k, v, layout.cu_seqlens, scale=self.scale, implementation=attention
+        )
+        vid_out, txt_out = _take(out, layout.video_rows), _text_mean(out, layout)
+
+        vid = of_video.attention_out(vid, vid_out, vid_m)
+        txt = of_text.attention_out(txt, txt_out, txt_m)
+        vid = of_video.feed_forward(vid, per_token(embedding, plan.sample, FEED_FORWARD))
+        txt = of_text.feed_forward(txt, per_token(embedding, text_sample, FEED_FORWARD))
+        return vid, txt
+
+    def _rotate(
+        self, vid: Array, txt: Array, layout: Layout, plan: TokenPlan
+    ) -> tuple[Array, Array]:
+        """Rotates queries and keys of both branches (values pass)."""
+        freqs = self.rope_freqs[...]
+        if self.pixel_rope:
+            angles = pixel_angles(layout.position, layout.extent, freqs)
+        else:
+            length = jnp.take_along_axis(plan.text_length, plan.sample, axis=1)
+            angles = window_angles(layout.position, length, freqs)
+            samples = plan.text_length.shape[1]
+            places = text_angles(txt.shape[2] // samples, freqs)
+            places = jnp.tile(places, (samples, 1))[None]
+            txt = jnp.stack([rotate(txt[0], places), rotate(txt[1], places), txt[2]])
+        return jnp.stack([rotate(vid[0], angles), rotate(vid[1], angles), vid[2]]), txt
+
+
+def _take(rows: Float[Array, "*x r a p"], index: Int[Array, "*x o"]) -> Float[Array, "*x o a p"]:
+    """Rows by index along the row axis, zeros where the index points past the end."""
+    return jnp.take_along_axis(rows, index[..., None, None], axis=-3, mode="fill", fill_value=0)
+
+
+def _text_mean(out: Float[Array, "b s a p"], layout: Layout) -> Float[Array, "b m a p"]:
+    """Mean over the windows of each sample of what its text tokens gave there."""
+    b, windows, slots = layout.text_rows.shape
+    copies = _take(out, layout.text_rows.reshape(b, windows * slots))
+    copies = rearrange(copies, "b (g l) a p -> b g l a p", g=windows).astype(jnp.float32)
+    mean = jnp.einsum("bkg,bglap->bklap", layout.text_weight, copies)
+    return rearrange(mean, "b k l a p -> b (k l) a p").astype(out.dtype)
