@@ -1,0 +1,141 @@
+"""3D convolution over video, causal in time, with its memory as an explicit value.
+
+A temporal kernel of k sees the k - 1 frames before the first one as copies of that first frame (not
+zeros), and nothing after the last. Between slices of one clip a convolution hands over the last
+k - stride input frames, its carry. Invariant: slicing a clip anywhere the strides allow gives the
+same output as one run over the whole clip.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skipsr_jax.types import Array, Float
+
+# What a layer remembers between slices: arrays, tuples of carries, or () for no memory. None in
+# place of a carry means that the slice is the first one of its clip.
+Carry = Any
+SpacePadding = tuple[tuple[int, int], tuple[int, int]]
+
+_SAME: SpacePadding = ((1, 1), (1, 1))
+
+
+def _as_conv3d(x, kernel, strides, padding):
+    """One rank-5 convolution: best on GPU (with --xla_gpu_force_conv_nhwc) and on TPU."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=((0, 0), *padding),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _as_conv2d(x, kernel, strides, padding):
+    """The temporal taps side by side as channels of one 2D convolution: XLA's CPU backend runs
+    rank-4 convolutions through Eigen, several times faster than its rank-5 ones."""
+    b, f, h, w, c = x.shape
+    taps, kh, kw, _, out = kernel.shape
+    step = strides[0]
+    length = (f - taps) // step + 1
+    views = [x[:, i : i + (length - 1) * step + 1 : step] for i in range(taps)]
+    stacked = jnp.concatenate(views, axis=-1) if taps > 1 else views[0]
+    flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, taps * c, out)
+    y = jax.lax.conv_general_dilated(
+        stacked.reshape(b * length, h, w, taps * c),
+        flat_kernel,
+        window_strides=strides[1:],
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y.reshape(b, length, *y.shape[1:])
+
+
+def conv3d(
+    x: Float[Array, "b f h w i"],
+    kernel: Float[Array, "kt kh kw i o"],
+    strides: tuple[int, int, int] = (1, 1, 1),
+    padding: SpacePadding = _SAME,
+) -> Float[Array, "b g v u o"]:
+    """Convolution without padding in time and zero padding ((top, bottom), (left, right)) in space.
+
+    The form is picked when the program is lowered for a platform, so that a program compiled on a
+    CPU for another machine gets that machine's form.
+    """
+    if kernel.shape[:3] == (1, 1, 1) and strides == (1, 1, 1):
+        return x @ kernel[0, 0, 0]
+
+    # The checkpoint keeps x and kernel alone for the backward pass; without it each form's
+    # intermediates would be kept (the stacked taps of the CPU's form: three times the input).
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def run(x, kernel):
+        fixed = {"strides": strides, "padding": padding}
+        return jax.lax.platform_dependent(
+            x,
+            kernel,
+            cpu=functools.partial(_as_conv2d, **fixed),
+            default=functools.partial(_as_conv3d, **fixed),
+        )
+
+    return run(x, kernel)
+
+
+def causal_conv3d(
+    x: Float[Array, "b f h w i"],
+    kernel: Float[Array, "kt kh kw i o"],
+    carry: Carry = None,
+    strides: tuple[int, int, int] = (1, 1, 1),
+    padding: SpacePadding = _SAME,
+) -> tuple[Float[Array, "b g v u o"], Carry]:
+    """The next output frames, and the input frames to remember: the last kt - stride.
+
+    ``carry`` None: x starts a clip. Else the frames remembered from the slice before. Raises
+    ValueError when the frames do not fill whole strides.
+    """
+    taps, step = kernel.shape[0], strides[0]
+    if taps > 1:
+        before = jnp.repeat(x[:, :1], taps - 1, axis=1) if carry is None else carry
+        x = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+        if x.shape[1] < taps or (x.shape[1] - taps) % step:
+            raise ValueError(
+                f"{x.shape[1]} frames (with {before.shape[1]} remembered) do not fill steps of {step} "
+                f"after the first {taps}: give an odd number of frames first, then even ones"
+            )
+    remembered = x[:, x.shape[1] - (taps - step) :] if taps > step else ()
+    return conv3d(x, kernel, strides, padding), remembered
+
+
+class CausalConv3d(nnx.Module):
+    """``causal_conv3d`` with a kernel (t, h, w, in, out) and a bias."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        kernel_size: tuple[int, int, int] = (3, 3, 3),
+        *,
+        strides: tuple[int, int, int] = (1, 1, 1),
+        padding: SpacePadding | None = None,
+        kernel_init: jax.nn.initializers.Initializer | None = None,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+    ):
+        init = kernel_init or jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3), out_axis=4)
+        shape = (*kernel_size, features_in, features_out)
+        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype))
+        half_h, half_w = kernel_size[1] // 2, kernel_size[2] // 2
+        self.padding = padding or ((half_h, half_h), (half_w, half_w))
+        self.strides = strides
+        self.dtype = dtype
+
+    def __call__(
+        self, x: Float[Array, "b f h w i"], carry: Carry = None
+    ) -> tuple[Float[Array, "b g v u o"], Carry]:
+        kernel = self.kernel[...].astype(self.dtype)
+        y, carry = causal_conv3d(x.astype(self.dtype), kernel, carry, self.strides, self.padding)
+        return y + self.bias[...].astype(self.dtype), carry

@@ -1,0 +1,239 @@
+"""The parts of the causal video autoencoder, between its convolutions and its encoder and decoder.
+
+Every part is called as ``part(x, carry) -> (y, carry)`` with x in (b, f, h, w, c): ``carry`` is None
+in the first slice of a clip, else what the part returned for the slice before. Attributes carry the
+names of the public checkpoints' keys.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skipsr_jax.nn.causal_conv import Carry, CausalConv3d
+from skipsr_jax.nn.group_norm import GroupNorm
+from skipsr_jax.types import Array, Float
+
+Part = Callable[[Array, Carry], tuple[Array, Carry]]
+
+# Attention scores held at a time, in float32: 1 GiB.
+_MAX_SCORES = 2**28
+
+
+def run_in_order(
+    parts: Sequence[Part], x: Array, carry: Carry, *, remat: bool = False
+) -> tuple[Array, Carry]:
+    """Each part on the output of the one before, each with its own carry.
+
+    ``remat`` keeps only the parts' inputs for the backward pass and computes the rest again.
+    """
+    carries = (None,) * len(parts) if carry is None else carry
+    remembered = []
+    for part, before in zip(parts, carries, strict=True):
+        run = jax.checkpoint(lambda x, before, part=part: part(x, before)) if remat else part
+        x, after = run(x, before)
+        remembered.append(after)
+    return x, tuple(remembered)
+
+
+def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f v u o"]:
+    """2 x 2 pixels side by side as channels, row by row: half the height and width, 4 c channels."""
+    b, f, h, w, c = x.shape
+    x = x.reshape(b, f, h // 2, 2, w // 2, 2, c).transpose(0, 1, 2, 4, 3, 5, 6)
+    return x.reshape(b, f, h // 2, w // 2, 4 * c)
+
+
+class Resnet(nnx.Module):
+    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))); x through a 1x1x1 convolution if widths differ."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        groups: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+    ):
+        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.norm1 = GroupNorm(features_in, groups, param_dtype=param_dtype)
+        self.conv1 = CausalConv3d(features_in, features_out, **kind)
+        self.norm2 = GroupNorm(features_out, groups, param_dtype=param_dtype)
+        self.conv2 = CausalConv3d(features_out, features_out, **kind)
+        if features_in != features_out:
+            self.conv_shortcut = CausalConv3d(features_in, features_out, (1, 1, 1), **kind)
+        else:
+            self.conv_shortcut = None
+
+    def __call__(self, x: Float[Array, "b f h w i"], carry: Carry = None):
+        first, second = (None, None) if carry is None else carry
+        y, first = self.conv1(jax.nn.silu(self.norm1(x)), first)
+        y, second = self.conv2(jax.nn.silu(self.norm2(y)), second)
+        if self.conv_shortcut is not None:
+            x, _ = self.conv_shortcut(x)
+        return x + y, (first, second)
+
+
+class Downsample(nnx.Module):
+    """Half the height and width, and half the frames if ``in_time``, by a strided convolution.
+
+    Space is padded by one zero row and column at the bottom and right only.
+    """
+
+    def __init__(
+        self, channels: int, in_time: bool, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any
+    ):
+        self.conv = CausalConv3d(
+            channels,
+            channels,
+            (3 if in_time else 1, 3, 3),
+            strides=(2 if in_time else 1, 2, 2),
+            padding=((0, 1), (0, 1)),
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+        )
+
+    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
+        return self.conv(x, carry)
+
+
+def _repeated_identity(key, shape, dtype):
+    """A 1x1x1 kernel that copies each input pixel to all the pixels it becomes."""
+    *_, channels, out = shape
+    return jnp.tile(jnp.eye(channels, dtype=dtype), out // channels).reshape(shape)
+
+
+class Upsample(nnx.Module):
+    """Twice the height and width, and twice the frames if ``in_time``.
+
+    A 1x1x1 convolution makes the new pixels as channels ((row * 2 + column) * frames + frame) * c;
+    then a 3x3x3 convolution. The first frame of a clip stands for one frame, not for two: in the
+    first slice its twin is dropped, so f frames become 2 f - 1.
+    """
+
+    def __init__(
+        self, channels: int, in_time: bool, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any
+    ):
+        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.time_factor = 2 if in_time else 1
+        self.upscale_conv = CausalConv3d(
+            channels,
+            channels * 4 * self.time_factor,
+            (1, 1, 1),
+            kernel_init=_repeated_identity,
+            **kind,
+        )
+        self.conv = CausalConv3d(channels, channels, **kind)
+
+    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
+        b, f, h, w, c = x.shape
+        z = self.time_factor
+        x, _ = self.upscale_conv(x)
+        x = x.reshape(b, f, h, w, 2, 2, z, c).transpose(0, 1, 6, 2, 4, 3, 5, 7)  # b f z h 2 w 2 c
+        x = x.reshape(b, f * z, h * 2, w * 2, c)
+        if carry is None and z == 2:
+            x = jnp.concatenate([x[:, :1], x[:, 2:]], axis=1)
+        return self.conv(x, carry)
+
+
+class FrameAttention(nnx.Module):
+    """x + one-head self-attention over the pixels of each frame, after a group norm."""
+
+    def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any):
+        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.group_norm = GroupNorm(channels, groups, param_dtype=param_dtype)
+        self.to_q = nnx.Linear(channels, channels, **kind)
+        self.to_k = nnx.Linear(channels, channels, **kind)
+        self.to_v = nnx.Linear(channels, channels, **kind)
+        self.to_out = nnx.List([nnx.Linear(channels, channels, **kind)])
+
+    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
+        pixels, channels = x.shape[2] * x.shape[3], x.shape[4]
+        block = max(1, min(pixels, _MAX_SCORES // pixels))
+
+        def attend_in_frame(frame):
+            q, k, v = frame
+
+            def attend(row):
+                scores = jnp.matmul(k, row, preferred_element_type=jnp.float32) * channels**-0.5
+                return jax.nn.softmax(scores).astype(v.dtype) @ v
+
+            return jax.lax.map(attend, q, batch_size=block)
+
+        y = self.group_norm(x).reshape(-1, pixels, channels)
+        y = jax.lax.map(attend_in_frame, (self.to_q(y), self.to_k(y), self.to_v(y)))
+        return x + self.to_out[0](y).reshape(x.shape), ()
+
+
+class MidBlock(nnx.Module):
+    """Resnet, attention, resnet at the lowest resolution."""
+
+    def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any):
+        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.attentions = nnx.List([FrameAttention(channels, groups, **kind)])
+        self.resnets = nnx.List([Resnet(channels, channels, groups, **kind) for _ in range(2)])
+
+    def parts(self) -> list[Part]:
+        return [self.resnets[0], self.attentions[0], self.resnets[1]]
+
+
+class DownBlock(nnx.Module):
+    """Resnets, then a downsampling unless ``downsample`` is None (its value: also in time?)."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        layers: int,
+        groups: int,
+        downsample: bool | None,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+    ):
+        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        widths = [features_in] + [features_out] * layers
+        self.resnets = nnx.List(
+            [Resnet(i, o, groups, **kind) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        if downsample is not None:
+            self.downsamplers = nnx.List([Downsample(features_out, downsample, **kind)])
+        else:
+            self.downsamplers = nnx.List([])
+
+    def parts(self) -> list[Part]:
+        return [*self.resnets, *self.downsamplers]
+
+
+class UpBlock(nnx.Module):
+    """Resnets, then an upsampling unless ``upsample`` is None (its value: also in time?)."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        layers: int,
+        groups: int,
+        upsample: bool | None,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any,
+        param_dtype: Any,
+    ):
+        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        widths = [features_in] + [features_out] * layers
+        self.resnets = nnx.List(
+            [Resnet(i, o, groups, **kind) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+        )
+        if upsample is not None:
+            self.upsamplers = nnx.List([Upsample(features_out, upsample, **kind)])
+        else:
+            self.upsamplers = nnx.List([])
+
+    def parts(self) -> list[Part]:
+        return [*self.resnets, *self.upsamplers]
