@@ -1,0 +1,262 @@
+"""Training batches: random crops of random clips, their low-quality pairs, masks and token plans.
+
+Two kinds of batch alternate in a stated ratio: clips of ``frames`` frames and single pictures. Each
+kind has one shape, so each is one compiled program. Everything random is a function of (seed,
+index): the same batches come with any number of workers, and after a resume from the iterator's
+state. Crops are at native resolution, flipped in width half of the time. Pictures also serve as
+clips: a window that pans over the picture at constant speed (``pan_share``).
+
+A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
+asked for, ``mask`` bool (s, t, h/16, w/16), True = keep; with a plan also ``plan`` (a TokenPlan of
+b packs, s = b * k samples) and ``negative`` bool (b, k): the sample takes the negative text.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from skipsr_jax.data.clips import Source, read
+from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.errors import UserError
+from skipsr_jax.tokens.buckets import Bucket, bucket_for
+from skipsr_jax.tokens.plan import build_plan, required_bucket, stack_plans
+from skipsr_jax.types import Bool, HostArray, UInt8
+
+PAN_PIXELS = 6.0
+"""Largest speed of a pan, in pixels per frame along each axis."""
+
+Batch = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipShape:
+    """The shape of one kind of batch: ``batch`` samples over all hosts, sizes in pixels."""
+
+    batch: int
+    frames: int
+    height: int
+    width: int
+
+    def __post_init__(self):
+        if self.batch < 1 or self.frames < 1 or (self.frames - 1) % 4:
+            raise ValueError(f"batch {self.batch} must be >= 1 and frames {self.frames} be 4k + 1")
+        if self.height < 16 or self.width < 16 or self.height % 16 or self.width % 16:
+            raise ValueError(f"crop {self.height} x {self.width} must be multiples of 16")
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The token grid (time, rows, columns)."""
+        return (self.frames - 1) // 4 + 1, self.height // 16, self.width // 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How the kept tokens of samples become token plans.
+
+    Attributes:
+      samples: samples in one sequence.
+      kept_share: room in a sequence, as a share of its samples' tokens; a sample that wants more
+        loses some at random.
+      dense_share: share of samples that keep every token, whatever the mask says.
+      random_drop: up to this share of the kept tokens is dropped at random.
+      negative_share: share of samples with the negative text.
+      text_lengths: tokens of the positive and the negative text.
+    """
+
+    samples: int = 1
+    kept_share: float = 1.0
+    dense_share: float = 0.1
+    random_drop: float = 0.1
+    negative_share: float = 0.1
+    text_lengths: tuple[int, int] = (1, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a training sample is; see the module's first lines."""
+
+    video: ClipShape
+    image: ClipShape | None
+    image_share: float = 0.0
+    pan_share: float = 0.3
+    scale: int = 4
+    masks: bool = True
+    packing: Packing | None = None
+    cache: str | None = None
+    seed: int = 0
+
+
+def _window(
+    source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
+) -> UInt8[HostArray, "f h w 3"]:
+    """A random stretch of a random crop of the clip; pans if a picture has to make a clip."""
+    top = int(rng.integers(source.height - shape.height + 1))
+    left = int(rng.integers(source.width - shape.width + 1))
+    if source.kind != "image" or shape.frames == 1:
+        start = int(rng.integers(source.frames - shape.frames + 1))
+        frames = read(source, start, shape.frames, cache)
+        return frames[:, top : top + shape.height, left : left + shape.width].copy()
+    picture = read(source, 0, 1, cache)[0]
+    time = np.arange(shape.frames) - shape.frames // 2
+    speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth stands still
+    tops = np.clip(np.rint(top + speed[0] * time), 0, source.height - shape.height).astype(int)
+    lefts = np.clip(np.rint(left + speed[1] * time), 0, source.width - shape.width).astype(int)
+    return np.stack(
+        [
+            picture[y : y + shape.height, x : x + shape.width]
+            for y, x in zip(tops, lefts, strict=True)
+        ]
+    )
+
+
+def _thin(
+    keep: Bool[HostArray, "t r c"], packing: Packing, rng: np.random.Generator
+) -> Bool[HostArray, "t r c"]:
+    """The mask as its sequence takes it: some dropped, cut to the room there is, one left."""
+    if rng.random() < packing.dense_share:
+        keep = np.ones_like(keep)
+    kept = rng.permutation(np.flatnonzero(keep))
+    drop = rng.random() * packing.random_drop
+    count = min(int(np.ceil(len(kept) * (1 - drop))), _room(keep.size, packing))
+    chosen = kept[:count] if len(kept) else rng.integers(keep.size, size=1)
+    thinned = np.zeros(keep.size, bool)
+    thinned[chosen] = True
+    return thinned.reshape(keep.shape)
+
+
+def _room(tokens: int, packing: Packing) -> int:
+    """How many tokens one sample may keep."""
+    return max(1, int(tokens * packing.kept_share))
+
+
+def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
+    frames = _window(source, shape, rng, recipe.cache)
+    if rng.random() < 0.5:
+        frames = np.ascontiguousarray(frames[:, :, ::-1])
+    sample: Batch = {"hr": frames, "lr": low_quality(frames, recipe.scale)}
+    if recipe.masks:
+        sample["mask"] = oracle_mask(frames, recipe.scale)
+    if recipe.packing is not None:
+        sample["keep"] = _thin(sample["mask"], recipe.packing, rng)
+        sample["negative"] = np.bool_(rng.random() < recipe.packing.negative_share)
+    return sample
+
+
+def _collate(samples: Sequence[Batch], bucket: Bucket | None, recipe: Recipe) -> Batch:
+    batch = {key: np.stack([s[key] for s in samples]) for key in samples[0]}
+    packing = recipe.packing
+    if packing is None:
+        return batch
+    keep = batch.pop("keep")
+    batch["negative"] = batch["negative"].reshape(-1, packing.samples)
+    plans = []
+    for first, negative in zip(
+        range(0, len(samples), packing.samples), batch["negative"], strict=True
+    ):
+        lengths = [packing.text_lengths[int(n)] for n in negative]
+        masks = list(keep[first : first + packing.samples])
+        plans.append(build_plan(masks, lengths, bucket, max(packing.text_lengths)))
+    batch["plan"] = stack_plans(plans)
+    return batch
+
+
+def bucket_of(shape: ClipShape, packing: Packing) -> Bucket:
+    """The one bucket of a kind of batch: room for the tokens and for every window of its grid."""
+    tokens = _room(int(np.prod(shape.grid)), packing) * packing.samples
+    windows = required_bucket([np.ones(shape.grid, bool)] * packing.samples).windows
+    return bucket_for(tokens, windows)
+
+
+def _kind(
+    groups: Sequence[tuple[float, Sequence[Source]]], shape: ClipShape, recipe: Recipe, hosts: Any
+) -> grain.MapDataset:
+    """Endless batches of one shape; ``groups`` are (share of the samples, sources)."""
+    index, count = hosts
+    if shape.batch % count:
+        raise UserError(f"batch {shape.batch} does not divide over {count} hosts")
+    packing = recipe.packing
+    if packing is not None and (shape.batch // count) % packing.samples:
+        raise UserError(
+            f"batch {shape.batch} over {count} hosts does not divide into sequences of "
+            f"{packing.samples} samples"
+        )
+    datasets = [
+        grain.MapDataset.source(list(sources)).seed(recipe.seed + i).shuffle().repeat()
+        for i, (_, sources) in enumerate(groups)
+    ]
+    mixed = grain.MapDataset.mix(datasets, [share for share, _ in groups])
+    samples = mixed.seed(recipe.seed + 7 * shape.frames).random_map(
+        functools.partial(_sample, shape=shape, recipe=recipe)
+    )
+    bucket = None if packing is None else bucket_of(shape, packing)
+    collate = functools.partial(_collate, bucket=bucket, recipe=recipe)
+    return samples[index::count].batch(shape.batch // count, drop_remainder=True, batch_fn=collate)
+
+
+def _that_hold(sources: Sequence[Source], shape: ClipShape, frames: int) -> list[Source]:
+    fit = [
+        s
+        for s in sources
+        if s.frames >= frames and s.height >= shape.height and s.width >= shape.width
+    ]
+    if len(fit) < len(sources):
+        logging.info(
+            "%d of %d clips are too small or too short for %d x %d x %d: left out",
+            len(sources) - len(fit), len(sources), frames, shape.height, shape.width,
+        )  # fmt: skip
+    return fit
+
+
+def batches(
+    sources: Sequence[Source], recipe: Recipe, hosts: tuple[int, int] = (0, 1)
+) -> grain.MapDataset:
+    """All batches of this host, by index. ``hosts`` = (this host, number of hosts).
+
+    Raises UserError when no clip is large and long enough for a kind of batch.
+    """
+    pictures = [s for s in sources if s.kind == "image"]
+    videos = [s for s in sources if s.kind != "image"]
+    shape = recipe.video
+    groups = [(1 - recipe.pan_share, _that_hold(videos, shape, shape.frames))]
+    if recipe.pan_share:
+        groups.append((recipe.pan_share, _that_hold(pictures, shape, 1)))
+    groups = [(share, fit) for share, fit in groups if fit and share > 0]
+    if not groups:
+        raise UserError(
+            f"none of {len(videos)} videos and {len(pictures)} pictures holds {shape.frames} "
+            f"frames of {shape.height} x {shape.width}: lower the crop or add data"
+        )
+    kinds, weights = [_kind(groups, shape, recipe, hosts)], [1 - recipe.image_share]
+    if recipe.image is not None and recipe.image_share > 0:
+        fit = _that_hold(pictures, recipe.image, 1)
+        if not fit:
+            raise UserError(
+                f"image_share is {recipe.image_share}, but none of {len(pictures)} pictures holds "
+                f"{recipe.image.height} x {recipe.image.width}: lower the crop or add pictures"
+            )
+        kinds.append(_kind([(1.0, fit)], recipe.image, recipe, hosts))
+        weights.append(recipe.image_share)
+    if weights[0] <= 0:
+        kinds, weights = kinds[1:], weights[1:]
+    return grain.MapDataset.mix(kinds, weights)
+
+
+def iterate(dataset: grain.MapDataset, workers: int, threads: int = 4) -> grain.DatasetIterator:
+    """Batches in order, prepared ahead by ``workers`` processes (0: by ``threads`` threads here).
+
+    The iterator's state can be saved with ``grain.checkpoint``; it is independent of when batches
+    were prepared, not of the number of workers.
+    """
+    read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    if workers == 0:
+        return iter(dataset.to_iter_dataset(read_options))
+    if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; outside absl.app nobody parses
+        flags.FLAGS.mark_as_parsed()
+    read_options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    return iter(dataset.to_iter_dataset(read_options).mp_prefetch(options))
