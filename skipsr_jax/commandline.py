@@ -1,0 +1,106 @@
+"""Command lines with a config file: flags and a locked ConfigDict, with one clear line per mistake.
+
+``--config=file.py`` names a Python file with ``get_config()``; ``--config.a.b=value`` overrides one
+entry. Invariant: an unknown flag, an unknown key or a value of the wrong type raises UserError
+before anything else happens.
+"""
+
+import difflib
+import runpy
+from collections.abc import Iterator, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from skipsr_jax.errors import UserError
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all entries, in file order."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """The file that --config names (the last one, else ``default``), and the other arguments."""
+    path, rest, position = default, [], 0
+    while position < len(argv):
+        argument = argv[position]
+        if argument in ("--config", "-config"):
+            position += 1
+            if position == len(argv):
+                raise UserError("--config needs a file: --config=configs/tiny.py")
+            path = argv[position]
+        elif argument.startswith(("--config=", "-config=")):
+            path = argument.split("=", 1)[1]
+        else:
+            rest.append(argument)
+        position += 1
+    return path, rest
+
+
+def _read_config(path: str) -> ConfigDict:
+    try:
+        namespace = runpy.run_path(path)
+    except OSError as error:
+        raise UserError(f"cannot read the config {path}: {error.strerror or error}") from error
+    except SyntaxError as error:
+        raise UserError(
+            f"the config {path} is not Python: line {error.lineno}, {error.msg}"
+        ) from error
+    get_config = namespace.get("get_config")
+    if not callable(get_config):
+        raise UserError(f"the config {path} has no get_config() function")
+    config = get_config()
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config() of {path} returns {type(config).__name__}, not a ConfigDict")
+    return config
+
+
+def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
+    """UserError for each --config.key that the config does not have, with the nearest ones."""
+    known = list(leaves(config))
+    for argument in argv:
+        name = argument.split("=", 1)[0].lstrip("-")
+        if not argument.startswith("-") or not name.removeprefix("no").startswith("config."):
+            continue
+        key = name.removeprefix("no").removeprefix("config.")
+        if key in known:
+            continue
+        inside = [leaf for leaf in known if leaf.startswith(key + ".")]
+        tail = [leaf for leaf in known if leaf.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+        near = inside or tail or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
+        raise UserError(f"the config has no key {key!r}: {hint}")
+
+
+def parse(
+    argv: Sequence[str], default_config: str, flag_values: flags.FlagValues
+) -> tuple[flags.FlagValues, ConfigDict]:
+    """Parses ``argv`` (program name first) into flags and the locked config with its overrides.
+
+    Args:
+      argv: as in sys.argv.
+      default_config: the config file when --config is not given.
+      flag_values: where the program's other flags are defined.
+
+    Raises:
+      UserError: an unknown flag or key, a value of the wrong type, a config that cannot be read.
+    """
+    path, argv = _split_config(argv, default_config)
+    config = _read_config(path)
+    _check_keys(argv, config)
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, "Python file with get_config(); --config.a.b=value overrides.",
+            flag_values=flag_values, sys_argv=argv, lock_config=True,
+        )  # fmt: skip
+        rest = flag_values(argv)
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", " ")) from error
+    if len(rest) > 1:
+        raise UserError(f"what is {rest[1]!r}? Name inputs with a flag, e.g. --input={rest[1]}")
+    return flag_values, flag_values.config

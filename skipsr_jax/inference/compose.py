@@ -1,0 +1,70 @@
+"""Putting refined and skipped patches together, in latents and in pixels.
+
+Latents: kept patches take the transformer's result, skipped ones the condition (REFERENCE 15).
+Pixels: skipped patches take the upscaled input itself (paper section 3), kept ones the decoded
+frame. The seam between them is a ramp that lies inside the kept patches.
+Invariant: every pixel of a skipped patch equals the upscaled input bit for bit.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from skipsr_jax.tokens.criterion import PATCH_PIXELS
+from skipsr_jax.tokens.patches import patchify, unpatchify
+from skipsr_jax.types import Array, Bool, Float, Int
+
+
+def gather_patches(
+    latent: Float[Array, "b t h w c"], patch_index: Int[Array, "b n"]
+) -> Float[Array, "b n i"]:
+    """The kept patches of a latent in the plan's order; rows of padding (-1) are zero."""
+    patches = patchify(latent)
+    index = jnp.where(patch_index < 0, patches.shape[1], patch_index)
+    take = jax.vmap(lambda rows, i: rows.at[i].get(mode="fill", fill_value=0))
+    return take(patches, index)
+
+
+def scatter_patches(
+    latent: Float[Array, "b t h w c"],
+    tokens: Float[Array, "b n i"],
+    patch_index: Int[Array, "b n"],
+) -> Float[Array, "b t h w c"]:
+    """``latent`` with the kept patches replaced by ``tokens``; rows of padding go nowhere."""
+    patches = patchify(latent)
+    index = jnp.where(patch_index < 0, patches.shape[1], patch_index)
+    put = jax.vmap(lambda rows, i, new: rows.at[i].set(new.astype(rows.dtype), mode="drop"))
+    grid = (latent.shape[1], latent.shape[2] // 2, latent.shape[3] // 2)
+    return unpatchify(put(patches, index, tokens), grid)
+
+
+def seam_weights(keep: Bool[Array, "f r q"], feather: int) -> Float[Array, "f h w"]:
+    """The share of the decoded pixel: 0 in skipped patches, 1 well inside kept ones.
+
+    Within kept patches it climbs linearly over 2 * ``feather`` pixels from the border of a skipped
+    one: the kept area shrunk by ``feather`` pixels, then averaged over the same reach.
+    """
+    weight = keep.astype(jnp.float32)
+    weight = jnp.repeat(jnp.repeat(weight, PATCH_PIXELS, axis=1), PATCH_PIXELS, axis=2)
+    if feather == 0:
+        return weight
+    window = 2 * feather + 1
+    for reduce, start, share in ((jax.lax.min, 1.0, 1.0), (jax.lax.add, 0.0, 1.0 / window)):
+        for axis in (1, 2):
+            pads = [(0, 0)] * 3
+            pads[axis] = (feather, feather)
+            size = [1, 1, 1]
+            size[axis] = window
+            weight = jnp.pad(weight, pads, mode="edge")
+            weight = jax.lax.reduce_window(weight, start, reduce, size, (1, 1, 1), "VALID") * share
+    return weight
+
+
+def compose_pixels(
+    decoded: Float[Array, "f h w 3"],
+    upscaled: Float[Array, "f h w 3"],
+    keep: Bool[Array, "f r q"],
+    feather: int,
+) -> Float[Array, "f h w 3"]:
+    """Decoded frames with the upscaled input in their skipped patches. Values in one range."""
+    weight = seam_weights(keep, feather)[..., None]
+    return upscaled + weight * (decoded - upscaled)

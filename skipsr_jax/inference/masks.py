@@ -1,0 +1,93 @@
+"""Where the keep mask of a chunk comes from: one function per source.
+
+True marks a patch that runs. All functions work on the host; the predictor's logits are all that
+crosses from the device (a few kB). Sources: ``predictor`` (paper section 4.2), ``oracle`` (Eq. 1 on
+the true high-resolution frames), ``input`` (Eq. 1's idea on the input itself, no training needed)
+and ``none`` (everything runs).
+"""
+
+import numpy as np
+
+from skipsr_jax.data.resize import area_down, resize
+from skipsr_jax.inference.geometry import pad_frames, pad_space, token_grid
+from skipsr_jax.tokens.criterion import (
+    PATCH_FRAMES,
+    PATCH_PIXELS,
+    needs_refinement,
+    patch_mse,
+)
+from skipsr_jax.types import Bool, Float, HostArray
+
+EQ1_FACTOR = 4
+"""D and U of Eq. 1 go down and up by this factor."""
+INPUT_FACTOR = 2
+"""The same for the ``input`` source, whose pixels have lost the finest octaves already."""
+
+
+def dense(grid: tuple[int, int, int]) -> Bool[HostArray, "t r q"]:
+    """Every patch runs."""
+    return np.ones(grid, bool)
+
+
+def from_logits(logits: Float[HostArray, "t r q"], probability: float) -> Bool[HostArray, "t r q"]:
+    """Patches whose predicted probability of needing refinement is at least ``probability``."""
+    if probability <= 0:
+        return np.ones(logits.shape, bool)
+    if probability >= 1:
+        return np.zeros(logits.shape, bool)
+    return logits.astype(np.float32) >= np.float32(np.log(probability / (1 - probability)))
+
+
+def from_reference(frames: Float[HostArray, "f h w 3"], tau: float) -> Bool[HostArray, "t r q"]:
+    """Eq. 1 on the true frames (pixels in [0, 1], at the target size), padded as the input is."""
+    frames = pad_space(pad_frames(frames))
+    rebuilt = resize(area_down(frames, EQ1_FACTOR), frames.shape[1:3], "bilinear")
+    return needs_refinement(patch_mse(frames, rebuilt), tau)
+
+
+def _cover(patches: int, pixels: int, target: int) -> Float[HostArray, "patches pixels"]:
+    """Mean over what each patch covers, along one axis, as a matrix.
+
+    ``pixels`` input pixels span ``target`` output pixels; patch i covers output pixels 16i to
+    16i + 16, as far as they exist. Rows sum to one.
+    """
+    edges = np.minimum(np.arange(patches + 1) * PATCH_PIXELS, target) * (pixels / target)
+    low, high = edges[:-1, None], edges[1:, None]
+    at = np.arange(pixels)
+    shares = np.clip(np.minimum(at + 1, high) - np.maximum(at, low), 0, None)
+    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def input_mse(
+    frames: Float[HostArray, "f h w 3"], target: tuple[int, int]
+) -> Float[HostArray, "t r q"]:
+    """Eq. 1's mean squared error on the low-resolution input, per patch of the target.
+
+    The input (pixels in [0, 1]) is compared with its own 2x area-reduced, bilinearly enlarged copy.
+    A patch spans 16 / scale input pixels: 4 x 4 at the usual scale of 4, averaged over its 4 frames
+    (1 for the first). An input nearer to the target than that is first area-reduced to a
+    quarter of it, so that the threshold keeps its meaning; a smaller one is taken as it is.
+    """
+    count, height, width, _ = frames.shape
+    quarter = tuple(max(1, round(side / EQ1_FACTOR)) for side in target)
+    working = min(height, quarter[0]), min(width, quarter[1])
+    frames = resize(frames, working, "area")
+    even = [side + side % INPUT_FACTOR for side in working]
+    grow = ((0, 0), (0, even[0] - working[0]), (0, even[1] - working[1]), (0, 0))
+    squared = np.pad(frames, grow, mode="edge")
+    squared = squared - resize(area_down(squared, INPUT_FACTOR), tuple(even), "bilinear")
+    squared = np.square(squared[:, : working[0], : working[1]]).mean(axis=-1)
+
+    _, rows, columns = token_grid(count, *target)
+    along_height = _cover(rows, working[0], target[0])
+    along_width = _cover(columns, working[1], target[1])
+    error = pad_frames((along_height @ squared @ along_width.T)[..., None])[..., 0]
+    later = error[1:].reshape(-1, PATCH_FRAMES, rows, columns).mean(axis=1)
+    return np.concatenate([error[:1], later])
+
+
+def from_input(
+    frames: Float[HostArray, "f h w 3"], target: tuple[int, int], tau: float
+) -> Bool[HostArray, "t r q"]:
+    """Patches whose ``input_mse`` lies above ``tau``."""
+    return needs_refinement(input_mse(frames, target), tau)
