@@ -1,0 +1,333 @@
+"""Writing upscaled clips: video with the source's audio, timing and colour tags; folders of frames.
+
+Both writers are context managers that take one frame at a time. Invariant: the name the user gave
+holds a complete result or is untouched; work goes to a temporary name beside it, which is renamed
+at a clean end and removed after any exception.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+from fractions import Fraction
+from types import TracebackType
+from typing import Self
+
+import av
+from av.video.reformatter import VideoReformatter
+
+from skipsr_jax.data.audio import AudioCopy
+from skipsr_jax.data.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
+from skipsr_jax.data.images import (
+    IMAGE_EXTENSIONS,
+    check_place,
+    partial_name,
+    save_rgb,
+    write_error,
+)
+from skipsr_jax.data.reader import Media
+from skipsr_jax.errors import UserError
+
+WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
+_CODECS = {8: "libx264", 10: "libx265"}  # by bit depth; .webm takes _WEBM_CODEC at both
+_WEBM_CODEC = "libvpx-vp9"
+_CRF = {"libx264": 16, "libx265": 17, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
+_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How a video is compressed; None takes the default.
+
+    codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10, libvpx-vp9 in
+      .webm.
+    crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 16 to 20 by codec.
+    preset: the encoder's speed, for codecs that have presets. Default: medium.
+    pixel_format: default yuv420p or yuv420p10le; yuv444p(10le) when a side is odd, because 4:2:0
+      stores chroma for pairs of rows and columns.
+    """
+
+    codec: str | None = None
+    crf: int | None = None
+    preset: str | None = None
+    pixel_format: str | None = None
+
+
+_DEFAULT_ENCODING = Encoding()
+
+
+def check_video_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Raises the UserError that opening a VideoWriter would: call it before expensive work."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in WRITABLE_VIDEO_EXTENSIONS:
+        known = ", ".join(WRITABLE_VIDEO_EXTENSIONS)
+        raise UserError(f"cannot write {path}: a video name must end in one of {known}")
+    check_place(path, overwrite=overwrite)
+
+
+class VideoWriter:
+    """Encodes RGB frames, one `write` each, into a video file.
+
+    With ``source``, a clip read by `open_media`, the result has its timestamps (constant or
+    variable rate), colour tags, pixel aspect ratio and, with ``audio``, copies of its audio
+    packets, in sync and cut to the frames written when these are fewer. Without, or for a folder of
+    frames, ``rate`` is needed. ``bit_depth`` 8 or 10 (default: the source's, at most 10) is of the
+    file; frames may be uint8 or uint16 at either.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        height: int,
+        width: int,
+        source: Media | None = None,
+        rate: Fraction | None = None,
+        bit_depth: int | None = None,
+        encoding: Encoding = _DEFAULT_ENCODING,
+        audio: bool = True,
+        overwrite: bool = False,
+    ):
+        """Checks everything that can be checked before the first frame; raises UserError."""
+        self.path = pathlib.Path(path)
+        check_video_output(self.path, overwrite=overwrite)
+        rate = rate or (source.frame_rate if source else None)
+        if rate is None or rate <= 0:
+            raise UserError(f"a frame rate is needed to write {self.path}: the input states none")
+        if height < 1 or width < 1:
+            raise ValueError(f"a video of {width}x{height} pixels cannot be written")
+        self.frames_written = 0
+        self._height, self._width, self._rate = height, width, Fraction(rate)
+        self._source = source
+        same_rate = source is not None and source.frame_rate == rate
+        self._times = source.times if source and same_rate else None
+        self._colour = source.colour if source else SRGB_VIDEO
+        depth = bit_depth or (min(10, source.bit_depth) if source else 8)
+        self._encoding = _resolved(encoding, self.path, depth, odd=bool(height % 2 or width % 2))
+        self._reformatter = VideoReformatter()
+        self._partial = partial_name(self.path)
+        self._copy_audio = bool(audio and same_rate and source and source.has_audio)
+        self._container: av.container.OutputContainer | None = None
+        self._audio: AudioCopy | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._abandon()
+            raise self._error(error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def write(self, frame: RgbFrame) -> None:
+        """Appends a frame (height, width, 3). Raises UserError when the disk is full."""
+        if frame.shape != (self._height, self._width, 3):
+            raise ValueError(
+                f"frame of shape {frame.shape}; this video takes ({self._height}, {self._width}, 3)"
+            )
+        index = self.frames_written
+        if self._times is not None and index >= len(self._times):
+            raise ValueError(f"frame {index} has no time: the source has {len(self._times)} frames")
+        picture = from_rgb(
+            frame, self._colour, self._encoding.pixel_format or "", self._reformatter
+        )
+        picture.pts = self._ticks(index)
+        picture.time_base = self._time_base
+        picture.duration = self._ticks(index + 1) - picture.pts
+        try:
+            self._mux(self._stream.encode(picture))
+            if self._audio:
+                self._audio.copy_until(picture.pts * self._time_base)
+        except (av.FFmpegError, OSError) as error:
+            raise self._error(error) from error
+        self.frames_written += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except (av.FFmpegError, OSError) as failure:
+            raise self._error(failure) from failure
+        finally:
+            self._abandon()
+
+    def _open(self) -> None:
+        encoding = self._encoding
+        self._time_base = 1 / self._rate
+        if self._times is not None and self._source and self._source.scan:
+            self._time_base = self._source.scan.time_base
+        self._container = av.open(str(self._partial), "w")
+        stream = self._container.add_stream(
+            encoding.codec, rate=self._rate, options=_options(encoding)
+        )
+        stream.width, stream.height = self._width, self._height
+        stream.pix_fmt = encoding.pixel_format
+        stream.time_base = self._time_base
+        stream.codec_context.time_base = self._time_base
+        if self._source:
+            stream.codec_context.sample_aspect_ratio = self._source.sample_aspect_ratio
+        apply_tags(stream.codec_context, self._colour, encoding.pixel_format or "")
+        if encoding.codec == "libx265" and self.path.suffix.lower() in (".mp4", ".mov"):
+            stream.codec_context.codec_tag = "hvc1"  # QuickTime plays no hev1
+        self._stream = stream
+        if self._copy_audio and self._source and self._source.scan:
+            self._audio = AudioCopy(self._source.path, self._container, self._source.scan.start)
+        self._container.start_encoding()
+
+    def _ticks(self, index: int) -> int:
+        """When frame ``index`` starts, in units of the stream's time base."""
+        if self._times is None:
+            return index
+        if index < len(self._times):
+            seconds = self._times[index]
+        else:
+            seconds = self._times[-1] + 1 / self._rate
+        return round(seconds / self._time_base)
+
+    def _mux(self, packets: list[av.Packet]) -> None:
+        if self._container:
+            self._container.mux(packets)
+
+    def _finish(self) -> None:
+        if self.frames_written == 0:
+            raise UserError(f"no frame was written to {self.path}")
+        self._mux(self._stream.encode(None))
+        if self._audio:
+            whole = self._source and self._source.num_frames == self.frames_written
+            end = self._ticks(self.frames_written) * self._time_base
+            self._audio.copy_until(None if whole else end)
+            self._audio.close()
+        if self._container:
+            self._container.close()
+        os.replace(self._partial, self.path)
+
+    def _abandon(self) -> None:
+        """Closes what is open and removes the temporary file; nothing to do after a clean end."""
+        if self._audio:
+            self._audio.close()
+        if self._container:
+            with contextlib.suppress(av.FFmpegError, OSError):  # the first error is the one to tell
+                self._container.close()
+        self._container = None
+        self._partial.unlink(missing_ok=True)
+
+    def _error(self, error: Exception) -> UserError:
+        if isinstance(error, UserError):
+            return error
+        if isinstance(error, OSError):
+            return write_error(self.path, error)
+        settings = self._encoding
+        return UserError(
+            f"cannot encode {self.path} with {settings.codec}, {settings.pixel_format}, "
+            f"crf {settings.crf}: {error}"
+        )
+
+
+class FrameFolderWriter:
+    """Writes RGB frames as PNG files into a new folder, named as the source's or 000000.png, ...
+
+    The folder appears when all is written. An existing one is refused unless it is empty, or
+    ``overwrite`` is True and it holds nothing but images.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, *, source: Media | None = None, overwrite: bool = False
+    ):
+        """Checks that the folder can be made; raises UserError."""
+        self.path = pathlib.Path(path)
+        check_folder_output(self.path, overwrite=overwrite)
+        self.frames_written = 0
+        self._names = [file.stem for file in source.files] if source else []
+        self._profile = source.icc_profile if source else None
+        self._partial = partial_name(self.path)
+
+    def __enter__(self) -> Self:
+        try:
+            self._partial.mkdir()
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        return self
+
+    def write(self, frame: RgbFrame) -> None:
+        """Writes the next frame, uint8 or uint16, as PNG of that depth."""
+        index = self.frames_written
+        name = self._names[index] if index < len(self._names) else f"{index:06d}"
+        try:
+            save_rgb(self._partial / f"{name}.png", frame, self._profile)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        self.frames_written += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                if self.path.is_dir():
+                    shutil.rmtree(self.path)
+                os.replace(self._partial, self.path)
+        except OSError as failure:
+            raise write_error(self.path, failure) from failure
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Raises the UserError that opening a FrameFolderWriter would."""
+    path = pathlib.Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise UserError(f"{path} exists and is not empty; name another folder")
+        for item in path.iterdir():
+            if not (item.is_file() and item.suffix.lower() in IMAGE_EXTENSIONS):
+                raise UserError(f"{path} holds {item.name}, no image: it will not be replaced")
+    if path.is_file():
+        raise UserError(f"cannot write the folder {path}: there is a file of that name")
+    check_place(path / "frame.png" if path.is_dir() else path, overwrite=True)
+
+
+def _resolved(encoding: Encoding, path: pathlib.Path, depth: int, *, odd: bool) -> Encoding:
+    """The encoding with every default filled in, and checked against the frame size."""
+    if depth not in (8, 10):
+        raise UserError(f"bit_depth {depth} cannot be written; choose 8 or 10")
+    webm = path.suffix.lower() == ".webm"
+    codec = encoding.codec or (_WEBM_CODEC if webm else _CODECS[depth])
+    layout = "yuv444p" if odd else "yuv420p"
+    pixel_format = encoding.pixel_format or (layout if depth == 8 else f"{layout}10le")
+    try:
+        av.Codec(codec, "w")
+        chosen = av.VideoFormat(pixel_format)
+    except ValueError as error:
+        raise UserError(f"no encoder {codec} or pixel format {pixel_format} ({error})") from error
+    if odd and (chosen.chroma_width(2) == 1 or chosen.chroma_height(2) == 1):
+        raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
+    return Encoding(
+        codec,
+        encoding.crf if encoding.crf is not None else _CRF.get(codec),
+        encoding.preset or _PRESET.get(codec),
+        pixel_format,
+    )
+
+
+def _options(encoding: Encoding) -> dict[str, str]:
+    options = {}
+    if encoding.crf is not None:
+        options["crf"] = str(encoding.crf)
+    if encoding.preset is not None:
+        options["preset"] = encoding.preset
+    if encoding.codec == "libx265":
+        options["x265-params"] = "log-level=none"
+    if encoding.codec == "libvpx-vp9":
+        options |= {"b": "0", "row-mt": "1"}  # b=0: crf alone rules
+    return options
