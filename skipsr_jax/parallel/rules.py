@@ -1,0 +1,45 @@
+"""How parameters lie on the mesh: one table, first match wins.
+
+A rule is a pattern over the path of a parameter and the mesh axes of its LAST axes, so that a
+stack of layers is cut as one layer is. Optimizer moments and EMA have the paths of their parameters
+as suffixes: the same table places them. A cut that does not divide the axis is left out.
+"""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"(^|/)text/", ()),  # a few vectors, read by every device
+    (r"(^|/)(out|to_out|vid_out|conv_out)(/\w+)*/kernel$", ("fsdp", None)),  # inputs are cut
+    (r"/kernel$", ("fsdp",)),  # outputs are cut
+    (r"", ()),
+)
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """``params/dit/vid_in/kernel`` for the key path of a leaf."""
+    return "/".join(str(jax.tree_util.keystr((key,), simple=True)) for key in keys)
+
+
+def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The cut of one parameter."""
+    axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
+    if len(axes) > len(shape):
+        return PartitionSpec()
+    named = (None,) * (len(shape) - len(axes)) + axes
+    return PartitionSpec(
+        *(
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for size, axis in zip(shape, named, strict=True)
+        )
+    )
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """A ``NamedSharding`` for every leaf (array or shape) of ``tree``."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: NamedSharding(mesh, spec_for(path_of(keys), leaf.shape, mesh)), tree
+    )

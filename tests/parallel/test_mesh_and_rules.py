@@ -1,0 +1,57 @@
+"""The mesh, the table of cuts, and constraints inside a program, on eight virtual devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.parallel.constrain import constrain
+from skipsr_jax.parallel.mesh import make_mesh, pack_shards, packs
+from skipsr_jax.parallel.rules import shardings, spec_for
+
+
+def test_mesh_infers_one_size():
+    mesh = make_mesh(-1, 2, 2)
+    assert dict(mesh.shape) == {"data": jax.device_count() // 4, "fsdp": 2, "seq": 2}
+    assert pack_shards(mesh) == jax.device_count() // 2
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, -1, 1), (0, 1, 1), (-1, 16, 1)])
+def test_mesh_refuses_sizes_that_do_not_fit(sizes):
+    with pytest.raises(UserError, match="mesh"):
+        make_mesh(*sizes)
+
+
+def test_rules_cut_the_last_axes_and_skip_what_does_not_divide():
+    mesh = make_mesh(-1, 4, 1)
+    assert spec_for("params/dit/vid_in/kernel", (132, 192), mesh) == P(None, "fsdp")
+    assert spec_for("mu/dit/blocks/mlp/kernel", (6, 192, 512), mesh) == P(None, None, "fsdp")
+    assert spec_for("dit/vid_out/kernel", (192, 64), mesh) == P("fsdp", None)
+    assert spec_for("vae/decoder/conv_out/kernel", (3, 3, 3, 16, 3), mesh) == P(
+        None, None, None, "fsdp", None
+    )
+    assert spec_for("dit/vid_in/kernel", (132, 190), mesh) == P(None, None)
+    assert spec_for("dit/vid_in/bias", (192,), mesh) == P(None)
+    assert spec_for("step", (), mesh) == P()
+
+
+def test_arrays_are_placed_by_path():
+    mesh = make_mesh(-1, 2, 1)
+    tree = {"a": {"kernel": np.zeros((4, 6))}, "text": {"positive": np.zeros((2, 4))}}
+    placed = jax.device_put(tree, shardings(tree, mesh))
+    assert placed["a"]["kernel"].addressable_shards[0].data.shape == (4, 3)
+    assert placed["text"]["positive"].addressable_shards[0].data.shape == (2, 4)
+
+
+def test_constrain_cuts_on_a_mesh_and_is_nothing_without():
+    x = jnp.arange(64.0).reshape(8, 8)
+    assert constrain(x, ("data", "fsdp"), None) is x
+    mesh = make_mesh(-1, 2, 1)
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x: constrain(x * 2, ("data", "fsdp"), "absent"))(x)
+        odd = jax.jit(lambda x: constrain(x, "data", None))(jnp.ones((3, 2)))
+    assert y.sharding.is_equivalent_to(packs(mesh), 2)
+    assert odd.sharding.is_fully_replicated
+    np.testing.assert_array_equal(y, x * 2)
