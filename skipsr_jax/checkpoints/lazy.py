@@ -1,0 +1,99 @@
+"""A named tensor in some file: dtype and shape known, numbers read when asked for.
+
+Every reader returns ``dict[str, LazyTensor]`` and every writer takes one, so that a checkpoint of
+any size passes through memory one tensor at a time. Invariant: ``load()`` gives an array of
+exactly the declared dtype and shape, and keeps nothing open or cached once that array is dropped.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from skipsr_jax.errors import UserError
+
+# Bytes handed to a file at once: large enough for the disk, small enough not to count.
+_PIECE_BYTES = 1 << 24
+
+# Wrappers that training frameworks put around every key of a state dict.
+_WRAPPERS = ("state_dict", "module", "model", "_orig_mod")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that has not been read yet."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    load: Callable[[], np.ndarray]
+
+    @property
+    def size(self) -> int:
+        """The number of scalars."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return self.size * self.dtype.itemsize
+
+
+def of_array(array: np.ndarray) -> LazyTensor:
+    """An array at hand, as a LazyTensor."""
+    return LazyTensor(array.dtype, array.shape, lambda: array)
+
+
+def dtype_named(name: str) -> np.dtype:
+    """``np.dtype`` that knows bfloat16 and the float8 types as well."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def pieces(tensor: LazyTensor) -> Iterator[bytes]:
+    """The tensor's bytes in C order, little-endian, some megabytes at a time."""
+    array = tensor.load()
+    if array.dtype != tensor.dtype or array.shape != tensor.shape:
+        raise ValueError(
+            f"a tensor declared as {tensor.dtype}{list(tensor.shape)} loaded as "
+            f"{array.dtype}{list(array.shape)}"
+        )
+    # reshape copies only what is not contiguous; the view as bytes works for every dtype.
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for start in range(0, raw.size, _PIECE_BYTES):
+        yield raw[start : start + _PIECE_BYTES].tobytes()
+
+
+def strip_wrappers(
+    tensors: dict[str, LazyTensor], source: str, section: str | None = None
+) -> dict[str, LazyTensor]:
+    """The state dict inside ``tensors``, its keys free of the wrappers around all of them.
+
+    The rule: ``section`` (a first name such as ``ema``) is chosen if given; then, while every key
+    starts with one of ``state_dict.``, ``module.``, ``model.``, ``_orig_mod.``, that first name
+    goes. A key is never stripped on its own, so no two keys can fall together.
+
+    Raises UserError when ``section`` is not there, or when a wrapper stands beside other sections
+    (then the user must choose).
+    """
+    if section is not None:
+        inside = {
+            k[len(section) + 1 :]: t for k, t in tensors.items() if k.startswith(section + ".")
+        }
+        if not inside:
+            known = ", ".join(sorted({key.split(".")[0] for key in tensors})[:8])
+            raise UserError(f"{source}: no section {section!r}; there are: {known}")
+        tensors = inside
+    while tensors:
+        first = {key.split(".", 1)[0] for key in tensors}
+        wrapped = first & set(_WRAPPERS)
+        if not wrapped:
+            return tensors
+        if len(first) > 1:
+            raise UserError(
+                f"{source}: holds several sections ({', '.join(sorted(first)[:8])}); choose one "
+                f"with --section, for example --section={min(wrapped)}"
+            )
+        if any("." not in key for key in tensors):
+            return tensors
+        tensors = {key.split(".", 1)[1]: tensor for key, tensor in tensors.items()}
+    return tensors

@@ -1,0 +1,123 @@
+"""safetensors files, read lazily and written as a stream.
+
+Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}},
+then the tensors' bytes back to back. We parse it here because the safetensors package cannot give
+float8 tensors to numpy. Invariant: a written file holds the same bytes per tensor as its source.
+"""
+
+import json
+import os
+import pathlib
+import struct
+
+import numpy as np
+
+from skipsr_jax.checkpoints.lazy import LazyTensor, dtype_named, pieces
+from skipsr_jax.errors import UserError
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+_NAMES = {dtype_named(numpy_name): name for name, numpy_name in _DTYPES.items()}
+
+# The limit of the reference implementation; a larger length means: another kind of file.
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def _header(path: pathlib.Path) -> tuple[dict, int]:
+    """The JSON header and the offset of the first tensor byte."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(_MAX_HEADER_BYTES, size - 8):
+            raise UserError(f"{path}: not a safetensors file, or cut short ({size} bytes)")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            raise UserError(f"{path}: not a safetensors file (its header is not JSON)") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: not a safetensors file (its header is not an object)")
+    return header, 8 + length
+
+
+def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
+    """The tensors of a safetensors file by name, in file order, none of them loaded.
+
+    Raises UserError when the file is missing, cut short, inconsistent or of an unknown dtype.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    header, base = _header(path)
+    size = path.stat().st_size
+
+    def lazy(name: str, entry: dict) -> LazyTensor:
+        try:
+            code, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
+            start, end = (base + int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: the header's entry for {name} is not valid") from None
+        if code not in _DTYPES:
+            raise UserError(f"{path}: {name} has dtype {code}; known: {', '.join(_DTYPES)}")
+        dtype = dtype_named(_DTYPES[code])
+        want = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if min(shape, default=0) < 0 or start < base or end - start != want:
+            raise UserError(f"{path}: {name} has {end - start} bytes, its shape needs {want}")
+        if end > size:
+            raise UserError(f"{path}: cut short: {name} ends at byte {end} of {size}")
+
+        def load() -> np.ndarray:
+            if want == 0:
+                return np.zeros(shape, dtype)
+            raw = np.memmap(path, np.uint8, mode="r", offset=start, shape=(want,))
+            return raw.view(np.ndarray).view(dtype).reshape(shape)
+
+        return LazyTensor(dtype, shape, load)
+
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    ordered = sorted(entries.items(), key=lambda item: _first_offset(item[1]))
+    return {name: lazy(name, entry) for name, entry in ordered}
+
+
+def _first_offset(entry: object) -> int:
+    """Where an entry's data starts; 0 for an entry that ``read`` will refuse."""
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    return (
+        offsets[0] if isinstance(offsets, list) and offsets and isinstance(offsets[0], int) else 0
+    )
+
+
+def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
+    """Writes ``tensors`` in the given order, each loaded once, via a temporary name.
+
+    Raises UserError when ``path`` exists, ValueError when a dtype has no name in the format.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another name or remove it")
+    header, offset = {}, 0
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _NAMES:
+            raise ValueError(f"{name}: safetensors has no dtype {tensor.dtype}")
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors start on a multiple of 8 bytes
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for tensor in tensors.values():
+                for piece in pieces(tensor):
+                    file.write(piece)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

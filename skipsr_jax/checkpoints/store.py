@@ -1,0 +1,284 @@
+"""The Orbax store: where a model or a training run keeps its numbers.
+
+    <folder>/<step>/state    nested string-keyed dict: params, and in training ema, opt_state, step
+    <folder>/<step>/config   JSON: format_version, the model dataclasses, tau, sources
+    <folder>/<step>/data     the input pipeline's position (training only)
+
+In a model checkpoint ``params`` is any subset of {dit, vae, predictor, text: {positive, negative}}.
+Every function takes a model folder, a workdir (then its ``checkpoints``), or one step's folder,
+local (also relative) or on ``gs://``. Invariant: what is restored never depends on the topology
+that saved it; a folder under its final name is complete.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.nn.params import Params, unflatten
+
+FORMAT_VERSION = 1
+
+# Frequencies of the rotary embedding: 8 bits of mantissa would move the positions.
+NEVER_CAST = ("rope_freqs",)
+
+# What Orbax may hold in memory on top of the arrays themselves while it reads or writes.
+_CONCURRENT_GB = 1
+# Arrays are stored in chunks of about this size, which bounds memory and suits sharded reading.
+_CHUNK_BYTES = 1 << 26
+
+PathLike = str | os.PathLike
+
+
+def absolute(path: PathLike) -> epath.Path:
+    """An absolute path (Orbax fails in the background on relative ones); ``gs://`` stays."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
+
+
+def leaves(tree: Params) -> dict[str, Any]:
+    """``{"a": {"b": x}}`` -> ``{"a/b": x}``, whatever the leaves are (arrays, metadata, places)."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {"/".join(str(part.key) for part in path): leaf for path, leaf in found}
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit())
+
+
+def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
+    """The folder of ``step`` (default: the last one) under ``path``, checked to be complete.
+
+    Raises UserError when the path is missing, holds no checkpoint, or a half-written one.
+    """
+    root = absolute(path)
+    if not root.exists():
+        raise UserError(f"{root}: no such checkpoint")
+    if not root.is_dir():
+        raise UserError(f"{root}: a file; a checkpoint is a folder (see checkpoints.convert)")
+    found = root
+    if not (root / "state").exists() and not (root / "config").exists():
+        folder = next((f for f in (root, root / "checkpoints") if _steps(f)), None)
+        if folder is None:
+            inside = [
+                child.name
+                for f in (root, root / "checkpoints")
+                if f.is_dir()
+                for child in f.iterdir()
+            ]
+            if any(".orbax-checkpoint-tmp" in name for name in inside):
+                raise UserError(f"{root}: only a half-written checkpoint; its writer was stopped")
+            raise UserError(f"{root}: not a checkpoint (no <step>/state inside)")
+        steps = _steps(folder)
+        if step is not None and step not in steps:
+            raise UserError(f"{folder}: has no step {step}; it has {', '.join(map(str, steps))}")
+        found = folder / str(steps[-1] if step is None else step)
+    marks = ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "config/metadata")
+    absent = [mark for mark in marks if not (found / mark).exists()]
+    if absent:
+        raise UserError(f"{found}: half-written or half-copied ({', '.join(absent)} missing)")
+    return found
+
+
+def _unreadable(found: epath.Path, error: Exception) -> UserError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return UserError(f"{found}: cannot be read, perhaps half-copied: {lines[0][:200]}")
+
+
+def load_config(path: PathLike, step: int | None = None) -> dict[str, Any]:
+    """The config JSON of a checkpoint. UserError as ``step_folder``, or for another format."""
+    found = step_folder(path, step)
+    try:
+        config = json.loads((found / "config" / "metadata").read_text())
+    except ValueError as error:
+        raise _unreadable(found, error) from error
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(f"{found}: format_version {version}; this code reads {FORMAT_VERSION}")
+    return config
+
+
+def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params") -> Params:
+    """Shapes and dtypes of a checkpoint, nested as stored; reads no numbers.
+
+    ``branch``: ``params``, or ``ema`` in a training checkpoint. Raises UserError when not there.
+    """
+    found = step_folder(path, step)
+    try:
+        tree = ocp.PyTreeCheckpointHandler().metadata(found / "state").tree
+    except (ValueError, OSError, KeyError) as error:
+        raise _unreadable(found, error) from error
+    if branch not in tree:
+        raise UserError(f"{found}: has no {branch!r}; it has {', '.join(sorted(tree))}")
+    stored = leaves(tree[branch])
+    return unflatten(
+        {k: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for k, m in stored.items()}
+    )
+
+
+def _check_fit(found: epath.Path, stored: Params, abstract: Params) -> None:
+    want, got = leaves(abstract), leaves(stored)
+    wrong = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
+    wrong += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
+    wrong += [
+        f"{key} {tuple(got[key].shape)} (wanted {tuple(want[key].shape)})"
+        for key in sorted(want.keys() & got.keys())
+        if tuple(got[key].shape) != tuple(want[key].shape)
+    ]
+    if wrong:
+        shown = "; ".join(wrong[:12]) + (f"; and {len(wrong) - 12} more" if len(wrong) > 12 else "")
+        raise UserError(f"{found}: holds another model, {len(wrong)} arrays differ: {shown}")
+
+
+def _selected(found: epath.Path, stored: Params, only: Iterable[str] | None) -> Params:
+    if only is None:
+        return stored
+    absent = [name for name in only if name not in stored]
+    if absent:
+        raise UserError(f"{found}: has no {', '.join(absent)}; it has {', '.join(sorted(stored))}")
+    return {name: stored[name] for name in only}
+
+
+def _restored(found: epath.Path, branch: str, wanted: Params, restore_args: Params) -> Params:
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_CONCURRENT_GB)
+    arguments = ocp.args.PyTreeRestore(
+        item={branch: wanted}, restore_args={branch: restore_args}, partial_restore=True
+    )
+    try:
+        return handler.restore(found / "state", args=arguments)[branch]
+    except (ValueError, OSError, KeyError) as error:
+        raise _unreadable(found, error) from error
+
+
+def restore_params(
+    path: PathLike,
+    abstract: Params | None = None,
+    shardings: jax.sharding.Sharding | Params | None = None,
+    dtype: Any = None,
+    only: Iterable[str] | None = None,
+    *,
+    branch: str = "params",
+    step: int | None = None,
+) -> Params:
+    """The numbers of a checkpoint on the devices at hand, whatever devices saved them.
+
+    Args:
+      path: model folder, workdir or step folder.
+      abstract: what is expected (arrays or ShapeDtypeStructs), e.g. ``{"dit": to_dict(...)}``;
+        keys and shapes are checked, dtypes are not.
+      shardings: one for all, or a nested dict of them; default: the first local device.
+      dtype: a floating dtype to cast floating arrays to (rope_freqs aside); default: as stored.
+      only: the parts to read, e.g. ``("vae",)``; default: those of ``abstract``, or all.
+      branch: ``params`` or ``ema``.
+      step: default the last.
+
+    Raises:
+      UserError: no (complete) checkpoint there, a part is missing, or keys or shapes differ.
+    """
+    found = step_folder(path, step)
+    if only is None and abstract is not None:
+        only = tuple(abstract)
+    wanted = _selected(found, stored_shapes(found, branch=branch), only)
+    if abstract is not None:
+        _check_fit(found, wanted, {name: abstract[name] for name in wanted})
+    flat = leaves(wanted)
+    if shardings is None:
+        shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if isinstance(shardings, jax.sharding.Sharding):
+        places = dict.fromkeys(flat, shardings)
+    else:
+        places = leaves(shardings)
+
+    def target(key: str) -> np.dtype:
+        floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
+        keep = dtype is None or not floating or key.rsplit("/", 1)[-1] in NEVER_CAST
+        return flat[key].dtype if keep else np.dtype(dtype)
+
+    args = {k: ocp.ArrayRestoreArgs(sharding=places[k], dtype=target(k)) for k in flat}
+    return _restored(found, branch, wanted, unflatten(args))
+
+
+def restore_host(
+    path: PathLike,
+    only: Iterable[str] | None = None,
+    *,
+    paths: Iterable[str] | None = None,
+    branch: str = "params",
+    step: int | None = None,
+) -> Params:
+    """The numbers as numpy arrays in their stored dtypes; no device is touched.
+
+    ``paths`` narrows it to single arrays (``dit/vid_in/kernel``), so that a checkpoint larger than
+    memory can be read piece by piece. Raises UserError as ``restore_params``.
+    """
+    found = step_folder(path, step)
+    flat = leaves(_selected(found, stored_shapes(found, branch=branch), only))
+    if paths is not None:
+        flat = {key: flat[key] for key in paths}
+    args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in flat}
+    return _restored(found, branch, unflatten(flat), unflatten(args))
+
+
+def _streaming_handler() -> ocp.PyTreeCheckpointHandler:
+    """Writes numpy arrays (also memory-mapped ones) from where they lie, without copies of them."""
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=registry, save_concurrent_gb=_CONCURRENT_GB
+    )
+
+
+def save_model(
+    path: PathLike, params: Params, config: dict[str, Any], *, step: int = 0
+) -> epath.Path:
+    """Writes a model checkpoint and returns its folder. ``format_version`` is added to ``config``.
+
+    Written under ``<path>.partial``, then renamed (on ``gs://`` Orbax's own commit marker stands
+    for that). Raises UserError when ``path`` holds anything already, or when params nest wrongly.
+    """
+    root = absolute(path)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{root}: exists already; choose another name or remove it")
+    check_plain(params)
+    local = "://" not in os.fspath(root)
+    place = root.with_name(root.name + ".partial") if local else root
+    if local and place.exists():
+        place.rmtree()
+    place.mkdir(parents=True)
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    handlers = {"state": _streaming_handler(), "config": ocp.JsonCheckpointHandler()}
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
+    with ocp.CheckpointManager(place, options=options, item_handlers=handlers) as manager:
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave({"params": params}, save_args={"params": save_args}),
+                config=ocp.args.JsonSave({"format_version": FORMAT_VERSION} | config),
+            ),
+        )
+    if local:
+        if root.exists():
+            root.rmdir()
+        place.rename(root)
+    return root
+
+
+def check_plain(params: dict, prefix: str = "") -> None:
+    """Raises ValueError unless ``params`` is nested string-keyed dicts down to arrays."""
+    for key, value in params.items():
+        if not isinstance(key, str) or not key or "/" in key:
+            raise ValueError(f"{prefix}{key!r}: keys must be non-empty strings without '/'")
+        if isinstance(value, dict):
+            check_plain(value, f"{prefix}{key}/")
+        elif not isinstance(value, (jax.Array, np.ndarray)):
+            raise ValueError(f"{prefix}{key}: {type(value).__name__}, not an array or a dict")

@@ -1,0 +1,258 @@
+"""torch.save files (.pth, .pt) read and written without torch, and without running their pickle.
+
+A file is a pickle of a nested dict whose tensors are (storage, offset, size, stride), plus the
+storages' bytes: as entries of a zip file (torch >= 1.6), or one after another behind the pickle
+(older). The pickle is read by an unpickler that knows a short list of names and refuses all others.
+Invariant: reading never calls anything a file names; each tensor is read alone, memory-mapped.
+"""
+
+import collections
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipsr_jax.checkpoints.lazy import LazyTensor, dtype_named
+from skipsr_jax.errors import UserError
+
+# torch.<name>Storage -> dtype
+STORAGES = {
+    "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+}  # fmt: skip
+# torch.<name>: dtypes that have no typed storage; their tensors name the dtype themselves.
+UNTYPED = (
+    "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
+    "uint16", "uint32", "uint64",
+)  # fmt: skip
+
+# The first pickled object of the format before zip files.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """A run of bytes that tensors are views of. ``dtype`` is None when untyped."""
+
+    key: str
+    dtype: np.dtype | None
+    count: int  # of elements, or of bytes when untyped
+
+
+class _Inert:
+    """Stands for a class that a file mentions and that we never need to make."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds dicts, lists, numbers, strings and LazyTensors; refuses every other name."""
+
+    def __init__(self, file, source: str, reader: Callable[[_Storage], Callable[[], np.ndarray]]):
+        super().__init__(file, encoding="utf-8")
+        self._source, self._reader = source, reader
+        self._names = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_tensor_v3"): self._untyped_tensor,
+            ("torch._utils", "_rebuild_parameter"): _first,
+            ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+            ("torch", "Tensor"): _Inert,
+            ("torch", "Size"): tuple,
+            ("torch.nn.parameter", "Parameter"): _Inert,
+            ("torch.storage", "UntypedStorage"): "untyped",
+            ("torch", "UntypedStorage"): "untyped",
+            **{("torch", name): dtype_named(dtype) for name, dtype in STORAGES.items()},
+            **{("torch", name): dtype_named(name) for name in (*STORAGES.values(), *UNTYPED)},
+        }
+
+    def find_class(self, module: str, name: str):
+        try:
+            return self._names[module, name]
+        except KeyError:
+            raise UserError(
+                f"{self._source}: holds a {module}.{name}, which is not weights; save the model's "
+                "state_dict() alone and convert that file"
+            ) from None
+
+    def persistent_load(self, pid: object) -> _Storage:
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise pickle.UnpicklingError("unknown kind of storage")
+        _, kind, key, _, count, *view = pid
+        if any(part is not None for part in view):
+            raise UserError(f"{self._source}: a storage that is part of another is not supported")
+        dtype = kind if isinstance(kind, np.dtype) else None
+        return _Storage(str(key), dtype, int(count))
+
+    def _tensor(self, storage, offset, size, stride, *_) -> LazyTensor:
+        return self._view(storage, storage.dtype, offset, size, stride)
+
+    def _untyped_tensor(
+        self, storage, offset, size, stride, _grad, _hooks, dtype, *_
+    ) -> LazyTensor:
+        return self._view(storage, dtype, offset, size, stride)
+
+    def _view(self, storage, dtype, offset, size, stride) -> LazyTensor:
+        """The lazy strided view; its bounds are checked here, before anything is read."""
+        if not isinstance(storage, _Storage) or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError("a tensor without a storage")
+        size, stride = tuple(map(int, size)), tuple(map(int, stride))
+        nbytes = storage.count * (storage.dtype.itemsize if storage.dtype else 1)
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if min((offset, *size, *stride)) < 0:
+            raise pickle.UnpicklingError("a tensor of negative size")
+        if 0 not in size and (last + 1) * dtype.itemsize > nbytes:
+            raise UserError(f"{self._source}: a tensor reaches beyond its storage {storage.key}")
+        read = self._reader(storage)
+
+        def load() -> np.ndarray:
+            if 0 in size:
+                return np.zeros(size, dtype)
+            raw = read()[offset * dtype.itemsize : (last + 1) * dtype.itemsize]
+            return np.ndarray(size, dtype, raw, strides=[step * dtype.itemsize for step in stride])
+
+        return LazyTensor(dtype, size, load)
+
+
+def _first(tensor: object, *_: object) -> object:
+    return tensor
+
+
+def _rebuild_from_type(build: object, _kind: object, args: tuple, _state: object) -> object:
+    # ``build`` came through find_class, so it is one of ours.
+    return build(*args)
+
+
+def _map(path: pathlib.Path, start: int, nbytes: int) -> Callable[[], np.ndarray]:
+    """A reader of ``nbytes`` bytes of a file; the mapping lives as long as the array."""
+
+    def read() -> np.ndarray:
+        return np.memmap(path, np.uint8, mode="r", offset=start, shape=(nbytes,)).view(np.ndarray)
+
+    return read
+
+
+def _nbytes(storage: _Storage) -> int:
+    return storage.count * (storage.dtype.itemsize if storage.dtype else 1)
+
+
+def _read_zip(path: pathlib.Path) -> object:
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in entries if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise UserError(f"{path}: a zip file, but not one written by torch.save")
+        root = pickles[0].removesuffix("data.pkl")
+        order = archive.read(root + "byteorder") if root + "byteorder" in entries else b"little"
+        if order.strip() != b"little":
+            raise UserError(f"{path}: written on a big-endian machine, which is not supported")
+
+        def reader(storage: _Storage) -> Callable[[], np.ndarray]:
+            info = entries.get(f"{root}data/{storage.key}")
+            if info is None or info.file_size < _nbytes(storage):
+                raise UserError(
+                    f"{path}: incomplete: the bytes of storage {storage.key} are missing"
+                )
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise UserError(f"{path}: compressed zip entries, which torch.save does not write")
+            # The local header repeats name and extra field, the latter with another length.
+            archive.fp.seek(info.header_offset)
+            name_length, extra_length = struct.unpack("<26xHH", archive.fp.read(30))
+            start = info.header_offset + 30 + name_length + extra_length
+            return _map(path, start, info.file_size)
+
+        with archive.open(pickles[0]) as file:
+            return _Unpickler(_Memory(file.read()), str(path), reader).load()
+
+
+class _Memory:
+    """What an unpickler needs of a file, over bytes, so that the archive can seek meanwhile."""
+
+    def __init__(self, data: bytes):
+        self._data, self._at = data, 0
+
+    def read(self, count: int) -> bytes:
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def readline(self) -> bytes:
+        end = self._data.find(b"\n", self._at) + 1 or len(self._data)
+        start, self._at = self._at, end
+        return self._data[start:end]
+
+
+def _read_legacy(path: pathlib.Path) -> object:
+    """Magic number, protocol and system pickles, the tree, the storage keys, then the storages."""
+    places: dict[str, tuple[int, int]] = {}
+    used: list[_Storage] = []
+
+    def reader(storage: _Storage) -> Callable[[], np.ndarray]:
+        used.append(storage)
+        return lambda: _map(path, *places[storage.key])()
+
+    size = path.stat().st_size
+    with path.open("rb") as file:
+
+        def unpickle() -> object:
+            return _Unpickler(file, str(path), reader).load()
+
+        if unpickle() != _LEGACY_MAGIC or unpickle() != _LEGACY_PROTOCOL:
+            raise UserError(f"{path}: not a file written by torch.save")
+        if not unpickle().get("little_endian", True):
+            raise UserError(f"{path}: written on a big-endian machine, which is not supported")
+        tree = unpickle()
+        counts = {storage.key: storage for storage in used}
+        for key in unpickle():
+            file.seek(8, os.SEEK_CUR)  # the element count again
+            if key not in counts:
+                raise UserError(
+                    f"{path}: storage {key} is used by no tensor; save it anew with torch"
+                )
+            places[key] = (file.tell(), _nbytes(counts[key]))
+            file.seek(_nbytes(counts[key]), os.SEEK_CUR)
+            if file.tell() > size:
+                raise UserError(f"{path}: cut short at byte {size}")
+    if counts.keys() - places.keys():
+        raise UserError(f"{path}: incomplete: the bytes of some storages are missing")
+    return tree
+
+
+def _flatten(tree: object, prefix: str, into: dict[str, LazyTensor]) -> None:
+    """Nested dicts to dotted names, without what is neither dict nor tensor (epoch, arguments)."""
+    if isinstance(tree, LazyTensor):
+        into[prefix] = tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            _flatten(value, f"{prefix}.{key}" if prefix else str(key), into)
+
+
+def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
+    """The tensors of a torch.save file by dotted name; a bare tensor has the name ``""``.
+
+    Raises UserError when the file is missing, cut short, not from torch.save, or names anything
+    but plain containers and tensors.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        tree = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+    except UserError:
+        raise
+    except (
+        pickle.UnpicklingError, zipfile.BadZipFile, EOFError, AttributeError, IndexError, KeyError,
+        TypeError, ValueError, struct.error, UnicodeDecodeError, OverflowError, MemoryError,
+    ):  # fmt: skip
+        # What the unpickler raises on bytes that are no pickle is not narrower than this.
+        raise UserError(f"{path}: not a file written by torch.save, or damaged") from None
+    tensors: dict[str, LazyTensor] = {}
+    _flatten(tree, "", tensors)
+    if not tensors:
+        raise UserError(f"{path}: holds no tensors")
+    return tensors

@@ -1,0 +1,104 @@
+"""Checkpoints of a training run: Orbax's manager with our items, and any pytree made plain.
+
+``state`` may hold optimizer states (named tuples); on disk they become flat string-keyed dicts, and
+come back in the caller's own structure. Invariant: what is restored ``like`` a state equals what
+was saved, on any mesh.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from skipsr_jax.checkpoints.store import FORMAT_VERSION, PathLike, absolute
+from skipsr_jax.errors import UserError
+
+
+def _is_plain(tree: Any) -> bool:
+    if isinstance(tree, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in tree.items())
+    return isinstance(tree, (jax.Array, np.ndarray, jax.ShapeDtypeStruct, int, float))
+
+
+def _to_plain(tree: Any) -> Any:
+    """``tree`` itself when it is nested string-keyed dicts, else {path: leaf}."""
+    if _is_plain(tree):
+        return tree
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _from_plain(plain: Any, like: Any) -> Any:
+    if _is_plain(like):
+        return plain
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    keys = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return jax.tree_util.tree_unflatten(structure, [plain[key] for key in keys])
+
+
+def open_manager(
+    directory: PathLike, *, max_to_keep: int | None = 3, save_interval_steps: int = 1
+) -> ocp.CheckpointManager:
+    """The manager of ``directory`` (a workdir's ``checkpoints``), made if needed.
+
+    Saves run in the background: ``wait_until_finished()`` or ``close()`` it at the end.
+    """
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=max_to_keep, save_interval_steps=save_interval_steps, create=True
+    )
+    return ocp.CheckpointManager(absolute(directory), options=options)
+
+
+def save_step(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: dict[str, Any],
+    config: dict[str, Any],
+    data: Any = None,
+    *,
+    force: bool = False,
+) -> bool:
+    """Starts saving; False when ``step`` is not due (``force`` saves anyway) or there already.
+
+    Args:
+      state: {params, and optionally ema, opt_state, step, ...}: arrays in any pytree. Random keys
+        as ``jax.random.key_data``.
+      config: the JSON item; ``format_version`` is added.
+      data: how to save the input pipeline, e.g. ``grain.checkpoint.CheckpointSave(iterator)``.
+    """
+    items = {
+        "state": ocp.args.StandardSave({name: _to_plain(part) for name, part in state.items()}),
+        "config": ocp.args.JsonSave({"format_version": FORMAT_VERSION} | config),
+    }
+    if data is not None:
+        items["data"] = data
+    if step in manager.all_steps():
+        return False
+    return manager.save(step, args=ocp.args.Composite(**items), force=force)
+
+
+def restore_step(
+    manager: ocp.CheckpointManager, like: dict[str, Any], data: Any = None, step: int | None = None
+) -> dict[str, Any]:
+    """The state of ``step`` (default: the last), as ``like``: arrays or ShapeDtypeStructs, whose
+    shardings say where to place the numbers.
+
+    ``data``: what Orbax needs to restore the input pipeline in place. Raises UserError when there
+    is no such step or when the state has other keys or shapes.
+    """
+    step = manager.latest_step() if step is None else step
+    if step is None or step not in manager.all_steps():
+        raise UserError(f"{manager.directory}: has no checkpoint" + (f" {step}" if step else ""))
+    plain = {name: _to_plain(part) for name, part in like.items()}
+    items = {"state": ocp.args.StandardRestore(plain)}
+    if data is not None:
+        items["data"] = data
+    try:
+        state = manager.restore(step, args=ocp.args.Composite(**items))["state"]
+    except (ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{manager.directory}/{step}: does not fit this run's model and optimizer: {reason}"
+        ) from error
+    return {name: _from_plain(state[name], part) for name, part in like.items()}

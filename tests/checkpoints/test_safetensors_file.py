@@ -1,0 +1,91 @@
+"""safetensors files: against the safetensors package itself, float8, damage."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from skipsr_jax.checkpoints import lazy, safetensors_file
+from skipsr_jax.errors import UserError
+
+NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def raw_file(path, header: dict, data: bytes) -> None:
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_reads_what_the_package_writes(tmp_path):
+    arrays = {
+        "a": NUMBERS,
+        "b.c": np.array([1.5, -2], lazy.dtype_named("bfloat16")),
+        "d": np.array(7, np.int64),
+        "e": np.zeros((0, 3), np.float16),
+    }
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors", {"format": "pt"})
+    read = safetensors_file.read(tmp_path / "x.safetensors")
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype and read[name].shape == array.shape
+        assert read[name].load().tobytes() == array.tobytes()
+
+
+def test_the_package_reads_what_is_written(tmp_path):
+    arrays = {"a": NUMBERS, "t": NUMBERS.T, "h": NUMBERS.astype(lazy.dtype_named("bfloat16"))}
+    path = tmp_path / "y.safetensors"
+    safetensors_file.write(path, {name: lazy.of_array(array) for name, array in arrays.items()})
+    for name, array in safetensors.numpy.load_file(path).items():
+        np.testing.assert_array_equal(array, arrays[name])
+    assert list(safetensors_file.read(path)) == list(arrays)
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "bool", "float64"])
+def test_other_dtypes_round_trip(tmp_path, name):
+    array = NUMBERS.astype(lazy.dtype_named(name))
+    safetensors_file.write(tmp_path / "z.safetensors", {"x": lazy.of_array(array)})
+    loaded = safetensors_file.read(tmp_path / "z.safetensors")["x"].load()
+    assert loaded.dtype == array.dtype and loaded.tobytes() == array.tobytes()
+
+
+def test_golden_weights(shared):
+    found = sorted((shared / "golden").glob("*/weights.safetensors"))
+    assert found
+    for path in found:
+        read, package = safetensors_file.read(path), safetensors.numpy.load_file(path)
+        assert read.keys() == package.keys()
+        assert all(np.array_equal(read[name].load(), package[name]) for name in package)
+
+
+def test_damage_is_named(tmp_path):
+    path = tmp_path / "x.safetensors"
+    entry = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+    raw_file(path, {"w": entry}, NUMBERS.tobytes()[:-1])
+    with pytest.raises(UserError, match="cut short: w ends"):
+        safetensors_file.read(path)
+    raw_file(path, {"w": entry | {"shape": [3, 3]}}, NUMBERS.tobytes())
+    with pytest.raises(UserError, match="w has 24 bytes, its shape needs 36"):
+        safetensors_file.read(path)
+    raw_file(path, {"w": entry | {"dtype": "F4"}}, NUMBERS.tobytes())
+    with pytest.raises(UserError, match="dtype F4"):
+        safetensors_file.read(path)
+    raw_file(path, {"w": {"dtype": "F32"}}, b"")
+    with pytest.raises(UserError, match="entry for w is not valid"):
+        safetensors_file.read(path)
+    for data in (b"", b"abc", b"a text file, nothing else"):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="not a safetensors file"):
+            safetensors_file.read(path)
+    path.write_bytes(struct.pack("<Q", 4) + b"oops")
+    with pytest.raises(UserError, match="not JSON"):
+        safetensors_file.read(path)
+    with pytest.raises(UserError, match="no such file"):
+        safetensors_file.read(tmp_path / "absent.safetensors")
+
+
+def test_an_existing_file_is_never_overwritten(tmp_path):
+    (tmp_path / "mine.safetensors").write_text("precious")
+    with pytest.raises(UserError, match="exists already"):
+        safetensors_file.write(tmp_path / "mine.safetensors", {"x": lazy.of_array(NUMBERS)})

@@ -1,0 +1,51 @@
+"""Training checkpoints: optimizer states, another mesh, the averaged weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from skipsr_jax.checkpoints import store, train_state
+from skipsr_jax.errors import UserError
+
+
+def make(seed: int) -> dict:
+    params = {"vae": {"w": jax.random.normal(jax.random.key(seed), (8, 4)), "b": jnp.ones(4)}}
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    state = optimizer.init(params)
+    _, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    return {"params": params, "opt_state": state, "ema": params, "step": jnp.int32(seed)}
+
+
+def test_round_trip_onto_another_mesh(tmp_path):
+    state = make(5)
+    with train_state.open_manager(tmp_path / "checkpoints") as manager:
+        assert train_state.save_step(manager, 5, state, {"tau": 1.0})
+        manager.wait_until_finished()
+        assert not train_state.save_step(manager, 5, state, {"tau": 1.0})
+        place = NamedSharding(jax.make_mesh((2, 4), ("data", "fsdp")), PartitionSpec())
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+        back = train_state.restore_step(manager, like)
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    for got, want in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True):
+        assert got.sharding == place
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
+    assert store.load_config(tmp_path) == {"format_version": 1, "tau": 1.0}
+    ema = store.restore_params(tmp_path, branch="ema")
+    np.testing.assert_array_equal(ema["vae"]["w"], state["ema"]["vae"]["w"])
+
+
+def test_missing_and_unfitting_states_are_named(tmp_path):
+    with train_state.open_manager(tmp_path) as manager:
+        with pytest.raises(UserError, match="has no checkpoint"):
+            train_state.restore_step(manager, make(1))
+        train_state.save_step(manager, 1, make(1), {})
+        manager.wait_until_finished()
+        other = make(1)
+        other["params"]["vae"]["w"] = jnp.zeros((8, 5))
+        with pytest.raises(UserError, match="does not fit"):
+            train_state.restore_step(manager, other)
+        with pytest.raises(UserError, match="does not fit"):
+            train_state.restore_step(manager, make(1) | {"discriminator": make(1)["params"]})
