@@ -1,0 +1,1 @@
+"""Diffusion as small pure parts: schedule, timesteps, sampler, guidance, condition."""
