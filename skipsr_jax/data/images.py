@@ -39,7 +39,7 @@ def read_image(path: pathlib.Path) -> tuple[RgbFrame, bytes | None]:
     Raises UserError when the file is missing, empty, damaged, animated or not an image.
     """
     with _opened(path) as image:
-        if getattr(image, "n_frames", 1) > 1:
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a phone's JPEG
             raise UserError(f"{path} is an animation; convert it into a video file first")
         profile = image.info.get("icc_profile")
         if path.suffix.lower() in _MAYBE_16_BIT:
@@ -167,7 +167,10 @@ def _read_16_bit(path: pathlib.Path) -> RgbFrame | None:
             frame = next(container.decode(stream))
     except (av.FFmpegError, StopIteration, IndexError) as error:
         raise UserError(f"{path} is damaged or truncated ({error})") from error
-    return to_rgb(frame, ColourTags(full_range=True), VideoReformatter())
+    if not frame.format.name.startswith(("rgba64", "ya16")):
+        return to_rgb(frame, ColourTags(full_range=True), VideoReformatter())
+    rgba = frame.reformat(format="rgba64le").to_ndarray().astype(np.uint32)
+    return (rgba[..., :3] * rgba[..., 3:] // 65535).astype(np.uint16)
 
 
 def _png_16_bit(array: RgbFrame, icc_profile: bytes | None) -> bytes:

@@ -19,6 +19,7 @@ from typing import Literal
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8, UInt16
 
 from skipsr_jax.data.colour import (
     SRGB_VIDEO,
@@ -48,8 +49,8 @@ class DisplayTransform:
     flip_rows: bool = False
     flip_columns: bool = False
 
-    def apply(self, rgb: RgbFrame) -> RgbFrame:
-        """The array as it is shown."""
+    def apply(self, rgb: RgbFrame) -> UInt8[np.ndarray, "r k 3"] | UInt16[np.ndarray, "r k 3"]:
+        """The array as it is shown, ``r`` rows by ``k`` columns."""
         if self.swap_axes:
             rgb = rgb.swapaxes(0, 1)
         rgb = rgb[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
@@ -65,7 +66,7 @@ class Media:
 
     frame_rate: frames per second, the average when the rate varies; None for images and folders.
     bit_depth: of the source's components; frames are uint8 when it is 8, else uint16 (0..65535).
-    num_frames: what `frames` yields; None when the container's packets have no timestamps.
+    num_frames: what `frames` yields (AVI may be one off: it counts coded packets).
     times: seconds of each frame after the first one when the rate varies, else None.
     files: the frames of a folder, in order; empty for the other kinds.
     scan: what the packets of a video say; None for the other kinds.
@@ -76,7 +77,7 @@ class Media:
     height: int
     width: int
     bit_depth: int
-    num_frames: int | None
+    num_frames: int
     frame_rate: Fraction | None = None
     times: tuple[Fraction, ...] | None = None
     colour: ColourTags = SRGB_VIDEO
@@ -287,7 +288,8 @@ def _video_frames(media: Media, scan: VideoScan) -> Iterator[RgbFrame]:
         _LOG.warning(
             "%s: %d frames could not be decoded and repeat a neighbour", media.path, repeated
         )
-    if scan.num_frames is not None and yielded < scan.num_frames:
+    tolerance = 1 if scan.ticks is None else 0
+    if yielded < max(1, scan.num_frames - tolerance):
         raise UserError(
             f"{media.path} is damaged: only {yielded} of {scan.num_frames} frames can be decoded"
         )

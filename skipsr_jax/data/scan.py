@@ -24,10 +24,12 @@ _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length m
 class VideoScan:
     """What the packets say: see `skipsr_jax.data.reader.Media` for rate and times.
 
-    ticks: the frames' timestamps in display order, in units of ``time_base`` seconds, or None.
+    ticks: the frames' timestamps in display order, in units of ``time_base`` seconds; None where the
+      container states none that can be trusted (AVI counts in coding order).
     """
 
     stream_index: int
+    num_frames: int
     rate: Fraction
     ticks: tuple[int, ...] | None
     times: tuple[Fraction, ...] | None
@@ -38,11 +40,6 @@ class VideoScan:
     def start(self) -> Fraction:
         """When the first frame is shown, in seconds of the container's clock."""
         return self.ticks[0] * self.time_base if self.ticks else Fraction(0)
-
-    @property
-    def num_frames(self) -> int | None:
-        """How many frames are shown; None without timestamps."""
-        return None if self.ticks is None else len(self.ticks)
 
     def frames_before(self, pts: int | None) -> int:
         """How many frames are shown before the one with timestamp ``pts``; 0 when unknown."""
@@ -65,6 +62,7 @@ def scan_video(path: pathlib.Path) -> VideoScan:
             has_audio = len(container.streams.audio) > 0
             known = [tick for tick in ticks if tick is not None]
             stated = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+            ordered = "avi" not in container.format.name
             time_base = stream.time_base or Fraction(1, av.time_base)
     except av.FFmpegError as error:
         raise UserError(
@@ -72,14 +70,15 @@ def scan_video(path: pathlib.Path) -> VideoScan:
             "no video at all"
         ) from error
     rates = [Fraction(rate) for rate in stated if rate] or [_DEFAULT_RATE]
-    if len(known) < len(ticks) or len(set(known)) < len(known):
-        return VideoScan(index, rates[0], None, None, has_audio, time_base)
+    count = len(ticks)
+    if not ordered or len(set(known)) < count:
+        return VideoScan(index, count, rates[0], None, None, has_audio, time_base)
     known.sort()
     rate = _constant_rate(known, time_base, rates)
     if rate is not None:
-        return VideoScan(index, rate, tuple(known), None, has_audio, time_base)
+        return VideoScan(index, count, rate, tuple(known), None, has_audio, time_base)
     times = tuple((tick - known[0]) * time_base for tick in known)
-    return VideoScan(index, rates[0], tuple(known), times, has_audio, time_base)
+    return VideoScan(index, count, rates[0], tuple(known), times, has_audio, time_base)
 
 
 def _first_video(container: av.container.InputContainer, path: pathlib.Path) -> int:
@@ -95,6 +94,7 @@ def _read_packets(
     """The timestamps of shown video packets, and the end of the last packet of all in seconds."""
     ticks: list[int | None] = []
     end = Fraction(0)
+    exact = "mov" in container.format.name
     vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux():
         if packet.size == 0:
@@ -102,6 +102,8 @@ def _read_packets(
         if packet.pts is not None and packet.time_base is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if packet.stream.index != stream.index or packet.is_discard:
+            continue
+        if exact and packet.is_corrupt:  # the file ends inside this packet
             continue
         if vp8 and not bytes(packet)[0] & 0x10:  # RFC 6386 section 9.1: show_frame
             continue
@@ -122,6 +124,8 @@ def _check_complete(
     declared = stream.frames - sum(entry.is_discard for entry in stream.index_entries)
     if "mov" in formats and found < declared:
         raise UserError(f"{path} is truncated: it holds {found} of the {declared} frames it lists")
+    if "avi" in formats and found + max(1, declared // 10) < declared:  # its counts are often off
+        raise UserError(f"{path} is truncated: it holds {found} of the {declared} frames it states")
     if "matroska" in formats and container.duration is not None:
         stated = Fraction(container.duration, av.time_base)
         if end + _LENGTH_TOLERANCE < stated:

@@ -30,8 +30,9 @@ from skipsr_jax.data.reader import Media
 from skipsr_jax.errors import UserError
 
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
-_CODECS = {8: "libx264", 10: "libx265"}  # by bit depth; .webm takes _WEBM_CODEC at both
-_WEBM_CODEC = "libvpx-vp9"
+_CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
+_WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 8 bits
+_TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
 _CRF = {"libx264": 16, "libx265": 17, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
 _PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 
@@ -40,8 +41,8 @@ _PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 class Encoding:
     """How a video is compressed; None takes the default.
 
-    codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10, libvpx-vp9 in
-      .webm.
+    codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10; in .webm
+      libvpx-vp9 and libsvtav1.
     crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 16 to 20 by codec.
     preset: the encoder's speed, for codecs that have presets. Default: medium.
     pixel_format: default yuv420p or yuv420p10le; yuv444p(10le) when a side is odd, because 4:2:0
@@ -105,6 +106,7 @@ class VideoWriter:
         self._colour = source.colour if source else SRGB_VIDEO
         depth = bit_depth or (min(10, source.bit_depth) if source else 8)
         self._encoding = _resolved(encoding, self.path, depth, odd=bool(height % 2 or width % 2))
+        self._check_pixel_aspect()
         self._reformatter = VideoReformatter()
         self._partial = partial_name(self.path)
         self._copy_audio = bool(audio and same_rate and source and source.has_audio)
@@ -114,11 +116,10 @@ class VideoWriter:
     def __enter__(self) -> Self:
         try:
             self._open()
-        except (av.FFmpegError, OSError, ValueError) as error:
+        except BaseException as error:
             self._abandon()
-            raise self._error(error) from error
-        except BaseException:
-            self._abandon()
+            if isinstance(error, (av.FFmpegError, OSError)):
+                raise self._error(error) from error
             raise
         return self
 
@@ -159,11 +160,22 @@ class VideoWriter:
         finally:
             self._abandon()
 
+    def _check_pixel_aspect(self) -> None:
+        ratio = self._source.sample_aspect_ratio if self._source else Fraction(1)
+        in_container = self.path.suffix.lower() in (".mp4", ".mov")
+        if ratio != 1 and not in_container and self._encoding.codec not in _TAGGED_SAR:
+            raise UserError(
+                f"the source's pixels are not square ({ratio}) and {self._encoding.codec} in "
+                f"{self.path.suffix} would lose that; write .mp4 instead"
+            )
+
     def _open(self) -> None:
         encoding = self._encoding
         self._time_base = 1 / self._rate
         if self._times is not None and self._source and self._source.scan:
             self._time_base = self._source.scan.time_base
+        if encoding.codec == "libsvtav1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints by itself
         self._container = av.open(str(self._partial), "w")
         stream = self._container.add_stream(
             encoding.codec, rate=self._rate, options=_options(encoding)
@@ -219,9 +231,7 @@ class VideoWriter:
         self._container = None
         self._partial.unlink(missing_ok=True)
 
-    def _error(self, error: Exception) -> UserError:
-        if isinstance(error, UserError):
-            return error
+    def _error(self, error: av.FFmpegError | OSError) -> UserError:
         if isinstance(error, OSError):
             return write_error(self.path, error)
         settings = self._encoding
@@ -302,14 +312,17 @@ def _resolved(encoding: Encoding, path: pathlib.Path, depth: int, *, odd: bool) 
     if depth not in (8, 10):
         raise UserError(f"bit_depth {depth} cannot be written; choose 8 or 10")
     webm = path.suffix.lower() == ".webm"
-    codec = encoding.codec or (_WEBM_CODEC if webm else _CODECS[depth])
+    codec = encoding.codec or (_WEBM_CODECS if webm else _CODECS)[depth]
     layout = "yuv444p" if odd else "yuv420p"
     pixel_format = encoding.pixel_format or (layout if depth == 8 else f"{layout}10le")
     try:
-        av.Codec(codec, "w")
+        known = av.Codec(codec, "w").video_formats or ()
         chosen = av.VideoFormat(pixel_format)
     except ValueError as error:
         raise UserError(f"no encoder {codec} or pixel format {pixel_format} ({error})") from error
+    names = [known_format.name for known_format in known]
+    if names and pixel_format not in names:
+        raise UserError(f"{codec} cannot store {pixel_format}; it takes {', '.join(names)}")
     if odd and (chosen.chroma_width(2) == 1 or chosen.chroma_height(2) == 1):
         raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
     return Encoding(
