@@ -51,6 +51,14 @@ def _taps(
     return index, weight[used].astype(np.float32)
 
 
+def weights(length: int, out: int, method: Method) -> Float[HostArray, "out length"]:
+    """What ``resize`` does along one axis, as a matrix (for resizing on a device)."""
+    matrix = np.zeros((out, length), np.float32)
+    index, weight = _taps(length, out, method)
+    np.add.at(matrix, (np.arange(out)[None], index), weight)
+    return matrix
+
+
 def _along(
     frames: Float[HostArray, "f h w c"], axis: int, out: int, method: Method
 ) -> Float[HostArray, "..."]:

@@ -1,0 +1,64 @@
+"""Stage 1 of the tiny model: the causal video autoencoder with a residual decoder.
+
+    python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae
+
+What it makes: 16 channels at 8 x 8 x 4, 1.5 million parameters. About 8 minutes on one H200 (the
+time limit anneals the learning rate, however many steps that is).
+Read in metrics.jsonl: ``psnr`` of reconstruction against ``psnr_upscaled`` of the bicubic input,
+and ``latent_std``, which should end between 0.5 and 2.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The settings; any of them can be given as --config.<name>=<value>."""
+    config = ConfigDict()
+    config.stage = "vae"
+    config.model = "tiny"
+    config.dtype = "bfloat16"
+    config.init_from = ""
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    data.root = ("../shared/data/train",)
+    data.eval_root = ()
+    data.cache = "/tmp/skipsr_clips"
+    data.workers = 14
+    data.batch = 16
+    data.frames = 17
+    data.crop = (128, 128)
+    data.image_batch = 32
+    data.image_crop = (256, 256)
+    data.image_share = 0.2
+    data.pan_share = 0.3
+
+    config.loss = loss = ConfigDict()
+    loss.gradient = 0.5
+    loss.frequency = 0.05
+    loss.kl = 1e-4
+    loss.low_quality_share = 0.25
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-3
+    optimizer.warmup_steps = 200
+    optimizer.weight_decay = 0.0
+    optimizer.clip_norm = 1.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.99
+    optimizer.ema_decay = 0.999
+
+    config.loop = loop = ConfigDict()
+    loop.steps = 20_000
+    loop.max_seconds = 480.0
+    loop.log_every = 100
+    loop.save_every = 2000
+    loop.eval_every = 0
+    loop.eval_batches = 4
+    loop.keep = 2
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1
+    mesh.fsdp = 1
+    mesh.seq = 1
+    return config

@@ -1,0 +1,68 @@
+"""Where numbers go: metrics.jsonl, TensorBoard, and one line in the log.
+
+Invariant: metrics.jsonl has one line per logged step, in order, also after a restart from an
+earlier step: what was written beyond that step is dropped.
+"""
+
+import json
+import os
+import pathlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import jax
+from absl import logging
+from tensorboardX import SummaryWriter
+
+from skipsr_jax.training.stage import Metrics
+
+
+def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
+    """Means over steps. ``entries`` are (kind of batch, device scalars).
+
+    With several kinds, each has its own entries ``kind/name``; ``loss`` and ``grad_norm`` are also
+    there over all.
+    """
+    several = len({kind for kind, _ in entries}) > 1
+    found: dict[str, list[float]] = defaultdict(list)
+    for kind, metrics in jax.device_get(list(entries)):
+        for name, value in metrics.items():
+            overall = not several or name in ("loss", "grad_norm")
+            if overall:
+                found[name].append(float(value))
+            if several and name not in ("grad_norm", "nonfinite"):
+                found[f"{kind}/{name}"].append(float(value))
+    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
+
+
+class MetricWriter:
+    """Writes on the first host, does nothing on others."""
+
+    def __init__(self, workdir: str, first_step: int):
+        self._active = jax.process_index() == 0
+        if not self._active:
+            return
+        self._path = pathlib.Path(workdir, "metrics.jsonl")
+        if self._path.exists():
+            lines = self._path.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+            part = self._path.with_suffix(".part")
+            part.write_text("".join(line + "\n" for line in kept))
+            os.replace(part, self._path)
+        self._board = SummaryWriter(os.path.join(workdir, "tb"), purge_step=first_step + 1)
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """``step`` counts finished optimizer steps."""
+        if not self._active:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logging.info("step %d  %s", step, shown)
+
+    def close(self) -> None:
+        """Flushes."""
+        if self._active:
+            self._board.close()

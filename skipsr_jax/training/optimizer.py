@@ -1,0 +1,52 @@
+"""AdamW with clipping, the learning rate of each step, and the moving average of the parameters.
+
+Parameters and moments are float32 whatever the networks compute in. The learning rate is an input
+of the compiled step, so that a run with a time limit can be annealed by the clock.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from skipsr_jax.nn.params import Params
+from skipsr_jax.parallel.rules import path_of
+from skipsr_jax.training.settings import Optimizer
+from skipsr_jax.types import Array, Float
+
+
+def learning_rate(settings: Optimizer, step: int, progress: float) -> float:
+    """The rate of step ``step`` (from 0): warm-up times a cosine of ``progress`` in [0, 1]."""
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _kernels(params: Params) -> Any:
+    """True where weight decay acts."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, _: path_of(keys).rsplit("/", 1)[-1] == "kernel", params
+    )
+
+
+def transformation(settings: Optimizer) -> optax.GradientTransformation:
+    """Gradients -> step direction; multiply by minus the learning rate."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.scale_by_adam(b1=settings.b1, b2=settings.b2),
+        optax.add_decayed_weights(settings.weight_decay, mask=_kernels),
+    )
+
+
+def without(grads: Params, fixed: frozenset[str]) -> Params:
+    """Gradients with zeros for the paths that are not trained."""
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, g: jnp.zeros_like(g) if path_of(keys) in fixed else g, grads
+    )
+
+
+def averaged(ema: Params, params: Params, decay: float, step: Float[Array, ""]) -> Params:
+    """The moving average after ``step`` steps; it looks back less far in the beginning."""
+    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e * rate + p * (1 - rate), ema, params)

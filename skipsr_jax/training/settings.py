@@ -1,0 +1,180 @@
+"""What a training run is told, as frozen dataclasses of checked numbers.
+
+A file in configs/ gives a ConfigDict; ``from_config`` turns it into ``Settings`` once, and nothing
+below train.py sees a ConfigDict. The section ``loss`` belongs to the stage. Invariant: a
+``Settings`` that exists is in range; unknown keys and wrong types are refused by name.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.presets import DIT_PRESETS
+
+DTYPES = ("float32", "bfloat16")
+
+
+def require(good: bool, name: str, value: object, rule: str) -> None:
+    """Raises ValueError with the key, its value and the rule, unless ``good``."""
+    if not good:
+        raise ValueError(f"{name} is {value!r}: it must be {rule}")
+
+
+def _share(name: str, value: float) -> None:
+    require(0 <= value <= 1, name, value, "from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where clips come from and how they are cut. Crops are (height, width), multiples of 16.
+
+    Attributes:
+      root: folders with videos, pictures and frame folders.
+      eval_root: held-out folders, () for no evaluation.
+      cache: folder for decoded clips, shared by all workers; "" decodes anew each time.
+      workers: processes that prepare batches; 0 prepares them in threads of this process.
+      batch, frames, crop: of clip batches (frames = 4k + 1). batch counts all hosts together.
+      image_batch, image_crop: of picture batches.
+      image_share: share of the batches that are pictures.
+      pan_share: share of the clips that are windows moving over pictures.
+    """
+
+    root: tuple[str, ...]
+    batch: int
+    frames: int
+    crop: tuple[int, int]
+    eval_root: tuple[str, ...] = ()
+    cache: str = ""
+    workers: int = 8
+    image_batch: int = 16
+    image_crop: tuple[int, int] = (256, 256)
+    image_share: float = 0.0
+    pan_share: float = 0.3
+
+    def __post_init__(self):
+        require(bool(self.root), "root", self.root, "one folder or more")
+        require(0 <= self.workers <= 256, "workers", self.workers, "from 0 to 256")
+        require(self.batch >= 1, "batch", self.batch, "at least 1")
+        require(self.image_batch >= 1, "image_batch", self.image_batch, "at least 1")
+        good = self.frames >= 1 and self.frames % 4 == 1
+        require(good, "frames", self.frames, "4k + 1 (1, 5, 9, 17, ...)")
+        for name in ("crop", "image_crop"):
+            crop = getattr(self, name)
+            good = all(side >= 16 and side % 16 == 0 for side in crop)
+            require(good, name, crop, "(height, width) in multiples of 16")
+        _share("image_share", self.image_share)
+        _share("pan_share", self.pan_share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW with linear warm-up, then a cosine down to zero.
+
+    The cosine runs over the steps or over the time limit, whichever is further along, so a run cut
+    by ``loop.max_seconds`` is annealed too. ``weight_decay`` acts on kernels only.
+    """
+
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.99
+    ema_decay: float = 0.999
+
+    def __post_init__(self):
+        rate = self.learning_rate
+        require(0 < rate < 1, "learning_rate", rate, "above 0 and below 1")
+        require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0")
+        for name in ("b1", "b2", "ema_decay"):
+            value = getattr(self, name)
+            require(0 <= value < 1, name, value, "from 0 to below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """How long, and what is written when.
+
+    Attributes:
+      steps: optimizer steps in all.
+      max_seconds: stop, annealed and saved, after about this much time over all restarts; 0: never.
+      log_every, save_every: in steps.
+      eval_every: steps between evaluations on ``data.eval_root``; 0: none.
+      eval_batches: batches of one evaluation.
+      keep: how many of the last checkpoints stay.
+    """
+
+    steps: int
+    max_seconds: float = 0.0
+    log_every: int = 50
+    save_every: int = 1000
+    eval_every: int = 0
+    eval_batches: int = 4
+    keep: int = 2
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "save_every", "eval_batches", "keep"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("max_seconds", "eval_every"):
+            value = getattr(self, name)
+            require(value >= 0 and math.isfinite(value), name, value, "at least 0 (0: off)")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSizes:
+    """Devices along each axis of the mesh; -1: what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    seq: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One run of train.py.
+
+    Attributes:
+      stage: which loss and step (skipsr_jax.training.stages).
+      model: size, a key of DIT_PRESETS.
+      loss: the stage's own section, see its module.
+      dtype: of matrix products and convolutions; parameters and their updates are float32.
+      init_from: checkpoint or workdir to start the trained parameters from; "" for scratch.
+      vae: checkpoint or workdir with the trained autoencoder, for the stages that need one.
+      seed: of everything random.
+    """
+
+    stage: str
+    data: Data
+    optimizer: Optimizer
+    loop: Loop
+    loss: Any
+    model: str = "tiny"
+    dtype: str = "float32"
+    init_from: str = ""
+    vae: str = ""
+    mesh: MeshSizes = MeshSizes()
+    seed: int = 0
+
+    def __post_init__(self):
+        require(self.model in DIT_PRESETS, "model", self.model, f"one of {sorted(DIT_PRESETS)}")
+        require(self.dtype in DTYPES, "dtype", self.dtype, f"one of {DTYPES}")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
+
+
+def from_config(config: ConfigDict, loss_kinds: dict[str, type]) -> Settings:
+    """Settings from a file's ConfigDict. ``loss_kinds``: the loss section's type for each stage.
+
+    Raises UserError naming every key that is unknown, missing, of a wrong type or out of range.
+    """
+    values = config.to_dict()
+    stage = values.get("stage")
+    if stage not in loss_kinds:
+        raise UserError(f"config.stage is {stage!r}: it must be one of {sorted(loss_kinds)}")
+    loss = from_json(loss_kinds[stage], values.get("loss", {}), "config.loss")
+    return dataclasses.replace(from_json(Settings, values | {"loss": None}, "config"), loss=loss)

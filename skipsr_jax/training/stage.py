@@ -1,0 +1,62 @@
+"""What a training stage is: parameters to begin with, a loss, and the batches it wants.
+
+The loop knows nothing else of a stage; a stage knows nothing of the loop.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from skipsr_jax.data.dataset import ClipShape, Packing, Recipe
+from skipsr_jax.nn.params import Buffer, Params, flatten
+from skipsr_jax.training.settings import Settings
+from skipsr_jax.types import Array, Float
+
+Metrics = dict[str, Float[Array, ""]]
+Batch = dict[str, Any]
+Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage, ready to run.
+
+    Attributes:
+      init: random key -> fresh parameters, pure.
+      loss: (trained parameters, frozen parameters, batch on the device, key) -> (loss, metrics).
+      frozen: parameters that the loss reads and nobody trains.
+      fixed: paths of entries of the trained parameters that are no parameters (buffers).
+      recipe: of the training batches.
+      config: what a checkpoint says about the model, as JSON.
+    """
+
+    init: Callable[[Array], Params]
+    loss: Loss
+    frozen: Params
+    fixed: frozenset[str]
+    recipe: Recipe
+    config: dict[str, Any]
+
+
+def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -> Recipe:
+    """The batches that the section ``data`` asks for."""
+    data = settings.data
+    return Recipe(
+        video=ClipShape(data.batch, data.frames, *data.crop),
+        image=ClipShape(data.image_batch, 1, *data.image_crop),
+        image_share=data.image_share,
+        pan_share=data.pan_share,
+        masks=masks,
+        packing=packing,
+        cache=data.cache or None,
+        seed=settings.seed,
+    )
+
+
+def buffers(module: nnx.Module, prefix: str) -> frozenset[str]:
+    """Paths of the module's buffers, under ``prefix``."""
+    return frozenset(
+        f"{prefix}/{path}" for path in flatten(nnx.to_pure_dict(nnx.state(module, Buffer)))
+    )

@@ -1,0 +1,14 @@
+"""The stages by name: the type of their ``loss`` section, and how they are made."""
+
+from skipsr_jax.training import vae
+from skipsr_jax.training.settings import Settings
+from skipsr_jax.training.stage import Stage
+
+STAGES = {"vae": (vae.VaeLoss, vae.make)}
+
+LOSS_KINDS = {name: kind for name, (kind, _) in STAGES.items()}
+
+
+def make(settings: Settings) -> Stage:
+    """The stage that the settings name, ready to run."""
+    return STAGES[settings.stage][1](settings)
