@@ -20,7 +20,7 @@ from skipsr_jax.nn.linear import linear
 from skipsr_jax.nn.modulation import ATTENTION, TimeEmbedding, modulate, per_token
 from skipsr_jax.nn.norms import RMSNorm
 from skipsr_jax.tokens.plan import TokenPlan
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, DType, Float
 
 PATCH_AREA = 4
 """Latent pixels in a token: a patch is 1 x 2 x 2."""
@@ -88,8 +88,8 @@ class DiT(nnx.Module):
         config: DiTConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        param_dtype: jnp.dtype = jnp.float32,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
         attention: str | None = None,
     ):
         """Args:
@@ -194,7 +194,7 @@ class DiT(nnx.Module):
 class OutputModulation(nnx.Module):
     """The learned shift and scale before the output layer."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs, param_dtype: jnp.dtype):
+    def __init__(self, width: int, *, rngs: nnx.Rngs, param_dtype: DType):
         def noise() -> Array:
             return jax.random.normal(rngs.params(), (width,), param_dtype) * width**-0.5
 

@@ -35,23 +35,27 @@ def _as_conv3d(x, kernel, strides, padding):
 
 
 def _as_conv2d(x, kernel, strides, padding):
-    """The temporal taps side by side as channels of one 2D convolution: XLA's CPU backend runs
-    rank-4 convolutions through Eigen, several times faster than its rank-5 ones."""
-    b, f, h, w, c = x.shape
-    taps, kh, kw, _, out = kernel.shape
-    step = strides[0]
-    length = (f - taps) // step + 1
-    views = [x[:, i : i + (length - 1) * step + 1 : step] for i in range(taps)]
-    stacked = jnp.concatenate(views, axis=-1) if taps > 1 else views[0]
+    """Frame after frame, its temporal taps side by side as channels of one 2D convolution.
+
+    XLA's CPU backend runs rank-4 convolutions several times faster than its rank-5 ones, and one
+    frame at a time stays in the cache.
+    """
+    taps, kh, kw, c, out = kernel.shape
     flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, taps * c, out)
-    y = jax.lax.conv_general_dilated(
-        stacked.reshape(b * length, h, w, taps * c),
-        flat_kernel,
-        window_strides=strides[1:],
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-    return y.reshape(b, length, *y.shape[1:])
+
+    def one_frame(start):
+        seen = jax.lax.dynamic_slice_in_dim(x, start, taps, axis=1)
+        stacked = jnp.moveaxis(seen, 1, 3).reshape(x.shape[0], *x.shape[2:4], taps * c)
+        return jax.lax.conv_general_dilated(
+            stacked,
+            flat_kernel,
+            window_strides=strides[1:],
+            padding=padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    starts = jnp.arange(0, x.shape[1] - taps + 1, strides[0])
+    return jnp.moveaxis(jax.lax.map(one_frame, starts), 0, 1)
 
 
 def conv3d(
@@ -101,8 +105,8 @@ def causal_conv3d(
         x = jnp.concatenate([before.astype(x.dtype), x], axis=1)
         if x.shape[1] < taps or (x.shape[1] - taps) % step:
             raise ValueError(
-                f"{x.shape[1]} frames (with {before.shape[1]} remembered) do not fill steps of {step} "
-                f"after the first {taps}: give an odd number of frames first, then even ones"
+                f"{x.shape[1]} frames ({before.shape[1]} of them from before) do not fill steps of "
+                f"{step} after the first {taps}: give 1 + k {step} frames first, then k {step}"
             )
     remembered = x[:, x.shape[1] - (taps - step) :] if taps > step else ()
     return conv3d(x, kernel, strides, padding), remembered

@@ -9,7 +9,7 @@ Invariant: everything but attention is per token, so a token that is not stored 
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,10 @@ from skipsr_jax.nn.rope import (
     window_angles,
 )
 from skipsr_jax.tokens.plan import Layout, TokenPlan
-from skipsr_jax.types import Array, Bool, Float, Int
+from skipsr_jax.types import Array, Bool, DType, Float, Int
 
 
+@runtime_checkable
 class BlockConfig(Protocol):
     """The numbers of a block, part of the model's configuration (``models.dit.DiTConfig``)."""
 
@@ -52,8 +53,8 @@ class BlockConfig(Protocol):
 class Precision:
     """Compute dtype, and the dtype parameters are stored in."""
 
-    dtype: jnp.dtype
-    param_dtype: jnp.dtype
+    dtype: DType
+    param_dtype: DType
 
 
 class Branch(nnx.Module):
@@ -112,7 +113,7 @@ def _gated_add(x: Array, update: Array, m: Modulation, gate: nnx.Param) -> Array
 
 
 class Block(nnx.Module):
-    """See the module. Shared blocks have one ``Branch``, ``all``; others have ``vid`` and ``txt``."""
+    """See the module. A shared block has one ``Branch``, ``all``; another has ``vid`` and ``txt``."""
 
     def __init__(self, config: BlockConfig, *, shared: bool, rngs: nnx.Rngs, precision: Precision):
         names = ("all",) if shared else ("vid", "txt")
@@ -189,7 +190,7 @@ class Block(nnx.Module):
         return jnp.stack([rotate(vid[0], angles), rotate(vid[1], angles), vid[2]]), txt
 
 
-def _take(rows: Float[Array, "*x r a p"], index: Int[Array, "*x o"]) -> Float[Array, "*x o a p"]:
+def _take(rows: Float[Array, "*x r a p"], index: Int[Array, "*#x o"]) -> Float[Array, "*x o a p"]:
     """Rows by index along the row axis, zeros where the index points past the end."""
     return jnp.take_along_axis(rows, index[..., None, None], axis=-3, mode="fill", fill_value=0)
 

@@ -1,10 +1,9 @@
 """Dense layers with the initialisation of the networks that we match: U(+-1/sqrt(fan_in))."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from skipsr_jax.types import Array
+from skipsr_jax.types import Array, DType
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Uniform with variance 1 / (3 fan_in), which is U(+-1/sqrt(fan_in))."""
@@ -15,13 +14,13 @@ def linear(
     outputs: int,
     *,
     rngs: nnx.Rngs,
-    dtype: jnp.dtype,
-    param_dtype: jnp.dtype,
+    dtype: DType,
+    param_dtype: DType,
     bias: bool = True,
 ) -> nnx.Linear:
     """A dense layer that computes in ``dtype`` and stores ``param_dtype``."""
 
-    def bias_init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    def bias_init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
         return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
 
     return nnx.Linear(

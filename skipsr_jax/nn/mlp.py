@@ -1,11 +1,10 @@
 """The two feed-forward layers: gated (SwiGLU, SeedVR2-3B) and plain (GELU, SeedVR-7B)."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.nn.linear import linear
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, DType, Float
 
 HIDDEN_MULTIPLE = 256
 
@@ -25,8 +24,8 @@ class GatedMLP(nnx.Module):
         expand_ratio: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DType,
+        param_dtype: DType,
     ):
         hidden = gated_hidden(width, expand_ratio)
 
@@ -52,8 +51,8 @@ class MLP(nnx.Module):
         expand_ratio: int,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype,
-        param_dtype: jnp.dtype,
+        dtype: DType,
+        param_dtype: DType,
     ):
         hidden = width * expand_ratio
         self.proj_in = linear(width, hidden, rngs=rngs, dtype=dtype, param_dtype=param_dtype)

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from skipsr_jax.nn.linear import linear
-from skipsr_jax.types import Array, Float, Int
+from skipsr_jax.types import Array, DType, Float, Int
 
 FREQUENCIES = 128
 """Sines, and as many cosines, of the timestep."""
@@ -33,7 +33,7 @@ class Modulation(NamedTuple):
 class TimeEmbedding(nnx.Module):
     """timestep in 0..1000 -> 6 numbers per channel."""
 
-    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: jnp.dtype, param_dtype: jnp.dtype):
+    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
         def layer(inputs: int, outputs: int) -> nnx.Linear:
             return linear(inputs, outputs, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
@@ -62,9 +62,9 @@ def per_token(embedding: Float[Array, "b k e"], sample: Int[Array, "b n"], kind:
 
 
 def modulate(
-    x: Float[Array, "b n d"], m: Modulation, shift: Array, scale: Array
+    x: Float[Array, "b n d"], m: Modulation, shift: nnx.Param, scale: nnx.Param
 ) -> Float[Array, "b n d"]:
     """x * (m.scale + scale) + m.shift + shift, in float32."""
-    return x.astype(jnp.float32) * (m.scale + scale.astype(jnp.float32)) + (
-        m.shift + shift.astype(jnp.float32)
+    return x.astype(jnp.float32) * (m.scale + scale[...].astype(jnp.float32)) + (
+        m.shift + shift[...].astype(jnp.float32)
     )

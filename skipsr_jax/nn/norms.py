@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, DType, Float
 
 
 def rms_normalize(x: Float[Array, "*rows d"], eps: float) -> Float[Array, "*rows d"]:
@@ -16,7 +16,7 @@ def rms_normalize(x: Float[Array, "*rows d"], eps: float) -> Float[Array, "*rows
 class RMSNorm(nnx.Module):
     """``rms_normalize`` times a learned weight per channel; the result is float32."""
 
-    def __init__(self, width: int, eps: float, *, param_dtype: jnp.dtype = jnp.float32):
+    def __init__(self, width: int, eps: float, *, param_dtype: DType = jnp.float32):
         self.scale = nnx.Param(jnp.ones(width, param_dtype))
         self.eps = eps
 

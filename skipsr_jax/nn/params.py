@@ -10,8 +10,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-from skipsr_jax.types import Array
-
 Params = dict[str, Any]
 
 
@@ -56,7 +54,7 @@ def bind(module: nnx.Module, params: Params) -> nnx.Module:
     return nnx.merge(graphdef, state)
 
 
-def flatten(params: Params, separator: str = "/") -> dict[str, Array]:
+def flatten(params: Params, separator: str = "/") -> dict[str, Any]:
     """``{"a": {"b": x}}`` -> ``{"a/b": x}``, in sorted order."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {separator.join(str(part.key) for part in path): leaf for path, leaf in leaves}

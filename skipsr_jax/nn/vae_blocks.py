@@ -1,10 +1,11 @@
 """The parts of the causal video autoencoder, between its convolutions and its encoder and decoder.
 
-Every part is called as ``part(x, carry) -> (y, carry)`` with x in (b, f, h, w, c): ``carry`` is None
-in the first slice of a clip, else what the part returned for the slice before. Attributes carry the
-names of the public checkpoints' keys.
+Every part is called as ``part(x, carry) -> (y, carry)`` with x in (b, f, h, w, c): ``carry`` is
+None in the first slice of a clip, else what the part returned for the slice before. Attributes have
+the names of the public checkpoints' keys.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,14 +40,14 @@ def run_in_order(
 
 
 def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f v u o"]:
-    """2 x 2 pixels side by side as channels, row by row: half the height and width, 4 c channels."""
+    """2 x 2 pixels side by side as channels, row by row: half the height and width, 4 c wide."""
     b, f, h, w, c = x.shape
     x = x.reshape(b, f, h // 2, 2, w // 2, 2, c).transpose(0, 1, 2, 4, 3, 5, 6)
     return x.reshape(b, f, h // 2, w // 2, 4 * c)
 
 
 class Resnet(nnx.Module):
-    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))); x through a 1x1x1 convolution if widths differ."""
+    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))); x through a 1x1x1 one if widths differ."""
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ class DownBlock(nnx.Module):
         kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         widths = [features_in] + [features_out] * layers
         self.resnets = nnx.List(
-            [Resnet(i, o, groups, **kind) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+            [Resnet(i, o, groups, **kind) for i, o in itertools.pairwise(widths)]
         )
         if downsample is not None:
             self.downsamplers = nnx.List([Downsample(features_out, downsample, **kind)])
@@ -228,7 +229,7 @@ class UpBlock(nnx.Module):
         kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         widths = [features_in] + [features_out] * layers
         self.resnets = nnx.List(
-            [Resnet(i, o, groups, **kind) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+            [Resnet(i, o, groups, **kind) for i, o in itertools.pairwise(widths)]
         )
         if upsample is not None:
             self.upsamplers = nnx.List([Upsample(features_out, upsample, **kind)])
