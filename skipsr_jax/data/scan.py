@@ -24,8 +24,8 @@ _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length m
 class VideoScan:
     """What the packets say: see `skipsr_jax.data.reader.Media` for rate and times.
 
-    ticks: the frames' timestamps in display order, in units of ``time_base`` seconds; None where the
-      container states none that can be trusted (AVI counts in coding order).
+    ticks: the frames' timestamps in display order, in units of ``time_base`` seconds; None where
+      the container states none that can be trusted (AVI counts in coding order).
     """
 
     stream_index: int

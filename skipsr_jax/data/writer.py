@@ -15,10 +15,9 @@ from types import TracebackType
 from typing import Self
 
 import av
-from av.video.reformatter import VideoReformatter
 
 from skipsr_jax.data.audio import AudioCopy
-from skipsr_jax.data.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
+from skipsr_jax.data.colour import PIXEL_FORMATS, SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
 from skipsr_jax.data.images import (
     IMAGE_EXTENSIONS,
     check_place,
@@ -107,7 +106,6 @@ class VideoWriter:
         depth = bit_depth or (min(10, source.bit_depth) if source else 8)
         self._encoding = _resolved(encoding, self.path, depth, odd=bool(height % 2 or width % 2))
         self._check_pixel_aspect()
-        self._reformatter = VideoReformatter()
         self._partial = partial_name(self.path)
         self._copy_audio = bool(audio and same_rate and source and source.has_audio)
         self._container: av.container.OutputContainer | None = None
@@ -132,9 +130,7 @@ class VideoWriter:
         index = self.frames_written
         if self._times is not None and index >= len(self._times):
             raise ValueError(f"frame {index} has no time: the source has {len(self._times)} frames")
-        picture = from_rgb(
-            frame, self._colour, self._encoding.pixel_format or "", self._reformatter
-        )
+        picture = from_rgb(frame, self._colour, self._encoding.pixel_format or "")
         picture.pts = self._ticks(index)
         picture.time_base = self._time_base
         picture.duration = self._ticks(index + 1) - picture.pts
@@ -186,7 +182,7 @@ class VideoWriter:
         stream.codec_context.time_base = self._time_base
         if self._source:
             stream.codec_context.sample_aspect_ratio = self._source.sample_aspect_ratio
-        apply_tags(stream.codec_context, self._colour, encoding.pixel_format or "")
+        apply_tags(stream.codec_context, self._colour)
         if encoding.codec == "libx265" and self.path.suffix.lower() in (".mp4", ".mov"):
             stream.codec_context.codec_tag = "hvc1"  # QuickTime plays no hev1
         self._stream = stream
@@ -317,13 +313,13 @@ def _resolved(encoding: Encoding, path: pathlib.Path, depth: int, *, odd: bool) 
     pixel_format = encoding.pixel_format or (layout if depth == 8 else f"{layout}10le")
     try:
         known = av.Codec(codec, "w").video_formats or ()
-        chosen = av.VideoFormat(pixel_format)
     except ValueError as error:
-        raise UserError(f"no encoder {codec} or pixel format {pixel_format} ({error})") from error
-    names = [known_format.name for known_format in known]
-    if names and pixel_format not in names:
-        raise UserError(f"{codec} cannot store {pixel_format}; it takes {', '.join(names)}")
-    if odd and (chosen.chroma_width(2) == 1 or chosen.chroma_height(2) == 1):
+        raise UserError(f"there is no video encoder {codec} ({error})") from error
+    names = [each.name for each in known if each.name in PIXEL_FORMATS] or list(PIXEL_FORMATS)
+    if pixel_format not in names:
+        raise UserError(f"{codec} cannot store {pixel_format}; choose from {', '.join(names)}")
+    half_width, half_height, _ = PIXEL_FORMATS[pixel_format]
+    if odd and (half_width or half_height):
         raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
     return Encoding(
         codec,

@@ -1,0 +1,106 @@
+"""Small clips made on the spot, each with the property that a test is about."""
+
+import itertools
+import pathlib
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+
+NTSC_FILM = Fraction(24000, 1001)
+
+
+def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """A smooth colour picture (uint8) that differs from frame to frame and has no symmetry."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    red = 40 + 170 * x / width
+    green = 200 - 150 * y / height
+    blue = np.full_like(x, 30 + 12 * index)
+    return np.stack([red, green, blue], -1).clip(0, 255).round().astype(np.uint8)
+
+
+def write_clip(
+    path: pathlib.Path,
+    *,
+    frames: int = 12,
+    height: int = 48,
+    width: int = 64,
+    rate: Fraction = NTSC_FILM,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    matrix: int = 6,
+    full_range: bool = False,
+    primaries: int = 2,
+    transfer: int = 2,
+    rotation: int = 0,
+    aspect: Fraction = Fraction(1),
+    audio: str | None = None,
+    ticks: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+) -> pathlib.Path:
+    """Encodes `picture` 0, 1, ... nearly without loss; `audio` names a codec, 48 kHz stereo."""
+    time_base = time_base or 1 / rate
+    with av.open(str(path), "w") as container:
+        options = {"crf": "4"} if "26" in codec else {}
+        if codec == "libx265":
+            options["x265-params"] = "log-level=none"
+        video = container.add_stream(codec, rate=rate, options=options)
+        video.width, video.height, video.pix_fmt = width, height, pixel_format
+        video.time_base = video.codec_context.time_base = time_base
+        context = video.codec_context
+        context.colorspace, context.color_range = matrix, 2 if full_range else 1
+        context.color_primaries, context.color_trc = primaries, transfer
+        context.sample_aspect_ratio = aspect
+        if rotation:
+            video.set_display_rotation(rotation)
+        sound = container.add_stream(audio, rate=48000) if audio else None
+        for index in range(frames):
+            frame = yuv_frame(picture(index, height, width), pixel_format, matrix, full_range)
+            frame.pts = ticks[index] if ticks else index
+            frame.time_base = time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if sound:
+            write_tone(container, sound, float(frames / rate))
+    return path
+
+
+def write_tone(container, stream, seconds: float) -> None:
+    """A 440 Hz tone of ``seconds``."""
+    size = stream.codec_context.frame_size or 1024
+    for start in itertools.count(0, size):
+        if start >= seconds * 48000:
+            break
+        tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(start, start + size) / 48000)
+        block = np.stack([tone, tone]).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = 48000, start
+        frame.time_base = Fraction(1, 48000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def yuv_frame(rgb: np.ndarray, pixel_format: str, matrix: int, full_range: bool) -> av.VideoFrame:
+    """RGB to planar YUV by the definition of the matrices (H.273), without swscale."""
+    red_weight, blue_weight = {1: (0.2126, 0.0722), 6: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
+    bits = 10 if "10" in pixel_format else 8
+    red, green, blue = (rgb[..., i] / 255 for i in range(3))
+    luma = red_weight * red + (1 - red_weight - blue_weight) * green + blue_weight * blue
+    chroma = ((blue - luma) / (2 - 2 * blue_weight), (red - luma) / (2 - 2 * red_weight))
+    scale = 2 ** (bits - 8)
+    luma_span, offset, chroma_span = 219 * scale, 16 * scale, 224 * scale
+    if full_range:
+        luma_span, offset, chroma_span = 2**bits - 1, 0, 2**bits - 1
+    planes = [luma * luma_span + offset, *(c * chroma_span + 128 * scale for c in chroma)]
+    frame = av.VideoFrame(rgb.shape[1], rgb.shape[0], pixel_format)
+    for plane, values in zip(frame.planes, planes, strict=True):
+        if plane.width < values.shape[1]:  # 4:2:0; chroma sited left: average rows only
+            values = (values[::2] + values[1::2])[:, ::2] / 2
+        codes = values.round().astype(np.uint8 if bits == 8 else np.uint16)
+        data = np.zeros((plane.height, plane.line_size), np.uint8)
+        raw = np.ascontiguousarray(codes).view(np.uint8)
+        data[:, : raw.shape[1]] = raw
+        plane.update(data.tobytes())
+    frame.colorspace, frame.color_range = matrix, 2 if full_range else 1
+    return frame
