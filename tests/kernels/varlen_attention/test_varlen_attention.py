@@ -82,15 +82,15 @@ def dense(q, k, v, cu, *, scale):
     return jnp.einsum("baqk,bkap->bqap", weights / jnp.where(total > 0, total, 1.0), v)
 
 
-def output_and_gradients(run, q, k, v, weight, cu, scale):
-    """Output, and gradients of its sum weighted by ``weight``, in one program."""
+def output_and_gradients(run, cu, scale):
+    """(q, k, v, weight) -> output, and gradients of its sum weighted by ``weight``."""
 
     @jax.jit
     def both(q, k, v, weight):
         out, pull = jax.vjp(lambda *x: run(*x, cu, scale=scale), q, k, v)
         return out, *pull(weight)
 
-    return both(q, k, v, weight)
+    return both
 
 
 def loss(run, cu, weight, scale):
@@ -103,11 +103,11 @@ class TestEveryImplementation:
     def test_output_and_gradients_equal_dense_attention(self, run, dtype, shape):
         q, k, v, weight, cu = make(shape, dtype)
         scale = 1.7 * q.shape[-1] ** -0.5
-        out, *grads = output_and_gradients(run, q, k, v, weight, cu, scale)
+        out, *grads = output_and_gradients(run, cu, scale)(q, k, v, weight)
         assert out.dtype == dtype
         with jax.enable_x64(True):
             exact = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v, weight)]
-            want, *want_grads = output_and_gradients(dense, *exact, cu, scale)
+            want, *want_grads = output_and_gradients(dense, cu, scale)(*exact)
         assert want.dtype == np.float64
         for got, expected in zip((out, *grads), (want, *want_grads), strict=True):
             expected = np.asarray(expected)
@@ -120,9 +120,10 @@ class TestEveryImplementation:
         outside = jnp.asarray(~inside_mask(cu, q.shape[1]))
         poisoned = [jnp.where(outside[:, :, None, None], jnp.nan, x) for x in (q, k, v)]
 
-        clean = output_and_gradients(run, q, k, v, weight, cu, 0.3)
+        both = output_and_gradients(run, cu, 0.3)
+        clean = both(q, k, v, weight)
         bad_weight = jnp.where(outside[:, :, None, None], jnp.nan, weight)
-        dirty = output_and_gradients(run, *poisoned, bad_weight, cu, 0.3)
+        dirty = both(*poisoned, bad_weight)
         for a, b in zip(clean, dirty, strict=True):
             a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
             np.testing.assert_array_equal(a, b)
