@@ -1,0 +1,269 @@
+"""SeedVR / SeedVR2 weight files -> one of our checkpoints, and back.
+
+    python -m skipsr_jax.checkpoints.convert --dit=seedvr2_ema_3b.pth --vae=ema_vae.pth \\
+        --positive=pos_emb.pt --negative=neg_emb.pt --out=checkpoints/seedvr2_3b
+    python -m skipsr_jax.checkpoints.convert --checkpoint=checkpoints/seedvr2_3b \\
+        --to=safetensors --out=official
+
+Files are .pth, .pt or .safetensors, of the 3B or 7B kind, in any float dtype; which network it is
+shows in names and shapes. Either direction writes a new folder, needs as much free disk again, and
+memory for the largest array only. Invariant: there and back gives every tensor byte for byte.
+"""
+
+import contextlib
+import hashlib
+import pathlib
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from skipsr_jax.checkpoints import (
+    architecture,
+    keys,
+    lazy,
+    networks,
+    safetensors_file,
+    staging,
+    store,
+    torch_file,
+    torch_writer,
+)
+from skipsr_jax.checkpoints.dataclass_json import from_json, to_json
+from skipsr_jax.checkpoints.lazy import LazyTensor
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.vae import VAEConfig
+from skipsr_jax.nn.params import unflatten
+
+CONFIG_CLASSES = {"dit": DiTConfig, "vae": VAEConfig}
+TEXT_FILES = {"positive": "pos_emb.pt", "negative": "neg_emb.pt"}
+
+_SHOWN_MISMATCHES = 40
+
+
+def read_tensors(path: str, section: str | None = None) -> dict[str, LazyTensor]:
+    """The tensors of a .safetensors or torch file, free of wrappers (see ``strip_wrappers``)."""
+    reader = safetensors_file if path.endswith(".safetensors") else torch_file
+    return lazy.strip_wrappers(reader.read(path), path, section)
+
+
+def read_text(path: str) -> np.ndarray:
+    """The one (tokens, width) tensor of a text embedding file."""
+    tensors = read_tensors(path)
+    shapes = [list(tensor.shape) for tensor in tensors.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise UserError(f"{path}: a text embedding is one (tokens, width); found {shapes[:4]}")
+    (tensor,) = tensors.values()
+    return np.array(tensor.load())
+
+
+def _sha256(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": pathlib.Path(path).name, "sha256": digest}
+
+
+@contextlib.contextmanager
+def _scratch(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside ``out`` (same disk, so that sizes are foreseeable), gone afterwards."""
+    folder = out.with_name(out.name + ".scratch")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _bar(total: int, what: str) -> tqdm:
+    return tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
+
+
+def _networks(
+    sources: dict[str, str], section: str | None, norm_groups: int | None
+) -> dict[str, tuple[DiTConfig | VAEConfig, list[keys.Entry], dict[str, LazyTensor]]]:
+    """Config, key table and tensors of each network; one UserError with all that does not fit."""
+    found, wrong = {}, []
+    for part, path in sources.items():
+        tensors = read_tensors(path, section)
+        if part == "vae":
+            tensors = keys.renamed(tensors)
+            config = architecture.vae_config(architecture.shapes_of(tensors), path, norm_groups)
+        else:
+            config = architecture.dit_config(architecture.shapes_of(tensors), path)
+        entries = networks.entries(config)
+        wrong += [f"{path}: {line}" for line in keys.mismatches(entries, tensors)]
+        found[part] = (config, entries, tensors)
+    if wrong:
+        more = len(wrong) - _SHOWN_MISMATCHES
+        lines = wrong[:_SHOWN_MISMATCHES] + ([f"and {more} more"] if more > 0 else [])
+        raise UserError(f"{len(wrong)} tensors do not fit:\n  " + "\n  ".join(lines))
+    return found
+
+
+def import_official(
+    out: str,
+    sources: dict[str, str],
+    texts: dict[str, str],
+    *,
+    section: str | None = None,
+    norm_groups: int | None = None,
+) -> dict[str, Any]:
+    """Writes the checkpoint ``out`` and returns its config.
+
+    Args:
+      out: a folder that does not exist yet.
+      sources: {"dit": file, "vae": file}, or one of them.
+      texts: {"positive": file, "negative": file}, or fewer.
+      section: which first name to take when a file has several (``ema``).
+      norm_groups: of the autoencoder, where it is not the usual one.
+
+    Raises:
+      UserError: a file cannot be read, is another network, or has tensors that do not fit.
+    """
+    folder = pathlib.Path(store.absolute(out))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists already; choose another name or remove it")
+    found = _networks(sources, section, norm_groups)
+    text = {name: read_text(path) for name, path in texts.items()}
+    if "dit" in found:
+        width = found["dit"][0].text_width
+        for name, array in text.items():
+            if array.shape[1] != width:
+                raise UserError(
+                    f"{texts[name]}: embeddings of width {array.shape[1]}; the transformer wants {width}"
+                )
+    config: dict[str, Any] = {part: to_json(found[part][0]) for part in found}
+    config["sources"] = {name: _sha256(path) for name, path in (sources | texts).items()}
+    config["mixed_dtypes"] = {
+        part: staging.mixed_dtypes(entries, tensors)
+        for part, (_, entries, tensors) in found.items()
+    }
+    with _scratch(folder) as scratch:
+        params: dict[str, Any] = {"text": text} if text else {}
+        for part, (_, entries, tensors) in found.items():
+            (scratch / part).mkdir()
+            with _bar(sum(t.nbytes for t in tensors.values()), f"read {part}") as bar:
+                arrays = staging.gather(entries, tensors, scratch / part, bar.update)
+            params[part] = unflatten(arrays)
+        store.save_model(folder, params, config)
+    return config
+
+
+def export_official(checkpoint: str, out: str, form: str) -> list[str]:
+    """Writes the networks and text embeddings of a checkpoint as official files; their names.
+
+    ``form``: ``pth`` or ``safetensors`` (text embeddings are .pt in both). Raises UserError when
+    the checkpoint cannot be read or ``out`` exists.
+    """
+    folder = pathlib.Path(store.absolute(out))
+    if folder.exists():
+        raise UserError(f"{folder}: exists already; choose another name or remove it")
+    config = store.load_config(checkpoint)
+    shapes = store.stored_shapes(checkpoint)
+    parts = [part for part in CONFIG_CLASSES if part in shapes]
+    if not parts and "text" not in shapes:
+        raise UserError(f"{checkpoint}: holds no transformer, autoencoder or text embeddings")
+    writer = torch_writer if form == "pth" else safetensors_file
+    with _scratch(folder) as scratch:
+        done = scratch / "out"
+        done.mkdir()
+        for part in parts:
+            (scratch / part).mkdir()
+            source = f"{checkpoint} ({part})"
+            entries = networks.entries(from_json(CONFIG_CLASSES[part], config[part], source))
+            stored = {k: np.dtype(leaf.dtype) for k, leaf in store.leaves(shapes[part]).items()}
+            if stored.keys() != {entry.path for entry in entries}:
+                raise UserError(f"{source}: its arrays are not those of its config")
+
+            def read(path: str, part: str = part) -> np.ndarray:
+                key = f"{part}/{path}"
+                return store.leaves(store.restore_host(checkpoint, paths=[key]))[key]
+
+            mixed = config.get("mixed_dtypes", {}).get(part, {})
+            tensors = staging.scatter(entries, stored, read, mixed, scratch / part)
+            writer.write(done / f"{part}.{form}", tensors)
+        if "text" in shapes:
+            for name, array in store.restore_host(checkpoint, ("text",))["text"].items():
+                torch_writer.write(done / TEXT_FILES[name], {"": lazy.of_array(array)})
+        done.rename(folder)
+    return sorted(file.name for file in folder.iterdir())
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+
+    def define(name: str, text: str) -> None:
+        flags.DEFINE_string(name, None, text, flag_values=values)
+
+    define("dit", "Transformer weights, .pth or .safetensors.")
+    define("vae", "Autoencoder weights, .pth or .safetensors.")
+    define("positive", "Embedding of the positive text, .pt (pos_emb.pt).")
+    define("negative", "Embedding of the negative text, .pt (neg_emb.pt).")
+    define("out", "The folder to write; must not exist.")
+    define("checkpoint", "One of our checkpoints: convert back.")
+    define("section", "Which section of the files to take when they hold several, e.g. ema.")
+    flags.DEFINE_enum(
+        "to", "safetensors", ["pth", "safetensors"], "Format when converting back.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "vae_norm_groups", None, "Groups of the autoencoder's norms, where unusual.",
+        flag_values=values,
+    )  # fmt: skip
+    return values
+
+
+def run(argv: Sequence[str]) -> str:
+    """The command line; returns what to print. ``argv`` starts with the program's name."""
+    values = _flags()
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"what is {rest[1]!r}? name files with flags, e.g. --dit={rest[1]}")
+    sources = {name: values[name].value for name in CONFIG_CLASSES if values[name].value}
+    texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
+    if not values.out:
+        raise UserError("--out is needed: the folder to write")
+    if values.checkpoint:
+        if sources or texts:
+            raise UserError("--checkpoint converts back; give it alone, or --dit/--vae/... alone")
+        files = export_official(values.checkpoint, values.out, values.to)
+        return f"{values.out}: wrote {', '.join(files)}"
+    if not sources and not texts:
+        raise UserError("nothing to convert: give --dit and --vae, or --checkpoint")
+    config = import_official(
+        values.out, sources, texts, section=values.section, norm_groups=values.vae_norm_groups
+    )
+    parts = [f"{part} {_summary(config[part])}" for part in sources] + sorted(texts)
+    return f"{values.out}: wrote {', '.join(parts)}"
+
+
+def _summary(config: dict[str, Any]) -> str:
+    """The sizes a person would check."""
+    names = ("width", "layers", "mm_layers", "heads", "block_channels")
+    return "(" + ", ".join(f"{name} {config[name]}" for name in names if name in config) + ")"
+
+
+def main(argv: Sequence[str]) -> int:
+    """``run`` with errors as one message and exit status 1. Stays off accelerators."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        print(run(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

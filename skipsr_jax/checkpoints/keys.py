@@ -1,0 +1,201 @@
+"""The key tables: official SeedVR parameter names <-> ours. One table per network, read both ways.
+
+A row is (official name, our path, the official axes in our order). ``{...}`` stands for one of a
+few words; a path under ``mm_blocks`` or ``shared_blocks`` is an array with all layers of that stack on
+its first axis, one official tensor each. Invariant: the table covers every parameter of a model,
+and no two parameters share an official name.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from skipsr_jax.checkpoints.lazy import LazyTensor
+from skipsr_jax.checkpoints.store import leaves
+from skipsr_jax.nn.params import Params
+
+AS_IS = None
+LINEAR = (1, 0)  # (out, in) -> (in, out)
+CONV = (2, 3, 4, 1, 0)  # (out, in, f, h, w) -> (f, h, w, in, out)
+
+Row = tuple[str, str, tuple[int, ...] | None]
+
+DIT_TABLE: tuple[Row, ...] = (
+    ("vid_in.proj.weight", "vid_in/kernel", LINEAR),
+    ("vid_in.proj.bias", "vid_in/bias", AS_IS),
+    ("txt_in.weight", "txt_in/kernel", LINEAR),
+    ("txt_in.bias", "txt_in/bias", AS_IS),
+    ("emb_in.{dense}.weight", "emb_in/{dense}/kernel", LINEAR),
+    ("emb_in.{dense}.bias", "emb_in/{dense}/bias", AS_IS),
+    ("blocks.{layer}.attn.proj_qkv.{branch}.weight", "{stack}/{branch}/qkv/kernel", LINEAR),
+    ("blocks.{layer}.attn.proj_out.{branch}.weight", "{stack}/{branch}/proj_out/kernel", LINEAR),
+    ("blocks.{layer}.attn.proj_out.{branch}.bias", "{stack}/{branch}/proj_out/bias", AS_IS),
+    ("blocks.{layer}.attn.norm_q.{branch}.weight", "{stack}/{branch}/norm_q/scale", AS_IS),
+    ("blocks.{layer}.attn.norm_k.{branch}.weight", "{stack}/{branch}/norm_k/scale", AS_IS),
+    ("blocks.{layer}.attn.rope.rope.freqs", "{stack}/rope_freqs", AS_IS),
+    ("blocks.{layer}.mlp.{branch}.{dense}.weight", "{stack}/{branch}/mlp/{dense}/kernel", LINEAR),
+    ("blocks.{layer}.mlp.{branch}.{dense}.bias", "{stack}/{branch}/mlp/{dense}/bias", AS_IS),
+    ("blocks.{layer}.ada.{branch}.{vector}", "{stack}/{branch}/{vector}", AS_IS),
+    ("vid_out_norm.weight", "vid_out_norm/scale", AS_IS),
+    ("vid_out_ada.out_shift", "vid_out_ada/shift", AS_IS),
+    ("vid_out_ada.out_scale", "vid_out_ada/scale", AS_IS),
+    ("vid_out.proj.weight", "vid_out/kernel", LINEAR),
+    ("vid_out.proj.bias", "vid_out/bias", AS_IS),
+)
+
+# Our autoencoder has the official structure; only the last name and the layout differ.
+VAE_TABLE: tuple[Row, ...] = (
+    ("{place}.{norm}.weight", "{place}/{norm}/scale", AS_IS),
+    ("{place}.{projection}.weight", "{place}/{projection}/kernel", LINEAR),
+    ("{place}.weight", "{place}/kernel", CONV),
+    ("{place}.bias", "{place}/bias", AS_IS),
+)
+
+_WORDS = {
+    "stack": "mm_blocks|shared_blocks",
+    "branch": "vid|txt|all",
+    "dense": "proj_in|proj_hid|proj_out|proj_in_gate",
+    "vector": "(?:attn|mlp)_(?:shift|scale|gate)",
+    "norm": "norm1|norm2|group_norm|conv_norm_out",
+    "projection": "to_q|to_k|to_v|to_out/0",
+    "place": ".+",
+}
+
+# What checkpoints of older versions call the autoencoder's attention.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+# The official last block of the 3B kind has these for video only, unless it shares weights.
+_VIDEO_ONLY_AT_LAST = re.compile("mm_blocks/txt/(mlp/.*|(attn|mlp)_(shift|scale|gate))")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One official tensor and where its numbers are in our parameters.
+
+    Attributes:
+      official: its name, or None for a parameter that the official model does not have (zeros).
+      path: of our array. layer: the index into its first axis; None when not stacked.
+      axes: of the official tensor, in our order; None when equal.
+      shape: of the official tensor.
+    """
+
+    official: str | None
+    path: str
+    layer: int | None
+    axes: tuple[int, ...] | None
+    shape: tuple[int, ...]
+
+    def to_ours(self, array: np.ndarray) -> np.ndarray:
+        """The official tensor in our layout (a view)."""
+        return array if self.axes is None else array.transpose(self.axes)
+
+    def to_official(self, array: np.ndarray) -> np.ndarray:
+        """Our array of one layer in the official layout (a view)."""
+        return array if self.axes is None else array.transpose(np.argsort(self.axes))
+
+
+def _pattern(ours: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", ours)
+    texts = (
+        f"(?P<{part}>{_WORDS[part]})" if odd % 2 else re.escape(part)
+        for odd, part in enumerate(parts)
+    )
+    return re.compile("".join(texts))
+
+
+def _entries(params: Params, table: tuple[Row, ...], first: dict[str, int]) -> list[Entry]:
+    """Entries of all ``params``; ``first`` is the number of the first layer of each stack."""
+    patterns = [(official, _pattern(ours), axes) for official, ours, axes in table]
+    entries = []
+    for path, leaf in leaves(params).items():
+        found = (
+            (official, match, axes)
+            for official, pattern, axes in patterns
+            if (match := pattern.fullmatch(path))
+        )
+        row = next(found, None)
+        if row is None:
+            raise ValueError(f"no row of the key table covers our parameter {path}")
+        official, match, axes = row
+        words = {name: word.replace("/", ".") for name, word in match.groupdict().items()}
+        stack = words.get("stack")
+        shape = tuple(leaf.shape) if stack is None else tuple(leaf.shape[1:])
+        if axes is not None:
+            shape = tuple(shape[i] for i in np.argsort(axes))
+        for layer in [None] if stack is None else range(leaf.shape[0]):
+            number = None if layer is None else first[stack] + layer
+            name = official.format(layer=number, **words)
+            entries.append(Entry(name, path, layer, axes, shape))
+    return entries
+
+
+def dit_entries(params: Params, *, video_only_at_last: bool) -> list[Entry]:
+    """The table for a DiT with these (real or abstract) parameters.
+
+    ``video_only_at_last``: the model is of the 3B kind, whose last block, when it has own weights
+    for text, officially lacks those that do not matter; they are zero in ours.
+    """
+    stacks = {name: params[name]["rope_freqs"].shape[0] for name in params if "_blocks" in name}
+    first = {"mm_blocks": 0, "shared_blocks": stacks.get("mm_blocks", 0)}
+    entries = _entries(params, DIT_TABLE, first)
+    if not video_only_at_last or "shared_blocks" in stacks:
+        return entries
+    last = stacks["mm_blocks"] - 1
+    return [
+        Entry(None, e.path, e.layer, e.axes, e.shape)
+        if e.layer == last and _VIDEO_ONLY_AT_LAST.fullmatch(e.path)
+        else e
+        for e in entries
+    ]
+
+
+def vae_entries(params: Params) -> list[Entry]:
+    """The table for an autoencoder with these (real or abstract) parameters."""
+    return _entries(params, VAE_TABLE, {})
+
+
+def renamed(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """An autoencoder's tensors with the attention's old names replaced by the current ones."""
+
+    def current(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(_OLD_ATTENTION.get(part, part) for part in parts)
+
+    return {current(name): tensor for name, tensor in tensors.items()}
+
+
+def mismatches(entries: list[Entry], tensors: dict[str, LazyTensor]) -> list[str]:
+    """Every way in which ``tensors`` are not what ``entries`` ask for, one line each."""
+    want = {entry.official: entry.shape for entry in entries if entry.official is not None}
+    wrong = [f"missing {name} {list(want[name])}" for name in want if name not in tensors]
+    wrong += [
+        f"unexpected {name} {list(t.shape)}" for name, t in tensors.items() if name not in want
+    ]
+    wrong += [
+        f"{name} has shape {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in want.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    return wrong
+
+
+def to_params(entries: list[Entry], tensors: dict[str, LazyTensor]) -> dict[str, np.ndarray]:
+    """Our flat parameters {path: array} in memory (small models; ``convert`` streams instead).
+
+    Raises ValueError listing every mismatch.
+    """
+    if wrong := mismatches(entries, tensors):
+        raise ValueError("; ".join(wrong))
+    layers: dict[str, list[np.ndarray]] = {}
+    for entry in entries:
+        if entry.official is None:
+            array = np.zeros(entry.shape, layers[entry.path][0].dtype)
+        else:
+            array = tensors[entry.official].load()
+        layers.setdefault(entry.path, []).append(entry.to_ours(array))
+    stacked = {entry.path for entry in entries if entry.layer is not None}
+    return {
+        path: np.stack(arrays) if path in stacked else np.ascontiguousarray(arrays[0])
+        for path, arrays in layers.items()
+    }

@@ -1,0 +1,22 @@
+"""The parameters that a config asks for, and the key table that belongs to them."""
+
+from flax import nnx
+
+from skipsr_jax.checkpoints.keys import Entry, dit_entries, vae_entries
+from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.nn.params import Params, abstract, to_dict
+
+
+def abstract_params(config: DiTConfig | VAEConfig) -> Params:
+    """Shapes of all parameters of the network; allocates nothing."""
+    network = DiT if isinstance(config, DiTConfig) else VAE
+    return to_dict(abstract(lambda: network(config, rngs=nnx.Rngs(0))))
+
+
+def entries(config: DiTConfig | VAEConfig) -> list[Entry]:
+    """The official tensors of the network."""
+    params = abstract_params(config)
+    if isinstance(config, DiTConfig):
+        return dit_entries(params, video_only_at_last=config.plain_text_at_last)
+    return vae_entries(params)
