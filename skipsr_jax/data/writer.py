@@ -12,7 +12,6 @@ import pathlib
 import shutil
 from fractions import Fraction
 from types import TracebackType
-from typing import Self
 
 import av
 
@@ -111,7 +110,7 @@ class VideoWriter:
         self._container: av.container.OutputContainer | None = None
         self._audio: AudioCopy | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VideoWriter":
         try:
             self._open()
         except BaseException as error:
@@ -255,7 +254,7 @@ class FrameFolderWriter:
         self._profile = source.icc_profile if source else None
         self._partial = partial_name(self.path)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FrameFolderWriter":
         try:
             self._partial.mkdir()
         except OSError as error:
