@@ -5,62 +5,80 @@
 
 The files in configs/ say what each stage needs and what it should reach. The workdir holds
 checkpoints, metrics.jsonl and TensorBoard events; the same command again resumes. On several hosts
-run the same command on each.
+run the same command on each, with --distributed.
 """
 
+import logging
 import sys
+from collections.abc import Sequence
 
 import jax
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
+from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.training import loop, stages
 from skipsr_jax.training.settings import from_config
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "what to train: a file in configs/")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run, made if needed")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "one of several hosts: find the others first"
-)
+LIBRARIES_WITH_A_DIARY = ("orbax", "grain")
+"""Their information lines stay out of the log; their warnings are shown."""
 
 
-def _quiet_libraries() -> None:
-    """Leaves Orbax's and grain's diary out of the log; their warnings stay."""
-    noisy = ("orbax", "grain")
-    logging.get_absl_handler().addFilter(
-        lambda record: record.levelno > 20 or not any(n in record.pathname for n in noisy)
-    )
+def define_flags() -> flags.FlagValues:
+    """The flags beside --config."""
+    values = flags.FlagValues()
+    text = "Folder of this run, made if needed."
+    flags.DEFINE_string("workdir", None, text, flag_values=values)
+    text = "This is one of several hosts: find the others before anything else."
+    flags.DEFINE_bool("distributed", False, text, flag_values=values)
+    text = "Keep compiled programs in this folder, so that later runs start faster."
+    flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
+    return values
 
 
-def main(argv: list[str]) -> None:
-    """Config -> settings -> stage -> loop."""
-    if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: options begin with --")
-    if _DISTRIBUTED.value:
+def log_to_stderr() -> None:
+    """One readable line per message."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(
+            lambda record: (
+                record.levelno > logging.INFO
+                or not any(name in record.pathname for name in LIBRARIES_WITH_A_DIARY)
+            )
+        )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Config -> settings -> stage -> loop. Raises UserError for what the user can mend."""
+    values, config = commandline.parse(argv, "", define_flags(), __doc__)
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the folder of this run")
+    if values.compile_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
+    if values.distributed:
         jax.distributed.initialize()
-    settings = from_config(_CONFIG.value, stages.LOSS_KINDS)
-    logging.info(
-        "%d x %s; settings:\n%s", jax.device_count(), jax.devices()[0].device_kind, settings
-    )
+    settings = from_config(config, stages.LOSS_KINDS)
+    logging.info("%d x %s, %s", jax.device_count(), jax.devices()[0].device_kind, settings)
     stage = stages.make(settings)
-    steps = loop.train(settings, stage, _WORKDIR.value)
-    print(f"{settings.stage}: {steps} steps done, checkpoint in {_WORKDIR.value}/checkpoints")
+    steps = loop.train(settings, stage, values.workdir)
+    print(f"{settings.stage}: {steps} steps done, checkpoint in {values.workdir}/checkpoints")
 
 
-def run() -> None:
-    """``main`` with one clear line for what the user can mend."""
-    flags.mark_flags_as_required(["config", "workdir"])
-    logging.set_verbosity(logging.INFO)
-    _quiet_libraries()
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 when done or stopped by SIGTERM, 1 after one line that says what is wrong."""
+    log_to_stderr()
     try:
-        app.run(main)
-    except (UserError, AttributeError, KeyError) as error:
-        if not isinstance(error, UserError) and "config" not in str(error).lower():
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        if not any(argument.lstrip("-").startswith(("config", "help")) for argument in argv):
+            raise UserError("--config is missing: name a file, e.g. --config=configs/tiny_vae.py")
+        run(argv)
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main(sys.argv))

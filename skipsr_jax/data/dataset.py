@@ -13,12 +13,13 @@ b packs, s = b * k samples) and ``negative`` bool (b, k): the sample takes the n
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from skipsr_jax.data.clips import Source, read
 from skipsr_jax.data.degrade import low_quality, oracle_mask

@@ -19,7 +19,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from absl import logging
+import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -31,6 +31,7 @@ from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards, packs, replicated
 from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.training.frozen import best_branch
 from skipsr_jax.training.metrics import MetricWriter, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
 from skipsr_jax.training.settings import Settings
@@ -103,7 +104,7 @@ def _initial(stage: Stage, settings: Settings, mesh: Mesh) -> State:
         logging.info("parameters from %s", source)
         for name in ("params", "ema"):
             state[name] = store.restore_params(
-                source, state["params"], places["params"], dtype="float32"
+                source, state["params"], places["params"], "float32", branch=best_branch(source)
             )
     return state
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import jax
-from absl import logging
+import logging
 from tensorboardX import SummaryWriter
 
 from skipsr_jax.training.stage import Metrics

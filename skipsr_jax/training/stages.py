@@ -1,10 +1,14 @@
 """The stages by name: the type of their ``loss`` section, and how they are made."""
 
-from skipsr_jax.training import vae
+from skipsr_jax.training import predictor, sr, vae
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
 
-STAGES = {"vae": (vae.VaeLoss, vae.make)}
+STAGES = {
+    "vae": (vae.VaeLoss, vae.make),
+    "predictor": (predictor.PredictorLoss, predictor.make),
+    "sr": (sr.SrLoss, sr.make),
+}
 
 LOSS_KINDS = {name: kind for name, (kind, _) in STAGES.items()}
 

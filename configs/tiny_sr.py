@@ -1,0 +1,73 @@
+"""Stage 3 of the tiny model: the one-step transformer on kept tokens, autoencoder frozen.
+
+    python train.py --config=configs/tiny_sr.py --workdir=/tmp/tiny/sr --config.vae=/tmp/tiny/vae
+
+Most samples are at timestep 1000, with a pixel loss through the decoder: one step has to give the
+picture. About 8 minutes on one H200. Read in metrics.jsonl: ``psnr`` against ``psnr_upscaled`` (aim:
+0.5 dB above) and ``skip_percent``.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The settings; any of them can be given as --config.<name>=<value>."""
+    config = ConfigDict()
+    config.stage = "sr"
+    config.model = "tiny"
+    config.dtype = "bfloat16"
+    config.init_from = ""
+    config.vae = "/tmp/tiny/vae"
+    config.seed = 0
+
+    config.data = data = ConfigDict()
+    data.root = ("../shared/data/train",)
+    data.eval_root = ()
+    data.cache = "/tmp/skipsr_clips"
+    data.workers = 14
+    data.batch = 16
+    data.frames = 17
+    data.crop = (240, 432)  # the shape of a window at 720p
+    data.image_batch = 32
+    data.image_crop = (240, 432)
+    data.image_share = 0.2
+    data.pan_share = 0.3
+
+    config.loss = loss = ConfigDict()
+    loss.one_step_share = 0.75
+    loss.shift = False
+    loss.condition_noise = 0.0
+    loss.pixel_weight = 10.0
+    loss.pixel_samples = 8
+    loss.gradient = 0.5
+    loss.frequency = 0.05
+    loss.text_lengths = (4, 4)
+    loss.samples_per_pack = 1
+    loss.kept_share = 1.0
+    loss.dense_share = 0.15
+    loss.random_drop = 0.1
+    loss.negative_share = 0.1
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-3
+    optimizer.warmup_steps = 200
+    optimizer.weight_decay = 0.01
+    optimizer.clip_norm = 1.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.99
+    optimizer.ema_decay = 0.999
+
+    config.loop = loop = ConfigDict()
+    loop.steps = 20_000
+    loop.max_seconds = 480.0
+    loop.log_every = 100
+    loop.save_every = 2000
+    loop.eval_every = 0
+    loop.eval_batches = 4
+    loop.keep = 2
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1
+    mesh.fsdp = 1
+    mesh.seq = 1
+    return config

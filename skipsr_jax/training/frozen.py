@@ -1,0 +1,57 @@
+"""The trained autoencoder that later stages read and leave alone."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.nn.params import Params, abstract, bind, to_dict
+from skipsr_jax.training.settings import Settings
+from skipsr_jax.types import Array, Float
+
+
+def best_branch(path: str) -> str:
+    """``ema`` where a checkpoint has averaged parameters (a training run's), else ``params``."""
+    try:
+        store.stored_shapes(path, branch="ema")
+    except UserError:
+        return "params"
+    return "ema"
+
+
+def load_vae(settings: Settings) -> tuple[VAE, Params]:
+    """The autoencoder at ``settings.vae`` as an abstract module, and its parameters in float32.
+
+    Raises UserError when none is named there or it cannot be read.
+    """
+    path = settings.vae
+    if not path:
+        raise UserError(
+            f"stage {settings.stage} needs a trained autoencoder: set --config.vae to the workdir "
+            "of stage vae or to a model checkpoint"
+        )
+    stored = store.load_config(path)
+    if "vae" not in stored:
+        raise UserError(f"{path}: holds no autoencoder")
+    config = from_json(VAEConfig, stored["vae"], path)
+    dtype = jnp.dtype(settings.dtype)
+    module = abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype))
+    wanted = {"vae": to_dict(module)}
+    params = store.restore_params(path, wanted, dtype=jnp.float32, branch=best_branch(path))
+    return module, params
+
+
+def encode(
+    module: VAE, params: Params, frames: Float[Array, "b f h w 3"], noise: Float[Array, "b t v u c"]
+) -> Float[Array, "b t v u c"]:
+    """A sample of the posterior, scaled as the transformer and the predictor see it."""
+    posterior, _ = bind(module, params).encode(frames)
+    return posterior.sample(noise) * module.config.scaling_factor
+
+
+def latent_shape(module: VAE, frames: Float[Array, "b f h w 3"]) -> tuple[int, int, int, int, int]:
+    """The shape of the latents of ``frames``."""
+    b, f, h, w, _ = frames.shape
+    return b, (f - 1) // 4 + 1, h // 8, w // 8, module.config.latent_channels
