@@ -37,6 +37,9 @@ PIXEL_FORMATS = {  # what can be written: (chroma has half the width, half the h
     for layout in ("420", "422", "444")
     for suffix, bits in (("", 8), ("10le", 10), ("12le", 12))
 }
+_CODECS_THAT_STATE_THE_SITE = frozenset(
+    {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "vc1", "h263"}
+)
 _HD_HEIGHT, _HD_WIDTH = 720, 1280  # from this size on, players take an untagged clip for BT.709
 _EXACT = (
     Interpolation.BICUBIC
@@ -90,6 +93,41 @@ def tags_of(frame: av.VideoFrame) -> ColourTags:
 def bit_depth_of(pixel_format: av.VideoFormat) -> int:
     """Bits per component, 8 at least."""
     return max(8, *(component.bits for component in pixel_format.components))
+
+
+class LeftSite:
+    """States "left" as the chroma site of one clip's frames, where its codec states none.
+
+    H.264, H.265 and the older MPEG decoders state the site, and swscale honours it. Where none is
+    stated (VP9, AV1, ProRes, FFV1, ...) players take chroma for sited left but swscale for centred:
+    half a pixel of colour fringe, which would be upscaled with the picture.
+    """
+
+    def __init__(self, codec: str):
+        self._needed = codec not in _CODECS_THAT_STATE_THE_SITE
+        self._layout: tuple[int, int, str] | None = None
+        self._graph = av.filter.Graph()
+
+    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """The same picture with its chroma site stated."""
+        if not self._needed or frame.format.is_rgb:
+            return frame
+        layout = (frame.width, frame.height, frame.format.name)
+        if layout != self._layout:
+            self._layout, self._graph = layout, av.filter.Graph()
+            source = self._graph.add_buffer(
+                width=frame.width,
+                height=frame.height,
+                format=frame.format,
+                time_base=frame.time_base,
+            )
+            site = self._graph.add("setparams", "chroma_location=left")
+            sink = self._graph.add("buffersink")
+            source.link_to(site)
+            site.link_to(sink)
+            self._graph.configure()
+        self._graph.push(frame)
+        return self._graph.pull()
 
 
 def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter) -> RgbFrame:

@@ -24,6 +24,7 @@ from jaxtyping import UInt8, UInt16
 from skipsr_jax.data.colour import (
     SRGB_VIDEO,
     ColourTags,
+    LeftSite,
     RgbFrame,
     bit_depth_of,
     tags_of,
@@ -272,8 +273,10 @@ def _video_frames(media: Media, scan: VideoScan) -> Iterator[RgbFrame]:
         with av.open(str(media.path)) as container:
             stream = container.streams.video[scan.stream_index]
             stream.thread_type = "AUTO"
+            state_site = LeftSite(stream.codec_context.codec.canonical_name)
             for frame in container.decode(stream):
-                rgb = media.transform.apply(to_rgb(frame, media.colour, reformatter))
+                rgb = to_rgb(state_site(frame), media.colour, reformatter)
+                rgb = media.transform.apply(rgb)
                 _check_size(media.path, rgb.shape[:2], (media.height, media.width))
                 for _ in range(scan.frames_before(frame.pts) - yielded):
                     yield rgb if previous is None else previous
