@@ -145,6 +145,8 @@ def _checked_file(path: pathlib.Path) -> pathlib.Path:
         raise UserError(f"{path} is neither a video nor an image by its name (known: {known})")
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} may not be read; change its permissions")
     return path
 
 

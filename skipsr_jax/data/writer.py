@@ -6,7 +6,6 @@ at a clean end and removed after any exception.
 """
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import shutil
@@ -16,7 +15,8 @@ from types import TracebackType
 import av
 
 from skipsr_jax.data.audio import AudioCopy
-from skipsr_jax.data.colour import PIXEL_FORMATS, SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
+from skipsr_jax.data.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
+from skipsr_jax.data.encoding import Encoding, encoder_options, resolved
 from skipsr_jax.data.images import (
     IMAGE_EXTENSIONS,
     check_place,
@@ -28,31 +28,7 @@ from skipsr_jax.data.reader import Media
 from skipsr_jax.errors import UserError
 
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
-_CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
-_WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 8 bits
 _TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
-_CRF = {"libx264": 16, "libx265": 17, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
-_PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """How a video is compressed; None takes the default.
-
-    codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10; in .webm
-      libvpx-vp9 and libsvtav1.
-    crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 16 to 20 by codec.
-    preset: the encoder's speed, for codecs that have presets. Default: medium.
-    pixel_format: default yuv420p or yuv420p10le; yuv444p(10le) when a side is odd, because 4:2:0
-      stores chroma for pairs of rows and columns.
-    """
-
-    codec: str | None = None
-    crf: int | None = None
-    preset: str | None = None
-    pixel_format: str | None = None
-
-
 _DEFAULT_ENCODING = Encoding()
 
 
@@ -71,8 +47,9 @@ class VideoWriter:
     With ``source``, a clip read by `open_media`, the result has its timestamps (constant or
     variable rate), colour tags, pixel aspect ratio and, with ``audio``, copies of its audio
     packets, in sync and cut to the frames written when these are fewer. Without, or for a folder of
-    frames, ``rate`` is needed. ``bit_depth`` 8 or 10 (default: the source's, at most 10) is of the
-    file; frames may be uint8 or uint16 at either.
+    frames, ``rate`` is needed; a rate other than the source's retimes it and leaves the audio out.
+    ``bit_depth`` 8 or 10 (default: the source's, at most 10) is of the file; frames may be uint8 or
+    uint16 at either.
     """
 
     def __init__(
@@ -103,7 +80,9 @@ class VideoWriter:
         self._times = source.times if source and same_rate else None
         self._colour = source.colour if source else SRGB_VIDEO
         depth = bit_depth or (min(10, source.bit_depth) if source else 8)
-        self._encoding = _resolved(encoding, self.path, depth, odd=bool(height % 2 or width % 2))
+        self._encoding = resolved(
+            encoding, self.path.suffix.lower(), depth, odd=bool(height % 2 or width % 2)
+        )
         self._check_pixel_aspect()
         self._partial = partial_name(self.path)
         self._copy_audio = bool(audio and same_rate and source and source.has_audio)
@@ -173,7 +152,7 @@ class VideoWriter:
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints by itself
         self._container = av.open(str(self._partial), "w")
         stream = self._container.add_stream(
-            encoding.codec, rate=self._rate, options=_options(encoding)
+            encoding.codec, rate=self._rate, options=encoder_options(encoding)
         )
         stream.width, stream.height = self._width, self._height
         stream.pix_fmt = encoding.pixel_format
@@ -279,13 +258,20 @@ class FrameFolderWriter:
     ) -> None:
         try:
             if kind is None:
-                if self.path.is_dir():
-                    shutil.rmtree(self.path)
-                os.replace(self._partial, self.path)
+                self._finish()
         except OSError as failure:
             raise write_error(self.path, failure) from failure
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _finish(self) -> None:
+        if self.frames_written == 0:
+            raise UserError(f"no frame was written to {self.path}")
+        replaced = self._partial.with_name(f"{self._partial.name}.replaced")
+        if self.path.is_dir():
+            os.replace(self.path, replaced)
+        os.replace(self._partial, self.path)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -300,42 +286,3 @@ def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> 
     if path.is_file():
         raise UserError(f"cannot write the folder {path}: there is a file of that name")
     check_place(path / "frame.png" if path.is_dir() else path, overwrite=True)
-
-
-def _resolved(encoding: Encoding, path: pathlib.Path, depth: int, *, odd: bool) -> Encoding:
-    """The encoding with every default filled in, and checked against the frame size."""
-    if depth not in (8, 10):
-        raise UserError(f"bit_depth {depth} cannot be written; choose 8 or 10")
-    webm = path.suffix.lower() == ".webm"
-    codec = encoding.codec or (_WEBM_CODECS if webm else _CODECS)[depth]
-    layout = "yuv444p" if odd else "yuv420p"
-    pixel_format = encoding.pixel_format or (layout if depth == 8 else f"{layout}10le")
-    try:
-        known = av.Codec(codec, "w").video_formats or ()
-    except ValueError as error:
-        raise UserError(f"there is no video encoder {codec} ({error})") from error
-    names = [each.name for each in known if each.name in PIXEL_FORMATS] or list(PIXEL_FORMATS)
-    if pixel_format not in names:
-        raise UserError(f"{codec} cannot store {pixel_format}; choose from {', '.join(names)}")
-    half_width, half_height, _ = PIXEL_FORMATS[pixel_format]
-    if odd and (half_width or half_height):
-        raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
-    return Encoding(
-        codec,
-        encoding.crf if encoding.crf is not None else _CRF.get(codec),
-        encoding.preset or _PRESET.get(codec),
-        pixel_format,
-    )
-
-
-def _options(encoding: Encoding) -> dict[str, str]:
-    options = {}
-    if encoding.crf is not None:
-        options["crf"] = str(encoding.crf)
-    if encoding.preset is not None:
-        options["preset"] = encoding.preset
-    if encoding.codec == "libx265":
-        options["x265-params"] = "log-level=none"
-    if encoding.codec == "libvpx-vp9":
-        options |= {"b": "0", "row-mt": "1"}  # b=0: crf alone rules
-    return options

@@ -2,8 +2,9 @@
 
 import av
 import pytest
-from media_clips import NTSC_FILM, write_clip, write_tone
+from media_clips import NTSC_FILM, picture, write_clip, write_tone
 
+from skipsr_jax.data.reader import open_media
 from skipsr_jax.data.scan import scan_video
 from skipsr_jax.errors import UserError
 
@@ -62,3 +63,21 @@ def test_vp8_frames_that_are_never_shown_are_not_counted(tmp_path):
     with av.open(str(clip)) as container:
         shown = sum(1 for _ in container.decode(video=0))
     assert scan_video(clip).num_frames == shown == 40
+
+
+def test_frames_before_an_edit_list_are_not_counted(tmp_path):
+    """As clips are cut without re-encoding: packets from a key frame on, shown from later on."""
+    source = write_clip(tmp_path / "whole.mp4", frames=12)
+    with av.open(str(source)) as read, av.open(str(tmp_path / "cut.mp4"), "w") as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.size:
+                packet.pts -= 3 * 1001
+                packet.dts -= 3 * 1001
+                packet.stream = copy
+                write.mux(packet)
+    media = open_media(tmp_path / "cut.mp4")
+    frames = list(media.frames())
+    assert media.num_frames == len(frames) == 9
+    assert abs(frames[0].astype(float) - picture(3)).mean() < 2
