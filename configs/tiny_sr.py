@@ -3,8 +3,8 @@
     python train.py --config=configs/tiny_sr.py --workdir=/tmp/tiny/sr --config.vae=/tmp/tiny/vae
 
 Most samples are at timestep 1000, with a pixel loss through the decoder: one step has to give the
-picture. About 8 minutes on one H200. Read in metrics.jsonl: ``psnr`` against ``psnr_upscaled`` (aim:
-0.5 dB above) and ``skip_percent``.
+picture. About 8 minutes on one H200. Read in metrics.jsonl: ``psnr`` against ``psnr_upscaled``
+(aim: 0.5 dB above) and ``skip_percent``.
 """
 
 from ml_collections import ConfigDict

@@ -11,6 +11,7 @@ Invariant: step i sees batch i and random key i, so a resumed run repeats an uni
 import collections
 import dataclasses
 import json
+import logging
 import pathlib
 import signal
 import time
@@ -19,7 +20,6 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm

@@ -5,13 +5,13 @@ earlier step: what was written beyond that step is dropped.
 """
 
 import json
+import logging
 import os
 import pathlib
 from collections import defaultdict
 from collections.abc import Sequence
 
 import jax
-import logging
 from tensorboardX import SummaryWriter
 
 from skipsr_jax.training.stage import Metrics
