@@ -1,8 +1,8 @@
 """The causal video autoencoder: frames <-> latents, 8 x smaller in space and 4 x in time.
 
-Latent frame 0 stands for pixel frame 0 alone, latent frame k > 0 for pixel frames 4k - 3 .. 4k. Time
-is causal, so a clip may be run slice by slice: ``encode`` and ``decode`` return what the next slice
-needs as a value. Invariant: any slicing gives the unsliced result.
+Latent frame 0 stands for pixel frame 0 alone, latent frame k > 0 for pixel frames 4k - 3 .. 4k.
+Time is causal, so a clip may be run slice by slice: ``encode`` and ``decode`` return what the next
+slice needs as a value. Invariant: any slicing gives the unsliced result.
 
 Latents here are unscaled. The diffusion model works on latents times ``scaling_factor``.
 """
@@ -196,11 +196,11 @@ class VAE(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     def encode(self, x: Float[Array, "b f h w 3"], carry: Carry = None) -> tuple[Posterior, Carry]:
-        """Frames in [-1, 1] -> the posterior of (f - 1) / 4 + 1 latent frames (f / 4 in later slices)
-        of h / 8 x w / 8, and the carry for the next slice.
+        """Frames in [-1, 1] -> the posterior of (f - 1) / 4 + 1 latent frames (f / 4 in later
+        slices) of h / 8 x w / 8, and the carry for the next slice.
 
-        ``carry``: None for the first slice (4 k + 1 frames), then what the slice before returned (4 k
-        frames). Raises ValueError for other frame counts and sizes that are no multiples of 8.
+        ``carry``: None for the first slice (4 k + 1 frames), then what the slice before returned
+        (4 k frames). Raises ValueError for other frame counts and sizes not divisible by 8.
         """
         check_frames(*x.shape[1:4], first=carry is None)
         moments, carry = self.encoder(x, carry)
@@ -216,8 +216,8 @@ class VAE(nnx.Module):
         """Latents (divided by the scaling factor) -> frames, about [-1, 1] but not clipped, and the
         carry for the next slice: 4 t - 3 frames from the first slice, 4 t from later ones.
 
-        ``upscaled``: the input frames at the output's size, aligned with this slice's output; given if
-        and only if the model has a residual decoder, else ValueError.
+        ``upscaled``: the input frames at the output's size, aligned with this slice's output; given
+        if and only if the model has a residual decoder, else ValueError.
         """
         b, t, v, u, _ = z.shape
         frames = TIME_FACTOR * t - (TIME_FACTOR - 1 if carry is None else 0)

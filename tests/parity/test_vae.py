@@ -10,8 +10,16 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from skipsr_jax.models.vae import TIME_FACTOR, VAE, VAEConfig
-from skipsr_jax.nn.params import bind, unflatten
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.models.vae_slices import (
+    decode_clip,
+    decode_step,
+    encode_clip,
+    encode_step,
+    frame_slices,
+    latent_slices,
+)
+from skipsr_jax.nn.params import abstract, bind, unflatten
 from skipsr_jax.nn.vae_blocks import run_in_order
 
 LIMIT = 1e-4
@@ -44,6 +52,11 @@ def vae(folder) -> VAE:
         latent_channels=made["latent_channels"],
         scaling_factor=case["scaling_factor"],
     )
+    return abstract(lambda: VAE(config, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def params(folder):
     flat = {}
     for key, value in load_file(folder / "weights.safetensors").items():
         path, kind = key.replace(".", "/").rsplit("/", 1)
@@ -51,7 +64,7 @@ def vae(folder) -> VAE:
             kind = "scale" if value.ndim == 1 else "kernel"
             value = value.transpose(*range(2, value.ndim), 1, 0) if value.ndim > 1 else value
         flat[f"{path}/{kind}"] = jnp.asarray(value)
-    return bind(VAE(config, rngs=nnx.Rngs(0)), unflatten(flat))
+    return unflatten(flat)
 
 
 def _cases(folder):
@@ -73,37 +86,34 @@ def _close(ours, theirs, name):
     assert error <= LIMIT, f"{name}: max abs diff {error:.2e}"
 
 
-def _run_sliced(step, x, first, later):
-    parts, carry, start = [], None, 0
-    while start < x.shape[1]:
-        stop = start + (first if start == 0 else later)
-        part, carry = step(x[:, start:stop], carry)
-        parts.append(part)
-        start = stop
-    return jax.tree.map(lambda *p: jnp.concatenate(p, axis=1), *parts)
+def _cut(x, lengths):
+    return jnp.split(x, np.cumsum(lengths)[:-1], axis=1)
 
 
-def test_whole_clips(folder, vae):
+def _join(slices):
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *slices)
+
+
+def test_whole_clips(folder, vae, params):
+    encode, decode = encode_step(vae), decode_step(vae)
     for name, case in _cases(folder):
-        posterior, _ = jax.jit(vae.encode)(_ours(case["x"]))
+        posterior, _ = encode(params, _ours(case["x"]), None)
         _close(posterior.mean, case["mean"], f"{name} mean")
         _close(posterior.logvar, case["logvar"], f"{name} logvar")
         _close(posterior.sample(_ours(case["eps"])), case["sample"], f"{name} sample")
-        decoded, _ = jax.jit(vae.decode)(_ours(case["z"]))
+        decoded, _ = decode(params, _ours(case["z"]), None, None)
         _close(decoded, case["decoded"], f"{name} decoded")
 
 
-@pytest.mark.parametrize("first_frames", [1, 1 + TIME_FACTOR])
-def test_in_slices(folder, vae, first_frames):
-    encode, decode = jax.jit(vae.encode), jax.jit(vae.decode)
+def test_in_slices(folder, vae, params):
+    encode, decode = encode_step(vae), decode_step(vae)
     for name, case in _cases(folder):
-        if case["x"].shape[2] < first_frames:
-            continue
-        posterior = _run_sliced(encode, _ours(case["x"]), first_frames, TIME_FACTOR)
+        x, z = _ours(case["x"]), _ours(case["z"])
+        slices = _cut(x, frame_slices(x.shape[1]))
+        posterior = _join(encode_clip(encode, params, slices))
         _close(posterior.mean, case["mean"], f"{name} mean")
         _close(posterior.logvar, case["logvar"], f"{name} logvar")
-        first_latents = (first_frames - 1) // TIME_FACTOR + 1
-        decoded = _run_sliced(decode, _ours(case["z"]), first_latents, 1)
+        decoded = _join(decode_clip(decode, params, _cut(z, latent_slices(z.shape[1]))))
         _close(decoded, case["decoded"], f"{name} decoded")
 
 
@@ -128,14 +138,18 @@ def _decoder_activations(decoder, z):
     return seen
 
 
-def test_inner_activations(folder, vae):
+def test_inner_activations(folder, vae, params):
+    @jax.jit
+    def activations(params, x, z):
+        model = bind(vae, params)
+        return _encoder_activations(model.encoder, x) | _decoder_activations(model.decoder, z)
+
     checked = 0
     for name, case in _cases(folder):
         inner = [key for key in case if key.startswith(("enc_", "dec_"))]
         if not inner:
             continue
-        seen = jax.jit(lambda x: _encoder_activations(vae.encoder, x))(_ours(case["x"]))
-        seen |= jax.jit(lambda z: _decoder_activations(vae.decoder, z))(_ours(case["z"]))
+        seen = activations(params, _ours(case["x"]), _ours(case["z"]))
         for key in inner:
             _close(seen[key], case[key], f"{name} {key}")
         checked += len(inner)

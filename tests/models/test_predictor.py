@@ -1,0 +1,56 @@
+"""The mask predictor: size, shape, stride and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from skipsr_jax.models.predictor import PAPER, TINY, MaskPredictor, PredictorConfig
+from skipsr_jax.nn.params import abstract, bind, count, to_dict
+
+
+def _build(config):
+    return lambda: MaskPredictor(config, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def small(fill):
+    module, params = fill(_build(PredictorConfig(width=6)))
+    return jax.jit(lambda latent: bind(module, params)(latent))
+
+
+def test_sizes():
+    assert count(to_dict(abstract(_build(PAPER)))) == 22_974_193  # the paper: 23 M
+    assert count(to_dict(abstract(_build(TINY)))) * 2 < 0.5e6  # bytes in bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 4, 6), (1, 5, 10, 2)])
+def test_one_logit_per_patch(small, shape):
+    b, t, h, w = shape
+    logits = small(jnp.ones((*shape, 16)))
+    assert logits.shape == (b, t, h // 2, w // 2)
+    assert logits.dtype == jnp.float32
+
+
+def test_an_image_looks_like_a_still_video(small):
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1, 6, 6, 16)), jnp.float32)
+    video = jnp.repeat(image, 4, axis=1)
+    np.testing.assert_allclose(small(video)[:, 1:2], small(image), atol=1e-5)
+
+
+def test_reach_of_one_latent(small):
+    """Each layer sees one frame and one patch further; the first has stride 2."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 11, 22, 22, 16)), jnp.float32)
+    seen = jnp.abs(small(x.at[:, 5, 10, 10].add(10.0)) - small(x))[0] > 1e-6
+    t, h, w = (np.unique(axis) for axis in np.nonzero(seen))
+    assert t.min() >= 1 and t.max() <= 9 and len(t) > 1
+    assert h.min() >= 2 and h.max() <= 8 and w.min() >= 2 and w.max() <= 8
+    assert seen[5, 5, 5]
+
+
+def test_refused(small):
+    with pytest.raises(ValueError, match=r"3 x 4; both must be even.*16 pixels"):
+        small(jnp.ones((1, 1, 3, 4, 16)))
+    with pytest.raises(ValueError, match="width 0"):
+        PredictorConfig(width=0)
