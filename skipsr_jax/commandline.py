@@ -24,6 +24,13 @@ def leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield prefix + key
 
 
+def _entry(config: ConfigDict, key: str) -> object:
+    """The entry of a dotted name."""
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
 def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
     """The file that --config names (the last one, else ``default``), and the other arguments."""
     path, rest, position = default, [], 0
@@ -78,7 +85,7 @@ def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
 
 
 def parse(
-    argv: Sequence[str], default_config: str, flag_values: flags.FlagValues
+    argv: Sequence[str], default_config: str, flag_values: flags.FlagValues, about: str = ""
 ) -> tuple[flags.FlagValues, ConfigDict]:
     """Parses ``argv`` (program name first) into flags and the locked config with its overrides.
 
@@ -86,12 +93,18 @@ def parse(
       argv: as in sys.argv.
       default_config: the config file when --config is not given.
       flag_values: where the program's other flags are defined.
+      about: the program's description, for --help.
 
     Raises:
+      SystemExit: after printing the help that was asked for.
       UserError: an unknown flag or key, a value of the wrong type, a config that cannot be read.
     """
     path, argv = _split_config(argv, default_config)
     config = _read_config(path)
+    if any(argument in ("--help", "-help", "-h") for argument in argv):
+        entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
+        print(f"{about}\nflags:\n{flag_values.get_help()}\n\nentries of {path}:\n{entries}")
+        raise SystemExit(0)
     _check_keys(argv, config)
     try:
         config_flags.DEFINE_config_dict(

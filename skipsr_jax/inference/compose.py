@@ -65,6 +65,9 @@ def compose_pixels(
     keep: Bool[Array, "f r q"],
     feather: int,
 ) -> Float[Array, "f h w 3"]:
-    """Decoded frames with the upscaled input in their skipped patches. Values in one range."""
-    weight = seam_weights(keep, feather)[..., None]
-    return upscaled + weight * (decoded - upscaled)
+    """Decoded frames with the upscaled input in their skipped patches. Values in one range.
+
+    The mask may reach beyond the frames at the bottom and the right, where they were padded.
+    """
+    weight = seam_weights(keep, feather)[:, : decoded.shape[1], : decoded.shape[2]]
+    return upscaled + weight[..., None] * (decoded - upscaled)

@@ -4,6 +4,9 @@ The networks want heights and widths in multiples of 16 (a patch of 2 x 2 latent
 4k + 1 frames in [-1, 1]. Padding repeats the last row, column and frame, and is cut off at the end.
 """
 
+import itertools
+from collections.abc import Iterable
+
 import numpy as np
 
 from skipsr_jax.errors import UserError
@@ -25,7 +28,7 @@ def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
         target = round(height * size.width / width), size.width
     else:
         target = round(height * size.factor), round(width * size.factor)
-    if not (1 <= min(target) and max(target) <= 16384):
+    if not (min(target) >= 1 and max(target) <= 16384):
         raise UserError(
             f"{width}x{height} input would become {target[1]}x{target[0]}: sides must lie within "
             f"1 .. 16384 pixels; change config.size"
@@ -66,13 +69,7 @@ def pad_space(frames: Float[HostArray, "f h w c"]) -> Float[HostArray, "f h2 w2 
     return np.pad(frames, grow, mode="edge")
 
 
-def slices(latent_frames: int, per_slice: int) -> list[tuple[slice, slice]]:
-    """How the autoencoder walks along time: (pixel frames, latent frames) of each slice.
-
-    The first slice holds one latent frame more, as the first pixel frame has a latent of its own.
-    """
-    cuts = [0, *range(1 + per_slice, latent_frames, per_slice), latent_frames]
-    pixel = [0, *((cut - 1) * PATCH_FRAMES + 1 for cut in cuts[1:])]
-    return [
-        (slice(pixel[i], pixel[i + 1]), slice(cuts[i], cuts[i + 1])) for i in range(len(cuts) - 1)
-    ]
+def spans(lengths: Iterable[int]) -> list[slice]:
+    """Consecutive slices of these lengths, from 0 on."""
+    ends = list(itertools.accumulate(lengths))
+    return [slice(start, end) for start, end in itertools.pairwise([0, *ends])]

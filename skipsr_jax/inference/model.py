@@ -1,0 +1,109 @@
+"""The networks of a checkpoint, ready to run: modules as shapes, parameters as one nested dict.
+
+The checkpoint's config says what the networks are; nothing else does. Invariant: a ``Model`` has
+the parts that the run needs, with parameters that fit them.
+"""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.nn.params import Params, abstract, to_dict
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Abstract modules and the numbers that make them real.
+
+    Attributes:
+      source: the checkpoint, for messages.
+      vae, dit: autoencoder and transformer.
+      predictor: None when the checkpoint was loaded without it.
+      params: ``{"vae": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, j), ...}}``.
+    """
+
+    source: str
+    vae: VAE
+    dit: DiT
+    predictor: MaskPredictor | None
+    params: Params
+
+
+def compute_dtype(name: str) -> Any:
+    """The dtype of a name; auto: bfloat16 on accelerators, float32 on CPU."""
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(name).type
+
+
+def locate(path: str) -> str:
+    """A relative checkpoint path is taken from here, or else from the repository's root."""
+    beside = REPOSITORY / path
+    if "://" in path or os.path.exists(path) or not beside.exists():
+        return path
+    return str(beside)
+
+
+def _part(config: dict[str, Any], name: str, cls: type, source: str) -> Any:
+    if name not in config:
+        have = ", ".join(key for key in config if key in ("vae", "dit", "predictor")) or "none"
+        hint = "set config.mask.source=input" if name == "predictor" else "take another checkpoint"
+        raise UserError(f"{source} has no {name} (of the networks it has {have}): {hint}")
+    return from_json(cls, config[name], source)
+
+
+def load_model(path: str, dtype: str, with_predictor: bool) -> Model:
+    """The networks stored at ``path``, in the compute dtype that ``dtype`` names.
+
+    Raises UserError when the checkpoint is missing, damaged, of another kind, or lacks a part.
+    """
+    source = locate(path)
+    kind = compute_dtype(dtype)
+    kinds = {"dtype": kind, "param_dtype": kind}
+    config = store.load_config(source)
+
+    vae_config = _part(config, "vae", VAEConfig, source)
+    dit_config = _part(config, "dit", DiTConfig, source)
+    channels = 2 * vae_config.latent_channels + 1
+    if dit_config.in_channels != channels:
+        raise UserError(
+            f"{source}: the transformer takes {dit_config.in_channels} channels, but latents of "
+            f"{vae_config.latent_channels} make {channels}: its parts are not of one model"
+        )
+    vae = abstract(lambda: VAE(vae_config, rngs=nnx.Rngs(0), **kinds))
+    dit = abstract(lambda: DiT(dit_config, rngs=nnx.Rngs(0), **kinds))
+    wanted = {"vae": to_dict(vae), "dit": to_dict(dit)}
+    predictor = None
+    if with_predictor:
+        predictor_config = _part(config, "predictor", PredictorConfig, source)
+        predictor = abstract(lambda: MaskPredictor(predictor_config, rngs=nnx.Rngs(0), **kinds))
+        wanted["predictor"] = to_dict(predictor)
+
+    params = store.restore_params(source, wanted, dtype=kind)
+    params["text"] = store.restore_params(source, dtype=kind, only=("text",))["text"]
+    _check_text(params["text"], dit_config, source)
+    return Model(source, vae, dit, predictor, params)
+
+
+def _check_text(text: Params, config: DiTConfig, source: str) -> None:
+    for name, embedding in text.items():
+        if embedding.ndim != 2 or embedding.shape[1] != config.text_width:
+            raise UserError(
+                f"{source}: the {name} text embedding has shape {tuple(embedding.shape)}, the "
+                f"transformer takes (tokens, {config.text_width})"
+            )
+    if "positive" not in text:
+        raise UserError(f"{source} has no positive text embedding")

@@ -1,0 +1,159 @@
+"""Where results go: names, checks before any work, and one kind of writer for each kind of input.
+
+Invariant: a name the user gave, or one that exists, is never touched unless asked, and every
+problem that can be seen beforehand is told before the model is loaded.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from skipsr_jax.data.images import check_image_output, write_image
+from skipsr_jax.data.reader import Media
+from skipsr_jax.data.writer import (
+    WRITABLE_VIDEO_EXTENSIONS,
+    Encoding,
+    FrameFolderWriter,
+    VideoWriter,
+    check_folder_output,
+    check_video_output,
+)
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.settings import Output, Size
+from skipsr_jax.types import Float, HostArray
+
+DEFAULT_FOLDER = "outputs"
+
+
+class Writer(Protocol):
+    """Takes frames one by one; the result appears at a clean end of the ``with`` block."""
+
+    def __enter__(self) -> Self: ...
+
+    def write(self, frame: HostArray) -> None: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class ImageWriter(contextlib.AbstractContextManager):
+    """The one frame of a picture."""
+
+    def __init__(self, path: pathlib.Path, source: Media, overwrite: bool):
+        self._path, self._source, self._overwrite = path, source, overwrite
+        self._frame: HostArray | None = None
+
+    def write(self, frame: HostArray) -> None:
+        """Keeps the frame until the end."""
+        self._frame = frame
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None and self._frame is not None:
+            profile = self._source.icc_profile
+            write_image(self._path, self._frame, overwrite=self._overwrite, icc_profile=profile)
+
+
+def default_name(media: Media, target: tuple[int, int], size: Size) -> str:
+    """<name>_x4.mp4, or <name>_1280x720.mp4 when a height or width was asked for."""
+    by_factor = not (size.height or size.width)
+    suffix = f"x{size.factor:g}" if by_factor else f"{target[1]}x{target[0]}"
+    if media.kind == "frames":
+        return f"{media.path.resolve().name}_{suffix}"
+    extension = ".png"
+    if media.kind == "video":
+        extension = media.path.suffix.lower()
+        if extension not in WRITABLE_VIDEO_EXTENSIONS:
+            extension = ".mkv" if media.has_audio else ".mp4"
+    return f"{media.path.stem}_{suffix}{extension}"
+
+
+def output_paths(
+    inputs: Sequence[Media], targets: Sequence[tuple[int, int]], size: Size, output: str | None
+) -> list[pathlib.Path]:
+    """One path for each input. ``output`` names the file for one input, else a folder.
+
+    Raises UserError when two inputs would get one name, or the folder is a file.
+    """
+    names = [default_name(m, t, size) for m, t in zip(inputs, targets, strict=True)]
+    if output and len(inputs) == 1:
+        path = pathlib.Path(output)
+        into = path.is_dir() and (inputs[0].kind != "frames" or any(path.iterdir()))
+        return [path / names[0] if into else path]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"two inputs would both become {twice[0]}: rename one of them")
+    folder = pathlib.Path(output or DEFAULT_FOLDER)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; results go into a folder of that name")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
+    return [folder / name for name in names]
+
+
+def mask_path(path: pathlib.Path) -> pathlib.Path:
+    """Where the picture of the mask goes: <name>_mask beside the result."""
+    return path.with_name(f"{path.stem}_mask{path.suffix}")
+
+
+def _holds(path: pathlib.Path, media: Media) -> str:
+    """What is written at ``path``: image, video or frames (a folder)."""
+    if media.kind == "image":
+        return "image"
+    return "video" if path.suffix else "frames"
+
+
+def check_output(path: pathlib.Path, media: Media, overwrite: bool) -> None:
+    """Raises the UserError that writing would end in."""
+    same = path.exists() and path.samefile(media.path)
+    if same:
+        raise UserError(f"{path} is the input itself; name another output")
+    kind = _holds(path, media)
+    if kind != "frames" and path.is_file() and not overwrite:
+        raise UserError(f"{path} exists: give --overwrite to replace it, or another --output")
+    if kind == "image":
+        check_image_output(path, overwrite=overwrite, bit_depth=media.bit_depth)
+    elif kind == "video":
+        check_video_output(path, overwrite=overwrite)
+        if media.frame_rate is None:
+            raise UserError(
+                f"cannot write {path}: a folder of frames has no frame rate; name a folder"
+            )
+    else:
+        check_folder_output(path, overwrite=overwrite)
+
+
+def open_writer(
+    path: pathlib.Path, media: Media, size: tuple[int, int], output: Output, overwrite: bool
+) -> Writer:
+    """The writer for what ``media`` becomes."""
+    kind = _holds(path, media)
+    if kind == "image":
+        return ImageWriter(path, media, overwrite)
+    if kind == "frames":
+        return FrameFolderWriter(path, source=media, overwrite=overwrite)
+    encoding = Encoding(codec=output.codec or None, crf=None if output.crf < 0 else output.crf)
+    height, width = size
+    return VideoWriter(
+        path, height=height, width=width, source=media, encoding=encoding, overwrite=overwrite
+    )
+
+
+def quantise(frame: Float[HostArray, "h w 3"], bit_depth: int) -> HostArray:
+    """Pixels in [0, 1] as uint8 for 8-bit sources, else uint16 on the full scale."""
+    kind = np.uint8 if bit_depth == 8 else np.uint16
+    return np.rint(frame * np.float32(np.iinfo(kind).max)).astype(kind)

@@ -1,0 +1,188 @@
+"""The networks' part of the way: encode, predict the mask, refine the kept patches, decode.
+
+Each stage is one function, arrays in and arrays out, around programs that are compiled once per
+shape with the parameters as arguments. The transformer's program depends on the bucket and
+the text length alone: resolution, frame count and mask reach it as index arrays.
+Latents here are scaled (times the autoencoder's ``scaling_factor``), as the transformer sees them.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skipsr_jax.diffusion.condition import add_condition_noise, condition
+from skipsr_jax.diffusion.guidance import combine
+from skipsr_jax.diffusion.sampler import euler_sample
+from skipsr_jax.diffusion.timesteps import uniform_trailing
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.compose import gather_patches, scatter_patches
+from skipsr_jax.inference.geometry import spans
+from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.kernels.varlen_attention import choose
+from skipsr_jax.kernels.varlen_attention.problem import Problem
+from skipsr_jax.models.vae_slices import (
+    decode_clip,
+    decode_step,
+    encode_clip,
+    encode_step,
+    frame_slices,
+    latent_slices,
+)
+from skipsr_jax.nn.params import bind
+from skipsr_jax.tokens.buckets import Bucket
+from skipsr_jax.tokens.patches import PATCH
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
+from skipsr_jax.types import Array, Bool, Float, HostArray
+
+_PIXELS = PATCH * PATCH
+"""Latent pixels in a token."""
+
+
+def _model_input(
+    noisy: Float[Array, "b n x"], conditions: Float[Array, "b n y"]
+) -> Float[Array, "b n i"]:
+    """Tokens of the noisy latent and of the condition, interleaved pixel by pixel."""
+    b, n, _ = noisy.shape
+    parts = [part.reshape(b, n, _PIXELS, -1) for part in (noisy, conditions)]
+    return jnp.concatenate(parts, axis=-1).reshape(b, n, -1)
+
+
+class Stages:
+    """The compiled stages of one model. Making it compiles nothing."""
+
+    def __init__(self, model: Model):
+        vae, dit, predictor = model.vae, model.dit, model.predictor
+        self.model = model
+        scale = vae.config.scaling_factor
+
+        def sample(posteriors, noise):
+            joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
+            return joined.sample(noise) * scale
+
+        def velocity(params, noisy, conditions, text, timestep, plan):
+            timesteps = jnp.broadcast_to(timestep, plan.text_length.shape)
+            patches = _model_input(noisy, conditions)
+            return bind(dit, params)(patches, text, timesteps, plan)
+
+        self._encode_step, self._decode_step = encode_step(vae), decode_step(vae)
+        self._sample = jax.jit(sample)
+        self._unscale = jax.jit(lambda latent: latent / scale)
+        self._velocity = jax.jit(velocity)
+        self._condition_noise = jax.jit(add_condition_noise, static_argnames="strength")
+        self._gather = jax.jit(gather_patches)
+        self._gather_condition = jax.jit(
+            lambda latent, index: gather_patches(condition(latent), index)
+        )
+        self._scatter = jax.jit(scatter_patches)
+        if predictor is not None:
+            self._logits = jax.jit(lambda params, latent: bind(predictor, params)(latent))
+
+    @property
+    def compiled_transformers(self) -> int:
+        """How many programs of the transformer have been compiled so far."""
+        return self._velocity._cache_size()
+
+    def encode(
+        self,
+        frames: Float[Array | HostArray, "b f h w 3"],
+        noise: Float[Array, "b t v u c"],
+        slice_latents: int = 1,
+    ) -> Float[Array, "b t v u c"]:
+        """A sample of the posterior of frames in [-1, 1], scaled; f = 4t - 3, v = h/8, u = w/8.
+
+        ``noise`` is standard normal; zeros give the mean. The autoencoder takes
+        ``slice_latents`` latent frames at a time, which changes memory and not the result.
+        """
+        walk = spans(frame_slices(frames.shape[1], slice_latents))
+        parts = (jnp.asarray(frames[:, part]) for part in walk)
+        posteriors = encode_clip(self._encode_step, self.model.params["vae"], parts)
+        return self._sample(list(posteriors), noise)
+
+    def mask_logits(self, latent: Float[Array, "b t v u c"]) -> Float[Array, "b t r q"]:
+        """The predictor's logit of each patch; positive: it needs refinement."""
+        return self._logits(self.model.params["predictor"], latent)
+
+    def refine(
+        self,
+        latent: Float[Array, "1 t v u c"],
+        keep: Bool[HostArray, "t r q"],
+        noise: Float[Array, "1 t v u c"],
+        sampler: Sampler,
+        condition_noise: Float[Array, "1 t v u c"] | None = None,
+    ) -> tuple[Float[Array, "1 t v u c"], Bucket | None]:
+        """The latent with its kept patches refined, and the bucket in which they ran.
+
+        Args:
+          latent: of the low-quality input; skipped patches keep it.
+          keep: which patches run; none: the latent comes back and nothing runs.
+          noise: x_T.
+          sampler: steps and guidance.
+          condition_noise: needed when the sampler puts noise on the condition.
+        """
+        if not keep.any():
+            return latent, None
+        given = latent
+        if sampler.condition_noise > 0:
+            given = self._condition_noise(latent, condition_noise, sampler.condition_noise)
+        bucket = required_bucket([keep])
+        prompts = [self._prompt(name, keep, bucket) for name in self._prompts_of(sampler)]
+        index = prompts[0][1].patch_index
+        conditions = self._gather_condition(given, index)
+
+        def predict(noisy: Array, timestep: Array) -> Array:
+            results = [
+                self._velocity(self.model.params["dit"], noisy, conditions, text, timestep, plan)
+                for text, plan in prompts
+            ]
+            if len(results) == 1:
+                return results[0]
+            return combine(*results, sampler.guidance, sampler.rescale)
+
+        start = self._gather(noise, index)
+        refined = euler_sample(predict, start, uniform_trailing(sampler.steps))
+        return self._scatter(latent, refined, index), bucket
+
+    def decode(
+        self,
+        latent: Float[Array, "b t v u c"],
+        upscaled: Float[Array | HostArray, "b f h w 3"],
+        slice_latents: int = 1,
+    ) -> Iterator[Float[Array, "b s h w 3"]]:
+        """Frames in about [-1, 1], slice by slice. ``upscaled`` (the input, in [-1, 1]) is what a
+        residual decoder adds to; others do not look at it."""
+        latents, params = latent.shape[1], self.model.params["vae"]
+        unscaled = self._unscale(latent)
+        parts = (unscaled[:, part] for part in spans(latent_slices(latents, slice_latents)))
+        base = None
+        if self.model.vae.config.residual_decoder:
+            walk = spans(frame_slices(upscaled.shape[1], slice_latents))
+            base = (jnp.asarray(upscaled[:, part]) for part in walk)
+        return decode_clip(self._decode_step, params, parts, base)
+
+    def attention(self, bucket: Bucket) -> str:
+        """Name of the attention kernel that runs a bucket here."""
+        config = self.model.dit.config
+        text = self.model.params["text"]["positive"]
+        rows = bucket.tokens + bucket.windows * text.shape[0]
+        dtype = np.dtype(self.model.dit.dtype)
+        problem = Problem(1, rows, config.heads, config.head_dim, bucket.windows, dtype)
+        return choose(problem)[0]
+
+    def _prompts_of(self, sampler: Sampler) -> tuple[str, ...]:
+        if sampler.guidance == 1:
+            return ("positive",)
+        if "negative" not in self.model.params["text"]:
+            raise UserError(
+                f"{self.model.source} has no negative text embedding: set config.sampler.guidance=1"
+            )
+        return ("positive", "negative")
+
+    def _prompt(
+        self, name: str, keep: Bool[HostArray, "t r q"], bucket: Bucket
+    ) -> tuple[Float[Array, "1 m j"], TokenPlan]:
+        text = self.model.params["text"][name][None]
+        plan = build_plan([keep], [text.shape[1]], bucket)
+        return text, jax.tree.map(jnp.asarray, plan)

@@ -1,0 +1,195 @@
+"""The way of the data, from the frames of a clip to the frames of its upscaled version.
+
+    frames -> upscale to target size -> pad to 4n + 1 and 16, [-1, 1] -> encode -> keep mask
+           -> kept tokens through the transformer -> compose -> decode -> colour fix -> pixels of
+           skipped patches from the input -> crop and trim -> frames
+
+Long clips run in overlapping chunks. Invariants: as many frames come out as go in, each of the
+target size; the result is a function of (frames, model, settings), the seed included.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skipsr_jax.data import resize
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference import masks
+from skipsr_jax.inference.chunks import OutputFrame, joined, overlapping
+from skipsr_jax.inference.colour import fix_colour
+from skipsr_jax.inference.compose import compose_pixels
+from skipsr_jax.inference.geometry import pad_frames, pad_space, token_grid
+from skipsr_jax.inference.report import Report
+from skipsr_jax.inference.settings import Mask, Settings
+from skipsr_jax.inference.stages import Stages
+from skipsr_jax.tokens.criterion import PATCH_FRAMES, dilate
+from skipsr_jax.types import Array, Bool, Float, HostArray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noise:
+    """All the noise of a chunk, each shaped as its latent."""
+
+    posterior: Float[Array, "1 t v u c"]
+    start: Float[Array, "1 t v u c"]
+    condition: Float[Array, "1 t v u c"]
+
+
+def _draw_noise(seed: int, chunk: int, grid: tuple[int, int, int], channels: int) -> _Noise:
+    """Standard normal numbers that depend on seed, chunk number and shape alone."""
+    shape = (1, grid[0], 2 * grid[1], 2 * grid[2], channels)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 3)
+    return _Noise(*(jax.random.normal(key, shape, jnp.float32) for key in keys))
+
+
+def _unit(frames: HostArray) -> HostArray:
+    """uint8 or uint16 -> float32 in [0, 1]."""
+    return frames.astype(np.float32) * np.float32(1 / np.iinfo(frames.dtype).max)
+
+
+_frame_of = jax.jit(lambda slice_of_frames, place: slice_of_frames[0, place])
+
+
+@functools.partial(jax.jit, static_argnames=("size", "colour", "keep_skipped", "feather"))
+def _finish(
+    decoded: Float[Array, "h w 3"],
+    upscaled: Float[Array, "h w 3"],
+    keep: Bool[Array, "r q"],
+    size: tuple[int, int],
+    colour: str,
+    keep_skipped: bool,
+    feather: int,
+) -> Float[Array, "h2 w2 3"]:
+    """A decoded frame in [-1, 1] -> shown pixels in [0, 1], cropped to ``size``.
+
+    One frame at a time: one program, whatever the length of the autoencoder's slices.
+    """
+    height, width = size
+    given = upscaled[:height, :width]
+    frame = fix_colour(0.5 * decoded[:height, :width] + 0.5, given, colour)
+    if keep_skipped:
+        frame = compose_pixels(frame[None], given[None], keep[None], feather)[0]
+    return jnp.clip(frame, 0, 1)
+
+
+def keep_mask(
+    mask: Mask,
+    stages: Stages,
+    latent: Float[Array, "1 t v u c"],
+    frames: HostArray,
+    truth: HostArray | None,
+    target: tuple[int, int],
+) -> Bool[HostArray, "t r q"]:
+    """Which patches of a chunk run.
+
+    Args:
+      mask: the source and its threshold.
+      latent: of the low-quality input.
+      frames: the input before upscaling, (f, h, w, 3) uint8 or uint16.
+      truth: the true frames at the target size, for the oracle.
+      target: (height, width) in pixels.
+    """
+    if mask.source == "predictor":
+        logits = np.asarray(stages.mask_logits(latent), np.float32)[0]
+        keep = masks.from_logits(logits, mask.probability)
+    elif mask.source == "input":
+        keep = masks.from_input(_unit(frames), target, mask.input_tau)
+    elif mask.source == "oracle":
+        keep = masks.from_reference(_unit(truth), mask.oracle_tau)
+    else:
+        keep = masks.dense(token_grid(len(frames), *target))
+    return dilate(keep, mask.dilate)
+
+
+def _upscale_chunk(
+    frames: HostArray,
+    truth: HostArray | None,
+    target: tuple[int, int],
+    number: int,
+    stages: Stages,
+    settings: Settings,
+    report: Report,
+) -> Iterator[OutputFrame]:
+    """The way of the data for one chunk, whose place in the clip is ``number``."""
+    count, overlap = len(frames), settings.chunk.overlap if number else 0
+    channels = stages.model.vae.config.latent_channels
+    noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
+    with report.stage("upscale"):
+        upscaled = pad_space(pad_frames(resize.upscale(frames, target)))
+    with report.stage("encode"):
+        signed = 2 * upscaled[None] - 1
+        latent = stages.encode(signed, noise.posterior, settings.slice_latents)
+        latent.block_until_ready()
+    report.advance("encode", count - overlap)
+    with report.stage("mask"):
+        keep = keep_mask(settings.mask, stages, latent, frames, truth, target)
+    with report.stage("refine"):
+        refined, bucket = stages.refine(
+            latent, keep, noise.start, settings.sampler, noise.condition
+        )
+        refined.block_until_ready()
+    report.advance("refine", count - overlap)
+    report.chunk(keep, bucket)
+
+    keep = keep[(np.arange(count) + PATCH_FRAMES - 1) // PATCH_FRAMES]  # of each frame
+    if bucket is None and settings.pixels.keep_skipped:  # decoding would leave no trace
+        report.advance("decode", count - overlap)
+        yield from zip(upscaled[:count, : target[0], : target[1]], keep, strict=True)
+        return
+    frame = 0
+    decoded = stages.decode(refined, signed, settings.slice_latents)
+    while frame < count:
+        with report.stage("decode"):
+            pixels = next(decoded).block_until_ready()
+        for place in range(min(pixels.shape[1], count - frame)):
+            with report.stage("colour"):
+                given = jnp.asarray(upscaled[frame]), jnp.asarray(keep[frame])
+                after = dataclasses.asdict(settings.pixels)
+                shown = np.asarray(_finish(_frame_of(pixels, place), *given, target, **after))
+            report.advance("decode", frame >= overlap)
+            yield shown, keep[frame]
+            frame += 1
+
+
+def upscale_frames(
+    frames: Iterable[HostArray],
+    target: tuple[int, int],
+    stages: Stages,
+    settings: Settings,
+    report: Report,
+    reference: Iterable[HostArray] | None = None,
+) -> Iterator[OutputFrame]:
+    """Frames at the target size, pixels in [0, 1], each with its keep mask, as they get ready.
+
+    Args:
+      frames: of the input, (h, w, 3), uint8 or uint16.
+      target: (height, width) in pixels.
+      stages: of the model.
+      settings: of the run.
+      report: where the stages note their time and what was skipped.
+      reference: the true frames at the target size; the oracle mask needs them.
+    """
+    length, overlap = settings.chunk.frames, settings.chunk.overlap
+    inputs = overlapping(frames, length, overlap)
+    truths = itertools.repeat((None, False))
+    if reference is not None:
+        truths = overlapping(reference, length, overlap)
+
+    def chunks() -> Iterator[tuple[Iterator[OutputFrame], bool]]:
+        for number, (piece, last) in enumerate(inputs):
+            truth, _ = next(truths, (None, False))
+            if reference is not None and (
+                truth is None or truth.shape[:3] != (len(piece), *target)
+            ):
+                raise UserError(
+                    f"config.mask.reference must hold the input's frames, one for one, at "
+                    f"{target[1]}x{target[0]} pixels"
+                )
+            yield _upscale_chunk(piece, truth, target, number, stages, settings, report), last
+
+    return joined(chunks(), overlap)
