@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     data.workers = 14
     data.batch = 16
     data.frames = 17
-    data.crop = (256, 256)
+    data.crop = (192, 192)
     data.image_batch = 64
     data.image_crop = (256, 256)
     data.image_share = 0.2

@@ -27,10 +27,10 @@ def get_config() -> ConfigDict:
     data.workers = 14
     data.batch = 16
     data.frames = 17
-    data.crop = (240, 432)  # the shape of a window at 720p
+    data.crop = (128, 240)
     data.image_batch = 32
-    data.image_crop = (240, 432)
-    data.image_share = 0.2
+    data.image_crop = (240, 432)  # the shape of a window at 720p: all its positions are seen
+    data.image_share = 0.35
     data.pan_share = 0.3
 
     config.loss = loss = ConfigDict()

@@ -25,10 +25,10 @@ def get_config() -> ConfigDict:
     data.eval_root = ()
     data.cache = "/tmp/skipsr_clips"
     data.workers = 14
-    data.batch = 16
+    data.batch = 8
     data.frames = 17
     data.crop = (128, 128)
-    data.image_batch = 32
+    data.image_batch = 16
     data.image_crop = (256, 256)
     data.image_share = 0.2
     data.pan_share = 0.3
