@@ -15,7 +15,7 @@ import hashlib
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,7 @@ CONFIG_CLASSES = {"dit": DiTConfig, "vae": VAEConfig}
 TEXT_FILES = {"positive": "pos_emb.pt", "negative": "neg_emb.pt"}
 
 _SHOWN_MISMATCHES = 40
+_BATCH_BYTES = 1 << 28
 
 
 def read_tensors(path: str, section: str | None = None) -> dict[str, LazyTensor]:
@@ -138,7 +139,7 @@ def import_official(
         for name, array in text.items():
             if array.shape[1] != width:
                 raise UserError(
-                    f"{texts[name]}: embeddings of width {array.shape[1]}; the transformer wants {width}"
+                    f"{texts[name]}: embeddings of width {array.shape[1]}; the model wants {width}"
                 )
     config: dict[str, Any] = {part: to_json(found[part][0]) for part in found}
     config["sources"] = {name: _sha256(path) for name, path in (sources | texts).items()}
@@ -155,6 +156,33 @@ def import_official(
             params[part] = unflatten(arrays)
         store.save_model(folder, params, config)
     return config
+
+
+def _batches(
+    checkpoint: str, part: str, leaves: dict[str, jax.ShapeDtypeStruct]
+) -> Callable[[str], np.ndarray]:
+    """A reader of single arrays, which restores small ones together (each restore costs a while).
+
+    An array is given once, then forgotten; asking in the order of ``leaves`` reads nothing twice.
+    """
+    batch_of: dict[str, int] = {}
+    filled, number = 0, 0
+    for path, leaf in leaves.items():
+        nbytes = leaf.size * leaf.dtype.itemsize
+        if filled and filled + nbytes > _BATCH_BYTES:
+            filled, number = 0, number + 1
+        filled += nbytes
+        batch_of[path] = number
+    waiting: dict[str, np.ndarray] = {}
+
+    def read(path: str) -> np.ndarray:
+        if path not in waiting:
+            waiting.clear()
+            wanted = [f"{part}/{p}" for p, batch in batch_of.items() if batch == batch_of[path]]
+            waiting.update(store.leaves(store.restore_host(checkpoint, paths=wanted)[part]))
+        return waiting.pop(path)
+
+    return read
 
 
 def export_official(checkpoint: str, out: str, form: str) -> list[str]:
@@ -183,10 +211,7 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
             if stored.keys() != {entry.path for entry in entries}:
                 raise UserError(f"{source}: its arrays are not those of its config")
 
-            def read(path: str, part: str = part) -> np.ndarray:
-                key = f"{part}/{path}"
-                return store.leaves(store.restore_host(checkpoint, paths=[key]))[key]
-
+            read = _batches(checkpoint, part, store.leaves(shapes[part]))
             mixed = config.get("mixed_dtypes", {}).get(part, {})
             tensors = staging.scatter(entries, stored, read, mixed, scratch / part)
             writer.write(done / f"{part}.{form}", tensors)

@@ -1,9 +1,9 @@
 """The key tables: official SeedVR parameter names <-> ours. One table per network, read both ways.
 
 A row is (official name, our path, the official axes in our order). ``{...}`` stands for one of a
-few words; a path under ``mm_blocks`` or ``shared_blocks`` is an array with all layers of that stack on
-its first axis, one official tensor each. Invariant: the table covers every parameter of a model,
-and no two parameters share an official name.
+few words; a path under ``mm_blocks`` or ``shared_blocks`` is an array with all layers of that
+stack on its first axis, one official tensor each. Invariant: the table covers every parameter of a
+model, and no two parameters share an official name.
 """
 
 import re

@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
 from skipsr_jax.nn.params import Params, unflatten
 
@@ -30,9 +31,6 @@ NEVER_CAST = ("rope_freqs",)
 
 # What Orbax may hold in memory on top of the arrays themselves while it reads or writes.
 _CONCURRENT_GB = 1
-# Arrays are stored in chunks of about this size, which bounds memory and suits sharded reading.
-_CHUNK_BYTES = 1 << 26
-
 PathLike = str | os.PathLike
 
 
@@ -227,17 +225,6 @@ def restore_host(
     return _restored(found, branch, unflatten(flat), unflatten(args))
 
 
-def _streaming_handler() -> ocp.PyTreeCheckpointHandler:
-    """Writes numpy arrays (also memory-mapped ones) from where they lie, without copies of them."""
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, ocp.type_handlers.ArrayHandler()),
-    )
-    return ocp.PyTreeCheckpointHandler(
-        type_handler_registry=registry, save_concurrent_gb=_CONCURRENT_GB
-    )
-
-
 def save_model(
     path: PathLike, params: Params, config: dict[str, Any], *, step: int = 0
 ) -> epath.Path:
@@ -256,8 +243,8 @@ def save_model(
         place.rmtree()
     place.mkdir(parents=True)
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    handlers = {"state": _streaming_handler(), "config": ocp.JsonCheckpointHandler()}
-    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), params)
+    handlers = {"state": state_handler(_CONCURRENT_GB), "config": ocp.JsonCheckpointHandler()}
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
     with ocp.CheckpointManager(place, options=options, item_handlers=handlers) as manager:
         manager.save(
             step,

@@ -1,0 +1,137 @@
+"""Merges the checkpoints of training stages into one model checkpoint, which infer.py reads.
+
+    python -m skipsr_jax.checkpoints.export --vae=runs/vae --dit=runs/sr \\
+        --predictor=runs/predictor --out=checkpoints/mine --dtype=bfloat16 --ema
+
+Each network comes from the last step of its own run; text embeddings from the transformer's, or
+from --positive / --negative. Invariant: the config describes exactly what is in the checkpoint, and
+``exported`` says which run and step each part comes from.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
+from skipsr_jax.checkpoints.lazy import dtype_named
+from skipsr_jax.errors import UserError
+from skipsr_jax.nn.params import Params, unflatten
+
+PARTS = ("dit", "vae", "predictor")
+_DTYPES = ("float32", "bfloat16", "float16")
+
+# Which run says at what threshold patches were called skippable: the first of these that does.
+_TAU_FROM = ("predictor", "dit")
+
+
+def _cast(params: Params, dtype: np.dtype | None) -> Params:
+    def one(path: str, array: np.ndarray) -> np.ndarray:
+        floating = jnp.issubdtype(array.dtype, jnp.floating)
+        keep = dtype is None or not floating or path.rsplit("/", 1)[-1] in store.NEVER_CAST
+        return array if keep else array.astype(dtype)
+
+    return unflatten({path: one(path, array) for path, array in store.leaves(params).items()})
+
+
+def merge(
+    out: str,
+    runs: dict[str, str],
+    *,
+    texts: dict[str, str] | None = None,
+    dtype: str | None = None,
+    ema: bool = False,
+) -> dict[str, Any]:
+    """Writes the model checkpoint ``out`` and returns its config.
+
+    Args:
+      out: a folder that does not exist yet.
+      runs: {"dit", "vae", "predictor": a workdir, step folder or model folder}, or fewer.
+      texts: {"positive", "negative": a .pt file}; they replace the run's own.
+      dtype: of floating numbers (rope_freqs aside); None keeps the stored ones.
+      ema: take the averaged weights.
+
+    Raises:
+      UserError: a run has no complete checkpoint or not that network, or ``out`` exists.
+    """
+    params: Params = {}
+    config: dict[str, Any] = {"exported": {}}
+    branch = "ema" if ema else "params"
+    target = None if dtype is None else dtype_named(dtype)
+    taus = {}
+    for part, run in runs.items():
+        found = store.step_folder(run)
+        its_config = store.load_config(found)
+        if part not in its_config:
+            raise UserError(f"{found}: its config has no {part!r}")
+        params[part] = _cast(store.restore_host(found, (part,), branch=branch)[part], target)
+        config[part] = its_config[part]
+        config["exported"][part] = {"run": str(run), "step": int(found.name), "branch": branch}
+        if "tau" in its_config:
+            taus[part] = its_config["tau"]
+        if part == "dit" and "text" in store.stored_shapes(found):
+            params["text"] = store.restore_host(found, ("text",))["text"]
+    text = {name: read_text(path) for name, path in (texts or {}).items()}
+    if text or "text" in params:
+        params["text"] = _cast(params.get("text", {}) | text, target)
+    told = [taus[part] for part in _TAU_FROM if part in taus]
+    if told:
+        config["tau"] = told[0]
+    store.save_model(out, params, config)
+    return config
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+
+    def define(name: str, text: str) -> None:
+        flags.DEFINE_string(name, None, text, flag_values=values)
+
+    for part in PARTS:
+        define(part, f"Workdir of the run that trained the {part}.")
+    for name, file in TEXT_FILES.items():
+        define(name, f"Embedding of the {name} text, .pt ({file}).")
+    define("out", "The folder to write; must not exist.")
+    flags.DEFINE_enum(
+        "dtype", None, _DTYPES, "Of floating numbers; default: as stored.", flag_values=values
+    )
+    flags.DEFINE_bool("ema", False, "Take the averaged weights.", flag_values=values)
+    return values
+
+
+def run(argv: Sequence[str]) -> str:
+    """The command line; returns what to print. ``argv`` starts with the program's name."""
+    values = _flags()
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"what is {rest[1]!r}? name runs with flags, e.g. --dit={rest[1]}")
+    runs = {part: values[part].value for part in PARTS if values[part].value}
+    texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
+    if not values.out or not runs:
+        raise UserError("give --out and at least one of --dit, --vae, --predictor")
+    config = merge(values.out, runs, texts=texts, dtype=values.dtype, ema=values.ema)
+    parts = [f"{part} of step {config['exported'][part]['step']}" for part in runs]
+    return f"{values.out}: wrote {', '.join(parts)}"
+
+
+def main(argv: Sequence[str]) -> int:
+    """``run`` with errors as one line and exit status 1. Stays off accelerators."""
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        print(run(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
