@@ -3,8 +3,7 @@
 import dataclasses
 import pathlib
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from skipsr_jax.checkpoints import store
@@ -13,7 +12,7 @@ from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
 from skipsr_jax.models.presets import TINY
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import flatten, to_dict, unflatten
+from skipsr_jax.nn.params import abstract, flatten, to_dict, unflatten
 
 VAE_CONFIG = VAEConfig(
     block_channels=(4, 4, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True
@@ -24,21 +23,26 @@ DIT_CONFIG = dataclasses.replace(
 PREDICTOR_CONFIG = PredictorConfig(width=4)
 
 
+def _random(key: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Numbers of a sensible size for a parameter of that name; none is zero."""
+    numbers = rng.normal(size=shape).astype(np.float32)
+    if key.endswith("kernel"):
+        return numbers / np.sqrt(np.prod(shape[-5:-1]))
+    return 1 + 0.1 * numbers if key.endswith("scale") else 0.1 * numbers
+
+
 def random_params(seed: int = 0) -> dict:
-    """Parameters of all networks and both texts; zero-initialised ones made random too."""
-    rngs = nnx.Rngs(seed)
-    params = {
-        "vae": to_dict(VAE(VAE_CONFIG, rngs=rngs)),
-        "dit": to_dict(DiT(DIT_CONFIG, rngs=rngs)),
-        "predictor": to_dict(MaskPredictor(PREDICTOR_CONFIG, rngs=rngs)),
-        "text": {"positive": jnp.ones((3, 8)), "negative": -jnp.ones((5, 8))},
+    """Parameters of all networks and both texts."""
+    modules = {
+        "vae": abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0))),
+        "dit": abstract(lambda: DiT(DIT_CONFIG, rngs=nnx.Rngs(0))),
+        "predictor": abstract(lambda: MaskPredictor(PREDICTOR_CONFIG, rngs=nnx.Rngs(0))),
     }
-    flat = flatten(params)
-    for number, key in enumerate(sorted(flat)):
-        if not flat[key].any():
-            noise = jax.random.normal(jax.random.key(number), flat[key].shape)
-            flat[key] = (0.02 * noise).astype(flat[key].dtype)
-    return unflatten(flat)
+    rng = np.random.default_rng(seed)
+    flat = flatten({name: to_dict(module) for name, module in modules.items()})
+    params = unflatten({key: _random(key, leaf.shape, rng) for key, leaf in flat.items()})
+    texts = {"positive": _random("", (3, 8), rng), "negative": _random("", (5, 8), rng)}
+    return params | {"text": texts}
 
 
 def write_small_model(path: pathlib.Path, seed: int = 0) -> str:

@@ -185,4 +185,6 @@ class Stages:
     ) -> tuple[Float[Array, "1 m j"], TokenPlan]:
         text = self.model.params["text"][name][None]
         plan = build_plan([keep], [text.shape[1]], bucket)
-        return text, jax.tree.map(jnp.asarray, plan)
+        # Committed to a device as the parameters are: else the first of several steps, whose noise
+        # is not, would have a program of its own.
+        return text, jax.device_put(plan, text.sharding)

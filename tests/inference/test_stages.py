@@ -1,0 +1,130 @@
+"""The compiled stages: what they depend on, and what they leave alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_model
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.inference.stages import Stages
+from skipsr_jax.tokens.plan import required_bucket
+
+ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = small_model.write_small_model(tmp_path_factory.mktemp("stages") / "model")
+    return load_model(path, "float32", with_predictor=True)
+
+
+@pytest.fixture(scope="module")
+def stages(model):
+    return Stages(model)
+
+
+def latent_of(grid, seed=0):
+    shape = (1, grid[0], 2 * grid[1], 2 * grid[2], 16)
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_one_program_for_two_resolutions_and_two_masks(model):
+    """The compiled transformer depends on the bucket and the text length alone."""
+    stages = Stages(model)
+    rng = np.random.default_rng(0)
+    buckets = set()
+    for grid, share in (((2, 4, 6), 0.9), ((2, 4, 6), 0.7), ((1, 5, 8), 0.9), ((3, 3, 4), 0.8)):
+        keep = rng.random(grid) < share
+        latent = latent_of(grid)
+        _, bucket = stages.refine(latent, keep, latent_of(grid, 1), ONE_STEP)
+        buckets.add(bucket)
+    assert len(buckets) == 1
+    assert stages.compiled_transformers == 1
+
+
+def test_many_steps_share_the_program(stages):
+    grid = (1, 3, 3)
+    before = stages.compiled_transformers
+    stages.refine(latent_of(grid), np.ones(grid, bool), latent_of(grid, 1), ONE_STEP)
+    sampler = dataclasses.replace(ONE_STEP, steps=5)
+    stages.refine(latent_of(grid), np.ones(grid, bool), latent_of(grid, 1), sampler)
+    assert stages.compiled_transformers <= before + 1
+
+
+def test_skipped_patches_keep_the_condition_and_kept_ones_change(stages):
+    keep = np.random.default_rng(1).random((2, 3, 4)) < 0.5
+    latent = latent_of(keep.shape)
+    refined, bucket = stages.refine(latent, keep, latent_of(keep.shape, 1), ONE_STEP)
+    assert bucket == required_bucket([keep])
+    where = np.repeat(np.repeat(keep, 2, 1), 2, 2)
+    changed = (np.asarray(refined) != np.asarray(latent)).any(-1)[0]
+    np.testing.assert_array_equal(changed, where)
+
+
+def test_everything_skipped_runs_nothing(model, monkeypatch):
+    stages = Stages(model)
+
+    def never(*_):
+        raise AssertionError("the transformer ran")
+
+    monkeypatch.setattr(stages, "_velocity", never)
+    latent = latent_of((2, 2, 3))
+    refined, bucket = stages.refine(latent, np.zeros((2, 2, 3), bool), latent, ONE_STEP)
+    assert bucket is None
+    assert refined is latent
+    with pytest.raises(AssertionError, match="the transformer ran"):
+        stages.refine(latent, np.ones((2, 2, 3), bool), latent, ONE_STEP)
+
+
+def test_guidance_runs_both_texts_and_needs_the_negative_one(model):
+    grid = (1, 2, 2)
+    keep, latent, noise = np.ones(grid, bool), latent_of(grid), latent_of(grid, 1)
+    guided = dataclasses.replace(ONE_STEP, guidance=3.0)
+    stages = Stages(model)
+    plain, _ = stages.refine(latent, keep, noise, ONE_STEP)
+    strong, _ = stages.refine(latent, keep, noise, guided)
+    text = model.params["text"]
+    other = Stages(dataclasses.replace(
+        model, params=model.params | {"text": {"positive": text["negative"]}}
+    ))  # fmt: skip
+    negative, _ = other.refine(latent, keep, noise, ONE_STEP)
+    # One step: x0 = noise - v, so guidance acts on x0 as it does on v.
+    want = negative + 3.0 * (plain - negative)
+    np.testing.assert_allclose(np.asarray(strong), np.asarray(want), atol=1e-4)
+    with pytest.raises(UserError, match=r"config\.sampler\.guidance=1"):
+        other.refine(latent, keep, noise, guided)
+
+
+def test_noise_on_the_condition_reaches_the_transformer_only(stages):
+    grid = (2, 2, 2)
+    keep = np.zeros(grid, bool)
+    keep[0] = True
+    latent, noise = latent_of(grid), latent_of(grid, 1)
+    noised = dataclasses.replace(ONE_STEP, condition_noise=0.5)
+    plain, _ = stages.refine(latent, keep, noise, ONE_STEP)
+    other, _ = stages.refine(latent, keep, noise, noised, latent_of(grid, 2))
+    assert np.abs(np.asarray(other - plain))[:, 0].max() > 1e-3
+    np.testing.assert_array_equal(np.asarray(other)[:, 1], np.asarray(latent)[:, 1])
+
+
+def test_slices_of_the_autoencoder_do_not_matter(stages):
+    rng = np.random.default_rng(0)
+    frames = rng.uniform(-1, 1, (1, 9, 16, 16, 3)).astype(np.float32)
+    noise = jnp.asarray(rng.normal(size=(1, 3, 2, 2, 16)).astype(np.float32))
+    one, all_at_once = (stages.encode(frames, noise, n) for n in (1, 3))
+    np.testing.assert_allclose(np.asarray(one), np.asarray(all_at_once), atol=1e-5)
+    whole, parts = (
+        np.concatenate([np.asarray(p) for p in stages.decode(one, frames, n)], axis=1)
+        for n in (3, 1)
+    )
+    assert whole.shape == frames.shape
+    np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+
+def test_logits_are_one_per_patch(stages):
+    assert stages.mask_logits(latent_of((2, 3, 4))).shape == (1, 2, 3, 4)

@@ -1,0 +1,78 @@
+"""Golden case G: encode, transformer, decode, with the functions that upscale.py calls.
+
+The weights go through the converter and the checkpoint, as a user's do.
+"""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from skipsr_jax.checkpoints.convert import import_official
+from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.inference.stages import Stages
+
+LIMIT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def folder(shared):
+    return shared / "golden" / "G_pipeline"
+
+
+@pytest.fixture(scope="module")
+def case(folder):
+    return json.loads((folder / "case.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def golden(folder):
+    found = {path.stem: np.load(path) for path in sorted(folder.glob("*.npz"))}
+    assert found, f"no cases in {folder}"
+    return {name: {k: np.asarray(v, np.float32) for k, v in a.items()} for name, a in found.items()}
+
+
+@pytest.fixture(scope="module")
+def model(folder, case, golden, tmp_path_factory):
+    place = tmp_path_factory.mktemp("golden")
+    sources = {part: str((folder / case[part]).resolve()) for part in ("dit", "vae")}
+    vae_case = json.loads(((folder / case["vae"]).parent / "case.json").read_text())
+    text = str(place / "text.safetensors")
+    save_file({"text": next(iter(golden.values()))["txt"]}, text)
+    out = str(place / "model")
+    groups = vae_case["constructor"]["norm_num_groups"]
+    import_official(out, sources, {"positive": text}, norm_groups=groups)
+    return load_model(out, "float32", with_predictor=False)
+
+
+def close(ours, theirs, what):
+    ours = np.asarray(ours)
+    assert ours.shape == theirs.shape, what
+    error = np.abs(ours - theirs).max()
+    assert error <= LIMIT, f"{what}: max abs diff {error:.2e}"
+
+
+def test_every_stage(case, golden, model):
+    assert model.vae.config.scaling_factor == case["scaling_factor"]
+    sampler = Sampler(
+        steps=case["steps"], guidance=case["cfg_scale"], rescale=0.0, condition_noise=0.0
+    )
+    for name, arrays in golden.items():
+        text = {"positive": jnp.asarray(arrays["txt"])}
+        stages = Stages(dataclasses.replace(model, params=model.params | {"text": text}))
+        frames = np.moveaxis(arrays["x"], 0, -1)[None]
+        latent = stages.encode(frames, jnp.asarray(arrays["eps"][None]))
+        close(latent[0], arrays["latent"], f"{name} latent")
+
+        grid = (latent.shape[1], latent.shape[2] // 2, latent.shape[3] // 2)
+        noise = jnp.asarray(arrays["noise"][None])
+        refined, _ = stages.refine(latent, np.ones(grid, bool), noise, sampler)
+        close(refined[0], arrays["x0"], f"{name} x0")
+
+        parts = [np.asarray(part) for part in stages.decode(refined, frames)]
+        video = np.moveaxis(np.concatenate(parts, axis=1)[0], -1, 0)
+        close(video, arrays["video"], f"{name} video")
