@@ -1,0 +1,82 @@
+"""Stage checkpoints merged into one model checkpoint."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from skipsr_jax.checkpoints import export, lazy, store, torch_writer, train_state
+from skipsr_jax.errors import UserError
+
+
+def train(workdir, params: dict, config: dict, step: int) -> None:
+    ema = jax.tree.map(lambda x: x + 1, params)
+    with train_state.open_manager(workdir / "checkpoints") as manager:
+        state = {"params": params, "ema": ema, "opt_state": {"count": np.zeros((), np.int32)}}
+        train_state.save_step(manager, step, state, config)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
+    train(root / "vae", {"vae": {"w": weights}}, {"vae": {"size": 1}, "settings": {"lr": 1}}, 5)
+    predictor = {"predictor": {"size": 2}, "tau": 2e-4, "settings": {"lr": 2}}
+    train(root / "predictor", {"predictor": {"w": weights * 2}}, predictor, 6)
+    dit = {"mm_blocks": {"rope_freqs": weights, "w": weights}}
+    params = {"dit": dit, "text": {"positive": weights}}
+    train(root / "sr", params, {"dit": {"size": 3}, "tau": 0.5, "vae": {"size": 9}}, 7)
+    return root
+
+
+def test_the_parts_of_all_runs_and_what_they_are(runs, tmp_path, capsys):
+    out = tmp_path / "model"
+    places = [f"--vae={runs}/vae", f"--predictor={runs}/predictor", f"--dit={runs}/sr"]
+    assert export.main(["export", *places, f"--out={out}", "--dtype=bfloat16", "--ema"]) == 0
+    assert "dit of step 7, vae of step 5, predictor of step 6" in capsys.readouterr().out
+    config = store.load_config(out)
+    assert [config[part]["size"] for part in ("vae", "predictor", "dit")] == [1, 2, 3]
+    assert config["tau"] == 2e-4 and "settings" not in config
+    assert config["exported"]["dit"] == {"run": f"{runs}/sr", "step": 7, "branch": "ema"}
+    params = store.leaves(store.restore_host(out))
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
+    assert params["vae/w"].dtype == params["text/positive"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(params["predictor/w"], (weights * 2 + 1).astype("bfloat16"))
+    np.testing.assert_array_equal(params["text/positive"], weights.astype("bfloat16"))
+    assert params["dit/mm_blocks/rope_freqs"].dtype == np.float32
+
+
+def test_text_given_by_hand_replaces_the_runs_own(runs, tmp_path):
+    text = np.ones((4, 3), np.float32)
+    torch_writer.write(tmp_path / "t.pt", {"": lazy.of_array(text)})
+    texts = {"positive": str(tmp_path / "t.pt")}
+    export.merge(str(tmp_path / "m"), {"dit": str(runs / "sr")}, texts=texts)
+    params = store.restore_host(tmp_path / "m")
+    np.testing.assert_array_equal(params["text"]["positive"], text)
+    assert params["dit"]["mm_blocks"]["w"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        (["--vae={runs}/predictor", "--out={tmp}/m"], "its config has no 'vae'"),
+        (["--vae={runs}/absent", "--out={tmp}/m"], "no such checkpoint"),
+        (["--vae={runs}/vae", "--out={runs}/vae"], "exists already"),
+        (["--vae={runs}/vae"], "give --out"),
+        (["--out={tmp}/m"], "at least one of --dit"),
+        (["--vae={runs}/vae", "--out={tmp}/m", "--dtype=int8"], "bfloat16"),
+        (["{runs}/vae", "--out={tmp}/m"], "name runs with flags"),
+    ],
+)
+def test_bad_command_lines(runs, tmp_path, capsys, arguments, message):
+    filled = [argument.format(runs=runs, tmp=tmp_path) for argument in arguments]
+    assert export.main(["export", *filled]) == 1
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_branch_must_be_there(runs, tmp_path):
+    export.merge(str(tmp_path / "m"), {"vae": str(runs / "vae")})
+    with pytest.raises(UserError, match="has no 'ema'; it has params"):
+        export.merge(str(tmp_path / "n"), {"vae": str(tmp_path / "m")}, ema=True)
