@@ -17,18 +17,20 @@ from tensorboardX import SummaryWriter
 from skipsr_jax.training.stage import Metrics
 
 
+OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
+
+
 def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
     """Means over steps. ``entries`` are (kind of batch, device scalars).
 
-    With several kinds, each has its own entries ``kind/name``; ``loss`` and ``grad_norm`` are also
-    there over all.
+    With several kinds, each has its own entries ``kind/name``; ``OVER_ALL_KINDS`` are also there over
+    all.
     """
     several = len({kind for kind, _ in entries}) > 1
     found: dict[str, list[float]] = defaultdict(list)
     for kind, metrics in jax.device_get(list(entries)):
         for name, value in metrics.items():
-            overall = not several or name in ("loss", "grad_norm")
-            if overall:
+            if not several or name in OVER_ALL_KINDS:
                 found[name].append(float(value))
             if several and name not in ("grad_norm", "nonfinite"):
                 found[f"{kind}/{name}"].append(float(value))
