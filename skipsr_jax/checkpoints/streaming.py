@@ -15,6 +15,7 @@ import tensorstore as ts
 
 # Arrays are stored in chunks of about this size, which bounds memory and suits sharded reading.
 CHUNK_BYTES = 1 << 26
+_SMALL_BYTES = 1 << 20
 
 
 class StreamingHandler(ocp.type_handlers.NumpyHandler):
@@ -31,10 +32,12 @@ class StreamingHandler(ocp.type_handlers.NumpyHandler):
     async def _open_and_write(
         self, value: np.ndarray, tspec: dict[str, Any], ts_context: ts.Context
     ) -> None:
+        if value.nbytes < _SMALL_BYTES:  # many small ones at a time: waiting would cost, not memory
+            return await super()._open_and_write(value, tspec, ts_context)
         async with self._turn:
             spec = ts.Spec(tspec)
             target = await ts.open(spec, create=True, open=True, context=ts_context)
-            chunk = target.chunk_layout.write_chunk.shape
+            chunk = target.chunk_layout.write_chunk.shape or value.shape
             starts = (
                 range(0, length, max(step, 1))
                 for length, step in zip(value.shape, chunk, strict=True)
@@ -43,6 +46,7 @@ class StreamingHandler(ocp.type_handlers.NumpyHandler):
                 sides = zip(corner, chunk, value.shape, strict=True)
                 box = tuple(slice(at, min(at + step, n)) for at, step, n in sides)
                 await target[box].write(value[box])
+        return None
 
 
 def state_handler(concurrent_gb: int) -> ocp.PyTreeCheckpointHandler:
