@@ -12,7 +12,7 @@ from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Array, Float
 
 
-def best_branch(path: str) -> str:
+def best_branch(path: store.PathLike) -> str:
     """``ema`` where a checkpoint has averaged parameters (a training run's), else ``params``."""
     try:
         store.stored_shapes(path, branch="ema")

@@ -14,7 +14,7 @@ from skipsr_jax.nn.params import Buffer, Params, flatten
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Array, Float
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Any]
 Batch = dict[str, Any]
 Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]]
 

@@ -42,7 +42,7 @@ def make_step(
         compute = jax.value_and_grad(stage.loss, has_aux=True)
         (loss, metrics), grads = compute(state["params"], frozen, batch, key)
         grads = without(grads, stage.fixed)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
         updates, opt_state = direction.update(grads, state["opt_state"], state["params"])
