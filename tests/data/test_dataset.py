@@ -1,0 +1,105 @@
+"""Training batches: a function of (seed, index), with the masks and plans they claim."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from skipsr_jax.data.clips import find_sources
+from skipsr_jax.data.dataset import ClipShape, Packing, Recipe, batches, bucket_of, iterate
+from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.resize import area_down, resize
+from skipsr_jax.errors import UserError
+from skipsr_jax.tokens.criterion import TAU, patch_mse
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        picture = np.full((80, 96, 3), 40 * i, np.uint8)
+        picture[:40] = rng.integers(0, 255, (40, 96, 3))  # busy above, flat below
+        Image.fromarray(picture).save(root / f"{'abcde'[i]}.png")
+    return find_sources([str(root)])
+
+
+def recipe(**changes):
+    shapes = {"video": ClipShape(4, 5, 48, 64), "image": ClipShape(2, 1, 64, 64)}
+    values = {"image_share": 0.25, "pan_share": 1.0, "packing": Packing(samples=2, kept_share=0.75)}
+    return Recipe(**(shapes | values | changes))
+
+
+def same(a, b):
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_iteration_equals_indexing_and_resumes(sources, workers):
+    dataset = batches(sources, recipe())
+    iterator = iterate(dataset, workers)
+    for index in range(3):
+        assert same(next(iterator), dataset[index])
+    state = iterator.get_state()
+    want = next(iterator)
+    again = iterate(dataset, workers)
+    again.set_state(state)
+    assert same(next(again), want) and same(want, dataset[3])
+
+
+def test_seeds_and_epochs_differ_and_hosts_share_the_batch(sources):
+    assert not same(batches(sources, recipe())[0], batches(sources, recipe(seed=1))[0])
+    dataset = batches(sources, recipe())
+    assert not same(dataset[0]["hr"], dataset[5]["hr"])
+    clips = recipe(image_share=0.0)
+    halves = [batches(sources, clips, hosts=(i, 2))[0]["hr"] for i in (0, 1)]
+    whole = batches(sources, clips)[0]["hr"]
+    assert same(whole[0::2], halves[0]) and same(whole[1::2], halves[1])
+
+
+def test_pairs_and_masks_follow_their_definitions(sources):
+    batch = batches(sources, recipe())[0]
+    assert batch["hr"].shape == (4, 5, 48, 64, 3) and batch["lr"].shape == (4, 5, 12, 16, 3)
+    for frames, small, mask in zip(batch["hr"], batch["lr"], batch["mask"], strict=True):
+        np.testing.assert_array_equal(small, low_quality(frames, 4))
+        unit = frames / np.float32(255)
+        mse = patch_mse(unit, resize(area_down(unit, 4), (48, 64), "bilinear"))
+        np.testing.assert_array_equal(mask, mse > TAU)
+    assert 0 < batch["mask"].mean() < 1
+
+
+def test_plans_hold_a_share_of_the_mask_within_the_bucket(sources):
+    packing = Packing(samples=2, kept_share=0.75, dense_share=0.0, random_drop=0.5)
+    batch = batches(sources, recipe(packing=packing))[0]
+    plan, tokens = batch["plan"], 2 * 3 * 4
+    bucket = bucket_of(ClipShape(4, 5, 48, 64), packing)
+    assert plan.patch_index.shape == (2, bucket.tokens) and batch["negative"].shape == (2, 2)
+    for pack in range(2):
+        kept = plan.patch_index[pack][plan.valid[pack]]
+        allowed = np.flatnonzero(batch["mask"][2 * pack : 2 * pack + 2])
+        assert set(kept.tolist()) <= set(allowed.tolist())
+        for sample in range(2):
+            of_sample = (kept // tokens == sample).sum()
+            assert 1 <= of_sample <= int(0.75 * tokens)
+
+
+def test_the_mask_is_that_of_the_whole_clip_at_once():
+    rng = np.random.default_rng(1)
+    frames = rng.integers(100, 130, (9, 32, 32, 3), np.uint8)
+    unit = frames / np.float32(255)
+    mse = patch_mse(unit, resize(area_down(unit, 4), (32, 32), "bilinear"))
+    tau = float(np.median(mse))
+    np.testing.assert_array_equal(oracle_mask(frames, 4, tau), mse > tau)
+    with pytest.raises(ValueError, match="4k"):
+        oracle_mask(frames[:8])
+
+
+def test_refusals(sources):
+    with pytest.raises(UserError, match="none of 0 videos and 5 pictures"):
+        batches(sources, recipe(video=ClipShape(4, 5, 128, 128)))
+    with pytest.raises(UserError, match="image_share"):
+        batches(sources, recipe(image=ClipShape(4, 1, 128, 128)))
+    with pytest.raises(UserError, match="3 hosts"):
+        batches(sources, recipe(), hosts=(0, 3))
+    with pytest.raises(ValueError, match="4k"):
+        ClipShape(1, 4, 16, 16)

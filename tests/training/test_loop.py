@@ -1,0 +1,160 @@
+"""The loop with a stage small enough to compile in a moment."""
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from skipsr_jax.checkpoints import store
+from skipsr_jax.errors import UserError
+from skipsr_jax.training import loop as loop_module
+from skipsr_jax.training.loop import train
+from skipsr_jax.training.pixels import signed, upscaled
+from skipsr_jax.training.settings import Data, Loop, MeshSizes, Optimizer, Settings
+from skipsr_jax.training.stage import Stage, recipe_of
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        small = rng.integers(0, 255, (12, 12, 3), np.uint8)
+        Image.fromarray(small).resize((64, 64), Image.BICUBIC).save(root / f"{'abcd'[i]}.png")
+    return Data(root=(str(root),), batch=8, frames=5, crop=(16, 16), workers=0, pan_share=1.0)
+
+
+def settings_for(data, init_from="", mesh=None, **loop):
+    return Settings(
+        stage="vae",
+        data=data,
+        optimizer=Optimizer(0.01, warmup_steps=2),
+        loop=Loop(**({"steps": 6, "log_every": 1, "save_every": 2} | loop)),
+        loss=None,
+        init_from=init_from,
+        mesh=mesh or MeshSizes(),
+    )
+
+
+def colour_stage(settings, bad_step=None):
+    """Learns a colour matrix with noise on its input; not finite at ``bad_step`` if given."""
+
+    def init(key):
+        return {"colour": {"kernel": jax.random.normal(key, (3, 8)), "fixed": jnp.ones(())}}
+
+    def loss(params, frozen, batch, key):
+        truth = signed(batch["hr"])
+        x = upscaled(batch["lr"], truth.shape[2:4])
+        x = x + 0.1 * jax.random.normal(key, x.shape)
+        kernel = params["colour"]["kernel"]
+        error = jnp.square(x @ kernel @ frozen["out"] - truth).mean() * params["colour"]["fixed"]
+        if bad_step is not None:
+            first = jax.random.fold_in(jax.random.key(settings.seed), bad_step)
+            same = (jax.random.key_data(first) == jax.random.key_data(key)).all()
+            error = jnp.where(same, jnp.nan, error)
+        return error, {"error": error}
+
+    return Stage(
+        init=init,
+        loss=loss,
+        frozen={"out": jnp.eye(8, 3)},
+        fixed=frozenset({"colour/fixed"}),
+        recipe=recipe_of(settings, masks=False),
+        config={"vae": {}},
+    )
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines], [line["loss"] for line in lines]
+
+
+def test_a_stopped_run_repeats_an_uninterrupted_one(data, tmp_path, monkeypatch, caplog):
+    settings = settings_for(data)
+    assert train(settings, colour_stage(settings), str(tmp_path / "whole")) == 6
+    steps, want = losses(tmp_path / "whole")
+    assert steps == [1, 2, 3, 4, 5, 6] and want[-1] < want[0]
+
+    class Interrupting(loop_module.MetricWriter):
+        def write(self, step, metrics):
+            super().write(step, metrics)
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    part = tmp_path / "part"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop_module, "MetricWriter", Interrupting)
+        stopped = train(settings, colour_stage(settings), str(part))
+    assert stopped in (3, 4)
+    # What kill -9 leaves behind: a line beyond the checkpoint, and a half-written checkpoint.
+    with (part / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 5, "loss": -1.0}) + "\n")
+    (part / "checkpoints" / "5" / "state").mkdir(parents=True)
+    with caplog.at_level(logging.WARNING):
+        assert train(settings, colour_stage(settings), str(part)) == 6
+    assert "set aside as 5.incomplete" in caplog.text
+    steps, got = losses(part)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
+    for branch in ("params", "ema"):
+        whole, part_ = (store.restore_host(tmp_path / d, branch=branch) for d in ("whole", "part"))
+        assert jax.tree.all(jax.tree.map(np.array_equal, whole, part_))
+    assert store.restore_host(part)["colour"]["fixed"] == 1  # buffers are not trained
+    assert train(settings, colour_stage(settings), str(part)) == 6  # done: nothing happens
+
+
+def test_own_checkpoint_before_init_from_before_scratch(data, tmp_path):
+    first = settings_for(data, steps=4)
+    train(first, colour_stage(first), str(tmp_path / "first"))
+    second = settings_for(data, init_from=str(tmp_path / "first"), steps=1)
+    train(second, colour_stage(second), str(tmp_path / "second"))
+    start, from_scratch = losses(tmp_path / "second")[1][0], losses(tmp_path / "first")[1][0]
+    assert start < from_scratch
+    absent = settings_for(data, init_from=str(tmp_path / "absent"), steps=1)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        train(absent, colour_stage(absent), str(tmp_path / "third"))
+
+
+def test_what_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(data, tmp_path):
+    settings = settings_for(data)
+    with pytest.raises(UserError, match=r"not finite.*checkpoints/2"):
+        train(settings, colour_stage(settings, bad_step=3), str(tmp_path))
+    assert np.isfinite(store.restore_host(tmp_path)["colour"]["kernel"]).all()
+
+
+def test_the_time_limit_stops_and_saves(data, tmp_path):
+    settings = settings_for(data, steps=10**6, max_seconds=3.0, save_every=10**6)
+    done = train(settings, colour_stage(settings), str(tmp_path))
+    assert 0 < done < 10**6 and store.step_folder(tmp_path).name == str(done)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["learning_rate"] < 0.005  # annealed by the clock
+
+
+def test_every_mesh_gives_the_same_losses(data, tmp_path):
+    curves = []
+    for name, mesh in (("data", MeshSizes(-1, 1, 1)), ("fsdp", MeshSizes(2, 2, -1))):
+        settings = settings_for(data, mesh=mesh, steps=3)
+        train(settings, colour_stage(settings), str(tmp_path / name))
+        curves.append(losses(tmp_path / name)[1])
+    np.testing.assert_allclose(curves[0], curves[1], atol=1e-5)
+
+
+def test_batch_has_to_divide_over_the_devices(data, tmp_path):
+    settings = settings_for(dataclasses.replace(data, batch=3))
+    with pytest.raises(UserError, match=r"data\.batch is 3"):
+        train(settings, colour_stage(settings), str(tmp_path))
+
+
+def test_evaluation_on_held_out_clips(data, tmp_path):
+    held_out = dataclasses.replace(data, eval_root=data.root)
+    settings = settings_for(held_out, steps=2, eval_every=2, eval_batches=2)
+    train(settings, colour_stage(settings), str(tmp_path))
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 2 and last["eval/loss"] == pytest.approx(last["eval/error"])
