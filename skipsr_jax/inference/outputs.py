@@ -8,7 +8,6 @@ import contextlib
 import pathlib
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self
 
 import numpy as np
 
@@ -27,21 +26,6 @@ from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.types import Float, HostArray
 
 DEFAULT_FOLDER = "outputs"
-
-
-class Writer(Protocol):
-    """Takes frames one by one; the result appears at a clean end of the ``with`` block."""
-
-    def __enter__(self) -> Self: ...
-
-    def write(self, frame: HostArray) -> None: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
 
 
 class ImageWriter(contextlib.AbstractContextManager):
@@ -64,6 +48,10 @@ class ImageWriter(contextlib.AbstractContextManager):
         if kind is None and self._frame is not None:
             profile = self._source.icc_profile
             write_image(self._path, self._frame, overwrite=self._overwrite, icc_profile=profile)
+
+
+Writer = VideoWriter | FrameFolderWriter | ImageWriter
+"""Takes frames one by one; the result appears at a clean end of the ``with`` block."""
 
 
 def default_name(media: Media, target: tuple[int, int], size: Size) -> str:
@@ -114,13 +102,14 @@ def _holds(path: pathlib.Path, media: Media) -> str:
     """What is written at ``path``: image, video or frames (a folder)."""
     if media.kind == "image":
         return "image"
+    if media.kind == "frames":
+        return "video" if path.suffix.lower() in WRITABLE_VIDEO_EXTENSIONS else "frames"
     return "video" if path.suffix else "frames"
 
 
 def check_output(path: pathlib.Path, media: Media, overwrite: bool) -> None:
     """Raises the UserError that writing would end in."""
-    same = path.exists() and path.samefile(media.path)
-    if same:
+    if path.exists() and path.samefile(media.path):
         raise UserError(f"{path} is the input itself; name another output")
     kind = _holds(path, media)
     if kind != "frames" and path.is_file() and not overwrite:

@@ -40,7 +40,7 @@ class Report:
         finally:
             self.seconds[name] += time.perf_counter() - began
 
-    def advance(self, stage: str, frames: float) -> None:
+    def advance(self, stage: str, frames: int) -> None:
         """Moves the bar: a stage is done with so many (new) frames."""
         self._bar.update(_SHARES[stage] * frames)
 

@@ -151,7 +151,7 @@ def _upscale_chunk(
                 given = jnp.asarray(upscaled[frame]), jnp.asarray(keep[frame])
                 after = dataclasses.asdict(settings.pixels)
                 shown = np.asarray(_finish(_frame_of(pixels, place), *given, target, **after))
-            report.advance("decode", frame >= overlap)
+            report.advance("decode", int(frame >= overlap))
             yield shown, keep[frame]
             frame += 1
 

