@@ -1,0 +1,107 @@
+"""The way of the data on arrays: masks, seeds and what each setting changes."""
+
+import dataclasses
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+import small_model
+
+from skipsr_jax.data.resize import upscale
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.report import Report
+from skipsr_jax.inference.settings import from_config
+from skipsr_jax.inference.stages import Stages
+from skipsr_jax.inference.upscale import upscale_frames
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = (32, 40)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    path = small_model.write_small_model(tmp_path_factory.mktemp("upscale") / "model")
+    return Stages(load_model(path, "float32", with_predictor=True))
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return from_config(runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]())
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """5 frames of 16 x 20, flat on the left, noise on the right."""
+    frames = np.full((5, 16, 20, 3), 100, np.uint8)
+    frames[:, :, 12:] = np.random.default_rng(0).integers(0, 255, (5, 16, 8, 3))
+    return frames
+
+
+def run(stages, settings, clip, reference=None, **parts):
+    """Frames, keep masks and the report; ``parts`` replace fields of the settings' parts."""
+    for name, fields in parts.items():
+        old = getattr(settings, name)
+        new = dataclasses.replace(old, **fields) if isinstance(fields, dict) else fields
+        settings = dataclasses.replace(settings, **{name: new})
+    report = Report("test", len(clip), show=False)
+    pairs = list(upscale_frames(iter(clip), TARGET, stages, settings, report, reference))
+    return np.stack([p for p, _ in pairs]), np.stack([k for _, k in pairs]), report
+
+
+def test_nothing_skipped_equals_dense(stages, settings, clip):
+    dense, keep, report = run(stages, settings, clip, mask={"source": "none"})
+    assert dense.shape == (5, *TARGET, 3)
+    assert keep.all()
+    assert report.skipped == 0
+    same, _, _ = run(stages, settings, clip, mask={"probability": 0.0})
+    np.testing.assert_array_equal(same, dense)
+
+
+def test_the_seed_decides(stages, settings, clip):
+    one, again, other = (
+        run(stages, settings, clip, mask={"source": "none"}, seed=seed)[0] for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-4
+
+
+def test_masks_of_all_sources(stages, settings, clip):
+    truth = np.rint(upscale(clip, TARGET) * 255).astype(np.uint8)
+    truth[:, :, 24:] = np.random.default_rng(1).integers(0, 255, (5, 32, 16, 3))
+    given = upscale(clip, TARGET)
+    oracle = {"source": "oracle", "reference": "in memory"}
+    for reference, mask in ((None, {"source": "input"}), (iter(truth), oracle)):
+        frames, keep, report = run(stages, settings, clip, reference, mask=mask)
+        np.testing.assert_array_equal(keep[:, :, 0], False)
+        assert keep[:, :, 2].all()
+        assert 0 < report.skipped < 1
+        np.testing.assert_array_equal(frames[:, :, :16], given[:, :, :16])
+    _, grown, _ = run(stages, settings, clip, mask={"source": "input", "dilate": 2})
+    assert grown.all()
+
+
+def test_a_reference_that_does_not_fit_is_refused(stages, settings, clip):
+    oracle = {"source": "oracle", "reference": "in memory"}
+    for truth in (clip, np.zeros((3, *TARGET, 3), np.uint8)):
+        with pytest.raises(UserError, match="40x32"):
+            run(stages, settings, clip, iter(truth), mask=oracle)
+
+
+def test_every_pixel_setting_changes_pixels(stages, settings, clip):
+    mask = {"source": "input"}
+    usual, _, _ = run(stages, settings, clip, mask=mask)
+    for change in ({"colour": "adain"}, {"colour": "none"}, {"feather": 0}):
+        other, _, _ = run(stages, settings, clip, mask=mask, pixels=change)
+        assert np.abs(usual - other).max() > 1e-3, change
+    other, keep, _ = run(stages, settings, clip, mask=mask, pixels={"keep_skipped": False})
+    skipped = ~np.repeat(np.repeat(keep, 16, 1), 16, 2)[:, :32, :40]
+    assert np.abs(usual - other)[skipped].max() > 1e-3
+
+
+def test_16_bit_frames(stages, settings, clip):
+    deep = clip.astype(np.uint16) * 257
+    eight, _, _ = run(stages, settings, clip, mask={"source": "none"})
+    sixteen, _, _ = run(stages, settings, deep, mask={"source": "none"})
+    np.testing.assert_allclose(eight, sixteen, atol=1e-4)
