@@ -113,7 +113,7 @@ def _gated_add(x: Array, update: Array, m: Modulation, gate: nnx.Param) -> Array
 
 
 class Block(nnx.Module):
-    """See the module. A shared block has one ``Branch``, ``all``; another has ``vid`` and ``txt``."""
+    """See the module. A shared block has one ``Branch``, ``all``; others have ``vid``, ``txt``."""
 
     def __init__(self, config: BlockConfig, *, shared: bool, rngs: nnx.Rngs, precision: Precision):
         names = ("all",) if shared else ("vid", "txt")

@@ -147,26 +147,27 @@ def test_two_resolutions_and_two_masks_of_one_bucket_compile_once():
     assert run._cache_size() == 1
 
 
-@STYLES
-def test_every_remat_policy_gives_the_same_gradient(config):
-    patches, text = random_sample(0, (2, 6, 8), 3)
-    plan = build_plan([np.random.default_rng(1).random((2, 6, 8)) < 0.6], [3])
+@pytest.mark.parametrize("remat", sorted(set(REMAT_POLICIES) - {"none"}))
+def test_rematerialising_changes_no_gradient(remat):
+    patches, text = random_sample(0, (1, 6, 8), 3)
+    plan = build_plan([np.random.default_rng(1).random((1, 6, 8)) < 0.6], [3])
     args = jax.tree.map(jnp.asarray, inputs(0, patches, text, plan))
-    gradients = {}
-    for remat in REMAT_POLICIES:
-        model, params = build(dataclasses.replace(config, remat=remat))
+    config = dataclasses.replace(SHARED_STYLE, layers=2, mm_layers=1)
+    _, params = build(config)
 
-        def loss(params, model=model):
+    def gradient(remat):
+        model, _ = build(dataclasses.replace(config, remat=remat))
+
+        def loss(params):
             out = param_dicts.bind(model, params)(*args)
             return jnp.sum(jnp.square(jnp.where(plan.valid[..., None], out, 0)))
 
-        gradients[remat] = jax.jit(jax.grad(loss))(params)
-    for remat in ("dots", "full"):
-        for a, b in zip(*map(jax.tree.leaves, (gradients["none"], gradients[remat])), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    weights = param_dicts.flatten(gradients["none"])
-    assert all(np.isfinite(x).all() for x in weights.values())
-    assert np.abs(weights["mm_blocks/txt/qkv/kernel"]).max() > 0
+        return jax.jit(jax.grad(loss))(params)
+
+    plain, again = gradient("none"), gradient(remat)
+    for a, b in zip(*map(jax.tree.leaves, (plain, again)), strict=True):
+        assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a) + 1e-6
+    assert np.abs(plain["mm_blocks"]["txt"]["qkv"]["kernel"]).max() > 0
 
 
 def test_bfloat16_stays_close_to_float32():
