@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     loss.gradient = 0.5
     loss.frequency = 0.05
-    loss.kl = 1e-4
+    loss.kl = 1e-6
     loss.low_quality_share = 0.25
 
     config.optimizer = optimizer = ConfigDict()

@@ -23,6 +23,10 @@ from skipsr_jax.training.settings import Settings, require
 from skipsr_jax.training.stage import Batch, Metrics, Stage, buffers, recipe_of
 from skipsr_jax.types import Array, Float
 
+INITIAL_LOGVAR = -6.0
+"""Posteriors start narrow (std 0.05). Starting at std 1, the noise drowns the latents while a residual
+decoder can do without them, and the KL term closes the channel for good."""
+
 VAE_OF_MODEL = {"tiny": TINY, "seedvr2_3b": SEEDVR, "seedvr_7b": SEEDVR}
 
 
@@ -35,7 +39,7 @@ class VaeLoss:
 
     gradient: float = 0.5
     frequency: float = 0.05
-    kl: float = 1e-4
+    kl: float = 1e-6
     low_quality_share: float = 0.25
 
     def __post_init__(self):
@@ -92,7 +96,11 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
     module = abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype))
 
     def init(key: Array) -> Params:
-        return {"vae": to_dict(VAE(config, rngs=nnx.Rngs(key)))}
+        params = to_dict(VAE(config, rngs=nnx.Rngs(key)))
+        bias = params["encoder"]["conv_out"]["bias"]
+        narrow = bias.at[config.latent_channels :].set(INITIAL_LOGVAR)
+        params["encoder"]["conv_out"]["bias"] = narrow
+        return {"vae": params}
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
