@@ -16,15 +16,14 @@ from tensorboardX import SummaryWriter
 
 from skipsr_jax.training.stage import Metrics
 
-
 OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
 
 
 def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
     """Means over steps. ``entries`` are (kind of batch, device scalars).
 
-    With several kinds, each has its own entries ``kind/name``; ``OVER_ALL_KINDS`` are also there over
-    all.
+    With several kinds, each has its own entries ``kind/name``; ``OVER_ALL_KINDS`` are also there
+    over all.
     """
     several = len({kind for kind, _ in entries}) > 1
     found: dict[str, list[float]] = defaultdict(list)
