@@ -1,0 +1,154 @@
+"""Every stage learns one fixed batch, at the smallest size of its networks."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.data.clips import find_sources
+from skipsr_jax.data.dataset import batches
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.predictor import PredictorConfig
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.nn.params import flatten, to_dict
+from skipsr_jax.training import predictor, sr, vae
+from skipsr_jax.training.export import export
+from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
+from skipsr_jax.training.step import fresh_state, make_step
+
+QUICK = {"xla_backend_optimization_level": 0}
+"""Compiling takes most of the time here, running next to none."""
+
+VAE_CONFIG = VAEConfig((8, 8, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True)
+DIT_CONFIG = DiTConfig(
+    width=32, text_width=16, heads=2, head_dim=16, layers=2, mm_layers=1, expand_ratio=2,
+    gated_mlp=True, pixel_rope=False, rope_dim=16, output_modulation=True, plain_text_at_last=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        picture = np.full((64, 96, 3), 90, np.uint8)
+        picture[:32] = rng.integers(0, 255, (32, 96, 3))
+        Image.fromarray(picture).save(root / f"{name}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vae") / "model"
+    params = {"vae": to_dict(VAE(VAE_CONFIG, rngs=nnx.Rngs(0)))}
+    store.save_model(path, params, {"vae": to_json(VAE_CONFIG)})
+    return path
+
+
+def settings_for(stage, loss, root, rate, autoencoder=""):
+    data = Data(root=(str(root),), batch=2, frames=5, crop=(32, 48), pan_share=1.0)
+    optimizer = Optimizer(rate, warmup_steps=1)
+    return Settings(stage, data, optimizer, Loop(20), loss, vae=str(autoencoder))
+
+
+def learn(stage, settings, steps):
+    """Metrics of each step on the first batch, and the last state."""
+    batch = batches(find_sources(settings.data.root), stage.recipe)[0]
+    start = jax.jit(lambda key: fresh_state(stage, settings.optimizer, key), compiler_options=QUICK)
+    state = start(jax.random.key(0))
+    step = jax.jit(make_step(stage, settings.optimizer, 0), compiler_options=QUICK)
+    seen, rate = [], np.float32(settings.optimizer.learning_rate)
+    for _ in range(steps):
+        state, metrics = step(state, stage.frozen, batch, rate)
+        seen.append(jax.device_get(metrics))
+    assert all(m["nonfinite"] == 0 for m in seen)
+    return seen, state
+
+
+def mean_loss(seen):
+    return float(np.mean([m["loss"] for m in seen]))
+
+
+@pytest.mark.slow
+def test_vae_learns_a_batch(root):
+    loss = vae.VaeLoss(low_quality_share=0.0)
+    settings = settings_for("vae", loss, root, 5e-3)
+    seen, _ = learn(vae.make(settings, VAE_CONFIG), settings, 20)
+    assert mean_loss(seen[-3:]) < 0.95 * mean_loss(seen[:3])
+    # The residual decoder begins with the upscaled input, and ends above it.
+    assert float(seen[0]["psnr"]) == pytest.approx(float(seen[0]["psnr_upscaled"]), abs=1e-3)
+    assert seen[-1]["psnr"] > seen[-1]["psnr_upscaled"]
+
+
+def test_predictor_learns_a_batch(root, autoencoder):
+    settings = settings_for("predictor", predictor.PredictorLoss(), root, 1e-2, autoencoder)
+    stage = predictor.make(settings, PredictorConfig(width=16))
+    seen, _ = learn(stage, settings, 30)
+    assert mean_loss(seen[-3:]) < 0.5 * mean_loss(seen[:3])
+    assert seen[-1]["f1"] > 0.85
+
+
+def test_agreement_counts():
+    logits, truth = jax.numpy.array([3.0, 2.0, -1.0, -2.0]), jax.numpy.array([1, 0, 1, 0], bool)
+    found = predictor.agreement(logits, truth)
+    assert found["precision"] == found["recall"] == found["f1"] == found["f1_skipped"] == 0.5
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["skip_percent"] == found["skip_percent_oracle"] == 50
+
+
+@pytest.mark.slow
+def test_sr_learns_a_batch_on_kept_tokens(root, autoencoder):
+    loss = sr.SrLoss(
+        one_step_share=0.5, pixel_samples=1, samples_per_pack=2, text_lengths=(3, 2),
+        dense_share=0.0, condition_noise=0.05, shift=True, negative_share=0.5,
+    )  # fmt: skip
+    settings = settings_for("sr", loss, root, 1e-2, autoencoder)
+    stage = sr.make(settings, DIT_CONFIG)
+    seen, state = learn(stage, settings, 20)
+    assert mean_loss(seen[-5:]) < 0.9 * mean_loss(seen[:1])
+    assert 5 < seen[0]["skip_percent"] < 95
+    assert {"psnr", "psnr_kept", "charbonnier", "velocity"} <= seen[0].keys()
+
+    # Rotary frequencies belong to the parameters, and training leaves them alone.
+    before = flatten(jax.jit(stage.init, compiler_options=QUICK)(jax.random.key(0)))
+    after = flatten(state["params"])
+    assert stage.fixed == {path for path in before if path.endswith("rope_freqs")} != set()
+    for path in before:
+        assert np.array_equal(before[path], after[path]) == (path in stage.fixed), path
+
+
+def test_kept_tokens_alone_reach_the_network(root, autoencoder):
+    loss = sr.SrLoss(pixel_weight=0.0, one_step_share=1.0, dense_share=0.0, random_drop=0.0)
+    settings = settings_for("sr", loss, root, 1e-2, autoencoder)
+    stage = sr.make(settings, DIT_CONFIG)
+    plan = batches(find_sources(settings.data.root), stage.recipe)[0]["plan"]
+    tokens = np.random.default_rng(0).random((2, 2 * 2 * 3, 8)).astype(np.float32)
+    kept = sr.take_kept(jax.numpy.asarray(tokens), plan)
+    assert np.all(np.asarray(kept)[~plan.valid] == 0)
+    back = np.asarray(sr.put_kept(jax.numpy.zeros_like(tokens), kept, plan))
+    mask = np.zeros(tokens.shape[:2], bool)
+    for i in range(2):
+        mask[i, plan.patch_index[i][plan.valid[i]]] = True
+    np.testing.assert_array_equal(back, np.where(mask[..., None], tokens, 0))
+
+
+def test_stages_that_need_an_autoencoder_say_so(root):
+    settings = settings_for("sr", sr.SrLoss(), root, 1e-2)
+    with pytest.raises(UserError, match=r"--config\.vae"):
+        sr.make(settings, DIT_CONFIG)
+
+
+def test_export_gathers_parts_and_refuses_to_overwrite(autoencoder, tmp_path):
+    assert export({"vae": str(autoencoder)}, str(tmp_path / "model"), "bfloat16") > 0
+    stored = store.load_config(tmp_path / "model")
+    assert stored["vae"] == to_json(VAE_CONFIG) and stored["tau"] == 2e-4
+    shapes = jax.tree.leaves(store.stored_shapes(tmp_path / "model"))
+    assert {str(leaf.dtype) for leaf in shapes} == {"bfloat16"}
+    with pytest.raises(UserError, match="exists already"):
+        export({"vae": str(autoencoder)}, str(tmp_path / "model"), "bfloat16")
+    with pytest.raises(UserError, match="dtype"):
+        export({"vae": str(autoencoder)}, str(tmp_path / "other"), "int8")
