@@ -24,5 +24,7 @@ def shared() -> pathlib.Path:
     """The reference data: golden numbers and real clips. Named by SKIPSR_SHARED."""
     path = pathlib.Path(os.environ.get("SKIPSR_SHARED", ROOT.parent / "shared")).resolve()
     if not (path / "golden").is_dir():
-        pytest.skip(f"no reference data at {path}; set SKIPSR_SHARED to the folder that holds golden/")
+        pytest.skip(
+            f"no reference data at {path}; set SKIPSR_SHARED to the folder that holds golden/"
+        )
     return path

@@ -45,9 +45,10 @@ TINY = DiTConfig(
     gated_mlp=True,
     pixel_rope=False,
     rope_dim=48,
-    output_modulation=True,
+    output_modulation=False,
     plain_text_at_last=True,
 )
-"""Of SeedVR2-3B's kind, at a size that trains in minutes and runs on a laptop."""
+"""Of SeedVR2-3B's kind, at a size that trains in minutes and runs on a laptop. The plain output
+layer lets training start from the condition itself (``training.sr.start_from_condition``)."""
 
 DIT_PRESETS = {"tiny": TINY, "seedvr2_3b": SEEDVR2_3B, "seedvr_7b": SEEDVR_7B}

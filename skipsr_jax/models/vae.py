@@ -67,6 +67,11 @@ TINY = VAEConfig(
 )
 
 
+RESIDUAL_GAIN = 0.1
+"""What a residual decoder's output counts in pixels of [-1, 1]. True residuals are a few
+hundredths: without it one optimizer step moves the picture by as much as there is to learn."""
+
+
 class Posterior(NamedTuple):
     """The gaussian that the encoder gives for each latent number, in float32."""
 
@@ -234,4 +239,6 @@ class VAE(nnx.Module):
             )
         y, carry = self.decoder(z, carry, upscaled)
         y = y.astype(jnp.float32)
-        return (y if upscaled is None else y + upscaled.astype(jnp.float32)), carry
+        if upscaled is not None:
+            y = upscaled.astype(jnp.float32) + RESIDUAL_GAIN * y
+        return y, carry

@@ -13,6 +13,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
@@ -20,9 +21,9 @@ from skipsr_jax.data.dataset import Packing
 from skipsr_jax.diffusion.condition import add_condition_noise, condition
 from skipsr_jax.diffusion.schedule import TERMINAL, add_noise, clean_from_velocity, velocity
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
-from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.nn.params import Params, abstract, bind, to_dict
+from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
 from skipsr_jax.tokens.patches import patchify, unpatchify
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.training.frozen import encode, latent_shape, load_vae
@@ -86,6 +87,37 @@ class SrLoss:
         )
 
 
+def start_from_condition(params: Params, config: DiTConfig) -> Params:
+    """The transformer's parameters, changed so that its one-step result is the condition.
+
+    From random parameters a one-step model first has to learn to copy the noise that it is to
+    subtract, exactly, through all layers. Here the first channels of the residual stream carry
+    x_t - condition from the input layer to the output layer, and all gates start closed, as in
+    adaLN-Zero (Peebles & Xie 2023, section 3.2). Needs a plain output layer and width >= 4 * 16.
+    """
+    channels, outputs = config.out_channels, PATCH_AREA * config.out_channels
+    carried = np.zeros((PATCH_AREA, config.in_channels, outputs), np.float32)
+    for pixel in range(PATCH_AREA):
+        for c in range(channels):
+            carried[pixel, c, pixel * channels + c] = 1.0
+            carried[pixel, channels + c, pixel * channels + c] = -1.0
+    carried = carried.reshape(-1, outputs)
+
+    def changed(path: str, x: Array) -> Array:
+        if path == "vid_in/kernel":
+            return x.at[:, :outputs].set(carried)
+        if path == "vid_in/bias":
+            return x.at[:outputs].set(0.0)
+        if path == "vid_out/kernel":
+            return jnp.eye(config.width, outputs, dtype=x.dtype)
+        if path.startswith("emb_in/proj_out/"):
+            return x.at[..., 2::3].set(0.0)  # (shift, scale, gate) of each channel and layer
+        closed = path == "vid_out/bias" or path.endswith(("attn_gate", "mlp_gate"))
+        return jnp.zeros_like(x) if closed else x
+
+    return unflatten({path: changed(path, x) for path, x in flatten(params).items()})
+
+
 def _laid_out(patches: Float[Array, "s p i"], packs: int) -> Float[Array, "b kp i"]:
     """The patches of each pack's samples end to end."""
     return patches.reshape(packs, -1, patches.shape[-1])
@@ -134,7 +166,10 @@ def make(settings: Settings, config: DiTConfig | None = None) -> Stage:
             "positive": jax.random.normal(positive, (lengths[0], config.text_width)),
             "negative": jax.random.normal(negative, (lengths[1], config.text_width)),
         }
-        return {"dit": to_dict(DiT(config, rngs=nnx.Rngs(dit))), "text": text}
+        params = to_dict(DiT(config, rngs=nnx.Rngs(dit)))
+        if not config.output_modulation:
+            params = start_from_condition(params, config)
+        return {"dit": params, "text": text}
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array

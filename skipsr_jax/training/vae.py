@@ -4,9 +4,11 @@ loss = Charbonnier(e) + gradient * |differences(e)| + frequency * |spectrum(e)| 
 with e = decode(mean + std * noise) - x. Parts are means over pixels or latent numbers, not sums;
 ``kl`` keeps the latents near unit variance, where the diffusion model's scale expects them.
 
-Part of the samples is the upscaled input itself, encoded and to be given back: the condition of the
-diffusion model is the encoding of such clips. A residual decoder sees the upscaled input in both
-cases.
+In part of the samples the upscaled input is encoded in place of the true clip, because the
+condition of the diffusion model is such a latent. A plain decoder has to give back what was
+encoded. A residual decoder, which sees the upscaled input in any case, has to give the true clip as
+well as it can: so the condition's own latent already decodes to a good picture, and better latents
+to better ones.
 """
 
 import dataclasses
@@ -24,8 +26,8 @@ from skipsr_jax.training.stage import Batch, Metrics, Stage, buffers, recipe_of
 from skipsr_jax.types import Array, Float
 
 INITIAL_LOGVAR = -6.0
-"""Posteriors start narrow (std 0.05). Starting at std 1, the noise drowns the latents while a residual
-decoder can do without them, and the KL term closes the channel for good."""
+"""Posteriors start narrow (std 0.05). Starting at std 1, the noise drowns the latents while a
+residual decoder can do without them, and the KL term closes the channel for good."""
 
 VAE_OF_MODEL = {"tiny": TINY, "seedvr2_3b": SEEDVR, "seedvr_7b": SEEDVR}
 
@@ -34,7 +36,7 @@ VAE_OF_MODEL = {"tiny": TINY, "seedvr2_3b": SEEDVR, "seedvr_7b": SEEDVR}
 class VaeLoss:
     """Weights of the parts of the loss, see the module's first lines.
 
-    ``low_quality_share``: share of samples that are the upscaled input.
+    ``low_quality_share``: share of samples whose latent is that of the upscaled input.
     """
 
     gradient: float = 0.5
@@ -110,16 +112,18 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         condition = upscaled(batch["lr"], truth.shape[2:4])
         which, noise = jax.random.split(key)
         low = jax.random.uniform(which, (len(truth), 1, 1, 1, 1)) < weight.low_quality_share
-        target = jnp.where(low, condition, truth)
-        posterior, _ = vae.encode(target)
+        encoded = jnp.where(low, condition, truth)
+        posterior, _ = vae.encode(encoded)
         latent = posterior.sample(jax.random.normal(noise, posterior.mean.shape))
         frames = decode(vae, latent, condition)
+        target = truth if config.residual_decoder else encoded
         total, parts = reconstruction_loss(frames - target, weight.gradient, weight.frequency)
         kl = kl_divergence(posterior)
-        high = 1.0 - low.ravel()
+        decibel, high = psnr(frames, truth), 1.0 - low.ravel()
         metrics = parts | {
             "kl": kl,
-            "psnr": jnp.sum(psnr(frames, truth) * high) / jnp.maximum(high.sum(), 1),
+            "psnr": jnp.sum(decibel * high) / jnp.maximum(high.sum(), 1),
+            "psnr_of_input": jnp.sum(decibel * low.ravel()) / jnp.maximum(low.sum(), 1),
             "psnr_upscaled": psnr(condition, truth).mean(),
             "latent_std": posterior.mean.std(),
             "posterior_std": jnp.exp(0.5 * posterior.logvar).mean(),
