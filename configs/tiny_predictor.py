@@ -3,8 +3,9 @@
     python train.py --config=configs/tiny_predictor.py --workdir=/tmp/tiny/predictor \\
         --config.vae=/tmp/tiny/vae
 
-Four 3D convolutions of width 48, about 0.15 million parameters; 4 minutes on one H200. Read in
-metrics.jsonl: ``f1`` (aim 0.96) and ``skip_percent`` against ``skip_percent_oracle``.
+Four 3D convolutions of width 48, about 0.15 million parameters. The shipped one ran 100 seconds on
+one H200 that also trained another stage, 2613 steps. Read in metrics.jsonl: ``f1`` (0.854 at the
+end) and ``skip_percent`` (50.4) against ``skip_percent_oracle`` (50.9).
 """
 
 from ml_collections import ConfigDict
@@ -25,12 +26,12 @@ def get_config() -> ConfigDict:
     data.eval_root = ()
     data.cache = "/tmp/skipsr_clips"
     data.workers = 14
-    data.batch = 16
+    data.batch = 6
     data.frames = 17
     data.crop = (192, 192)
     data.image_batch = 64
     data.image_crop = (256, 256)
-    data.image_share = 0.2
+    data.image_share = 0.0
     data.pan_share = 0.3
 
     config.loss = loss = ConfigDict()
@@ -47,7 +48,7 @@ def get_config() -> ConfigDict:
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 240.0
+    loop.max_seconds = 100.0
     loop.log_every = 100
     loop.save_every = 2000
     loop.eval_every = 0

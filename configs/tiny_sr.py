@@ -3,8 +3,9 @@
     python train.py --config=configs/tiny_sr.py --workdir=/tmp/tiny/sr --config.vae=/tmp/tiny/vae
 
 Most samples are at timestep 1000, with a pixel loss through the decoder: one step has to give the
-picture. About 8 minutes on one H200. Read in metrics.jsonl: ``psnr`` against ``psnr_upscaled``
-(aim: 0.5 dB above) and ``skip_percent``.
+picture. The shipped one ran 148 seconds on one H200, 1877 steps. Read in metrics.jsonl: ``psnr``
+(34.9 dB at the end, one step) against ``psnr_upscaled`` of the bicubic input (33.8 dB), and
+``skip_percent`` (46).
 """
 
 from ml_collections import ConfigDict
@@ -25,12 +26,12 @@ def get_config() -> ConfigDict:
     data.eval_root = ()
     data.cache = "/tmp/skipsr_clips"
     data.workers = 14
-    data.batch = 16
+    data.batch = 6
     data.frames = 17
-    data.crop = (128, 240)
+    data.crop = (176, 304)
     data.image_batch = 32
-    data.image_crop = (240, 432)  # the shape of a window at 720p: all its positions are seen
-    data.image_share = 0.35
+    data.image_crop = (240, 432)  # the shape of a window at 720p, where pictures are mixed in
+    data.image_share = 0.0
     data.pan_share = 0.3
 
     config.loss = loss = ConfigDict()
@@ -38,7 +39,7 @@ def get_config() -> ConfigDict:
     loss.shift = False
     loss.condition_noise = 0.0
     loss.pixel_weight = 10.0
-    loss.pixel_samples = 8
+    loss.pixel_samples = 3
     loss.gradient = 0.5
     loss.frequency = 0.05
     loss.text_lengths = (4, 4)
@@ -49,17 +50,17 @@ def get_config() -> ConfigDict:
     loss.negative_share = 0.1
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.learning_rate = 1e-3
-    optimizer.warmup_steps = 200
+    optimizer.learning_rate = 5e-4
+    optimizer.warmup_steps = 50
     optimizer.weight_decay = 0.01
     optimizer.clip_norm = 1.0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.99
-    optimizer.ema_decay = 0.999
+    optimizer.ema_decay = 0.995
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 480.0
+    loop.max_seconds = 148.0
     loop.log_every = 100
     loop.save_every = 2000
     loop.eval_every = 0

@@ -2,10 +2,10 @@
 
     python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae
 
-What it makes: 16 channels at 8 x 8 x 4, 1.5 million parameters. About 8 minutes on one H200 (the
-time limit anneals the learning rate, however many steps that is).
-Read in metrics.jsonl: ``psnr`` of reconstruction against ``psnr_upscaled`` of the bicubic input,
-and ``latent_std``, which should end between 0.5 and 2.
+What it makes: 16 channels at 8 x 8 x 4, 3.0 million parameters. The shipped one ran 185 seconds on
+one H200, 3559 steps (the time limit anneals the learning rate, however many steps that is).
+Read in metrics.jsonl: ``psnr`` of reconstruction (37.4 dB at the end) against ``psnr_upscaled`` of
+the bicubic input (35.7 dB), and ``psnr_of_input``, from the latent of the upscaled input.
 """
 
 from ml_collections import ConfigDict
@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 480.0
+    loop.max_seconds = 185.0
     loop.log_every = 100
     loop.save_every = 2000
     loop.eval_every = 0

@@ -14,6 +14,7 @@ from flax import nnx
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.models.predictor import PAPER, TINY, MaskPredictor, PredictorConfig
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
+from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.training.frozen import encode, latent_shape, load_vae
 from skipsr_jax.training.pixels import upscaled
 from skipsr_jax.training.settings import Settings, require
@@ -83,5 +84,5 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         frozen=frozen_params,
         fixed=buffers(module, "predictor"),
         recipe=recipe_of(settings, masks=True),
-        config={"predictor": to_json(config)},
+        config={"predictor": to_json(config), "tau": TAU},
     )

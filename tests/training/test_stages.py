@@ -16,7 +16,6 @@ from skipsr_jax.models.predictor import PredictorConfig
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.nn.params import flatten, to_dict
 from skipsr_jax.training import predictor, sr, vae
-from skipsr_jax.training.export import export
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.step import fresh_state, make_step
 
@@ -139,15 +138,3 @@ def test_stages_that_need_an_autoencoder_say_so(root):
     settings = settings_for("sr", sr.SrLoss(), root, 1e-2)
     with pytest.raises(UserError, match=r"--config\.vae"):
         sr.make(settings, DIT_CONFIG)
-
-
-def test_export_gathers_parts_and_refuses_to_overwrite(autoencoder, tmp_path):
-    assert export({"vae": str(autoencoder)}, str(tmp_path / "model"), "bfloat16") > 0
-    stored = store.load_config(tmp_path / "model")
-    assert stored["vae"] == to_json(VAE_CONFIG) and stored["tau"] == 2e-4
-    shapes = jax.tree.leaves(store.stored_shapes(tmp_path / "model"))
-    assert {str(leaf.dtype) for leaf in shapes} == {"bfloat16"}
-    with pytest.raises(UserError, match="exists already"):
-        export({"vae": str(autoencoder)}, str(tmp_path / "model"), "bfloat16")
-    with pytest.raises(UserError, match="dtype"):
-        export({"vae": str(autoencoder)}, str(tmp_path / "other"), "int8")
