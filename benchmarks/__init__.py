@@ -1,0 +1,1 @@
+"""Measurements. Each prints a small table and can write JSON; none is a test."""
