@@ -59,7 +59,10 @@ def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
     """
     root = absolute(path)
     if not root.exists():
-        raise UserError(f"{root}: no such checkpoint")
+        raise UserError(
+            f"{root}: no such checkpoint; name a folder that train.py, checkpoints.convert or "
+            "checkpoints.export wrote"
+        )
     if not root.is_dir():
         raise UserError(f"{root}: a file; a checkpoint is a folder (see checkpoints.convert)")
     found = root
