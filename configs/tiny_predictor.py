@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     data.image_crop = (256, 256)
     data.image_share = 0.0
     data.pan_share = 0.3
+    data.degradation = "area"
 
     config.loss = loss = ConfigDict()
     loss.pos_weight = 1.0

@@ -33,6 +33,34 @@ def get_config() -> ConfigDict:
     data.image_crop = (240, 432)  # the shape of a window at 720p, where pictures are mixed in
     data.image_share = 0.0
     data.pan_share = 0.3
+    data.degradation = "area"  # "real": two rounds of what follows, then video compression
+
+    data.real = real = ConfigDict()
+    real.first = first = ConfigDict()
+    first.blur_share = 1.0
+    first.blur_kinds = (0.6, 0.3, 0.1)  # isotropic, anisotropic, sinc
+    first.blur_radius = 10
+    first.blur_sigma = (0.2, 3.0)
+    first.sinc_cutoff = (0.63, 3.14)
+    first.resize = (0.25, 1.5)
+    first.noise_share = 0.9
+    first.poisson_share = 0.5
+    first.gray_share = 0.4
+    first.noise_sigma = (1.0, 20.0)
+    first.photons = (100.0, 4000.0)
+    first.jpeg_share = 0.9
+    first.jpeg_quality = (30, 95)
+    real.second = second = ConfigDict(first)
+    second.blur_share = 0.8
+    second.blur_sigma = (0.2, 1.5)
+    second.resize = (0.6, 1.5)  # of the target size
+    second.noise_share = 0.8
+    second.noise_sigma = (1.0, 12.0)
+    second.photons = (200.0, 4000.0)
+    real.video_share = 0.8
+    real.video_codecs = (0.5, 0.3, 0.2)  # H.264, HEVC, MPEG-4
+    real.crf = (18, 34)
+    real.mpeg4_quantizer = (2, 12)
 
     config.loss = loss = ConfigDict()
     loss.one_step_share = 0.75

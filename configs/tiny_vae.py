@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     data.image_crop = (256, 256)
     data.image_share = 0.0  # one shape compiles once; pictures pan instead
     data.pan_share = 0.4
+    data.degradation = "area"
 
     config.loss = loss = ConfigDict()
     loss.gradient = 0.5

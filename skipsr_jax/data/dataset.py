@@ -22,7 +22,8 @@ import numpy as np
 from absl import flags
 
 from skipsr_jax.data.clips import Source, read
-from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.degrade import Degradation, degraded, oracle_mask
+from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.plan import build_plan, required_bucket, stack_plans
@@ -79,13 +80,17 @@ class Packing:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a training sample is; see the module's first lines."""
+    """What a training sample is; see the module's first lines.
+
+    ``degradation`` makes the low-quality pair; the mask follows it when it is real-world.
+    """
 
     video: ClipShape
     image: ClipShape | None
     image_share: float = 0.0
     pan_share: float = 0.3
     scale: int = 4
+    degradation: Degradation = "area"
     masks: bool = True
     packing: Packing | None = None
     cache: str | None = None
@@ -139,9 +144,11 @@ def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: 
     frames = _window(source, shape, rng, recipe.cache)
     if rng.random() < 0.5:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
-    sample: Batch = {"hr": frames, "lr": low_quality(frames, recipe.scale)}
+    small = degraded(frames, recipe.scale, recipe.degradation, rng)
+    sample: Batch = {"hr": frames, "lr": small}
     if recipe.masks:
-        sample["mask"] = oracle_mask(frames, recipe.scale)
+        real = isinstance(recipe.degradation, RealWorld)
+        sample["mask"] = oracle_mask(frames, recipe.scale, small=small if real else None)
     if recipe.packing is not None:
         sample["keep"] = _thin(sample["mask"], recipe.packing, rng)
         sample["negative"] = np.bool_(rng.random() < recipe.packing.negative_share)

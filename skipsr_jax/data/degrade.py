@@ -1,14 +1,20 @@
 """From a high-quality clip to its low-quality pair, and to the mask that Eq. 1 gives for it.
 
 The paper's main setting: area downsampling by 4 (section 3), stored in 8 bits as a real file would
-be. The mask compares the clip with U(D(clip)), D without that rounding.
+be. The mask compares the clip with U(D(clip)), D without that rounding. With real-world degradation
+D is what was done to the clip: a skipped patch keeps its noise, so few patches may be skipped.
 """
 
 import numpy as np
 
-from skipsr_jax.data.resize import area_down, resize
+from skipsr_jax.data import realworld
+from skipsr_jax.data.realworld import RealWorld
+from skipsr_jax.data.resize import Method, area_down, resize
 from skipsr_jax.tokens.criterion import TAU, needs_refinement, patch_mse
 from skipsr_jax.types import Bool, HostArray, UInt8
+
+Degradation = Method | RealWorld
+"""Plain downsampling by a method of ``resize``, or the two-round pipeline at the given levels."""
 
 
 def low_quality(frames: UInt8[HostArray, "f h w 3"], scale: int) -> UInt8[HostArray, "f h2 w2 3"]:
@@ -16,21 +22,48 @@ def low_quality(frames: UInt8[HostArray, "f h w 3"], scale: int) -> UInt8[HostAr
     return np.rint(area_down(frames, scale)).astype(np.uint8)
 
 
+def degraded(
+    frames: UInt8[HostArray, "f h w 3"],
+    scale: int,
+    degradation: Degradation,
+    rng: np.random.Generator,
+) -> UInt8[HostArray, "f h2 w2 3"]:
+    """The clip ``scale`` times smaller; ``rng`` is used by real-world degradation only.
+
+    Bilinear and bicubic do not filter before they go down: they alias, as many a resizer does.
+    Raises ValueError when a side is no multiple of ``scale``.
+    """
+    if isinstance(degradation, RealWorld):
+        return realworld.apply(frames, scale, realworld.draw(degradation, rng), rng)
+    if degradation == "area":
+        return low_quality(frames, scale)
+    _, height, width, _ = frames.shape
+    if height % scale or width % scale:
+        raise ValueError(f"{height} x {width} frames: crop them to multiples of {scale}")
+    small = resize(frames.astype(np.float32), (height // scale, width // scale), degradation)
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+
+
 def oracle_mask(
-    frames: UInt8[HostArray, "f h w 3"], scale: int = 4, tau: float = TAU
+    frames: UInt8[HostArray, "f h w 3"],
+    scale: int = 4,
+    tau: float = TAU,
+    small: UInt8[HostArray, "f h2 w2 3"] | None = None,
 ) -> Bool[HostArray, "t r c"]:
     """Which patches need refinement: True where Eq. 1 does not hold (keep).
 
-    f = 4k + 1 and h, w multiples of 16, else ValueError.
+    ``small`` is D(clip) where D is not area downsampling by ``scale``. f = 4k + 1 and h, w
+    multiples of 16, else ValueError.
     """
     size = frames.shape[1:3]
     unit = np.float32(1 / 255)
     # Five frames at a time stay in cache; the first of a later group only completes 4k + 1.
-    groups = [frames[:1], *(frames[i - 1 : i + 4] for i in range(1, len(frames) - 3, 4))]
+    groups = [slice(0, 1), *(slice(i - 1, i + 4) for i in range(1, len(frames) - 3, 4))]
     if (len(frames) - 1) % 4:
         raise ValueError(f"{len(frames)} frames are not 4k + 1: cut the clip")
     errors = []
     for group in groups:
-        pixels = group * unit
-        errors.append(patch_mse(pixels, resize(area_down(pixels, scale), size, "bilinear"))[-1])
+        pixels = frames[group] * unit
+        below = area_down(pixels, scale) if small is None else small[group] * unit
+        errors.append(patch_mse(pixels, resize(below, size, "bilinear"))[-1])
     return needs_refinement(np.stack(errors), tau)

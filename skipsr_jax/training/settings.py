@@ -7,11 +7,12 @@ below train.py sees a ConfigDict. The section ``loss`` belongs to the stage. Inv
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
 from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.presets import DIT_PRESETS
 
@@ -41,6 +42,8 @@ class Data:
       image_batch, image_crop: of picture batches.
       image_share: share of the batches that are pictures.
       pan_share: share of the clips that are windows moving over pictures.
+      degradation: what makes the low-quality pair: a plain downsampling method, or "real".
+      real: the levels of "real", see skipsr_jax.data.realworld.
     """
 
     root: tuple[str, ...]
@@ -54,6 +57,8 @@ class Data:
     image_crop: tuple[int, int] = (256, 256)
     image_share: float = 0.0
     pan_share: float = 0.3
+    degradation: Literal["area", "bilinear", "bicubic", "real"] = "area"
+    real: RealWorld = dataclasses.field(default_factory=RealWorld)
 
     def __post_init__(self):
         require(bool(self.root), "root", self.root, "one folder or more")

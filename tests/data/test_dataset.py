@@ -8,6 +8,7 @@ from PIL import Image
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import ClipShape, Packing, Recipe, batches, bucket_of, iterate
 from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.resize import area_down, resize
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.criterion import TAU, patch_mse
@@ -66,6 +67,17 @@ def test_pairs_and_masks_follow_their_definitions(sources):
         mse = patch_mse(unit, resize(area_down(unit, 4), (48, 64), "bilinear"))
         np.testing.assert_array_equal(mask, mse > TAU)
     assert 0 < batch["mask"].mean() < 1
+
+
+def test_degradation_changes_the_pair_and_is_a_function_of_the_index(sources):
+    plain, real = (batches(sources, recipe(degradation=d)) for d in ("area", RealWorld()))
+    same_clip = real[0]["hr"][0]
+    assert same(plain[0]["hr"][0], same_clip) and not same(plain[0]["lr"], real[0]["lr"])
+    assert real[0]["lr"].shape == plain[0]["lr"].shape
+    assert same(real[0], batches(sources, recipe(degradation=RealWorld()))[0])
+    for frames, small, mask in zip(real[0]["hr"], real[0]["lr"], real[0]["mask"], strict=True):
+        np.testing.assert_array_equal(mask, oracle_mask(frames, small=small))
+    assert real[0]["mask"].mean() > plain[0]["mask"].mean()
 
 
 def test_plans_hold_a_share_of_the_mask_within_the_bucket(sources):
