@@ -58,9 +58,7 @@ def test_paths_are_those_of_the_public_keys():
     assert "conv_shortcut" in flat["encoder"]["down_blocks"]["2"]["resnets"]["0"]
 
 
-@pytest.mark.parametrize(
-    "slices", [(1, 4, 4, 4), (5, 8), (1, 12), (9, 4)], ids=lambda s: "+".join(map(str, s))
-)
+@pytest.mark.parametrize("slices", [(1, 4, 4, 4), (5, 8)], ids=lambda s: "+".join(map(str, s)))
 def test_any_slicing_gives_the_whole(small, slices):
     vae, params = small
     encode, decode = _encode(vae), _decode(vae)
