@@ -1,4 +1,4 @@
-"""Where training clips come from: folders of videos, pictures and frame folders, read at random.
+"""Where training clips come from: videos, pictures, frame folders, built datasets, read at random.
 
 A source is one clip with its number of frames and its size. Videos are decoded from the key frame
 before the wanted frames, so a long file costs no more than a short one. With a cache folder each
@@ -9,52 +9,34 @@ Invariant: ``read(source, start, count)`` gives the same bytes however often and
 worker it is called.
 """
 
-import dataclasses
 import functools
 import hashlib
+import io
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
 from PIL import Image
 
+from skipsr_jax.data.records import find_records, is_built, payload
+from skipsr_jax.data.source import Kind, Source
 from skipsr_jax.errors import UserError
 from skipsr_jax.types import HostArray, UInt8
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".y4m"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
-Kind = Literal["video", "image", "frames"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One clip on disk.
-
-    Attributes:
-      path: the file, or the folder of frames.
-      kind: what it is; ``frames`` is a folder of numbered pictures.
-      frames: number of frames, 1 for a picture.
-      height, width: in pixels.
-    """
-
-    path: str
-    kind: Kind
-    frames: int
-    height: int
-    width: int
-
 
 def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
     """Every clip and picture below the folders ``roots``, in the order of their paths.
 
     A folder that holds two or more pictures and nothing else, all names ending in a number, is one
-    clip; every other picture stands for itself. Other files are passed over.
+    clip; every other picture stands for itself. Other files are passed over. A root may also be a
+    dataset that skipsr_jax.data.build wrote; its clips come in the order of its records.
 
     Raises UserError when a root is missing, a file cannot be read, or nothing is found.
     """
@@ -62,6 +44,9 @@ def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
     for root in roots:
         if not os.path.isdir(root):
             raise UserError(f"training data folder not found: {root}")
+        if is_built(root):
+            found += find_records(root)
+            continue
         for folder, subfolders, names in os.walk(root):
             subfolders.sort()
             paths = [pathlib.Path(folder, name) for name in sorted(names)]
@@ -72,7 +57,7 @@ def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
             found += [_probe_video(p) for p in paths if p.suffix.lower() in VIDEO_SUFFIXES]
     if not found:
         raise UserError(f"no videos or pictures found in {', '.join(roots) or 'an empty list'}")
-    return tuple(sorted(found, key=lambda source: source.path))
+    return tuple(sorted(found, key=lambda source: (source.path, source.record or 0)))
 
 
 def _is_frame_folder(paths: list[pathlib.Path], is_root: bool) -> bool:
@@ -90,12 +75,7 @@ def _frame_paths(folder: str) -> list[pathlib.Path]:
 
 
 def _probe_image(path: pathlib.Path) -> Source:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except OSError as error:
-        raise UserError(f"cannot read the picture {path}: {error}") from error
-    return Source(str(path), "image", 1, height, width)
+    return _probed(str(path), "image", str(path))
 
 
 def _probe_frames(folder: str, paths: list[pathlib.Path]) -> Source:
@@ -104,21 +84,51 @@ def _probe_frames(folder: str, paths: list[pathlib.Path]) -> Source:
 
 
 def _probe_video(path: pathlib.Path) -> Source:
+    return _probed(str(path), "video", str(path))
+
+
+def probe_bytes(data: bytes, kind: Kind, name: str) -> Source:
+    """What an encoded file holds that is in memory; ``name`` stands in the result and in errors.
+
+    Raises UserError when it cannot be read.
+    """
+    return _probed(data, kind, name)
+
+
+def _probed(file: str | bytes, kind: Kind, name: str) -> Source:
     try:
-        times, _ = _index(str(path))
-        with av.open(str(path)) as container:
+        if kind == "image":
+            with Image.open(_opening(file)) as image:
+                width, height = image.size
+            return Source(name, kind, 1, height, width)
+        times, _ = _index(file)
+        with av.open(_opening(file)) as container:
             stream = container.streams.video[0]
             height, width = stream.codec_context.height, stream.codec_context.width
-    except (av.FFmpegError, IndexError) as error:
-        raise UserError(f"cannot read the video {path}: {error}") from error
-    return Source(str(path), "video", len(times), height, width)
+    except (av.FFmpegError, IndexError, OSError) as error:
+        what = "picture" if kind == "image" else "video"
+        raise UserError(f"cannot read the {what} {name}: {error}") from error
+    return Source(name, kind, len(times), height, width)
+
+
+def _opening(file: str | bytes) -> str | io.BytesIO:
+    """What Pillow and PyAV open: a path, or bytes as a file."""
+    return io.BytesIO(file) if isinstance(file, bytes) else file
+
+
+def _index(file: str | bytes) -> tuple[HostArray, HostArray]:
+    """Presentation times of all frames and of the key frames, in stream units, sorted."""
+    return _index_of_path(file) if isinstance(file, str) else _scan(file)
 
 
 @functools.lru_cache(maxsize=4096)
-def _index(path: str) -> tuple[HostArray, HostArray]:
-    """Presentation times of all frames and of the key frames, in stream units, sorted."""
+def _index_of_path(path: str) -> tuple[HostArray, HostArray]:
+    return _scan(path)
+
+
+def _scan(file: str | bytes) -> tuple[HostArray, HostArray]:
     times, keys = [], []
-    with av.open(path) as container:
+    with av.open(_opening(file)) as container:
         for packet in container.demux(container.streams.video[0]):
             if packet.pts is not None:
                 times.append(packet.pts)
@@ -127,45 +137,63 @@ def _index(path: str) -> tuple[HostArray, HostArray]:
     return np.array(sorted(times), np.int64), np.array(sorted(keys), np.int64)
 
 
+def each_frame(
+    source: Source, start: int, count: int, data: bytes | None = None
+) -> Iterator[UInt8[HostArray, "h w 3"]]:
+    """Frames ``start`` .. ``start + count - 1`` as 8-bit RGB, one by one.
+
+    ``data``: the encoded file, where it is at hand. Raises UserError when there are fewer frames
+    than announced, or one has another size.
+    """
+    file: str | bytes = source.path if data is None else data
+    if data is None and source.record is not None:
+        file = payload(source.path, source.record)
+    if source.kind == "image":
+        frames = iter([_picture(file)])
+    elif source.kind == "frames":
+        frames = (_picture(str(p)) for p in _frame_paths(source.path)[start : start + count])
+    else:
+        frames = _decode_video(file, start, count)
+    read_count, shape = 0, (source.height, source.width, 3)
+    for frame in frames:
+        if frame.shape != shape:
+            raise UserError(f"{source.path}: a frame is {frame.shape}, not {shape}; remove it")
+        yield frame
+        read_count += 1
+    if read_count != count:
+        raise UserError(
+            f"{source.path}: read {read_count} frames where {count} of {shape} were announced; "
+            "remove the file"
+        )
+
+
 def decode(source: Source, start: int, count: int) -> UInt8[HostArray, "f h w 3"]:
     """Frames ``start`` .. ``start + count - 1`` as 8-bit RGB.
 
     Raises UserError when the file holds fewer frames than it announced.
     """
-    if source.kind == "image":
-        frames = [_picture(source.path)]
-    elif source.kind == "frames":
-        frames = [_picture(str(p)) for p in _frame_paths(source.path)[start : start + count]]
-    else:
-        frames = _decode_video(source.path, start, count)
-    if len(frames) != count or frames[0].shape != (source.height, source.width, 3):
-        raise UserError(
-            f"{source.path}: read {len(frames)} frames of {frames[0].shape if frames else ()} "
-            f"where {count} of {(source.height, source.width, 3)} were announced; remove the file"
-        )
-    return np.stack(frames)
+    return np.stack(list(each_frame(source, start, count)))
 
 
-def _picture(path: str) -> HostArray:
-    with Image.open(path) as image:
+def _picture(file: str | bytes) -> HostArray:
+    with Image.open(_opening(file)) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def _decode_video(path: str, start: int, count: int) -> list[HostArray]:
-    times, keys = _index(path)
+def _decode_video(file: str | bytes, start: int, count: int) -> Iterator[HostArray]:
+    times, keys = _index(file)
     wanted = set(times[start : start + count].tolist())
     before = keys[keys <= times[start]]
-    frames = []
-    with av.open(path) as container:
+    with av.open(_opening(file)) as container:
         stream = container.streams.video[0]
         if len(before):
             container.seek(int(before[-1]), stream=stream)
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if len(frames) == count:
-                    break
-    return frames
+                wanted.remove(frame.pts)
+                yield frame.to_ndarray(format="rgb24")
+                if not wanted:
+                    return
 
 
 def read(

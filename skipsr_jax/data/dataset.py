@@ -3,8 +3,9 @@
 Two kinds of batch alternate in a stated ratio: clips of ``frames`` frames and single pictures. Each
 kind has one shape, so each is one compiled program. Everything random is a function of (seed,
 index): the same batches come with any number of workers, and after a resume from the iterator's
-state. Crops are at native resolution, flipped in width half of the time. Pictures also serve as
-clips: a window that pans over the picture at constant speed (``pan_share``).
+state. No clip crosses a scene cut. Crops are at native resolution, flipped in width half of the
+time. Pictures also serve as clips: a window that pans over the picture at constant speed
+(``pan_share``).
 
 A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
 asked for, ``mask`` bool (s, t, h/16, w/16), True = keep; with a plan also ``plan`` (a TokenPlan of
@@ -13,6 +14,7 @@ b packs, s = b * k samples) and ``negative`` bool (b, k): the sample takes the n
 
 import dataclasses
 import functools
+import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -21,9 +23,11 @@ import grain
 import numpy as np
 from absl import flags
 
-from skipsr_jax.data.clips import Source, read
+from skipsr_jax.data.clips import read
+from skipsr_jax.data.cuts import find_cuts
 from skipsr_jax.data.degrade import Degradation, degraded, oracle_mask
 from skipsr_jax.data.realworld import RealWorld
+from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.plan import build_plan, required_bucket, stack_plans
@@ -31,6 +35,9 @@ from skipsr_jax.types import Bool, HostArray, UInt8
 
 PAN_PIXELS = 6.0
 """Largest speed of a pan, in pixels per frame along each axis."""
+
+CUT_TRIES = 4
+"""Stretches drawn from a clip with cuts nobody has listed, before one is played to and fro."""
 
 Batch = dict[str, Any]
 
@@ -97,6 +104,38 @@ class Recipe:
     seed: int = 0
 
 
+def _stretch(
+    source: Source,
+    shape: ClipShape,
+    corner: tuple[int, int],
+    rng: np.random.Generator,
+    cache: str | None,
+) -> UInt8[HostArray, "f h w 3"]:
+    """A random stretch of the clip within one shot, cropped at ``corner`` = (top, left).
+
+    Where the clip's cuts are not listed they are looked for in the crop. After some tries the
+    longest shot of the last stretch is played forth and back.
+    """
+    top, left = corner
+    places = source.stretches(shape.frames)
+    crop: HostArray = np.empty(0)
+    cuts: tuple[int, ...] = ()
+    for _ in range(CUT_TRIES):
+        chosen = int(rng.integers(sum(number for _, number in places)))
+        starts = (first + i for first, number in places for i in range(number))
+        start = next(itertools.islice(starts, chosen, None))
+        frames = read(source, start, shape.frames, cache)
+        crop = frames[:, top : top + shape.height, left : left + shape.width].copy()
+        cuts = find_cuts(crop) if source.cuts is None else ()
+        if not cuts:
+            return crop
+    edges = [0, *cuts, len(crop)]
+    first, stop = max(itertools.pairwise(edges), key=lambda shot: shot[1] - shot[0])
+    forth = np.arange(first, stop)
+    period = np.concatenate([forth, forth[-2:0:-1]])
+    return crop[np.resize(period, shape.frames)]
+
+
 def _window(
     source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
 ) -> UInt8[HostArray, "f h w 3"]:
@@ -104,9 +143,7 @@ def _window(
     top = int(rng.integers(source.height - shape.height + 1))
     left = int(rng.integers(source.width - shape.width + 1))
     if source.kind != "image" or shape.frames == 1:
-        start = int(rng.integers(source.frames - shape.frames + 1))
-        frames = read(source, start, shape.frames, cache)
-        return frames[:, top : top + shape.height, left : left + shape.width].copy()
+        return _stretch(source, shape, (top, left), rng, cache)
     picture = read(source, 0, 1, cache)[0]
     time = np.arange(shape.frames) - shape.frames // 2
     speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth stands still
@@ -210,7 +247,7 @@ def _that_hold(sources: Sequence[Source], shape: ClipShape, frames: int) -> list
     fit = [
         s
         for s in sources
-        if s.frames >= frames and s.height >= shape.height and s.width >= shape.width
+        if s.longest >= frames and s.height >= shape.height and s.width >= shape.width
     ]
     if len(fit) < len(sources):
         logging.info(

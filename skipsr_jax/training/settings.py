@@ -34,7 +34,7 @@ class Data:
     """Where clips come from and how they are cut. Crops are (height, width), multiples of 16.
 
     Attributes:
-      root: folders with videos, pictures and frame folders.
+      root: folders with videos, pictures and frame folders, or datasets by skipsr_jax.data.build.
       eval_root: held-out folders, () for no evaluation.
       cache: folder for decoded clips, shared by all workers; "" decodes anew each time.
       workers: processes that prepare batches; 0 prepares them in threads of this process.

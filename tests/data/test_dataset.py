@@ -115,3 +115,21 @@ def test_refusals(sources):
         batches(sources, recipe(), hosts=(0, 3))
     with pytest.raises(ValueError, match="4k"):
         ClipShape(1, 4, 16, 16)
+
+
+def test_a_clip_from_a_plain_folder_does_not_cross_a_cut(tmp_path):
+    rng = np.random.default_rng(0)
+    scenes = [np.repeat(np.repeat(rng.integers(0, 255, (8, 8, 3)), 8, 0), 8, 1) for _ in range(3)]
+    for name, lengths in (("few", (7, 7, 7)), ("many", (3, 3, 3))):
+        (tmp_path / name).mkdir()
+        for number, which in enumerate(np.repeat(range(3), lengths)):
+            frame = scenes[which].copy()
+            frame[0, 0] = number  # tells frames of a scene apart
+            Image.fromarray(frame.astype(np.uint8)).save(tmp_path / name / f"{number}.png")
+    for source in find_sources([str(tmp_path)]):
+        shape = ClipShape(6, 5, 64, 64)
+        dataset = batches([source], Recipe(shape, None, pan_share=0.0, masks=False))
+        clips = np.concatenate([dataset[i]["hr"] for i in range(4)]).astype(int)
+        assert np.abs(np.diff(clips[:, :, 2:], axis=1)).max() == 0  # one scene
+        steps = np.abs(np.diff(clips[:, :, 0], axis=1)).max((2, 3))
+        assert (steps == 1).all()  # forward by a frame, or back where the scene is too short

@@ -1,0 +1,118 @@
+"""Folders of videos and pictures -> one ArrayRecord dataset that training reads.
+
+    python -m skipsr_jax.data.build --source=raw --out=/data/clips
+
+Then name it as any folder of clips: ``--config.data.root="('/data/clips',)"``. Files are stored as
+they are; long videos are cut at key frames, never encoded anew; scene cuts are found and written
+into the index. Invariant: the same source gives the same bytes, and ``--out`` appears complete or
+not at all.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import flags
+
+from skipsr_jax.data.builder import SkipsrClips
+from skipsr_jax.data.clips import find_sources
+from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
+from skipsr_jax.errors import UserError
+
+LONGEST = 250
+"""Frames of a record, by default: ten seconds are read at once for any stretch in them."""
+
+
+def _index(folder: pathlib.Path) -> dict[str, Any]:
+    """What each record holds, in the order of the records, read back from the files."""
+    clips = []
+    for record in tfds.builder_from_directory(folder).as_data_source(SPLIT):
+        clips.append(
+            {name: record[name].decode() for name in ("name", "kind")}
+            | {name: int(record[name]) for name in ("piece", "frames", "height", "width")}
+            | {"cuts": record["cuts"].tolist()}
+        )
+    return {"format": INDEX_FORMAT, "clips": clips}
+
+
+def build(source: str, out: str, longest: int = LONGEST) -> dict[str, Any]:
+    """Writes the dataset of everything below the folder ``source``; returns its index.
+
+    ``longest``: videos with more frames are cut into pieces of at least this many. Raises UserError
+    when ``out`` exists or cannot be made, and when a file of the source cannot be read to its end.
+    """
+    target = pathlib.Path(out).absolute()
+    if target.exists():
+        raise UserError(f"{out} exists: choose another name or remove it")
+    if longest < 1:
+        raise UserError(f"--longest is {longest}: it must be at least 1 frame")
+    if is_built(source):
+        raise UserError(f"{source} is a built dataset already: name the folder it was made from")
+    sources = find_sources([source])
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {target.parent}: {error.strerror}") from error
+    builder = SkipsrClips(sources, source, longest, str(partial))
+    try:
+        builder.download_and_prepare()
+        folder = pathlib.Path(builder.data_dir)
+        index = _index(folder)
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=1))
+        os.rename(folder, target)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if builder.failure is not None:
+            raise builder.failure
+    return index
+
+
+def run(argv: Sequence[str]) -> str:
+    """The command line; returns what to print. ``argv`` starts with the program's name."""
+    values = flags.FlagValues()
+    text = "Folder with videos, pictures and frame folders."
+    flags.DEFINE_string("source", None, text, flag_values=values)
+    flags.DEFINE_string("out", None, "Folder of the dataset; must not exist.", flag_values=values)
+    text = "Videos with more frames are cut at key frames into pieces of at least this many."
+    flags.DEFINE_integer("longest", LONGEST, text, flag_values=values)
+    if any(argument in ("--help", "-help", "-h") for argument in argv):
+        return f"{__doc__}\nflags:\n{values.get_help()}"
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"what is {rest[1]!r}? Name folders with flags, e.g. --source={rest[1]}")
+    if not values.source or not values.out:
+        raise UserError("--source and --out are both needed: the folder to read, the one to write")
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    clips = build(values.source, values.out, values.longest)["clips"]
+    videos = [clip for clip in clips if clip["kind"] == "video"]
+    frames, cuts = (sum(clip["frames"] for clip in videos), sum(len(c["cuts"]) for c in videos))
+    return (
+        f"{values.out}: wrote {len(videos)} videos of {frames} frames with {cuts} scene cuts, and "
+        f"{len(clips) - len(videos)} pictures"
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """``run`` with errors as one line and exit status 1."""
+    try:
+        print(run(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

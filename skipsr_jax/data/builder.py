@@ -1,0 +1,146 @@
+"""The tensorflow-datasets builder of training clips, and what it puts into a record.
+
+A record is one encoded file: a picture or a short video as it is, a piece of a long video cut at
+key frames without encoding it anew, or a folder of frames as lossless H.264. Invariant: the frames
+of a record are, bit for bit, frames of the source, in order.
+
+A piece of a long video begins at a key frame. Frames shown before that key frame but stored after
+it (open groups of pictures) need the piece before and are left out: a few frames at each seam.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from skipsr_jax.data.clips import each_frame, probe_bytes
+from skipsr_jax.data.cuts import find_cuts
+from skipsr_jax.data.records import SPLIT
+from skipsr_jax.data.source import Source
+from skipsr_jax.errors import UserError
+
+_BITEXACT = {"fflags": "bitexact"}  # Matroska otherwise draws a random number for each file
+_LOSSLESS = {"qp": "0", "g": "12", "preset": "medium"}
+
+
+def _remuxed(packets: Sequence[av.Packet], template: av.VideoStream) -> bytes:
+    """Packets as a Matroska file in memory."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska", options=_BITEXACT) as container:
+        stream = container.add_stream_from_template(template)
+        for packet in packets:
+            packet.stream = stream
+            container.mux(packet)
+    return file.getvalue()
+
+
+def _pieces(path: str, longest: int) -> Iterator[bytes]:
+    """The video in files of at least ``longest`` frames, each from a key frame on."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        packets: list[av.Packet] = []
+        for packet in container.demux(stream):
+            if packet.pts is None or packet.size == 0:
+                continue
+            if packet.is_keyframe and len(packets) >= longest:
+                yield _remuxed(packets, stream)
+                packets = []
+            if packets and packet.pts < packets[0].pts:
+                continue  # shown before the key frame: it needs the piece before
+            packets.append(packet)
+        if packets:
+            yield _remuxed(packets, stream)
+
+
+def _encoded(source: Source) -> bytes:
+    """A folder of frames as one lossless video."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska", options=_BITEXACT) as container:
+        stream = container.add_stream("libx264rgb", rate=Fraction(25), options=_LOSSLESS)
+        stream.height, stream.width, stream.pix_fmt = source.height, source.width, "rgb24"
+        stream.codec_context.thread_count = 1
+        for frame in each_frame(source, 0, source.frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def _files(source: Source, longest: int) -> Iterator[bytes]:
+    if source.kind == "frames":
+        yield _encoded(source)
+    elif source.frames > longest:
+        yield from _pieces(source.path, longest)
+    else:
+        yield pathlib.Path(source.path).read_bytes()
+
+
+def examples(source: Source, root: str, longest: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(key, record) of one clip; every frame is decoded once, to find the cuts.
+
+    Raises UserError when a file cannot be decoded to its end.
+    """
+    name = os.path.relpath(source.path, root)
+    for piece, data in enumerate(_files(source, longest)):
+        kind = "image" if source.kind == "image" else "video"
+        found = probe_bytes(data, kind, source.path)
+        try:
+            cuts = find_cuts(each_frame(found, 0, found.frames, data))
+        except (av.FFmpegError, OSError) as error:
+            raise UserError(f"cannot decode {source.path}: {error}; remove the file") from error
+        yield (
+            f"{name}#{piece:06}",
+            {
+                "data": data,
+                "name": name,
+                "piece": piece,
+                "kind": kind,
+                "frames": found.frames,
+                "height": found.height,
+                "width": found.width,
+                "cuts": np.array(cuts, np.int64),
+            },
+        )
+
+
+class SkipsrClips(tfds.core.GeneratorBasedBuilder):
+    """Videos and pictures for training, as encoded bytes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = epath.Path(__file__).parent
+
+    def __init__(self, sources: Sequence[Source], root: str, longest: int, data_dir: str):
+        """``longest``: pieces of longer videos have this many frames or a few more."""
+        self._sources, self._root, self._longest = sources, root, longest
+        self.failure: UserError | None = None
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "data": tfds.features.Tensor(shape=(), dtype=np.object_),
+            "name": tfds.features.Text(),
+            "piece": np.int64,
+            "kind": tfds.features.Text(),
+            "frames": np.int64,
+            "height": np.int64,
+            "width": np.int64,
+            "cuts": tfds.features.Tensor(shape=(None,), dtype=np.int64),
+        }
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {SPLIT: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        try:
+            for source in self._sources:
+                yield from examples(source, self._root, self._longest)
+        except UserError as error:  # the caller wants this one, not what tfds makes of it
+            self.failure = error
+            raise
