@@ -85,6 +85,23 @@ def test_clips_end_as_videos_and_pictures_do_not(index):
         assert same != differs
 
 
+def test_the_drawn_methods_are_the_ones_used():
+    frames, rng = still(), np.random.default_rng(0)
+    drawn = draw(
+        dataclasses.replace(NOTHING, second=dataclasses.replace(CALM, resize=(1.5, 1.5))), rng
+    )
+    for place in ("first", "second", "last"):
+        results = []
+        for method in ("area", "bilinear", "bicubic"):
+            if place == "last":
+                changed = dataclasses.replace(drawn, method=method)
+            else:
+                part = dataclasses.replace(getattr(drawn, place), method=method, factor=1.5)
+                changed = dataclasses.replace(drawn, **{place: part})
+            results.append(apply(frames, 4, changed, rng))
+        assert all(not np.array_equal(results[i], results[i - 1]) for i in range(3)), place
+
+
 def test_draws_stay_in_their_ranges_and_use_all_kinds():
     levels, rng = RealWorld(), np.random.default_rng(0)
     drawn = [draw(levels, rng) for _ in range(300)]
