@@ -43,7 +43,7 @@ class AudioCopy:
     def copy_until(self, end: Fraction | None) -> None:
         """Copies the packets that start before ``end`` seconds of video; None: all the rest."""
         while (packet := self._next()) is not None:
-            time_base = packet.time_base
+            time_base = Fraction(packet.time_base)  # PyAV 19 has a type of its own
             begins = packet.pts * time_base - self._start
             if end is not None and begins >= end:
                 return

@@ -18,6 +18,7 @@ from typing import Literal
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8, UInt16
 
@@ -237,7 +238,7 @@ def _open_video(path: pathlib.Path) -> Media:
     except av.FFmpegError as error:
         raise UserError(f"{path} cannot be decoded ({error.strerror})") from error
     transform = _transform_of(frame)
-    ratio = ratio or Fraction(1)
+    ratio = Fraction(ratio or 1)
     swap = transform.swap_axes
     return Media(
         path=path,
@@ -258,13 +259,13 @@ def _open_video(path: pathlib.Path) -> Media:
 
 def _transform_of(frame: av.VideoFrame) -> DisplayTransform:
     """From the display matrix [a b u; c d v; x y w]: column = a x + c y, row = b x + d y."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            if abs(b) > abs(a):
-                return DisplayTransform(True, flip_rows=b < 0, flip_columns=c < 0)
-            return DisplayTransform(False, flip_rows=d < 0, flip_columns=a < 0)
-    return DisplayTransform()
+    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if data is None:
+        return DisplayTransform()
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        return DisplayTransform(True, flip_rows=b < 0, flip_columns=c < 0)
+    return DisplayTransform(False, flip_rows=d < 0, flip_columns=a < 0)
 
 
 def _video_frames(media: Media, scan: VideoScan) -> Iterator[RgbFrame]:

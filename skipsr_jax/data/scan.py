@@ -63,7 +63,7 @@ def scan_video(path: pathlib.Path) -> VideoScan:
             known = [tick for tick in ticks if tick is not None]
             stated = [stream.average_rate, stream.guessed_rate, stream.base_rate]
             ordered = "avi" not in container.format.name
-            time_base = stream.time_base or Fraction(1, av.time_base)
+            time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
     except av.FFmpegError as error:
         raise UserError(
             f"{path} cannot be read as a video ({error.strerror}): it is truncated, damaged or "
@@ -100,7 +100,7 @@ def _read_packets(
         if packet.size == 0:
             continue
         if packet.pts is not None and packet.time_base is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            end = max(end, (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base))
         if packet.stream.index != stream.index or packet.is_discard:
             continue
         if exact and packet.is_corrupt:  # the file ends inside this packet
