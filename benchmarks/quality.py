@@ -1,7 +1,7 @@
 """Quality of a model on a folder of true clips and pictures, skipped and dense beside bicubic.
 
     python -m benchmarks.quality --folder=../shared/data/eval --out=quality.json
-    python -m benchmarks.quality --config=configs/tiny.py --folder=clips --frames=9 --dense=false
+    python -m benchmarks.quality --config=configs/tiny.py --folder=clips --frames=9 --nodense
 
 Each file is made smaller by area averaging (4x, or --scale) and upscaled again. The table gives
 PSNR (dB) and SSIM against the truth over the same pixels for all columns, the share of patches that
