@@ -39,7 +39,7 @@ from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.vae import VAEConfig
-from skipsr_jax.nn.params import unflatten
+from skipsr_jax.nn.params import flatten, unflatten
 
 CONFIG_CLASSES = {"dit": DiTConfig, "vae": VAEConfig}
 TEXT_FILES = {"positive": "pos_emb.pt", "negative": "neg_emb.pt"}
@@ -179,7 +179,7 @@ def _batches(
         if path not in waiting:
             waiting.clear()
             wanted = [f"{part}/{p}" for p, batch in batch_of.items() if batch == batch_of[path]]
-            waiting.update(store.leaves(store.restore_host(checkpoint, paths=wanted)[part]))
+            waiting.update(flatten(store.restore_host(checkpoint, paths=wanted)[part]))
         return waiting.pop(path)
 
     return read
@@ -207,11 +207,11 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
             (scratch / part).mkdir()
             source = f"{checkpoint} ({part})"
             entries = networks.entries(from_json(CONFIG_CLASSES[part], config[part], source))
-            stored = {k: np.dtype(leaf.dtype) for k, leaf in store.leaves(shapes[part]).items()}
+            stored = {k: np.dtype(leaf.dtype) for k, leaf in flatten(shapes[part]).items()}
             if stored.keys() != {entry.path for entry in entries}:
                 raise UserError(f"{source}: its arrays are not those of its config")
 
-            read = _batches(checkpoint, part, store.leaves(shapes[part]))
+            read = _batches(checkpoint, part, flatten(shapes[part]))
             mixed = config.get("mixed_dtypes", {}).get(part, {})
             tensors = staging.scatter(entries, stored, read, mixed, scratch / part)
             writer.write(done / f"{part}.{form}", tensors)

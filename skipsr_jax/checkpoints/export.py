@@ -21,7 +21,7 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import Params, unflatten
+from skipsr_jax.nn.params import Params, flatten, unflatten
 
 PARTS = ("dit", "vae", "predictor")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -36,7 +36,7 @@ def _cast(params: Params, dtype: np.dtype | None) -> Params:
         keep = dtype is None or not floating or path.rsplit("/", 1)[-1] in store.NEVER_CAST
         return array if keep else array.astype(dtype)
 
-    return unflatten({path: one(path, array) for path, array in store.leaves(params).items()})
+    return unflatten({path: one(path, array) for path, array in flatten(params).items()})
 
 
 def merge(

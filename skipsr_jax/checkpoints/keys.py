@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipsr_jax.checkpoints.lazy import LazyTensor
-from skipsr_jax.checkpoints.store import leaves
-from skipsr_jax.nn.params import Params
+from skipsr_jax.nn.params import Params, flatten
 
 AS_IS = None
 LINEAR = (1, 0)  # (out, in) -> (in, out)
@@ -108,7 +107,7 @@ def _entries(params: Params, table: tuple[Row, ...], first: dict[str, int]) -> l
     """Entries of all ``params``; ``first`` is the number of the first layer of each stack."""
     patterns = [(official, _pattern(ours), axes) for official, ours, axes in table]
     entries = []
-    for path, leaf in leaves(params).items():
+    for path, leaf in flatten(params).items():
         found = (
             (official, match, axes)
             for official, pattern, axes in patterns

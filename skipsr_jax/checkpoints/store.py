@@ -22,7 +22,7 @@ from etils import epath
 
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import Params, unflatten
+from skipsr_jax.nn.params import Params, flatten, unflatten
 
 FORMAT_VERSION = 1
 
@@ -38,12 +38,6 @@ def absolute(path: PathLike) -> epath.Path:
     """An absolute path (Orbax fails in the background on relative ones); ``gs://`` stays."""
     text = os.fspath(path)
     return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
-
-
-def leaves(tree: Params) -> dict[str, Any]:
-    """``{"a": {"b": x}}`` -> ``{"a/b": x}``, whatever the leaves are (arrays, metadata, places)."""
-    found, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(str(part.key) for part in path): leaf for path, leaf in found}
 
 
 def _steps(folder: epath.Path) -> list[int]:
@@ -119,14 +113,14 @@ def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params
         raise _unreadable(found, error) from error
     if branch not in tree:
         raise UserError(f"{found}: has no {branch!r}; it has {', '.join(sorted(tree))}")
-    stored = leaves(tree[branch])
+    stored = flatten(tree[branch])
     return unflatten(
         {k: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for k, m in stored.items()}
     )
 
 
 def _check_fit(found: epath.Path, stored: Params, abstract: Params) -> None:
-    want, got = leaves(abstract), leaves(stored)
+    want, got = flatten(abstract), flatten(stored)
     wrong = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
     wrong += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
     wrong += [
@@ -190,13 +184,13 @@ def restore_params(
     wanted = _selected(found, stored_shapes(found, branch=branch), only)
     if abstract is not None:
         _check_fit(found, wanted, {name: abstract[name] for name in wanted})
-    flat = leaves(wanted)
+    flat = flatten(wanted)
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(shardings, jax.sharding.Sharding):
         places = dict.fromkeys(flat, shardings)
     else:
-        places = leaves(shardings)
+        places = flatten(shardings)
 
     def target(key: str) -> np.dtype:
         floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
@@ -221,7 +215,7 @@ def restore_host(
     memory can be read piece by piece. Raises UserError as ``restore_params``.
     """
     found = step_folder(path, step)
-    flat = leaves(_selected(found, stored_shapes(found, branch=branch), only))
+    flat = flatten(_selected(found, stored_shapes(found, branch=branch), only))
     if paths is not None:
         flat = {key: flat[key] for key in paths}
     args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in flat}

@@ -20,6 +20,7 @@ from skipsr_jax.checkpoints import (
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.presets import SEEDVR2_3B, SEEDVR_7B
 from skipsr_jax.models.vae import VAEConfig
+from skipsr_jax.nn.params import flatten
 
 SIZES = {"width": 12, "text_width": 6, "heads": 2, "head_dim": 12, "layers": 3}
 DIT_3B = dataclasses.replace(SEEDVR2_3B, **SIZES, rope_dim=12, mm_layers=2)
@@ -99,7 +100,7 @@ def test_stacks_of_mixed_dtypes_come_back_as_they_were(tmp_path):
     mixed = {k: sixteen[k] if k.startswith("blocks.2.") else eight[k] for k in eight}
     torch_writer.write(tmp_path / "mixed.pth", mixed)
     convert.import_official(str(tmp_path / "m"), {"dit": str(tmp_path / "mixed.pth")}, {})
-    stored = store.leaves(store.stored_shapes(tmp_path / "m")["dit"])
+    stored = flatten(store.stored_shapes(tmp_path / "m")["dit"])
     assert stored["mm_blocks/vid/qkv/kernel"].dtype == np.float16
     assert stored["vid_in/kernel"].dtype == ml_dtypes.float8_e4m3fn
     convert.export_official(str(tmp_path / "m"), str(tmp_path / "back"), "pth")

@@ -7,6 +7,7 @@ import pytest
 
 from skipsr_jax.checkpoints import export, lazy, store, torch_writer, train_state
 from skipsr_jax.errors import UserError
+from skipsr_jax.nn.params import flatten
 
 
 def train(workdir, params: dict, config: dict, step: int) -> None:
@@ -38,7 +39,7 @@ def test_the_parts_of_all_runs_and_what_they_are(runs, tmp_path, capsys):
     assert [config[part]["size"] for part in ("vae", "predictor", "dit")] == [1, 2, 3]
     assert config["tau"] == 2e-4 and "settings" not in config
     assert config["exported"]["dit"] == {"run": f"{runs}/sr", "step": 7, "branch": "ema"}
-    params = store.leaves(store.restore_host(out))
+    params = flatten(store.restore_host(out))
     weights = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
     assert params["vae/w"].dtype == params["text/positive"].dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(params["predictor/w"], (weights * 2 + 1).astype("bfloat16"))

@@ -11,6 +11,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.presets import SEEDVR2_3B, SEEDVR_7B
 from skipsr_jax.models.vae import SEEDVR, VAEConfig
+from skipsr_jax.nn.params import flatten
 
 REAL = {"keys_3b": SEEDVR2_3B, "keys_7b": SEEDVR_7B, "keys_vae": SEEDVR}
 SMALL_DIT = dataclasses.replace(
@@ -42,7 +43,7 @@ def test_every_key_and_shape_of_the_real_model(shared, name):
     trained = sum(int(np.prod(e.shape)) for e in entries if e.official not in buffers)
     assert trained == listed["n_parameters"]
     # And back: each place of each of our arrays is one official tensor of the right shape.
-    ours = keys.leaves(networks.abstract_params(REAL[name]))
+    ours = flatten(networks.abstract_params(REAL[name]))
     places = {(entry.path, entry.layer) for entry in entries}
     assert len(places) == len(entries)
     for entry in entries:

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from skipsr_jax.checkpoints import store, streaming
 from skipsr_jax.errors import UserError
+from skipsr_jax.nn.params import flatten
 
 CONFIG = {"tau": 2e-4, "vae": {"block_channels": [1, 2]}}
 
@@ -44,7 +45,7 @@ def saved(tmp_path_factory) -> pathlib.Path:
 
 
 def same(tree: dict, expected: dict) -> None:
-    got, want = store.leaves(tree), store.leaves(expected)
+    got, want = flatten(tree), flatten(expected)
     assert got.keys() == want.keys()
     for key in want:
         assert got[key].dtype == want[key].dtype, key
