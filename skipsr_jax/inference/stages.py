@@ -6,7 +6,7 @@ the text length alone: resolution, frame count and mask reach it as index arrays
 Latents here are scaled (times the autoencoder's ``scaling_factor``), as the transformer sees them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.kernels.varlen_attention import choose
 from skipsr_jax.kernels.varlen_attention.problem import Problem
+from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.vae_slices import (
     decode_clip,
     decode_step,
@@ -50,6 +51,21 @@ def _model_input(
     return jnp.concatenate(parts, axis=-1).reshape(b, n, -1)
 
 
+def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
+    """One call of the transformer (real or abstract module), compiled once per bucket.
+
+    (parameters, noisy tokens (b, n, 64), condition tokens (b, n, 68), text (b, m, j), timestep
+    0..1000 of all samples, plan) -> velocity of every stored token.
+    """
+
+    def velocity(params, noisy, conditions, text, timestep, plan):
+        timesteps = jnp.broadcast_to(timestep, plan.text_length.shape)
+        patches = _model_input(noisy, conditions)
+        return bind(dit, params)(patches, text, timesteps, plan)
+
+    return jax.jit(velocity)
+
+
 class Stages:
     """The compiled stages of one model. Making it compiles nothing."""
 
@@ -62,15 +78,10 @@ class Stages:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
             return joined.sample(noise) * scale
 
-        def velocity(params, noisy, conditions, text, timestep, plan):
-            timesteps = jnp.broadcast_to(timestep, plan.text_length.shape)
-            patches = _model_input(noisy, conditions)
-            return bind(dit, params)(patches, text, timesteps, plan)
-
         self._encode_step, self._decode_step = encode_step(vae), decode_step(vae)
         self._sample = jax.jit(sample)
         self._unscale = jax.jit(lambda latent: latent / scale)
-        self._velocity = jax.jit(velocity)
+        self._velocity = velocity_step(dit)
         self._condition_noise = jax.jit(add_condition_noise, static_argnames="strength")
         self._gather = jax.jit(gather_patches)
         self._gather_condition = jax.jit(

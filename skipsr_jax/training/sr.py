@@ -23,6 +23,7 @@ from skipsr_jax.diffusion.schedule import TERMINAL, add_noise, clean_from_veloci
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
 from skipsr_jax.tokens.patches import patchify, unpatchify
 from skipsr_jax.tokens.plan import TokenPlan
@@ -151,11 +152,16 @@ def _texts(text: Params, batch: Batch, slots: int) -> Float[Array, "b m j"]:
     return chosen.reshape(chosen.shape[0], -1, chosen.shape[-1])
 
 
-def make(settings: Settings, config: DiTConfig | None = None) -> Stage:
-    """The stage. ``config`` stands in for the model's own transformer."""
+def make(
+    settings: Settings,
+    config: DiTConfig | None = None,
+    autoencoder: tuple[VAE, Params] | None = None,
+) -> Stage:
+    """The stage. ``config`` stands in for the model's own transformer, ``autoencoder`` (module and
+    ``{"vae": parameters}``, which may be shapes) for the one that the settings name."""
     config = config or DIT_PRESETS[settings.model]
     weight: SrLoss = settings.loss
-    vae, frozen_params = load_vae(settings)
+    vae, frozen_params = autoencoder or load_vae(settings)
     dtype = jnp.dtype(settings.dtype)
     module = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
 

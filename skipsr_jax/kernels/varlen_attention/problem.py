@@ -31,8 +31,15 @@ class Target:
 
 
 def current_target() -> Target:
-    """The default backend's first device."""
+    """The devices of the mesh in use (``jax.set_mesh``), else the default backend's first device.
+
+    The mesh decides, so that a host without accelerators compiles for a pod's devices what the pod
+    itself would run.
+    """
+    meant = jax.sharding.get_abstract_mesh().abstract_device
     device = jax.devices()[0]
+    if meant is not None and meant.platform != device.platform:
+        return Target(meant.platform)
     if device.platform != "gpu" or "NVIDIA" not in device.device_kind.upper():
         return Target(device.platform)
     major, minor = str(device.compute_capability).split(".")
