@@ -102,11 +102,13 @@ def _initial(stage: Stage, settings: Settings, mesh: Mesh) -> State:
     if settings.init_from:
         source = store.absolute(settings.init_from)
         logging.info("parameters from %s", source)
+        branch = best_branch(source)
         for name in ("params", "ema"):
-            state[name] = store.restore_params(
-                source, state["params"], places["params"], "float32", branch=best_branch(source)
+            state[name] |= store.restore_params(
+                source, state["ema"], places["ema"], "float32", branch=branch
             )
-    return state
+    begin = jax.jit(stage.begin, out_shardings=places["params"], donate_argnums=0)
+    return state | {"params": begin(state["params"])}
 
 
 def _on_devices(batch: Batch, mesh: Mesh) -> Batch:
@@ -119,15 +121,15 @@ def _kind(batch: Batch) -> str:
 
 
 def _check_batch(settings: Settings, stage: Stage, mesh: Mesh) -> None:
-    samples = 1 if stage.recipe.packing is None else stage.recipe.packing.samples
+    samples, accumulate = stage.samples_per_pack, settings.optimizer.accumulate
     shapes = {"batch": stage.recipe.video}
     if stage.recipe.image_share:
         shapes["image_batch"] = stage.recipe.image
     for name, shape in shapes.items():
-        if shape.batch % (samples * pack_shards(mesh)):
+        if shape.batch % (samples * pack_shards(mesh) * accumulate):
             raise UserError(
                 f"data.{name} is {shape.batch}: it must be a multiple of {samples} samples a pack "
-                f"x {pack_shards(mesh)} devices"
+                f"x {pack_shards(mesh)} devices x optimizer.accumulate {accumulate}"
             )
 
 
@@ -241,7 +243,7 @@ def _run(settings, stage, folder, mesh, iterator, manager, preemption, started) 
             writer.write(done, means | speed | {"learning_rate": rate})
             pending, mark = [], (time.monotonic(), 0)
         if evaluation is not None and (done % loop.eval_every == 0 or stop):
-            writer.write(done, evaluation(state["ema"], frozen))
+            writer.write(done, evaluation(state["params"] | state["ema"], frozen))
         if done % loop.save_every == 0 or stop:
             save(done)
         if preemption.reached():

@@ -1,4 +1,4 @@
-"""AdamW with clipping, the learning rate of each step, and the moving average of the parameters.
+"""From gradients to steps, the learning rate of each step, and the parameters' moving average.
 
 Parameters and moments are float32 whatever the networks compute in. The learning rate is an input
 of the compiled step, so that a run with a time limit can be annealed by the clock.
@@ -32,9 +32,14 @@ def _kernels(params: Params) -> Any:
 
 def transformation(settings: Optimizer) -> optax.GradientTransformation:
     """Gradients -> step direction; multiply by minus the learning rate."""
+    if settings.kind == "adamw":
+        scale = optax.scale_by_adam(b1=settings.b1, b2=settings.b2)
+    else:
+        scale = optax.scale_by_rms(decay=settings.b2, eps_in_sqrt=False, bias_correction=True)
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.scale_by_adam(b1=settings.b1, b2=settings.b2),
+        clip,
+        scale,
         optax.add_decayed_weights(settings.weight_decay, mask=_kernels),
     )
 

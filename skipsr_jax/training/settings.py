@@ -77,26 +77,38 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with linear warm-up, then a cosine down to zero.
+    """How parameters follow gradients: linear warm-up, then a cosine down to zero.
 
     The cosine runs over the steps or over the time limit, whichever is further along, so a run cut
-    by ``loop.max_seconds`` is annealed too. ``weight_decay`` acts on kernels only.
+    by ``loop.max_seconds`` is annealed too.
+
+    Attributes:
+      kind: "rmsprop" is "adamw" with b1 = 0 in the same numbers, without room for a first moment.
+      weight_decay: acts on kernels only.
+      clip_norm: largest norm of a player's gradient; 0: gradients are taken as they are.
+      accumulate: micro-batches that a batch is cut into, one after the other in the memory of one;
+        their gradients are averaged. Numbers that a stage states per batch then hold for each.
     """
 
     learning_rate: float
+    kind: Literal["adamw", "rmsprop"] = "adamw"
     warmup_steps: int = 100
     weight_decay: float = 0.0
     clip_norm: float = 1.0
     b1: float = 0.9
     b2: float = 0.99
     ema_decay: float = 0.999
+    accumulate: int = 1
 
     def __post_init__(self):
         rate = self.learning_rate
         require(0 < rate < 1, "learning_rate", rate, "above 0 and below 1")
         require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
-        require(self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0")
+        good = self.clip_norm >= 0 and math.isfinite(self.clip_norm)
+        require(good, "clip_norm", self.clip_norm, "at least 0 (0: off)")
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+        require(self.kind == "adamw" or self.b1 == 0, "b1", self.b1, f"0 with {self.kind}")
         for name in ("b1", "b2", "ema_decay"):
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "from 0 to below 1")

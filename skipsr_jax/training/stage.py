@@ -20,6 +20,27 @@ Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]
 
 
 @dataclasses.dataclass(frozen=True)
+class Player:
+    """One of several that learn by turns, each by its own loss, as in a generative adversary game.
+
+    Attributes:
+      name: of its metrics.
+      trains: top-level keys of the parameters that it moves; to its loss the others are constants.
+      loss: as ``Stage.loss``.
+      rate: factor on the learning rate.
+    """
+
+    name: str
+    trains: tuple[str, ...]
+    loss: Loss
+    rate: float = 1.0
+
+
+def _unchanged(params: Params) -> Params:
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One stage, ready to run.
 
@@ -30,6 +51,12 @@ class Stage:
       fixed: paths of entries of the trained parameters that are no parameters (buffers).
       recipe: of the training batches.
       config: what a checkpoint says about the model, as JSON.
+      players: who learns what in a step, in this order, each after the updates before it; none
+        means that ``loss`` trains everything. ``loss`` is the last one's.
+      helpers: top-level keys of parameters that are no part of the finished model (a
+        discriminator): ``init_from`` does not hold them, and they have no moving average.
+      begin: (parameters, where those of ``init_from`` have replaced the fresh ones) -> parameters
+        before the first step, where helpers may be copied from the model. Pure.
     """
 
     init: Callable[[Array], Params]
@@ -38,6 +65,18 @@ class Stage:
     fixed: frozenset[str]
     recipe: Recipe
     config: dict[str, Any]
+    players: tuple[Player, ...] = ()
+    helpers: frozenset[str] = frozenset()
+    begin: Callable[[Params], Params] = _unchanged
+
+    def model(self, params: Params) -> Params:
+        """``params`` without the helpers."""
+        return {name: part for name, part in params.items() if name not in self.helpers}
+
+    @property
+    def samples_per_pack(self) -> int:
+        """Samples in one sequence of tokens; 1 for stages without token plans."""
+        return 1 if self.recipe.packing is None else self.recipe.packing.samples
 
 
 def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -> Recipe:

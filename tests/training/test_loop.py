@@ -18,7 +18,7 @@ from skipsr_jax.training import loop as loop_module
 from skipsr_jax.training.loop import train
 from skipsr_jax.training.pixels import signed, upscaled
 from skipsr_jax.training.settings import Data, Loop, MeshSizes, Optimizer, Settings
-from skipsr_jax.training.stage import Stage, recipe_of
+from skipsr_jax.training.stage import Player, Stage, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -146,10 +146,47 @@ def test_every_mesh_gives_the_same_losses(data, tmp_path):
     np.testing.assert_allclose(curves[0], curves[1], atol=1e-5)
 
 
-def test_batch_has_to_divide_over_the_devices(data, tmp_path):
+def test_batch_has_to_divide_over_devices_and_micro_batches(data, tmp_path):
     settings = settings_for(dataclasses.replace(data, batch=3))
     with pytest.raises(UserError, match=r"data\.batch is 3"):
         train(settings, colour_stage(settings), str(tmp_path))
+    accumulating = dataclasses.replace(settings_for(data).optimizer, accumulate=2)
+    settings = dataclasses.replace(settings_for(data), optimizer=accumulating)
+    with pytest.raises(UserError, match=r"batch is 8: .* x optimizer\.accumulate 2"):
+        train(settings, colour_stage(settings), str(tmp_path))
+
+
+def test_helpers_begin_as_the_stage_says_and_are_not_looked_for_in_init_from(data, tmp_path):
+    start = {"kernel": np.full((3, 8), 0.25, np.float32), "fixed": np.ones((), np.float32)}
+    store.save_model(tmp_path / "first", {"colour": start}, {})
+
+    def with_judge(settings):
+        """The colour stage, and a judge that begins as the colours do and is pulled to zero."""
+        plain = colour_stage(settings)
+
+        def away(params, frozen, batch, key):
+            return jnp.square(params["judge"]["kernel"]).sum(), {}
+
+        players = (Player("judge", ("judge",), away), Player("colour", ("colour",), plain.loss))
+        return dataclasses.replace(
+            plain,
+            init=lambda key: plain.init(key) | {"judge": plain.init(key)["colour"]},
+            players=players,
+            helpers=frozenset({"judge"}),
+            begin=lambda params: params | {"judge": jax.tree.map(jnp.copy, params["colour"])},
+        )
+
+    settings = settings_for(data, init_from=str(tmp_path / "first"), steps=1, eval_every=1)
+    settings = dataclasses.replace(settings, data=dataclasses.replace(data, eval_root=data.root))
+    assert train(settings, with_judge(settings), str(tmp_path / "second")) == 1
+    judge = store.restore_host(tmp_path / "second")["judge"]["kernel"]
+    moved = np.abs(judge - start["kernel"])
+    assert 0 < moved.max() < 0.0051  # one step of 0.005 from the colours of init_from
+    assert store.restore_host(tmp_path / "second", branch="ema").keys() == {"colour"}
+    settings = dataclasses.replace(settings, loop=dataclasses.replace(settings.loop, steps=2))
+    assert train(settings, with_judge(settings), str(tmp_path / "second")) == 2
+    again = store.restore_host(tmp_path / "second")["judge"]["kernel"]
+    assert (np.abs(again) < np.abs(judge)).all()  # went on from where it was
 
 
 def test_evaluation_on_held_out_clips(data, tmp_path):
