@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from skipsr_jax.tokens.criterion import PATCH_PIXELS
-from skipsr_jax.tokens.patches import patchify, unpatchify
+from skipsr_jax.tokens.patches import gather_kept, patchify, scatter_kept, unpatchify
 from skipsr_jax.types import Array, Bool, Float, Int
 
 
@@ -18,10 +18,7 @@ def gather_patches(
     latent: Float[Array, "b t h w c"], patch_index: Int[Array, "b n"]
 ) -> Float[Array, "b n i"]:
     """The kept patches of a latent in the plan's order; rows of padding (-1) are zero."""
-    patches = patchify(latent)
-    index = jnp.where(patch_index < 0, patches.shape[1], patch_index)
-    take = jax.vmap(lambda rows, i: rows.at[i].get(mode="fill", fill_value=0))
-    return take(patches, index)
+    return gather_kept(patchify(latent), patch_index)
 
 
 def scatter_patches(
@@ -30,11 +27,8 @@ def scatter_patches(
     patch_index: Int[Array, "b n"],
 ) -> Float[Array, "b t h w c"]:
     """``latent`` with the kept patches replaced by ``tokens``; rows of padding go nowhere."""
-    patches = patchify(latent)
-    index = jnp.where(patch_index < 0, patches.shape[1], patch_index)
-    put = jax.vmap(lambda rows, i, new: rows.at[i].set(new.astype(rows.dtype), mode="drop"))
     grid = (latent.shape[1], latent.shape[2] // 2, latent.shape[3] // 2)
-    return unpatchify(put(patches, index, tokens), grid)
+    return unpatchify(scatter_kept(patchify(latent), tokens, patch_index), grid)
 
 
 def seam_weights(keep: Bool[Array, "f r q"], feather: int) -> Float[Array, "f h w"]:

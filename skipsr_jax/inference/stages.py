@@ -34,21 +34,9 @@ from skipsr_jax.models.vae_slices import (
 )
 from skipsr_jax.nn.params import bind
 from skipsr_jax.tokens.buckets import Bucket
-from skipsr_jax.tokens.patches import PATCH
+from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
 from skipsr_jax.types import Array, Bool, Float, HostArray
-
-_PIXELS = PATCH * PATCH
-"""Latent pixels in a token."""
-
-
-def _model_input(
-    noisy: Float[Array, "b n x"], conditions: Float[Array, "b n y"]
-) -> Float[Array, "b n i"]:
-    """Tokens of the noisy latent and of the condition, interleaved pixel by pixel."""
-    b, n, _ = noisy.shape
-    parts = [part.reshape(b, n, _PIXELS, -1) for part in (noisy, conditions)]
-    return jnp.concatenate(parts, axis=-1).reshape(b, n, -1)
 
 
 def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
@@ -60,7 +48,7 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
 
     def velocity(params, noisy, conditions, text, timestep, plan):
         timesteps = jnp.broadcast_to(timestep, plan.text_length.shape)
-        patches = _model_input(noisy, conditions)
+        patches = join_channels(noisy, conditions)
         return bind(dit, params)(patches, text, timesteps, plan)
 
     return jax.jit(velocity)
