@@ -16,6 +16,11 @@ def signed(frames: UInt8[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
     return frames.astype(jnp.float32) / 127.5 - 1.0
 
 
+def unsigned(frames: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
+    """About [-1, 1] -> [0, 1], as it is shown."""
+    return jnp.clip(0.5 * frames + 0.5, 0.0, 1.0)
+
+
 def upscaled(
     frames: UInt8[Array, "b f h w 3"], size: tuple[int, int]
 ) -> Float[Array, "b f h2 w2 3"]:

@@ -16,9 +16,9 @@ from skipsr_jax.models.predictor import PAPER, TINY, MaskPredictor, PredictorCon
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.training.frozen import encode, latent_shape, load_vae
-from skipsr_jax.training.pixels import upscaled
+from skipsr_jax.training.pixels import patches_to_pixels, signed, unsigned, upscaled
 from skipsr_jax.training.settings import Settings, require
-from skipsr_jax.training.stage import Batch, Metrics, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Array, Bool, Float
 
 PREDICTOR_OF_MODEL = {"tiny": TINY, "seedvr2_3b": PAPER, "seedvr_7b": PAPER}
@@ -65,18 +65,27 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
     def init(key: Array) -> Params:
         return {"predictor": to_dict(MaskPredictor(config, rngs=nnx.Rngs(key)))}
 
+    def predicted(params, frozen, frames, key) -> Float[Array, "b t r q"]:
+        noise = jax.random.normal(key, latent_shape(vae, frames))
+        latent = encode(vae, frozen["vae"], frames, noise)
+        return bind(module, params["predictor"])(latent)
+
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        size = batch["hr"].shape[2:4]
-        frames = upscaled(batch["lr"], size)
-        noise = jax.random.normal(key, latent_shape(vae, frames))
-        latent = encode(vae, frozen["vae"], frames, noise)
-        logits = bind(module, params["predictor"])(latent)
+        frames = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        logits = predicted(params, frozen, frames, key)
         truth = batch["mask"]
         entropy = optax.sigmoid_binary_cross_entropy(logits, truth * 1.0)
         share = jnp.where(truth, weight.pos_weight, 1.0)
         return (entropy * share).sum() / share.sum(), agreement(logits, truth)
+
+    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
+        # Kept patches show the truth: what is lost is what skipping loses.
+        frames = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        keep = predicted(params, frozen, frames, key) > 0
+        shown = jnp.where(patches_to_pixels(keep), signed(batch["hr"]), frames)
+        return Preview(unsigned(shown), keep)
 
     return Stage(
         init=init,
@@ -85,4 +94,5 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         fixed=buffers(module, "predictor"),
         recipe=recipe_of(settings, masks=True),
         config={"predictor": to_json(config), "tau": TAU},
+        preview=preview,
     )

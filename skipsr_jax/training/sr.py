@@ -1,8 +1,4 @@
-"""Stage ``sr``: flow matching on the kept tokens alone.
-
-x_t = (1 - u) x_0 + u x_T with x_0 the latent of the true clip; the transformer sees x_t, the latent
-of the upscaled input and a text, and predicts v = x_T - x_0 for the kept tokens. Skipped tokens are
-in no computation and in no loss (paper section 4.2).
+"""Stage ``sr``: flow matching on the kept tokens alone (skipsr_jax.training.flow).
 
 The first samples of a batch are at u = 1, the timestep of a one-step model. Some of them are also
 decoded, composed with the upscaled input where tokens were skipped, and compared in pixels: one
@@ -10,6 +6,7 @@ step has to land on the mean in pixel space, not in latent space.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +15,27 @@ from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.data.dataset import Packing
-from skipsr_jax.diffusion.condition import add_condition_noise, condition
-from skipsr_jax.diffusion.schedule import TERMINAL, add_noise, clean_from_velocity, velocity
+from skipsr_jax.diffusion.condition import add_condition_noise
+from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
-from skipsr_jax.tokens.patches import patchify, unpatchify
 from skipsr_jax.tokens.plan import TokenPlan
+from skipsr_jax.training.flow import (
+    clean_latent,
+    kept_patches,
+    predict,
+    skip_percent,
+    velocity_error,
+)
 from skipsr_jax.training.frozen import encode, latent_shape, load_vae
-from skipsr_jax.training.pixels import patches_to_pixels, psnr, signed, upscaled
+from skipsr_jax.training.pixels import patches_to_pixels, psnr, signed, unsigned, upscaled
 from skipsr_jax.training.settings import Settings, require
-from skipsr_jax.training.stage import Batch, Metrics, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.training.vae import decode, reconstruction_loss
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,37 +122,50 @@ def start_from_condition(params: Params, config: DiTConfig) -> Params:
     return unflatten({path: changed(path, x) for path, x in flatten(params).items()})
 
 
-def _laid_out(patches: Float[Array, "s p i"], packs: int) -> Float[Array, "b kp i"]:
-    """The patches of each pack's samples end to end."""
-    return patches.reshape(packs, -1, patches.shape[-1])
+def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -> Params:
+    """Random parameters ``{"dit", "text"}`` to begin with; see ``start_from_condition``."""
+    dit, positive, negative = jax.random.split(key, 3)
+    text = {
+        "positive": jax.random.normal(positive, (text_lengths[0], config.text_width)),
+        "negative": jax.random.normal(negative, (text_lengths[1], config.text_width)),
+    }
+    params = to_dict(DiT(config, rngs=nnx.Rngs(dit)))
+    if not config.output_modulation:
+        params = start_from_condition(params, config)
+    return {"dit": params, "text": text}
 
 
-def take_kept(patches: Float[Array, "s p i"], plan: TokenPlan) -> Float[Array, "b n i"]:
-    """The kept patches in the plan's order; padding is zero."""
-    laid = _laid_out(patches, len(plan.patch_index))
-    index = jnp.where(plan.patch_index < 0, laid.shape[1], plan.patch_index)
-    take = jax.vmap(lambda rows, i: rows.at[i].get(mode="fill", fill_value=0))
-    return take(laid, index)
-
-
-def put_kept(
-    patches: Float[Array, "s p i"], tokens: Float[Array, "b n i"], plan: TokenPlan
-) -> Float[Array, "s p i"]:
-    """``patches`` with the kept ones replaced by ``tokens``."""
-    laid = _laid_out(patches, len(plan.patch_index))
-    index = jnp.where(plan.patch_index < 0, laid.shape[1], plan.patch_index)
-    put = jax.vmap(lambda rows, i, new: rows.at[i].set(new, mode="drop"))
-    return put(laid, index, tokens).reshape(patches.shape)
-
-
-def _texts(text: Params, batch: Batch, slots: int) -> Float[Array, "b m j"]:
-    """The text of each sample of each pack, padded to ``slots`` tokens."""
-    positive, negative = (
-        jnp.pad(text[name], ((0, slots - len(text[name])), (0, 0)))
-        for name in ("positive", "negative")
+def velocity_loss(
+    dit: DiT,
+    weight: SrLoss,
+    text: Params,
+    clean: Float[Array, "s t h w c"],
+    low: Float[Array, "s t h w c"],
+    batch: Batch,
+    key: Array,
+) -> tuple[Float[Array, ""], Metrics, Float[Array, "s t h w c"]]:
+    """The part of the loss that needs latents alone, its metrics, and the x_0 that it predicts."""
+    times, noise, level = jax.random.split(key, 3)
+    samples, shape = len(clean), clean.shape
+    one_step = _one_step_samples(weight, samples)
+    factor = shift_factor(shape[1:4]) if weight.shift else 1.0
+    timestep = sample_training_timesteps(times, jnp.full(samples, factor))
+    timestep = jnp.where(jnp.arange(samples) < one_step, TERMINAL, timestep)
+    end = jax.random.normal(noise, shape)
+    noisy = add_noise(clean, end, timestep)
+    seen = add_condition_noise(
+        low, jax.random.normal(level, shape), weight.condition_noise, shape[1:4]
     )
-    chosen = jnp.where(batch["negative"][:, :, None, None], negative, positive)
-    return chosen.reshape(chosen.shape[0], -1, chosen.shape[-1])
+    plan: TokenPlan = batch["plan"]
+    predicted = predict(dit, text, noisy, seen, timestep, batch)
+    total = velocity_error(predicted, clean, end, plan)
+    metrics = {"velocity": total, "skip_percent": skip_percent(plan, clean)}
+    return total, metrics, clean_latent(predicted, noisy, timestep, plan)
+
+
+def _one_step_samples(weight: SrLoss, samples: int) -> int:
+    """How many samples of a batch, the first ones, are at the timestep of a one-step model."""
+    return round(weight.one_step_share * samples)
 
 
 def make(
@@ -165,89 +181,75 @@ def make(
     dtype = jnp.dtype(settings.dtype)
     module = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
 
-    def init(key: Array) -> Params:
-        dit, positive, negative = jax.random.split(key, 3)
-        lengths = weight.text_lengths
-        text = {
-            "positive": jax.random.normal(positive, (lengths[0], config.text_width)),
-            "negative": jax.random.normal(negative, (lengths[1], config.text_width)),
-        }
-        params = to_dict(DiT(config, rngs=nnx.Rngs(dit)))
-        if not config.output_modulation:
-            params = start_from_condition(params, config)
-        return {"dit": params, "text": text}
-
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        plan: TokenPlan = batch["plan"]
-        keys = jax.random.split(key, 4)
+        posterior, rest = jax.random.split(key)
         truth = signed(batch["hr"])
         given = upscaled(batch["lr"], truth.shape[2:4])
-        samples = len(truth)
-        shape = latent_shape(vae, truth)
-
         both = jnp.concatenate([truth, given])
-        noise = jax.random.normal(keys[0], (2 * samples, *shape[1:]))
+        noise = jax.random.normal(posterior, latent_shape(vae, both))
         clean, low = jnp.split(encode(vae, frozen["vae"], both, noise), 2)
 
-        one_step = round(weight.one_step_share * samples)
-        factor = shift_factor(shape[1:4]) if weight.shift else 1.0
-        timestep = sample_training_timesteps(keys[1], jnp.full(samples, factor))
-        timestep = jnp.where(jnp.arange(samples) < one_step, TERMINAL, timestep)
-        end = jax.random.normal(keys[2], shape)
-        noisy = add_noise(clean, end, timestep)
-        seen = add_condition_noise(
-            low, jax.random.normal(keys[3], shape), weight.condition_noise, shape[1:4]
-        )
-
         dit = bind(module, params["dit"])
-        patches = patchify(jnp.concatenate([noisy, condition(seen)], axis=-1))
-        predicted = dit(
-            take_kept(patches, plan),
-            _texts(params["text"], batch, max(weight.text_lengths)),
-            timestep.reshape(batch["negative"].shape),
-            plan,
-        )
-        target = take_kept(patchify(velocity(clean, end)), plan)
-        error = jnp.square(predicted - target).mean(axis=-1) * plan.valid
-        total = error.sum() / plan.valid.sum()
-        kept_share = plan.valid.sum() / (patches.shape[0] * patches.shape[1])
-        metrics = {"velocity": total, "skip_percent": 100 * (1 - kept_share)}
-
-        decoded = min(weight.pixel_samples, one_step)
+        total, metrics, x0 = velocity_loss(dit, weight, params["text"], clean, low, batch, rest)
+        decoded = min(weight.pixel_samples, _one_step_samples(weight, len(truth)))
         if decoded and weight.pixel_weight:
-            full = put_kept(jnp.zeros_like(patches[..., : predicted.shape[-1]]), predicted, plan)
-            grid = (shape[1], shape[2] // 2, shape[3] // 2)
-            x0 = clean_from_velocity(unpatchify(full, grid), noisy, timestep)
-            ones = jnp.ones((*plan.patch_index.shape, 1))
-            keep = put_kept(jnp.zeros((*patches.shape[:2], 1)), ones, plan) > 0
-            keep = keep.reshape(samples, *grid)
             part = slice(0, decoded)
-            pixel, seen_in_pixels = _pixel_loss(
-                bind(vae, frozen["vae"]), weight, x0[part], low[part], keep[part], given[part],
-                truth[part],
-            )  # fmt: skip
+            keep = kept_patches(batch["plan"], clean)
+            frames, inside = compose(
+                bind(vae, frozen["vae"]), x0[part], low[part], keep[part], given[part]
+            )
+            pixel, seen = _pixel_loss(weight, frames, inside, given[part], truth[part])
             total = total + weight.pixel_weight * pixel
-            metrics |= seen_in_pixels
+            metrics |= seen
         return total, metrics
 
+    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
+        posterior, noise, level = jax.random.split(key, 3)
+        given = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        shape = latent_shape(vae, given)
+        low = encode(vae, frozen["vae"], given, jax.random.normal(posterior, shape))
+        start, timestep = jax.random.normal(noise, shape), jnp.full(len(given), TERMINAL)
+        seen = add_condition_noise(
+            low, jax.random.normal(level, shape), weight.condition_noise, shape[1:4]
+        )
+        dit, plan = bind(module, params["dit"]), batch["plan"]
+        predicted = predict(dit, params["text"], start, seen, timestep, batch)
+        x0, keep = clean_latent(predicted, start, timestep, plan), kept_patches(plan, low)
+        frames, _ = compose(bind(vae, frozen["vae"]), x0, low, keep, given)
+        return Preview(unsigned(frames), keep)
+
     return Stage(
-        init=init,
+        init=functools.partial(fresh_params, config=config, text_lengths=weight.text_lengths),
         loss=loss,
         frozen=frozen_params,
         fixed=buffers(module, "dit"),
         recipe=recipe_of(settings, masks=True, packing=weight.packing),
         config={"dit": to_json(config)},
+        preview=preview,
     )
 
 
-def _pixel_loss(vae, weight, x0, low, keep, given, truth) -> tuple[Float[Array, ""], Metrics]:
-    """One step, decoded and composed as inference does it, against the true clip."""
+def compose(
+    vae: VAE,
+    x0: Float[Array, "s t v u c"],
+    low: Float[Array, "s t v u c"],
+    keep: Bool[Array, "s t r q"],
+    given: Float[Array, "s f h w 3"],
+) -> tuple[Float[Array, "s f h w 3"], Bool[Array, "s f h w 1"]]:
+    """The one-step result as inference shows it, in about [-1, 1], and the pixels of kept patches.
+
+    Skipped patches have the latent of the input, and show the upscaled input ``given`` itself.
+    """
     token = jnp.repeat(jnp.repeat(keep, 2, axis=2), 2, axis=3)[..., None]
     latent = jnp.where(token, x0, low) / vae.config.scaling_factor
     inside = patches_to_pixels(keep)
-    frames = jnp.where(inside, decode(vae, latent, given), given)
+    return jnp.where(inside, decode(vae, latent, given), given), inside
+
+
+def _pixel_loss(weight, frames, inside, given, truth) -> tuple[Float[Array, ""], Metrics]:
+    """What the kept patches show, against the true clip."""
     error = jnp.where(inside, frames - truth, 0.0)
     total, parts = reconstruction_loss(error, weight.gradient, weight.frequency)
     return total, parts | {

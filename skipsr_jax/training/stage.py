@@ -5,18 +5,30 @@ The loop knows nothing else of a stage; a stage knows nothing of the loop.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 
 from skipsr_jax.data.dataset import ClipShape, Packing, Recipe
 from skipsr_jax.nn.params import Buffer, Params, flatten
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, Bool, Float
 
 Metrics = dict[str, Any]
 Batch = dict[str, Any]
 Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]]
+
+
+class Preview(NamedTuple):
+    """What a stage makes of a batch, to look at and to measure.
+
+    Attributes:
+      frames: pixels in [0, 1] at the size of the truth; skipped patches show the upscaled input.
+      keep: which patches the stage treated as kept: those of the batch, or its own prediction.
+    """
+
+    frames: Float[Array, "s f h w 3"]
+    keep: Bool[Array, "s t r q"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Stage:
         discriminator): ``init_from`` does not hold them, and they have no moving average.
       begin: (parameters, where those of ``init_from`` have replaced the fresh ones) -> parameters
         before the first step, where helpers may be copied from the model. Pure.
+      preview: (trained parameters, frozen parameters, batch on the device, key) -> Preview, pure;
+        None where there is nothing to see.
     """
 
     init: Callable[[Array], Params]
@@ -68,6 +82,7 @@ class Stage:
     players: tuple[Player, ...] = ()
     helpers: frozenset[str] = frozenset()
     begin: Callable[[Params], Params] = _unchanged
+    preview: Callable[[Params, Params, Batch, Array], Preview] | None = None
 
     def model(self, params: Params) -> Params:
         """``params`` without the helpers."""

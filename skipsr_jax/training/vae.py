@@ -20,9 +20,16 @@ from flax import nnx
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.models.vae import SEEDVR, TINY, VAE, Posterior, VAEConfig
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
-from skipsr_jax.training.pixels import charbonnier, psnr, signed, upscaled
+from skipsr_jax.training.pixels import (
+    charbonnier,
+    patches_to_pixels,
+    psnr,
+    signed,
+    unsigned,
+    upscaled,
+)
 from skipsr_jax.training.settings import Settings, require
-from skipsr_jax.training.stage import Batch, Metrics, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Array, Float
 
 INITIAL_LOGVAR = -6.0
@@ -130,6 +137,15 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         }
         return total + weight.kl * kl, metrics
 
+    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
+        vae = bind(module, params["vae"])
+        truth = signed(batch["hr"])
+        condition = upscaled(batch["lr"], truth.shape[2:4])
+        posterior, _ = vae.encode(truth)
+        latent = posterior.sample(jax.random.normal(key, posterior.mean.shape))
+        frames, keep = decode(vae, latent, condition), batch["mask"]
+        return Preview(unsigned(jnp.where(patches_to_pixels(keep), frames, condition)), keep)
+
     return Stage(
         init=init,
         loss=loss,
@@ -137,4 +153,5 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         fixed=buffers(module, "vae"),
         recipe=recipe_of(settings, masks=False),
         config={"vae": to_json(config)},
+        preview=preview,
     )

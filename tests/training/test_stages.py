@@ -15,7 +15,7 @@ from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.predictor import PredictorConfig
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.nn.params import flatten, to_dict
-from skipsr_jax.training import predictor, sr, vae
+from skipsr_jax.training import pixels, predictor, sr, vae
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.step import fresh_state, make_step
 
@@ -119,19 +119,38 @@ def test_sr_learns_a_batch_on_kept_tokens(root, autoencoder):
         assert np.array_equal(before[path], after[path]) == (path in stage.fixed), path
 
 
-def test_kept_tokens_alone_reach_the_network(root, autoencoder):
-    loss = sr.SrLoss(pixel_weight=0.0, one_step_share=1.0, dense_share=0.0, random_drop=0.0)
+def preview_of(stage, settings, params):
+    """What the stage shows of its first batch, and that batch."""
+    batch = jax.device_put(batches(find_sources(settings.data.root), stage.recipe)[0])
+    show = jax.jit(stage.preview, compiler_options=QUICK)
+    seen = show(params, stage.frozen, batch, jax.random.key(1))
+    assert seen.frames.shape == batch["hr"].shape
+    assert seen.keep.shape == batch["mask"].shape and 0 < seen.keep.mean() < 1
+    given = pixels.unsigned(pixels.upscaled(batch["lr"], batch["hr"].shape[2:4]))
+    kept = np.broadcast_to(pixels.patches_to_pixels(seen.keep), seen.frames.shape)
+    np.testing.assert_array_equal(seen.frames[~kept], given[~kept])
+    return seen, batch, kept, given
+
+
+def test_sr_shows_the_input_in_skipped_patches_and_its_own_work_in_kept_ones(root, autoencoder):
+    loss = sr.SrLoss(samples_per_pack=2, dense_share=0.0, random_drop=0.0)
     settings = settings_for("sr", loss, root, 1e-2, autoencoder)
     stage = sr.make(settings, DIT_CONFIG)
-    plan = batches(find_sources(settings.data.root), stage.recipe)[0]["plan"]
-    tokens = np.random.default_rng(0).random((2, 2 * 2 * 3, 8)).astype(np.float32)
-    kept = sr.take_kept(jax.numpy.asarray(tokens), plan)
-    assert np.all(np.asarray(kept)[~plan.valid] == 0)
-    back = np.asarray(sr.put_kept(jax.numpy.zeros_like(tokens), kept, plan))
-    mask = np.zeros(tokens.shape[:2], bool)
-    for i in range(2):
-        mask[i, plan.patch_index[i][plan.valid[i]]] = True
-    np.testing.assert_array_equal(back, np.where(mask[..., None], tokens, 0))
+    # An untrained residual decoder adds nothing; this one does.
+    stage.frozen["vae"]["decoder"]["conv_out"]["bias"] += 1.0
+    params = jax.jit(stage.init, compiler_options=QUICK)(jax.random.key(0))
+    seen, batch, kept, given = preview_of(stage, settings, params)
+    np.testing.assert_array_equal(seen.keep, batch["mask"])
+    assert np.abs(seen.frames - given)[kept].mean() > 0.01
+
+
+def test_predictor_shows_what_its_own_mask_loses(root, autoencoder):
+    settings = settings_for("predictor", predictor.PredictorLoss(), root, 1e-2, autoencoder)
+    stage = predictor.make(settings, PredictorConfig(width=16))
+    params = jax.jit(stage.init, compiler_options=QUICK)(jax.random.key(0))
+    seen, batch, kept, _ = preview_of(stage, settings, params)
+    assert not np.array_equal(seen.keep, batch["mask"])
+    np.testing.assert_allclose(seen.frames[kept], (batch["hr"] / 255.0)[kept], atol=1e-6)
 
 
 def test_stages_that_need_an_autoencoder_say_so(root):
