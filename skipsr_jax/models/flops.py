@@ -37,8 +37,8 @@ PEAK_BF16 = (
     (r"TPU v5", 459e12),
     (r"TPU v4$", 275e12),
 )
-"""Dense bfloat16 operations per second by ``device_kind``, first match. Sources: NVIDIA's data sheets
-of H100, H200 and A100; Google Cloud's pages of TPU v4, v5e, v5p and v6e."""
+"""Dense bfloat16 operations per second by ``device_kind``, first match. Sources: NVIDIA's data
+sheets of H100, H200 and A100; Google Cloud's pages of TPU v4, v5e, v5p and v6e."""
 
 
 def peak_flops(device_kind: str) -> float | None:
