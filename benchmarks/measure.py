@@ -1,0 +1,107 @@
+"""What the benchmarks share: timing, ceilings of the device, peak memory, tables and JSON files.
+
+Times are medians of synchronised calls after a warm-up: each call is waited for, so launch gaps
+count. Ratios are only taken between numbers of one run.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from skipsr_jax.types import Array
+
+CEILING_SIDE = 8192
+"""Side of the square matrices whose product gives the matmul ceiling."""
+
+
+def median_seconds(run: Callable[[], Any], repeats: int = 5, warmup: int = 1) -> float:
+    """Median wall-clock seconds of ``run``, whose arrays are waited for."""
+    for _ in range(warmup):
+        jax.block_until_ready(run())
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def matmul_ceiling(dtype: Any = jnp.bfloat16, side: int = CEILING_SIDE) -> float:
+    """TFLOP/s of one square matrix product on random data."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    a, b = (jax.random.normal(key, (side, side), dtype) for key in keys)
+    seconds = median_seconds(jax.jit(lambda: a @ b), repeats=10, warmup=2)
+    return 2 * side**3 / seconds / 1e12
+
+
+def conv_ceiling(shape: tuple[int, int, int, int], dtype: Any = jnp.bfloat16) -> float:
+    """TFLOP/s of a 3 x 3 x 3 convolution that keeps its channels, on random data.
+
+    ``shape``: (frames that come out, height, width, channels).
+    """
+    frames, height, width, channels = shape
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (1, frames + 2, height, width, channels), dtype)
+    kernel = jax.random.normal(keys[1], (3, 3, 3, channels, channels), dtype)
+
+    def convolve(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(1, 1, 1),
+            padding=((0, 0), (1, 1), (1, 1)),
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )
+
+    compiled = jax.jit(convolve)
+    seconds = median_seconds(lambda: compiled(x, kernel), repeats=10, warmup=2)
+    return 2 * frames * height * width * 27 * channels**2 / seconds / 1e12
+
+
+def peak_gib() -> float | None:
+    """The most device memory in use so far, in GiB; None where the device does not count it."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    peak = stats.get("peak_bytes_in_use")
+    return None if peak is None else peak / 2**30
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Left-aligned first column, right-aligned others; floats with four significant digits."""
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    cells = [list(columns), *([cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    lines = []
+    for row in cells:
+        padded = [f"{row[0]:<{widths[0]}}"]
+        padded += [f"{text:>{width}}" for text, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes ``content`` under a temporary name, then renames it."""
+    part = path + ".part"
+    with open(part, "w") as file:
+        json.dump(content, file, indent=1)
+    os.replace(part, path)
+
+
+def device_facts() -> dict[str, Any]:
+    """What a number was measured on."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }

@@ -1,0 +1,118 @@
+"""Speed and memory of the autoencoder, slice by slice as inference runs it.
+
+    XLA_FLAGS=--xla_gpu_force_conv_nhwc=true python -m benchmarks.vae --out=vae.json
+    python -m benchmarks.vae --model=tiny --height=64 --width=64 --frames=1,5
+
+Random weights and frames, made on the device. Encode and decode of whole clips, and of one later
+slice; the ceiling is a 3 x 3 x 3 convolution of the widest level, measured in the same run.
+"""
+
+import itertools
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+from flax import nnx
+
+from benchmarks.measure import (
+    conv_ceiling,
+    device_facts,
+    format_table,
+    median_seconds,
+    peak_gib,
+    write_json,
+)
+from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TINY, VAE
+from skipsr_jax.models.vae_slices import (
+    decode_clip,
+    decode_step,
+    encode_clip,
+    encode_step,
+    frame_slices,
+    latent_slices,
+)
+from skipsr_jax.nn.params import abstract, to_dict
+from skipsr_jax.types import Array
+
+MODELS = {"seedvr": SEEDVR, "tiny": TINY}
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    text = "Which autoencoder."
+    flags.DEFINE_enum("model", "seedvr", sorted(MODELS), text, flag_values=values)
+    flags.DEFINE_integer("height", 720, "Pixels, a multiple of 16.", flag_values=values)
+    flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
+    flags.DEFINE_list("frames", ["1", "21", "101"], "Clip lengths, 4k + 1.", flag_values=values)
+    flags.DEFINE_integer("slice_latents", 1, "Latent frames a slice.", flag_values=values)
+    flags.DEFINE_string("dtype", "bfloat16", "Of weights and convolutions.", flag_values=values)
+    flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+def make(name: str, dtype: jnp.dtype) -> tuple[VAE, dict]:
+    """The autoencoder as shapes, and random weights on the device."""
+
+    def build() -> VAE:
+        return VAE(MODELS[name], rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype)
+
+    return abstract(build), jax.jit(lambda: to_dict(build()))()
+
+
+def noise(shape: Sequence[int]) -> Array:
+    """Standard normal numbers of a shape, a tenth of them alike."""
+    return 0.3 * jax.random.normal(jax.random.key(0), tuple(shape), jnp.float32)
+
+
+def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) -> dict:
+    """Seconds and peak memory of encoding and decoding a clip of ``frames`` frames."""
+    height, width, per_slice = values.height, values.width, values.slice_latents
+    latents = latent_slices(1 + (frames - 1) // 4, per_slice)
+    pixels = frame_slices(frames, per_slice)
+    inputs = {length: noise((1, length, height, width, 3)) for length in set(pixels)}
+    grid = (height // SPACE_FACTOR, width // SPACE_FACTOR, module.config.latent_channels)
+    codes = {length: noise((1, length, *grid)) for length in set(latents)}
+    encode, decode = encode_step(module), decode_step(module)
+
+    def run_encode() -> list:
+        return list(encode_clip(encode, params, (inputs[n] for n in pixels)))
+
+    def run_decode() -> Array:
+        base = (inputs[n] for n in pixels) if module.config.residual_decoder else None
+        last = None
+        for last in decode_clip(decode, params, (codes[n] for n in latents), base):
+            jax.block_until_ready(last)  # frames leave the device slice by slice
+        return last
+
+    row = {"frames": frames}
+    for name, run in (("encode", run_encode), ("decode", run_decode)):
+        row[f"{name}_seconds"] = median_seconds(run, values.repeats)
+        row[f"{name}_peak_gib"] = peak_gib()
+    return row
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    module, params = make(values.model, jnp.dtype(values.dtype))
+    widest = (4, values.height, values.width, module.config.block_channels[0])
+    ceiling = conv_ceiling(widest, jnp.dtype(values.dtype))
+    rows = [measure(module, params, int(n), values) for n in values.frames]
+    columns = list(rows[0])
+    facts = device_facts() | {"size": [values.height, values.width], "slice": values.slice_latents}
+    print(f"{facts['device']}, {values.model} {values.width}x{values.height}, {values.dtype}")
+    print(f"convolution ceiling {ceiling:.0f} TFLOP/s")
+    print(format_table(columns, [[row[c] for c in columns] for row in rows]))
+    if values.out:
+        content = facts | {"argv": list(itertools.islice(argv, 1, None)), "rows": rows}
+        write_json(values.out, content | {"conv_ceiling_tflops": ceiling})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
