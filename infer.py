@@ -25,10 +25,10 @@ from absl import flags
 from skipsr_jax import commandline
 from skipsr_jax.data.reader import Media, list_inputs, open_media
 from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.overlay import overlay
 from skipsr_jax.inference import outputs
 from skipsr_jax.inference.geometry import target_size
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.overlay import overlay
 from skipsr_jax.inference.report import Report, Summary
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.inference.stages import Stages

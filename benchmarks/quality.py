@@ -20,18 +20,16 @@ import numpy as np
 from absl import flags
 
 from skipsr_jax import commandline
-from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.degrade import low_quality
 from skipsr_jax.data.reader import list_inputs, open_media
-from skipsr_jax.data.resize import upscale
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.metrics import psnr, ssim
+from skipsr_jax.evaluation.quality import COLUMNS, Row, line, means, row
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import upscale_frames
 
-COLUMNS = ("bicubic", "skipped", "dense")
 MULTIPLE = 16  # pixels: the oracle's masks need whole patches
 
 
@@ -64,66 +62,16 @@ def run(low: np.ndarray, target: tuple[int, int], stages: Stages, settings: Sett
     return np.stack([frame for frame, _ in pairs]), keep[[0, *range(1, len(keep), 4)]]
 
 
-def scores(frames: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR and SSIM after rounding to 8 bits, as a file would hold them."""
-    rounded = np.rint(np.clip(frames, 0, 1) * 255) / np.float32(255)
-    return {"psnr": psnr(rounded, truth), "ssim": ssim(rounded, truth)}
-
-
-def f1_of(keep: np.ndarray, wanted: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN) of the kept patches; 1 where nothing is kept nor wanted."""
-    both = 2 * (keep & wanted).sum()
-    return float(both / (keep.sum() + wanted.sum())) if keep.any() or wanted.any() else 1.0
-
-
-def measure(path: os.PathLike, stages: Stages, settings: Settings, values) -> dict:
+def measure(path: os.PathLike, stages: Stages, settings: Settings, values) -> Row:
     """One row of the table."""
     truth = read_truth(path, values.frames)
     low, target = low_quality(truth, values.scale), truth.shape[1:3]
-    wanted = oracle_mask(truth, values.scale)
-    unit = truth / np.float32(255)
-    frames, keep = run(low, target, stages, settings)
-    row = {
-        "name": os.path.basename(path),
-        "frames": len(truth),
-        "height": target[0],
-        "width": target[1],
-        "bicubic": scores(upscale(low, target), unit),
-        "skipped": scores(frames, unit),
-        "skip": 1 - float(keep.mean()),
-        "skip_oracle": 1 - float(wanted.mean()),
-        "f1": f1_of(keep, wanted),
-    }
+    skipped, keep = run(low, target, stages, settings)
+    dense = None
     if values.dense:
-        dense = dataclasses.replace(
-            settings, mask=dataclasses.replace(settings.mask, source="none")
-        )
-        row["dense"] = scores(run(low, target, stages, dense)[0], unit)
-    return row
-
-
-def line(row: dict) -> str:
-    """A row for people."""
-    cells = [f"{row['name'][:34]:34s}"]
-    for column in COLUMNS:
-        found = row.get(column)
-        cells.append(f"{found['psnr']:6.2f} {found['ssim']:.4f}" if found else " " * 13)
-    cells.append(f"{100 * row['skip']:5.1f} {100 * row['skip_oracle']:5.1f} {row['f1']:.3f}")
-    return "  ".join(cells)
-
-
-def mean(rows: Sequence[dict], name: str) -> dict:
-    """The mean over files of every number."""
-    out = {"name": f"mean of {len(rows)} {name}"}
-    out |= {
-        key: float(np.mean([row[key] for row in rows])) for key in ("skip", "skip_oracle", "f1")
-    }
-    for column in COLUMNS:
-        if column in rows[0]:
-            out[column] = {
-                key: float(np.mean([row[column][key] for row in rows])) for key in ("psnr", "ssim")
-            }
-    return out
+        everything = dataclasses.replace(settings.mask, source="none")
+        dense, _ = run(low, target, stages, dataclasses.replace(settings, mask=everything))
+    return row(os.path.basename(path), truth, values.scale, skipped, keep, dense)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -143,16 +91,12 @@ def main(argv: Sequence[str]) -> int:
             continue
         rows.append(measure(path, stages, settings, values))
         print(line(rows[-1]), flush=True)
-    kinds = {
-        "clips": [row for row in rows if row["frames"] > 1],
-        "pictures": [row for row in rows if row["frames"] == 1],
-    }
-    means = [mean(found, name) for name, found in kinds.items() if found]
-    for row in means:
-        print(line(row))
+    found = means(rows)
+    for of_kind in found:
+        print(line(of_kind))
     if values.out:
         with open(values.out, "w") as file:
-            json.dump({"argv": list(argv), "rows": rows, "means": means}, file, indent=1)
+            json.dump({"argv": list(argv), "rows": rows, "means": found}, file, indent=1)
     return 0
 
 

@@ -8,7 +8,6 @@ import pytest
 from skipsr_jax.data.reader import Media
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.overlay import overlay
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Size
 from skipsr_jax.tokens.buckets import Bucket
@@ -64,15 +63,6 @@ def test_quantise_rounds_to_the_nearest():
     frame = np.array([[[0.0, 0.4999 / 255, 1.0]]], np.float32)
     np.testing.assert_array_equal(outputs.quantise(frame, 8), [[[0, 0, 255]]])
     assert outputs.quantise(frame, 10).max() == 65535
-
-
-def test_the_overlay_leaves_kept_pixels_alone():
-    frame = np.full((30, 40, 3), 0.5, np.float32)
-    keep = np.zeros((2, 3), bool)
-    keep[:, 0] = True
-    shown = overlay(frame, keep)
-    np.testing.assert_array_equal(shown[:, :16], frame[:, :16])
-    assert (np.abs(shown - frame)[:, 17:].max(axis=-1) > 0.05).all()
 
 
 def test_the_report_adds_up():
