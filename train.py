@@ -4,11 +4,12 @@
     python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae --config.loop.steps=100
 
 The files in configs/ say what each stage needs and what it should reach. The workdir holds
-checkpoints, metrics.jsonl and TensorBoard events; the same command again resumes. On several hosts
-run the same command on each, with --distributed.
+checkpoints, metrics.jsonl, pictures and TensorBoard events; the same command again resumes. On
+several hosts run the same command on each, with --distributed.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ from absl import flags
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.training import loop, stages
+from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import from_config
 
 LIBRARIES_WITH_A_DIARY = ("orbax", "grain")
@@ -31,6 +33,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, text, flag_values=values)
     text = "This is one of several hosts: find the others before anything else."
     flags.DEFINE_bool("distributed", False, text, flag_values=values)
+    text = "Trace these steps, first:stop, e.g. 10:15, into the workdir's folder profile."
+    flags.DEFINE_string("profile_steps", "", text, flag_values=values)
     text = "Keep compiled programs in this folder, so that later runs start faster."
     flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
     return values
@@ -59,8 +63,9 @@ def run(argv: Sequence[str]) -> None:
         jax.distributed.initialize()
     settings = from_config(config, stages.LOSS_KINDS)
     logging.info("%d x %s, %s", jax.device_count(), jax.devices()[0].device_kind, settings)
+    profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
     stage = stages.make(settings)
-    steps = loop.train(settings, stage, values.workdir)
+    steps = loop.train(settings, stage, values.workdir, profile)
     print(f"{settings.stage}: {steps} steps done, checkpoint in {values.workdir}/checkpoints")
 
 

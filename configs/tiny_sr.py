@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     config.data = data = ConfigDict()
     data.root = ("../shared/data/train",)
     data.eval_root = ()
+    data.eval_frames = 17
+    data.eval_crop = (256, 448)
     data.cache = "/tmp/skipsr_clips"
     data.workers = 14
     data.batch = 6
@@ -93,6 +95,9 @@ def get_config() -> ConfigDict:
     loop.save_every = 2000
     loop.eval_every = 0
     loop.eval_batches = 4
+    loop.quality_every = 0  # PSNR and SSIM on data.eval_root
+    loop.quality_clips = 8
+    loop.panel_every = 0  # pictures in samples/
     loop.keep = 2
 
     config.mesh = mesh = ConfigDict()

@@ -25,7 +25,7 @@ from absl import flags
 
 from skipsr_jax.data.clips import read
 from skipsr_jax.data.cuts import find_cuts
-from skipsr_jax.data.degrade import Degradation, degraded, oracle_mask
+from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_mask
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
@@ -208,6 +208,43 @@ def _collate(samples: Sequence[Batch], bucket: Bucket | None, recipe: Recipe) ->
         plans.append(build_plan(masks, lengths, bucket, max(packing.text_lengths)))
     batch["plan"] = stack_plans(plans)
     return batch
+
+
+def with_masks(batch: Batch, scale: int) -> Batch:
+    """The batch, with Eq. 1's masks on the truth if it has none yet."""
+    if "mask" in batch:
+        return batch
+    return batch | {"mask": np.stack([oracle_mask(clip, scale) for clip in batch["hr"]])}
+
+
+def plain_batch(
+    clips: Sequence[UInt8[HostArray, "f h w 3"]], recipe: Recipe, dense: bool = False
+) -> Batch:
+    """These clips of one shape with nothing drawn at random: for measures that repeat.
+
+    Area downsampling, positive texts, Eq. 1's masks on the truth; everything kept if ``dense``.
+    The bucket is the same in both cases.
+    """
+    samples: list[Batch] = []
+    for clip in clips:
+        mask = oracle_mask(clip, recipe.scale)
+        mask = np.ones_like(mask) if dense else mask
+        sample = {"hr": clip, "lr": low_quality(clip, recipe.scale), "mask": mask}
+        if recipe.packing is not None:
+            sample |= {"keep": mask if mask.any() else _first_only(mask), "negative": np.False_}
+        samples.append(sample)
+    bucket = None
+    if recipe.packing is not None:
+        whole = dataclasses.replace(recipe.packing, kept_share=1.0)
+        bucket = bucket_of(ClipShape(len(clips), *clips[0].shape[:3]), whole)
+    return _collate(samples, bucket, recipe)
+
+
+def _first_only(mask: Bool[HostArray, "t r c"]) -> Bool[HostArray, "t r c"]:
+    """One patch, because a plan has to have one."""
+    only = np.zeros_like(mask)
+    only.flat[0] = True
+    return only
 
 
 def bucket_of(shape: ClipShape, packing: Packing) -> Bucket:

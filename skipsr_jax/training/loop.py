@@ -9,18 +9,14 @@ Invariant: step i sees batch i and random key i, so a resumed run repeats an uni
 """
 
 import collections
-import dataclasses
-import json
+import contextlib
 import logging
-import pathlib
-import signal
 import time
-from typing import Any
+from collections.abc import Callable
 
 import grain
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -29,67 +25,27 @@ from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.errors import UserError
-from skipsr_jax.parallel.mesh import make_mesh, pack_shards, packs, replicated
+from skipsr_jax.nn.params import Params
+from skipsr_jax.parallel.mesh import make_mesh, pack_shards, replicated
 from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.training.evaluation import HeldOutLoss, Quality
 from skipsr_jax.training.frozen import best_branch
-from skipsr_jax.training.metrics import MetricWriter, mean_by_kind
+from skipsr_jax.training.metrics import MetricWriter, kind_of, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
+from skipsr_jax.training.panels import Panels
+from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Batch, Metrics, Stage
-from skipsr_jax.training.step import State, fresh_state, make_evaluation, make_step
+from skipsr_jax.training.step import State, fresh_state, make_step, on_devices
+from skipsr_jax.training.stopping import Clock, Preemption
+from skipsr_jax.training.throughput import Throughput
+from skipsr_jax.training.workdir import claim, set_aside_incomplete
 
 STEPS_IN_FLIGHT = 3
 """The host runs at most so many steps ahead of the devices."""
 
-
-class Preemption:
-    """Whether SIGTERM has come. On several hosts: whether it has come to any."""
-
-    def __init__(self):
-        self._here = False
-        self._before = signal.signal(signal.SIGTERM, self._note)
-
-    def _note(self, *_: Any) -> None:
-        self._here = True
-
-    def reached(self) -> bool:
-        """The same answer on every host."""
-        if jax.process_count() == 1:
-            return self._here
-        return bool(multihost_utils.process_allgather(np.asarray(self._here)).any())
-
-    def close(self) -> None:
-        """Gives the signal back to whoever had it."""
-        signal.signal(signal.SIGTERM, self._before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Clock:
-    """Seconds trained, over all restarts; every host reads the first host's."""
-
-    before: float
-    started: float
-
-    def elapsed(self) -> float:
-        """Seconds so far."""
-        seconds = np.asarray(self.before + time.monotonic() - self.started)
-        if jax.process_count() > 1:
-            seconds = multihost_utils.broadcast_one_to_all(seconds)
-        return float(seconds)
-
-
-def set_aside_incomplete(directory: pathlib.Path) -> None:
-    """Renames half-written or half-copied step folders to ``<step>.incomplete``, with a warning."""
-    if not directory.is_dir() or jax.process_index() != 0:
-        return
-    for child in sorted(directory.iterdir()):
-        if not child.name.isdigit():
-            continue
-        try:
-            store.step_folder(child)
-        except UserError as error:
-            child.rename(child.with_name(child.name + ".incomplete"))
-            logging.warning("ignored and set aside as %s.incomplete: %s", child.name, error)
+Hook = Callable[[int, Params, Batch], None]
+"""(finished steps, averaged parameters, batch of the last step) -> writes something."""
 
 
 def _initial(stage: Stage, settings: Settings, mesh: Mesh) -> State:
@@ -111,15 +67,6 @@ def _initial(stage: Stage, settings: Settings, mesh: Mesh) -> State:
     return state | {"params": begin(state["params"])}
 
 
-def _on_devices(batch: Batch, mesh: Mesh) -> Batch:
-    place = packs(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)
-
-
-def _kind(batch: Batch) -> str:
-    return "image" if batch["hr"].shape[1] == 1 else "video"
-
-
 def _check_batch(settings: Settings, stage: Stage, mesh: Mesh) -> None:
     samples, accumulate = stage.samples_per_pack, settings.optimizer.accumulate
     shapes = {"batch": stage.recipe.video}
@@ -133,68 +80,102 @@ def _check_batch(settings: Settings, stage: Stage, mesh: Mesh) -> None:
             )
 
 
-class Evaluation:
-    """Mean metrics of the averaged parameters on the same held-out batches each time."""
-
-    def __init__(self, stage: Stage, settings: Settings, mesh: Mesh):
-        dataset = batches(find_sources(settings.data.eval_root), stage.recipe, _hosts())
-        self._batches = [dataset[i] for i in range(settings.loop.eval_batches)]
-        self._evaluate = jax.jit(make_evaluation(stage, settings.seed))
-        self._mesh = mesh
-
-    def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
-        entries = [
-            (_kind(b), self._evaluate(params, frozen, _on_devices(b, self._mesh)))
-            for b in self._batches
-        ]
-        return {f"eval/{name}": value for name, value in mean_by_kind(entries).items()}
-
-
 def _hosts() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def train(settings: Settings, stage: Stage, workdir: str) -> int:
+def _hooks(
+    stage: Stage, settings: Settings, mesh: Mesh, writer: MetricWriter, frozen: Params
+) -> list[tuple[int, Hook]]:
+    """What happens every so many steps, beside training."""
+    loop, hooks = settings.loop, []
+    held_out = settings.data.eval_root
+    if (loop.quality_every or loop.panel_every) and stage.preview is None:
+        raise UserError(
+            f"stage {settings.stage} has no pictures: set loop.quality_every and panel_every to 0"
+        )
+    for name in ("eval_every", "quality_every"):
+        if getattr(loop, name) and not held_out:
+            raise UserError(f"loop.{name} needs held-out clips: name folders in data.eval_root")
+
+    def measured(measure: HeldOutLoss | Quality) -> Hook:
+        return lambda done, params, batch: writer.write(done, measure(params, frozen))
+
+    if loop.eval_every:
+        loss = HeldOutLoss(stage, settings, mesh, _hosts())
+        hooks.append((loop.eval_every, measured(loss)))
+    if loop.quality_every:
+        quality = Quality(stage, settings, mesh, _hosts())
+        hooks.append((loop.quality_every, measured(quality)))
+    if loop.panel_every:
+        shown = batches(find_sources(held_out), stage.recipe, _hosts())[0] if held_out else None
+        panels = Panels(stage, settings.seed, mesh, shown)
+        hooks.append((loop.panel_every, lambda done, params, batch: writer.write_pictures(
+            done, panels(params, frozen, batch)
+        )))  # fmt: skip
+    return hooks
+
+
+def train(
+    settings: Settings, stage: Stage, workdir: str, profile: ProfileWindow | None = None
+) -> int:
     """Runs the stage in ``workdir`` until it is done, and returns the number of finished steps.
 
-    Raises UserError when data, mesh or checkpoints do not fit, and when a loss is not finite; the
-    last good checkpoint is named then.
+    Raises UserError when data, mesh or checkpoints do not fit, when the workdir holds another run,
+    and when a loss is not finite; the last good checkpoint is named then.
     """
     started = time.monotonic()
     mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.seq)
     _check_batch(settings, stage, mesh)
-    folder = store.absolute(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        (folder / "config.json").write_text(json.dumps(to_json(settings), indent=2))
-    set_aside_incomplete(pathlib.Path(folder / "checkpoints"))
     sources = find_sources(settings.data.root)
     iterator = iterate(batches(sources, stage.recipe, _hosts()), settings.data.workers)
+    folder = claim(workdir, settings)
+    set_aside_incomplete(folder / "checkpoints")
+    profile = profile or ProfileWindow("", folder)
 
     preemption = Preemption()
     manager = train_state.open_manager(folder / "checkpoints", max_to_keep=settings.loop.keep)
     try:
         with jax.set_mesh(mesh):
-            return _run(settings, stage, folder, mesh, iterator, manager, preemption, started)
+            return _run(
+                settings, stage, folder, mesh, iterator, manager, preemption, started, profile
+            )
     finally:
+        profile.close()
         manager.close()
         preemption.close()
 
 
-def _run(settings, stage, folder, mesh, iterator, manager, preemption, started) -> int:
+def _restored(manager, state: State, iterator) -> tuple[State, float]:
+    """The last checkpoint's state, with the iterator set to it, and the seconds it had taken."""
+    last = manager.latest_step()
+    if last is None:
+        return state, 0.0
+    state = train_state.restore_step(manager, state, grain.checkpoint.CheckpointRestore(iterator))
+    seconds = store.load_config(manager.directory, last)["elapsed_seconds"]
+    logging.info("resumed after step %d (%.0f s)", last, seconds)
+    return state, seconds
+
+
+def _finite_means(pending: list[tuple[str, Metrics]], done: int, manager) -> dict[str, float]:
+    """The means of the steps since the last log. UserError when one of them was not finite."""
+    means = mean_by_kind(pending)
+    if means.pop("nonfinite"):
+        manager.wait_until_finished()
+        good = manager.latest_step()
+        raise UserError(
+            f"loss or gradient is not finite between steps {done - len(pending)} and {done}; last "
+            f"good checkpoint: " + ("none" if good is None else f"{manager.directory}/{good}")
+        )
+    return means
+
+
+def _run(settings, stage, folder, mesh, iterator, manager, preemption, started, profile) -> int:
     loop = settings.loop
     frozen = jax.device_put(stage.frozen, replicated(mesh))
-    state = _initial(stage, settings, mesh)
-    before, last = 0.0, manager.latest_step()
-    if last is not None:
-        state = train_state.restore_step(
-            manager, state, grain.checkpoint.CheckpointRestore(iterator)
-        )
-        before = store.load_config(manager.directory, last)["elapsed_seconds"]
-        logging.info("resumed after step %d (%.0f s)", last, before)
+    state, before = _restored(manager, _initial(stage, settings, mesh), iterator)
     clock = Clock(before, started)
     done = first = int(state["step"])
-    evaluation = Evaluation(stage, settings, mesh) if loop.eval_every else None
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
 
     def save(steps: int) -> None:
@@ -202,54 +183,58 @@ def _run(settings, stage, folder, mesh, iterator, manager, preemption, started) 
         data = grain.checkpoint.CheckpointSave(iterator)
         train_state.save_step(manager, steps, state, config, data, force=True)
 
-    writer = MetricWriter(str(folder), first)
+    quiet = None if jax.process_index() == 0 else True  # None: shown on a terminal only
+    throughput, kinds = Throughput(stage, _hosts()[1]), set()
     pending: list[tuple[str, Metrics]] = []
     in_flight: collections.deque[Metrics] = collections.deque()
-    mark = (time.monotonic(), 0)  # since the last log: when, and samples seen
-    bar = tqdm(total=loop.steps, initial=first, disable=None, desc=settings.stage)
-    elapsed = clock.elapsed()
-    while done < loop.steps and not (loop.max_seconds and elapsed >= loop.max_seconds):
-        waiting = time.monotonic()
-        batch = next(iterator)
-        waited = time.monotonic() - waiting
-        by_clock = elapsed / loop.max_seconds if loop.max_seconds else 0.0
-        rate = learning_rate(settings.optimizer, done, max(done / loop.steps, by_clock))
-        state, metrics = step(state, frozen, _on_devices(batch, mesh), np.float32(rate))
-        done += 1
-        pending.append((_kind(batch), metrics | {"data_seconds": waited}))
-        in_flight.append(metrics)
-        if len(in_flight) > STEPS_IN_FLIGHT:
-            jax.block_until_ready(in_flight.popleft())
-        mark = (mark[0], mark[1] + len(batch["hr"]) * jax.process_count())
-        bar.update()
+    elapsed, stop = clock.elapsed(), False
+    with (
+        contextlib.closing(MetricWriter(str(folder), first)) as writer,
+        contextlib.closing(
+            tqdm(total=loop.steps, initial=first, disable=quiet, desc=settings.stage)
+        ) as bar,
+    ):
+        hooks = _hooks(stage, settings, mesh, writer, frozen)
+        while done < loop.steps and not stop and not 0 < loop.max_seconds <= elapsed:
+            waiting = time.monotonic()
+            batch = next(iterator)
+            waited = time.monotonic() - waiting
+            by_clock = elapsed / loop.max_seconds if loop.max_seconds else 0.0
+            rate = learning_rate(settings.optimizer, done, max(done / loop.steps, by_clock))
+            profile.before(done)
+            with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                inputs = (state, frozen, on_devices(batch, mesh), np.float32(rate))
+                if kind_of(batch) in kinds:
+                    state, metrics = step(*inputs)
+                    throughput.add(batch)
+                else:  # compiles
+                    kinds.add(kind_of(batch))
+                    with throughput.paused(state):
+                        state, metrics = jax.block_until_ready(step(*inputs))
+            profile.after(done, metrics)
+            done += 1
+            pending.append((kind_of(batch), metrics | {"data_seconds": waited}))
+            in_flight.append(metrics)
+            if len(in_flight) > STEPS_IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
+            bar.update()
 
-        elapsed = clock.elapsed()
-        stop = preemption.reached() or (loop.max_seconds and elapsed >= loop.max_seconds)
-        stop = stop or done == loop.steps
-        if done % loop.log_every == 0 or stop:
-            means = mean_by_kind(pending)
-            if means.pop("nonfinite"):
-                good = manager.latest_step()
-                raise UserError(
-                    f"loss or gradient is not finite between steps {done - len(pending)} and "
-                    f"{done}; last good checkpoint: "
-                    + (f"{manager.directory}/{good}" if good is not None else "none")
-                )
-            seconds = time.monotonic() - mark[0]
-            speed = {
-                "step_seconds": seconds / len(pending),
-                "samples_per_second": mark[1] / seconds,
-            }
-            writer.write(done, means | speed | {"learning_rate": rate})
-            pending, mark = [], (time.monotonic(), 0)
-        if evaluation is not None and (done % loop.eval_every == 0 or stop):
-            writer.write(done, evaluation(state["params"] | state["ema"], frozen))
-        if done % loop.save_every == 0 or stop:
-            save(done)
-        if preemption.reached():
+            elapsed, preempted = clock.elapsed(), preemption.reached()
+            finished = done == loop.steps or 0 < loop.max_seconds <= elapsed
+            stop = finished or preempted
+            if done % loop.log_every == 0 or stop:
+                means = _finite_means(pending, done, manager)
+                writer.write(done, means | throughput.report() | {"learning_rate": rate})
+                pending = []
+            saving = done % loop.save_every == 0 or stop
+            due = [hook for every, hook in hooks if done % every == 0 or finished]
+            if saving or due:
+                with throughput.paused(metrics):
+                    if saving:
+                        save(done)
+                    for hook in due:
+                        hook(done, state["params"] | state["ema"], batch)
+        if stop and not finished:
             logging.info("SIGTERM: saved after step %d; the same command goes on from there", done)
-            break
-    bar.close()
-    writer.close()
     manager.wait_until_finished()
     return done

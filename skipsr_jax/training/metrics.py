@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.jsonl, TensorBoard, and one line in the log.
+"""Where numbers and pictures go: metrics.jsonl, samples/, TensorBoard, and one line in the log.
 
 Invariant: metrics.jsonl has one line per logged step, in order, also after a restart from an
 earlier step: what was written beyond that step is dropped.
@@ -12,11 +12,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from PIL import Image
 from tensorboardX import SummaryWriter
 
-from skipsr_jax.training.stage import Metrics
+from skipsr_jax.training.stage import Batch, Metrics
+from skipsr_jax.types import Float, HostArray
 
 OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
+
+
+def kind_of(batch: Batch) -> str:
+    """``image`` or ``video``: the kinds of batch have metrics of their own."""
+    return "image" if batch["hr"].shape[1] == 1 else "video"
 
 
 def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
@@ -62,6 +70,19 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         logging.info("step %d  %s", step, shown)
+
+    def write_pictures(self, step: int, pictures: Sequence[Float[HostArray, "h w 3"]]) -> None:
+        """Pixels in [0, 1] -> samples/<step>_<number>.png, and to TensorBoard."""
+        if not self._active:
+            return
+        folder = self._path.with_name("samples")
+        folder.mkdir(exist_ok=True)
+        for number, picture in enumerate(pictures):
+            shown = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+            part = folder / f"{step:07d}_{number}.part"
+            Image.fromarray(shown).save(part, "PNG")
+            part.replace(part.with_suffix(".png"))
+            self._board.add_image(f"samples/{number}", shown, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes."""

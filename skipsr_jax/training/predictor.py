@@ -5,6 +5,7 @@ Prediction Model"); the autoencoder is frozen. True means "needs refinement" thr
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import optax
 from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.models.flops import BACKWARD, traced_flops, vae_flops
 from skipsr_jax.models.predictor import PAPER, TINY, MaskPredictor, PredictorConfig
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.tokens.criterion import TAU
@@ -87,6 +89,13 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         shown = jnp.where(patches_to_pixels(keep), signed(batch["hr"]), frames)
         return Preview(unsigned(shown), keep)
 
+    @functools.cache
+    def cost(shape: tuple[int, int, int, int]) -> float:
+        frames = jax.ShapeDtypeStruct((*shape, 3), jnp.float32)
+        latent = jax.ShapeDtypeStruct(latent_shape(vae, frames), jnp.float32)
+        own = traced_flops(lambda p, z: bind(module, p)(z), to_dict(module), latent)
+        return vae_flops(vae, shape)[0] + (1 + BACKWARD) * own
+
     return Stage(
         init=init,
         loss=loss,
@@ -95,4 +104,5 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         recipe=recipe_of(settings, masks=True),
         config={"predictor": to_json(config), "tau": TAU},
         preview=preview,
+        flops=lambda batch: cost(batch["hr"].shape[:4]),
     )

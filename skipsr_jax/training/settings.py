@@ -36,6 +36,7 @@ class Data:
     Attributes:
       root: folders with videos, pictures and frame folders, or datasets by skipsr_jax.data.build.
       eval_root: held-out folders, () for no evaluation.
+      eval_frames, eval_crop: what ``loop.quality_every`` measures of each held-out clip.
       cache: folder for decoded clips, shared by all workers; "" decodes anew each time.
       workers: processes that prepare batches; 0 prepares them in threads of this process.
       batch, frames, crop: of clip batches (frames = 4k + 1). batch counts all hosts together.
@@ -51,6 +52,8 @@ class Data:
     frames: int
     crop: tuple[int, int]
     eval_root: tuple[str, ...] = ()
+    eval_frames: int = 17
+    eval_crop: tuple[int, int] = (256, 448)
     cache: str = ""
     workers: int = 8
     image_batch: int = 16
@@ -65,9 +68,11 @@ class Data:
         require(0 <= self.workers <= 256, "workers", self.workers, "from 0 to 256")
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.image_batch >= 1, "image_batch", self.image_batch, "at least 1")
-        good = self.frames >= 1 and self.frames % 4 == 1
-        require(good, "frames", self.frames, "4k + 1 (1, 5, 9, 17, ...)")
-        for name in ("crop", "image_crop"):
+        for name in ("frames", "eval_frames"):
+            frames = getattr(self, name)
+            good = frames >= 1 and frames % 4 == 1
+            require(good, name, frames, "4k + 1 (1, 5, 9, 17, ...)")
+        for name in ("crop", "image_crop", "eval_crop"):
             crop = getattr(self, name)
             good = all(side >= 16 and side % 16 == 0 for side in crop)
             require(good, name, crop, "(height, width) in multiples of 16")
@@ -124,6 +129,11 @@ class Loop:
       log_every, save_every: in steps.
       eval_every: steps between evaluations on ``data.eval_root``; 0: none.
       eval_batches: batches of one evaluation.
+      quality_every: steps between measures of PSNR and SSIM on ``data.eval_root``, skipped, dense
+        and bicubic; 0: none.
+      quality_clips: at most so many clips, and as many pictures.
+      panel_every: steps between pictures of what the stage makes, of ``data.eval_root`` if given,
+        else of the batch at hand; 0: none.
       keep: how many of the last checkpoints stay.
     """
 
@@ -133,12 +143,15 @@ class Loop:
     save_every: int = 1000
     eval_every: int = 0
     eval_batches: int = 4
+    quality_every: int = 0
+    quality_clips: int = 8
+    panel_every: int = 0
     keep: int = 2
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "save_every", "eval_batches", "keep"):
+        for name in ("steps", "log_every", "save_every", "eval_batches", "quality_clips", "keep"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("max_seconds", "eval_every"):
+        for name in ("max_seconds", "eval_every", "quality_every", "panel_every"):
             value = getattr(self, name)
             require(value >= 0 and math.isfinite(value), name, value, "at least 0 (0: off)")
 

@@ -19,6 +19,7 @@ from skipsr_jax.diffusion.condition import add_condition_noise
 from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
+from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
@@ -220,6 +221,20 @@ def make(
         frames, _ = compose(bind(vae, frozen["vae"]), x0, low, keep, given)
         return Preview(unsigned(frames), keep)
 
+    cost = functools.cache(lambda shape: vae_flops(vae, shape))
+
+    def flops(batch: Batch) -> float:
+        samples, *shape = batch["hr"].shape[:4]
+        encoding, decoding = cost((1, *shape))
+        parts = settings.optimizer.accumulate
+        decoded = min(weight.pixel_samples, _one_step_samples(weight, samples // parts)) * parts
+        decoded *= weight.pixel_weight > 0
+        return (
+            (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
+            + 2 * samples * encoding
+            + (1 + BACKWARD_FROZEN) * decoded * decoding
+        )
+
     return Stage(
         init=functools.partial(fresh_params, config=config, text_lengths=weight.text_lengths),
         loss=loss,
@@ -228,6 +243,7 @@ def make(
         recipe=recipe_of(settings, masks=True, packing=weight.packing),
         config={"dit": to_json(config)},
         preview=preview,
+        flops=flops,
     )
 
 

@@ -71,6 +71,7 @@ class Stage:
         before the first step, where helpers may be copied from the model. Pure.
       preview: (trained parameters, frozen parameters, batch on the device, key) -> Preview, pure;
         None where there is nothing to see.
+      flops: batch on the host -> model operations of a step on it (skipsr_jax.models.flops).
     """
 
     init: Callable[[Array], Params]
@@ -83,6 +84,7 @@ class Stage:
     helpers: frozenset[str] = frozenset()
     begin: Callable[[Params], Params] = _unchanged
     preview: Callable[[Params, Params, Batch, Array], Preview] | None = None
+    flops: Callable[[Batch], float] | None = None
 
     def model(self, params: Params) -> Params:
         """``params`` without the helpers."""

@@ -13,10 +13,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from skipsr_jax.nn.params import Params
 from skipsr_jax.parallel.constrain import constrain
-from skipsr_jax.parallel.mesh import PACK_AXES
+from skipsr_jax.parallel.mesh import PACK_AXES, packs
 from skipsr_jax.training.optimizer import averaged, transformation, without
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.stage import Batch, Metrics, Player, Stage
@@ -135,6 +136,12 @@ def make_step(
         return new | {"step": state["step"] + 1}, seen | {"nonfinite": 1.0 - finite}
 
     return step
+
+
+def on_devices(batch: Batch, mesh: Mesh) -> Batch:
+    """This host's share of a batch, over the devices that hold packs."""
+    place = packs(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)
 
 
 def make_evaluation(stage: Stage, seed: int) -> Callable[[Params, Params, Batch], Metrics]:

@@ -12,12 +12,14 @@ to better ones.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.models.flops import BACKWARD, vae_flops
 from skipsr_jax.models.vae import SEEDVR, TINY, VAE, Posterior, VAEConfig
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.training.pixels import (
@@ -146,6 +148,8 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         frames, keep = decode(vae, latent, condition), batch["mask"]
         return Preview(unsigned(jnp.where(patches_to_pixels(keep), frames, condition)), keep)
 
+    cost = functools.cache(lambda shape: sum(vae_flops(module, shape)))
+
     return Stage(
         init=init,
         loss=loss,
@@ -154,4 +158,5 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         recipe=recipe_of(settings, masks=False),
         config={"vae": to_json(config)},
         preview=preview,
+        flops=lambda batch: (1 + BACKWARD) * cost(batch["hr"].shape[:4]),
     )

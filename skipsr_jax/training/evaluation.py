@@ -1,0 +1,121 @@
+"""Held-out measures inside a run, each time on the same samples with the same noise.
+
+``HeldOutLoss``: the stage's own metrics. ``Quality``: PSNR and SSIM of what the stage shows
+(``Stage.preview``) beside bicubic, skipped and dense, scored by the code that
+benchmarks/quality.py uses.
+"""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from skipsr_jax.data.clips import find_sources, read
+from skipsr_jax.data.dataset import batches, plain_batch
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation import quality
+from skipsr_jax.parallel.mesh import pack_shards, replicated
+from skipsr_jax.training.metrics import kind_of, mean_by_kind
+from skipsr_jax.training.settings import Settings
+from skipsr_jax.training.stage import Stage
+from skipsr_jax.training.step import make_evaluation, on_devices
+from skipsr_jax.types import HostArray, UInt8
+
+Hosts = tuple[int, int]
+"""This host's number, and how many there are."""
+
+
+class HeldOutLoss:
+    """Mean metrics of the loss on the first batches of ``data.eval_root``."""
+
+    def __init__(self, stage: Stage, settings: Settings, mesh: Mesh, hosts: Hosts):
+        dataset = batches(find_sources(settings.data.eval_root), stage.recipe, hosts)
+        self._batches = [dataset[i] for i in range(settings.loop.eval_batches)]
+        self._evaluate = jax.jit(make_evaluation(stage, settings.seed))
+        self._mesh = mesh
+
+    def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
+        entries = [
+            (kind_of(b), self._evaluate(params, frozen, on_devices(b, self._mesh)))
+            for b in self._batches
+        ]
+        return {f"eval/{name}": value for name, value in mean_by_kind(entries).items()}
+
+
+class Quality:
+    """PSNR and SSIM on the clips and pictures of ``data.eval_root``, made 4x smaller.
+
+    Of each, the first ``data.eval_frames`` frames (of a picture, one) and the middle
+    ``data.eval_crop`` pixels: clips have one shape and pictures one, so that two programs serve
+    them, skipped and dense alike. What is too small or short is left out.
+    """
+
+    def __init__(self, stage: Stage, settings: Settings, mesh: Mesh, hosts: Hosts):
+        self._recipe, self._mesh, self._hosts = stage.recipe, mesh, hosts
+        data, limit = settings.data, settings.loop.quality_clips
+        self._clips: dict[int, list[tuple[str, UInt8[HostArray, "f h w 3"]]]] = {}
+        for source in find_sources(data.eval_root):
+            frames = 1 if source.kind == "image" else data.eval_frames
+            clips = self._clips.setdefault(frames, [])
+            if len(clips) == limit:
+                continue
+            height, width = data.eval_crop
+            top, left = (source.height - height) // 2, (source.width - width) // 2
+            if source.frames < frames or min(top, left) < 0:
+                logging.info("quality: %s is too small or short, left out", source.path)
+                continue
+            clip = read(source, 0, frames, data.cache or None)
+            clip = np.array(clip[:, top : top + height, left : left + width])
+            clips.append((pathlib.Path(source.path).name, clip))
+        if not any(self._clips.values()):
+            raise UserError(
+                f"nothing in data.eval_root {data.eval_root} holds {data.eval_frames} frames of "
+                f"{data.eval_crop[0]} x {data.eval_crop[1]}: lower data.eval_frames or eval_crop"
+            )
+
+        def preview(params: Any, frozen: Any, batch: Any):
+            return stage.preview(params, frozen, batch, jax.random.key(settings.seed))
+
+        self._preview = jax.jit(preview, out_shardings=replicated(mesh))
+        self._group = pack_shards(mesh) * stage.samples_per_pack
+
+    def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
+        """The means over clips and over pictures; ``dense`` where the mask is given to the stage
+        and not made by it."""
+        rows = []
+        for found in self._clips.values():
+            for first in range(0, len(found), self._group):
+                rows += self._rows(params, frozen, found[first : first + self._group])
+        out = {}
+        for row in quality.means(rows):
+            kind = row["name"].split()[-1]
+            for column in quality.COLUMNS:
+                for name, value in row.get(column, {}).items():
+                    out[f"quality/{kind}/{name}_{column}"] = value
+            out |= {f"quality/{kind}/{name}": row[name] for name in quality.SHARES}
+        return out
+
+    def _rows(self, params, frozen, clips) -> list[quality.Row]:
+        """The rows of at most one group of clips; a smaller one is filled up with its last clip."""
+        truths = [clip for _, clip in clips]
+        filled = truths + truths[-1:] * (self._group - len(truths))
+        index, count = self._hosts
+        share = len(filled) // count
+        own = filled[index * share : (index + 1) * share]
+
+        def run(dense: bool):
+            batch = plain_batch(own, self._recipe, dense)
+            return jax.device_get(self._preview(params, frozen, on_devices(batch, self._mesh)))
+
+        skipped, dense = run(False), run(True)
+        given = bool(dense.keep.all())
+        return [
+            quality.row(
+                name, truth, self._recipe.scale, skipped.frames[i], skipped.keep[i],
+                dense.frames[i] if given else None,
+            )
+            for i, (name, truth) in enumerate(clips)
+        ]  # fmt: skip

@@ -1,0 +1,46 @@
+"""When a run ends before its last step: SIGTERM, or the time it may take."""
+
+import dataclasses
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class Preemption:
+    """Whether SIGTERM has come. On several hosts: whether it has come to any."""
+
+    def __init__(self):
+        self._here = False
+        self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self._here = True
+
+    def reached(self) -> bool:
+        """The same answer on every host."""
+        if jax.process_count() == 1:
+            return self._here
+        return bool(multihost_utils.process_allgather(np.asarray(self._here)).any())
+
+    def close(self) -> None:
+        """Gives the signal back to whoever had it."""
+        signal.signal(signal.SIGTERM, self._before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Seconds trained, over all restarts; every host reads the first host's."""
+
+    before: float
+    started: float
+
+    def elapsed(self) -> float:
+        """Seconds so far."""
+        seconds = np.asarray(self.before + time.monotonic() - self.started)
+        if jax.process_count() > 1:
+            seconds = multihost_utils.broadcast_one_to_all(seconds)
+        return float(seconds)

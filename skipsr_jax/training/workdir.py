@@ -1,0 +1,62 @@
+"""The folder of a run: whose it is, and what an interrupted writer left in it."""
+
+import json
+import logging
+import os
+import pathlib
+
+import jax
+
+from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.errors import UserError
+from skipsr_jax.training.settings import Settings
+
+IDENTITY = ("stage", "model")
+"""What makes two runs different ones; anything else may change on the way."""
+
+
+def claim(workdir: str, settings: Settings) -> store.epath.Path:
+    """Makes the folder, if needed, and writes the settings into its config.json.
+
+    Raises UserError, and leaves everything as it is, when a run of another stage or model lies
+    there.
+    """
+    folder = store.absolute(workdir)
+    path = folder / "config.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error}): name another --workdir") from error
+        there, here = (
+            {name: of.get(name) for name in IDENTITY} for of in (found, to_json(settings))
+        )
+        if there != here:
+            differ = " and ".join(
+                f"{name} {there[name]!r}, not {here[name]!r}"
+                for name in IDENTITY
+                if there[name] != here[name]
+            )
+            raise UserError(f"{folder} holds a run of {differ}: name another --workdir")
+    folder.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        part = folder / "config.json.part"
+        part.write_text(json.dumps(to_json(settings), indent=2))
+        part.replace(path)
+    return folder
+
+
+def set_aside_incomplete(directory: os.PathLike) -> None:
+    """Renames half-written or half-copied step folders to ``<step>.incomplete``, with a warning."""
+    directory = pathlib.Path(directory)
+    if not directory.is_dir() or jax.process_index() != 0:
+        return
+    for child in sorted(directory.iterdir()):
+        if not child.name.isdigit():
+            continue
+        try:
+            store.step_folder(child)
+        except UserError as error:
+            child.rename(child.with_name(child.name + ".incomplete"))
+            logging.warning("ignored and set aside as %s.incomplete: %s", child.name, error)
