@@ -16,9 +16,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.nn.dit_block import Block, Precision
+from skipsr_jax.nn.fsdp import GATHERED, gathered
 from skipsr_jax.nn.linear import linear
 from skipsr_jax.nn.modulation import ATTENTION, TimeEmbedding, modulate, per_token
 from skipsr_jax.nn.norms import RMSNorm
+from skipsr_jax.parallel.sequence import constrain_text, constrain_tokens
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import Array, DType, Float
 
@@ -26,11 +28,12 @@ PATCH_AREA = 4
 """Latent pixels in a token: a patch is 1 x 2 x 2."""
 
 REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What the backward pass finds stored: everything, results of dense layers, only block inputs."""
+"""What the backward pass finds stored: everything but parameters that were gathered for a layer,
+results of dense layers, only block inputs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,10 +142,11 @@ class DiT(nnx.Module):
           timestep: per sample, 0..1000.
           plan: built from the keep masks of the same samples.
         """
-        vid = self.vid_in(patches)
+        vid_in = gathered(self.vid_in, "vid_in", self.dtype)
+        vid = constrain_tokens(vid_in(constrain_tokens(patches)))
         txt = self.txt_in(text) if self.config.text_width != self.config.width else text
-        txt = txt.astype(self.dtype)
-        embedding = self.emb_in(timestep)
+        txt = constrain_text(txt.astype(self.dtype))
+        embedding = constrain_text(self.emb_in(timestep))
         for blocks, first in self._stacks():
             vid, txt = self._scan(blocks, first, vid, txt, embedding, plan)
         return self._head(vid, embedding, plan)
@@ -172,7 +176,7 @@ class DiT(nnx.Module):
 
         def body(carry, layer):
             state, shifted, text_modulated = layer
-            block = nnx.merge(graphdef, state)
+            block = gathered(nnx.merge(graphdef, state), "block", self.dtype)
             args = (embedding, plan, shifted, text_modulated, self.attention)
             return block(*carry, *args), None
 
@@ -188,7 +192,8 @@ class DiT(nnx.Module):
             vid = modulate(
                 self.vid_out_norm(vid), m, self.vid_out_ada.shift, self.vid_out_ada.scale
             )
-        return self.vid_out(vid).astype(jnp.float32)
+        vid_out = gathered(self.vid_out, "vid_out", self.dtype)
+        return constrain_tokens(vid_out(vid).astype(jnp.float32))
 
 
 class OutputModulation(nnx.Module):

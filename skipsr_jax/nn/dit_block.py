@@ -9,6 +9,7 @@ Invariant: everything but attention is per token, so a token that is not stored 
 """
 
 import dataclasses
+import functools
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -31,6 +32,7 @@ from skipsr_jax.nn.rope import (
     text_angles,
     window_angles,
 )
+from skipsr_jax.parallel.sequence import attend_by_heads, constrain_text, constrain_tokens
 from skipsr_jax.tokens.plan import Layout, TokenPlan
 from skipsr_jax.types import Array, Bool, DType, Float, Int
 
@@ -159,19 +161,15 @@ class Block(nnx.Module):
         vid_rows = of_video.qkv_heads(vid, vid_m, jnp.asarray(True))
         txt_rows = of_text.qkv_heads(txt, txt_m, modulate_text)
         vid_rows, txt_rows = self._rotate(vid_rows, txt_rows, layout, plan)
-        rows = jnp.concatenate([vid_rows, txt_rows], axis=2).astype(self.dtype)
-
-        q, k, v = _take(rows, layout.gather[None])
-        out = varlen_attention(
-            q, k, v, layout.cu_seqlens, scale=self.scale, implementation=attention
-        )
-        vid_out, txt_out = _take(out, layout.video_rows), _text_mean(out, layout)
+        attend = functools.partial(_attend, scale=self.scale, implementation=attention)
+        rows = vid_rows.astype(self.dtype), txt_rows.astype(self.dtype)
+        vid_out, txt_out = attend_by_heads(attend, *rows, layout)
 
         vid = of_video.attention_out(vid, vid_out, vid_m)
         txt = of_text.attention_out(txt, txt_out, txt_m)
         vid = of_video.feed_forward(vid, per_token(embedding, plan.sample, FEED_FORWARD))
         txt = of_text.feed_forward(txt, per_token(embedding, text_sample, FEED_FORWARD))
-        return vid, txt
+        return constrain_tokens(vid), constrain_text(txt)
 
     def _rotate(
         self, vid: Array, txt: Array, layout: Layout, plan: TokenPlan
@@ -188,6 +186,20 @@ class Block(nnx.Module):
             places = jnp.tile(places, (samples, 1))[None]
             txt = jnp.stack([rotate(txt[0], places), rotate(txt[1], places), txt[2]])
         return jnp.stack([rotate(vid[0], angles), rotate(vid[1], angles), vid[2]]), txt
+
+
+def _attend(
+    vid: Float[Array, "3 b n a p"],
+    txt: Float[Array, "3 b m a p"],
+    layout: Layout,
+    *,
+    scale: float,
+    implementation: str | None,
+) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+    """Attention in windows over video and text: results per stored token and per text token."""
+    q, k, v = _take(jnp.concatenate([vid, txt], axis=2), layout.gather[None])
+    out = varlen_attention(q, k, v, layout.cu_seqlens, scale=scale, implementation=implementation)
+    return _take(out, layout.video_rows), _text_mean(out, layout)
 
 
 def _take(rows: Float[Array, "*x r a p"], index: Int[Array, "*#x o"]) -> Float[Array, "*x o a p"]:

@@ -3,21 +3,38 @@
 Packs lie over (data, fsdp), parameters over fsdp, tokens over seq.
 """
 
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.parallel.placement import AXES, PACK_AXES
 
-AXES = ("data", "fsdp", "seq")
-PACK_AXES = ("data", "fsdp")
+Result = TypeVar("Result")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, seq: int = 1) -> Mesh:
-    """A mesh of all devices; at most one size may be -1: whatever the others leave.
+@dataclasses.dataclass(frozen=True)
+class MeshSizes:
+    """Devices along each axis of the mesh; -1: what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    seq: int = 1
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, seq: int = 1, chosen: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of all devices, or of those ``chosen``; at most one size may be -1: what the others
+    leave.
 
     Raises UserError when the sizes do not multiply to the number of devices.
     """
-    sizes, devices = [data, fsdp, seq], jax.device_count()
+    chosen = jax.devices() if chosen is None else chosen
+    sizes, devices = [data, fsdp, seq], len(chosen)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"mesh sizes {sizes} must be positive, or -1 for one of them")
     if -1 in sizes:
@@ -26,7 +43,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, seq: int = 1) -> Mesh:
     if sizes[0] * sizes[1] * sizes[2] != devices:
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
         raise UserError(f"a mesh of {axes} does not use the {devices} devices there are")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    kinds = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=chosen)
 
 
 def packs(mesh: Mesh) -> NamedSharding:
@@ -42,3 +60,35 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def pack_shards(mesh: Mesh) -> int:
     """Over how many devices the packs are spread."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def pack_hosts(mesh: Mesh) -> tuple[int, int]:
+    """(this host's number, how many) among hosts that hold different packs.
+
+    Hosts whose devices share their packs, over seq, have one number and read the same data. Raises
+    UserError when hosts hold unequal shares of the packs.
+    """
+    rows = mesh.devices.reshape(pack_shards(mesh), -1)
+    held: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        for host in {device.process_index for device in row}:
+            held.setdefault(host, []).append(number)
+    groups = sorted({tuple(numbers) for numbers in held.values()})
+    if sorted(sum(groups, ())) != list(range(len(rows))) or len({len(g) for g in groups}) > 1:
+        raise UserError(
+            f"a mesh of {dict(mesh.shape)} spreads packs unevenly over {len(held)} hosts: make "
+            "mesh.seq a divisor or a multiple of the devices of a host"
+        )
+    return groups.index(tuple(held[jax.process_index()])), len(groups)
+
+
+def on_mesh(mesh: Mesh | None, program: Callable[..., Result]) -> Callable[..., Result]:
+    """``program`` with ``mesh`` as the current one; itself without a mesh."""
+    if mesh is None:
+        return program
+
+    def run(*arguments: object) -> Result:
+        with jax.set_mesh(mesh):
+            return program(*arguments)
+
+    return run

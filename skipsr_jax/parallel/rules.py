@@ -5,11 +5,14 @@ stack of layers is cut as one layer is. Optimizer moments and EMA have the paths
 as suffixes: the same table places them. A cut that does not divide the axis is left out.
 """
 
+import math
 import re
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+AnyMesh = Mesh | AbstractMesh
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)text/", ()),  # a few vectors, read by every device
@@ -24,7 +27,7 @@ def path_of(keys: tuple[Any, ...]) -> str:
     return "/".join(str(jax.tree_util.keystr((key,), simple=True)) for key in keys)
 
 
-def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def spec_for(path: str, shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
     """The cut of one parameter."""
     axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
     if len(axes) > len(shape):
@@ -38,8 +41,18 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     )
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: AnyMesh) -> Any:
     """A ``NamedSharding`` for every leaf (array or shape) of ``tree``."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, leaf: NamedSharding(mesh, spec_for(path_of(keys), leaf.shape, mesh)), tree
     )
+
+
+def bytes_per_device(tree: Any, mesh: AnyMesh) -> int:
+    """What one device holds of ``tree`` (arrays or shapes) under the table."""
+    parts = jax.tree.map(
+        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+        tree,
+        shardings(tree, mesh),
+    )
+    return sum(jax.tree.leaves(parts))

@@ -1,0 +1,140 @@
+"""Sequence parallelism gives the numbers of one device, by all-to-all and by nothing larger."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hlo import collectives
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.nn.params import abstract, bind, to_dict
+from skipsr_jax.parallel.mesh import make_mesh, packs, replicated
+from skipsr_jax.parallel.placement import placement
+from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.parallel.sequence import attend_by_heads
+from skipsr_jax.tokens.buckets import Bucket
+from skipsr_jax.tokens.plan import build_plan, stack_plans
+
+QUICK = {"xla_backend_optimization_level": 0}
+BUCKET, WIDTH = Bucket(320, 16), 40
+SEPARATE = DiTConfig(
+    width=WIDTH, text_width=12, heads=8, head_dim=12, layers=2, mm_layers=2, expand_ratio=2,
+    gated_mlp=False, pixel_rope=True, rope_dim=12, output_modulation=True, plain_text_at_last=False,
+)  # fmt: skip
+SHARED = DiTConfig(
+    width=WIDTH, text_width=12, heads=8, head_dim=12, layers=2, mm_layers=0, expand_ratio=2,
+    gated_mlp=True, pixel_rope=False, rope_dim=12, output_modulation=False, plain_text_at_last=True,
+)  # fmt: skip
+
+
+def inputs(number, grids=((2, 6, 8), (1, 4, 4)), lengths=(3, 2)):
+    """Tokens, text, timesteps and plans of ``number`` packs of two samples, 40% skipped."""
+    rng = np.random.default_rng(0)
+    plan = stack_plans(
+        [build_plan([rng.random(g) < 0.6 for g in grids], lengths, BUCKET) for _ in range(number)]
+    )
+    patches = rng.normal(size=(number, BUCKET.tokens, 132)).astype(np.float32)
+    text = rng.normal(size=(number, len(grids) * max(lengths), 12)).astype(np.float32)
+    timestep = np.tile(np.float32([[1000, 300]]), (number, 1))
+    return patches, text, timestep, plan
+
+
+def run_on(mesh, place, function, params, args):
+    """What ``function`` gives on a mesh, and its compiled form."""
+    with jax.set_mesh(mesh):
+        params = jax.device_put(params, shardings(params, mesh))
+        args = jax.device_put(args, place(mesh))
+        program = jax.jit(function).lower(params, *args).compile(QUICK)
+        return jax.device_get(program(params, *args)), program
+
+
+def one_device():
+    return make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+
+
+def test_a_training_step_on_data_fsdp_and_seq():
+    """Loss, output and gradients; no all-gather but of parameters, text and what is smaller."""
+    model = abstract(lambda: DiT(SEPARATE, rngs=nnx.Rngs(0)))
+    params = to_dict(DiT(SEPARATE, rngs=nnx.Rngs(1)))
+    args = inputs(4)
+
+    def loss(params, patches, text, timestep, plan):
+        out = bind(model, params)(patches, text, timestep, plan)
+        return jnp.square(jnp.where(plan.valid[..., None], out, 0)).mean()
+
+    step = jax.value_and_grad(loss)
+    (want, grads), _ = run_on(one_device(), packs, step, params, args)
+    (got, found), program = run_on(make_mesh(2, 2, 2), packs, step, params, args)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    for a, b in zip(*map(jax.tree.leaves, (found, grads)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1e-3, np.abs(b).max()))
+
+    tokens, seen = BUCKET.tokens, collectives(program)
+    exchanged = {c.shapes for c in seen if c.kind == "all-to-all" and c.elements > tokens}
+    packed = ((3, 1, tokens // 2, 4, 12),) * 2  # q, k and v to 4 of 8 heads, and one result back
+    assert exchanged == {packed, (packed[0][1:],) * 2}
+    for c in seen:
+        if c.kind == "all-gather":
+            assert all(tokens not in shape and tokens // 2 not in shape for shape in c.shapes), c
+
+
+def test_one_clip_uses_every_device():
+    """Inference: one pack on a mesh of data, fsdp and seq lies over all of them."""
+    model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
+    params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
+    args = inputs(1)
+    mesh = make_mesh(2, 2, 2)
+
+    def forward(params, *args):
+        return bind(model, params)(*args)
+
+    want, _ = run_on(one_device(), replicated, forward, params, args)
+    got, program = run_on(mesh, replicated, forward, params, args)
+    valid = args[3].valid
+    np.testing.assert_allclose(got[valid], want[valid], atol=2e-5)
+    with jax.set_mesh(mesh):
+        assert placement(1).shards == 8
+    tokens = BUCKET.tokens
+    sizes = {c.elements for c in collectives(program) if c.kind == "all-gather"}
+    assert max(sizes) < tokens * WIDTH
+    assert (3, 1, tokens // 8, 1, 12) in {
+        shape for c in collectives(program) if c.kind == "all-to-all" for shape in c.shapes
+    }
+
+
+def attend_and_look(seen, video, text, plan):
+    """Each head: the mean of all tokens' values plus a mark of the head; notes the shapes."""
+    seen.append((video.shape, text.shape))
+    mean = video[2].mean(axis=1, keepdims=True) + plan[:, None, None, None]
+    return video[0] + mean, text[0] + mean
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
+def test_attention_sees_all_tokens_of_its_own_heads(sizes):
+    rng = np.random.default_rng(0)
+    video = rng.normal(size=(3, 8, 16, 8, 4)).astype(np.float32)
+    text = rng.normal(size=(3, 8, 3, 8, 4)).astype(np.float32)
+    plan = np.arange(8, dtype=np.float32)
+    want = attend_and_look([], *map(jnp.asarray, (video, text, plan)))
+    seen = []
+    with jax.set_mesh(make_mesh(*sizes)):
+        run = jax.jit(functools.partial(attend_by_heads, functools.partial(attend_and_look, seen)))
+        got = run(video, text, plan)
+    packs_here, heads_here = 8 // (sizes[0] * sizes[1]), 8 // sizes[2]
+    assert seen == [((3, packs_here, 16, heads_here, 4), (3, packs_here, 3, heads_here, 4))]
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("heads", "tokens", "says"),
+    [(20, 16, "20 heads do not divide over the 8 devices"), (8, 20, "20 tokens do not divide")],
+)
+def test_what_does_not_divide_is_named(heads, tokens, says):
+    video, text = jnp.zeros((3, 1, tokens, heads, 4)), jnp.zeros((3, 1, 3, heads, 4))
+    with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(UserError, match=says):
+        attend_by_heads(functools.partial(attend_and_look, []), video, text, jnp.zeros(1))
