@@ -2,7 +2,6 @@
 
     <folder>/<step>/state    nested string-keyed dict: params, and in training ema, opt_state, step
     <folder>/<step>/config   JSON: format_version, the model dataclasses, tau, sources
-    <folder>/<step>/data     the input pipeline's position (training only)
 
 In a model checkpoint ``params`` is any subset of {dit, vae, predictor, text: {positive, negative}}.
 Every function takes a model folder, a workdir (then its ``checkpoints``), or one step's folder,

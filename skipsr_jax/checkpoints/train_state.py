@@ -55,7 +55,6 @@ def save_step(
     step: int,
     state: dict[str, Any],
     config: dict[str, Any],
-    data: Any = None,
     *,
     force: bool = False,
 ) -> bool:
@@ -65,37 +64,31 @@ def save_step(
       state: {params, and optionally ema, opt_state, step, ...}: arrays in any pytree. Random keys
         as ``jax.random.key_data``.
       config: the JSON item; ``format_version`` is added.
-      data: how to save the input pipeline, e.g. ``grain.checkpoint.CheckpointSave(iterator)``.
     """
     items = {
         "state": ocp.args.StandardSave({name: _to_plain(part) for name, part in state.items()}),
         "config": ocp.args.JsonSave({"format_version": FORMAT_VERSION} | config),
     }
-    if data is not None:
-        items["data"] = data
     if step in manager.all_steps():
         return False
     return manager.save(step, args=ocp.args.Composite(**items), force=force)
 
 
 def restore_step(
-    manager: ocp.CheckpointManager, like: dict[str, Any], data: Any = None, step: int | None = None
+    manager: ocp.CheckpointManager, like: dict[str, Any], step: int | None = None
 ) -> dict[str, Any]:
     """The state of ``step`` (default: the last), as ``like``: arrays or ShapeDtypeStructs, whose
     shardings say where to place the numbers.
 
-    ``data``: what Orbax needs to restore the input pipeline in place. Raises UserError when there
-    is no such step or when the state has other keys or shapes.
+    Raises UserError when there is no such step or when the state has other keys or shapes.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():
         raise UserError(f"{manager.directory}: has no checkpoint" + (f" {step}" if step else ""))
     plain = {name: _to_plain(part) for name, part in like.items()}
-    items = {"state": ocp.args.StandardRestore(plain)}
-    if data is not None:
-        items["data"] = data
+    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(plain))
     try:
-        state = manager.restore(step, args=ocp.args.Composite(**items))["state"]
+        state = manager.restore(step, args=wanted)["state"]
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(

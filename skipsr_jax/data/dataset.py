@@ -75,6 +75,7 @@ class Packing:
       random_drop: up to this share of the kept tokens is dropped at random.
       negative_share: share of samples with the negative text.
       text_lengths: tokens of the positive and the negative text.
+      shards: devices that share a sequence; its bucket is a multiple of it.
     """
 
     samples: int = 1
@@ -83,6 +84,7 @@ class Packing:
     random_drop: float = 0.1
     negative_share: float = 0.1
     text_lengths: tuple[int, int] = (1, 1)
+    shards: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +253,7 @@ def bucket_of(shape: ClipShape, packing: Packing) -> Bucket:
     """The one bucket of a kind of batch: room for the tokens and for every window of its grid."""
     tokens = _room(int(np.prod(shape.grid)), packing) * packing.samples
     windows = required_bucket([np.ones(shape.grid, bool)] * packing.samples).windows
-    return bucket_for(tokens, windows)
+    return bucket_for(tokens, windows, packing.shards)
 
 
 def _kind(
@@ -277,7 +279,9 @@ def _kind(
     )
     bucket = None if packing is None else bucket_of(shape, packing)
     collate = functools.partial(_collate, bucket=bucket, recipe=recipe)
-    return samples[index::count].batch(shape.batch // count, drop_remainder=True, batch_fn=collate)
+    # Host i has the i-th part of each batch, so that a batch is the same for any number of hosts.
+    parts = samples.batch(shape.batch // count, drop_remainder=True, batch_fn=collate)
+    return parts[index::count]
 
 
 def _that_hold(sources: Sequence[Source], shape: ClipShape, frames: int) -> list[Source]:
@@ -328,12 +332,17 @@ def batches(
     return grain.MapDataset.mix(kinds, weights)
 
 
-def iterate(dataset: grain.MapDataset, workers: int, threads: int = 4) -> grain.DatasetIterator:
-    """Batches in order, prepared ahead by ``workers`` processes (0: by ``threads`` threads here).
+def iterate(
+    dataset: grain.MapDataset, workers: int, start: int = 0, threads: int = 4
+) -> grain.DatasetIterator:
+    """Batches ``start``, ``start + 1``, ... in order.
 
-    The iterator's state can be saved with ``grain.checkpoint``; it is independent of when batches
-    were prepared, not of the number of workers.
+    They are prepared ahead by ``workers`` processes (0: by ``threads`` threads here).
+
+    A batch depends on its number alone, so the number is all that a resumed run needs to know, with
+    other workers and other hosts too.
     """
+    dataset = dataset[start:]
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     if workers == 0:
         return iter(dataset.to_iter_dataset(read_options))

@@ -40,8 +40,13 @@ TOKEN_FLOOR = 64
 WINDOW_FLOOR = 16
 
 
-def bucket_for(tokens: int, windows: int) -> Bucket:
-    """The smallest bucket that holds that many kept tokens in that many windows."""
+def bucket_for(tokens: int, windows: int, shards: int = 1) -> Bucket:
+    """The smallest bucket that holds that many kept tokens in that many windows.
+
+    ``shards``: devices that share a sequence; the tokens' rung is rounded up to a multiple of it,
+    so that each has as many.
+    """
     if tokens < 1:
         raise ValueError(f"a bucket needs at least one kept token, got {tokens}")
-    return Bucket(rung(tokens, TOKEN_FLOOR), rung(windows, WINDOW_FLOOR))
+    room = -(-rung(tokens, TOKEN_FLOOR) // shards) * shards
+    return Bucket(room, rung(windows, WINDOW_FLOOR))

@@ -107,15 +107,18 @@ def _place(coordinates: tuple[np.ndarray, ...], grid: Grid, shifted: bool) -> _P
     )
 
 
-def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]]) -> Bucket:
-    """The smallest bucket that holds the kept tokens of all samples of one pack."""
+def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
+    """The smallest bucket that holds the kept tokens of all samples of one pack.
+
+    ``shards``: devices that share the pack, each an equal part of the bucket.
+    """
     tokens, windows = 0, [0, 0]
     for mask in keep:
         coordinates = np.nonzero(mask)
         tokens += len(coordinates[0])
         for y in (REGULAR, SHIFTED):
             windows[y] += len(np.unique(_place(coordinates, mask.shape, y == SHIFTED).window))
-    return bucket_for(tokens, max(windows))
+    return bucket_for(tokens, max(windows), shards)
 
 
 def build_plan(

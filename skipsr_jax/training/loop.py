@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -26,9 +25,10 @@ from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.errors import UserError
 from skipsr_jax.nn.params import Params
-from skipsr_jax.parallel.mesh import make_mesh, pack_shards, replicated
+from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training.evaluation import HeldOutLoss, Quality
+from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.frozen import best_branch
 from skipsr_jax.training.metrics import MetricWriter, kind_of, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
@@ -67,21 +67,13 @@ def _initial(stage: Stage, settings: Settings, mesh: Mesh) -> State:
     return state | {"params": begin(state["params"])}
 
 
-def _check_batch(settings: Settings, stage: Stage, mesh: Mesh) -> None:
-    samples, accumulate = stage.samples_per_pack, settings.optimizer.accumulate
-    shapes = {"batch": stage.recipe.video}
-    if stage.recipe.image_share:
-        shapes["image_batch"] = stage.recipe.image
-    for name, shape in shapes.items():
-        if shape.batch % (samples * pack_shards(mesh) * accumulate):
-            raise UserError(
-                f"data.{name} is {shape.batch}: it must be a multiple of {samples} samples a pack "
-                f"x {pack_shards(mesh)} devices x optimizer.accumulate {accumulate}"
-            )
-
-
-def _hosts() -> tuple[int, int]:
-    return jax.process_index(), jax.process_count()
+def _placed(params: Params, mesh: Mesh) -> Params:
+    """Parameters that every host has, over the devices of all: each device reads its part."""
+    return jax.tree.map(
+        lambda x, place: jax.make_array_from_callback(x.shape, place, np.asarray(x).__getitem__),
+        params,
+        shardings(params, mesh),
+    )
 
 
 def _hooks(
@@ -102,13 +94,15 @@ def _hooks(
         return lambda done, params, batch: writer.write(done, measure(params, frozen))
 
     if loop.eval_every:
-        loss = HeldOutLoss(stage, settings, mesh, _hosts())
+        loss = HeldOutLoss(stage, settings, mesh, pack_hosts(mesh))
         hooks.append((loop.eval_every, measured(loss)))
     if loop.quality_every:
-        quality = Quality(stage, settings, mesh, _hosts())
+        quality = Quality(stage, settings, mesh, pack_hosts(mesh))
         hooks.append((loop.quality_every, measured(quality)))
     if loop.panel_every:
-        shown = batches(find_sources(held_out), stage.recipe, _hosts())[0] if held_out else None
+        shown = None
+        if held_out:
+            shown = batches(find_sources(held_out), stage.recipe, pack_hosts(mesh))[0]
         panels = Panels(stage, settings.seed, mesh, shown)
         hooks.append((loop.panel_every, lambda done, params, batch: writer.write_pictures(
             done, panels(params, frozen, batch)
@@ -126,9 +120,8 @@ def train(
     """
     started = time.monotonic()
     mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.seq)
-    _check_batch(settings, stage, mesh)
-    sources = find_sources(settings.data.root)
-    iterator = iterate(batches(sources, stage.recipe, _hosts()), settings.data.workers)
+    stage = fit_to_mesh(stage, settings, mesh)
+    dataset = batches(find_sources(settings.data.root), stage.recipe, pack_hosts(mesh))
     folder = claim(workdir, settings)
     set_aside_incomplete(folder / "checkpoints")
     profile = profile or ProfileWindow("", folder)
@@ -138,7 +131,7 @@ def train(
     try:
         with jax.set_mesh(mesh):
             return _run(
-                settings, stage, folder, mesh, iterator, manager, preemption, started, profile
+                settings, stage, folder, mesh, dataset, manager, preemption, started, profile
             )
     finally:
         profile.close()
@@ -146,12 +139,12 @@ def train(
         preemption.close()
 
 
-def _restored(manager, state: State, iterator) -> tuple[State, float]:
-    """The last checkpoint's state, with the iterator set to it, and the seconds it had taken."""
+def _restored(manager, state: State) -> tuple[State, float]:
+    """The last checkpoint's state and the seconds it had taken; ``state`` and 0 without one."""
     last = manager.latest_step()
     if last is None:
         return state, 0.0
-    state = train_state.restore_step(manager, state, grain.checkpoint.CheckpointRestore(iterator))
+    state = train_state.restore_step(manager, state)
     seconds = store.load_config(manager.directory, last)["elapsed_seconds"]
     logging.info("resumed after step %d (%.0f s)", last, seconds)
     return state, seconds
@@ -170,21 +163,21 @@ def _finite_means(pending: list[tuple[str, Metrics]], done: int, manager) -> dic
     return means
 
 
-def _run(settings, stage, folder, mesh, iterator, manager, preemption, started, profile) -> int:
+def _run(settings, stage, folder, mesh, dataset, manager, preemption, started, profile) -> int:
     loop = settings.loop
-    frozen = jax.device_put(stage.frozen, replicated(mesh))
-    state, before = _restored(manager, _initial(stage, settings, mesh), iterator)
+    frozen = _placed(stage.frozen, mesh)
+    state, before = _restored(manager, _initial(stage, settings, mesh))
     clock = Clock(before, started)
     done = first = int(state["step"])
+    iterator = iterate(dataset, settings.data.workers, start=first)
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
 
     def save(steps: int) -> None:
         config = stage.config | {"elapsed_seconds": clock.elapsed(), "settings": to_json(settings)}
-        data = grain.checkpoint.CheckpointSave(iterator)
-        train_state.save_step(manager, steps, state, config, data, force=True)
+        train_state.save_step(manager, steps, state, config, force=True)
 
     quiet = None if jax.process_index() == 0 else True  # None: shown on a terminal only
-    throughput, kinds = Throughput(stage, _hosts()[1]), set()
+    throughput, kinds = Throughput(stage, pack_hosts(mesh)[1]), set()
     pending: list[tuple[str, Metrics]] = []
     in_flight: collections.deque[Metrics] = collections.deque()
     elapsed, stop = clock.elapsed(), False

@@ -15,6 +15,7 @@ from skipsr_jax.checkpoints.dataclass_json import from_json
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.parallel.mesh import MeshSizes
 
 DTYPES = ("float32", "bfloat16")
 
@@ -157,15 +158,6 @@ class Loop:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshSizes:
-    """Devices along each axis of the mesh; -1: what the others leave."""
-
-    data: int = -1
-    fsdp: int = 1
-    seq: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
 class Settings:
     """One run of train.py.
 
@@ -188,7 +180,7 @@ class Settings:
     dtype: str = "float32"
     init_from: str = ""
     vae: str = ""
-    mesh: MeshSizes = MeshSizes()
+    mesh: MeshSizes = dataclasses.field(default_factory=MeshSizes)
     seed: int = 0
 
     def __post_init__(self):
