@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.nn.causal_conv import conv3d
+from skipsr_jax.nn.fsdp import gathered
+from skipsr_jax.parallel.space import constrain_space
 from skipsr_jax.types import Array, Float
 
 _LAYERS = 4
@@ -94,7 +96,8 @@ class MaskPredictor(nnx.Module):
                 f"the latent is {height} x {width}; both must be even: pad the frames to multiples "
                 "of 16 pixels"
             )
-        x = latent.astype(self.dtype)
-        for layer in self.layers[:-1]:
+        layers = gathered(self, "predictor", self.dtype).layers
+        x = constrain_space(latent.astype(self.dtype))
+        for layer in layers[:-1]:
             x = jax.nn.relu(layer(x))
-        return self.layers[-1](x)[..., 0].astype(jnp.float32)
+        return layers[-1](x)[..., 0].astype(jnp.float32)

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d
+from skipsr_jax.nn.fsdp import gathered
 from skipsr_jax.nn.group_norm import GroupNorm
 from skipsr_jax.nn.vae_blocks import DownBlock, MidBlock, UpBlock, run_in_order, space_to_depth
+from skipsr_jax.parallel.space import constrain_space
 from skipsr_jax.types import Array, Float
 
 SPACE_FACTOR = 8
@@ -196,7 +198,7 @@ class VAE(nnx.Module):
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
     ):
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
@@ -208,7 +210,9 @@ class VAE(nnx.Module):
         (4 k frames). Raises ValueError for other frame counts and sizes not divisible by 8.
         """
         check_frames(*x.shape[1:4], first=carry is None)
-        moments, carry = self.encoder(x, carry)
+        encoder = gathered(self.encoder, "encoder", self.dtype)
+        moments, carry = encoder(constrain_space(x, SPACE_FACTOR), carry)
+        moments = constrain_space(moments)
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return Posterior(mean, jnp.clip(logvar, *_LOGVAR_RANGE)), carry
 
@@ -237,7 +241,9 @@ class VAE(nnx.Module):
             raise ValueError(
                 f"upscaled has shape {upscaled.shape}; the decoder's output has {expected}"
             )
-        y, carry = self.decoder(z, carry, upscaled)
+        decoder = gathered(self.decoder, "decoder", self.dtype)
+        y, carry = decoder(constrain_space(z), carry, upscaled)
+        y = constrain_space(y, SPACE_FACTOR)
         y = y.astype(jnp.float32)
         if upscaled is not None:
             y = upscaled.astype(jnp.float32) + RESIDUAL_GAIN * y
