@@ -1,7 +1,8 @@
 """The public function, and the contract by which an implementation is chosen.
 
-``implementation=None`` takes the first of IMPLEMENTATIONS that supports the problem on this
-machine, and logs once which one ran and why each faster one did not. A name means that one or an
+``implementation=None`` takes the first of IMPLEMENTATIONS that supports the problem on the target
+(``problem.current_target``: the mesh in scope, else this machine), and logs once which one ran and
+why each faster one did not. A name means that one or an
 error: nothing falls back in silence.
 """
 
@@ -10,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable
 
-from skipsr_jax.kernels.varlen_attention import cudnn, xla
+from skipsr_jax.kernels.varlen_attention import cudnn, pallas_tpu, xla
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, current_target
 from skipsr_jax.types import Array, Float, Int
 
@@ -28,6 +29,7 @@ class Implementation:
 # Fastest first; the last one runs everywhere.
 IMPLEMENTATIONS = {
     "cudnn": Implementation(cudnn.supported, cudnn.varlen_attention),
+    "pallas_tpu": Implementation(pallas_tpu.supported, pallas_tpu.varlen_attention),
     "xla": Implementation(xla.supported, xla.varlen_attention),
 }
 

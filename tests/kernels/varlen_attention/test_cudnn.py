@@ -28,7 +28,7 @@ def test_refusals_name_the_limit(change, target, reason):
     problem = Problem(**(vars(REAL) | change))
     assert reason in cudnn.supported(problem, target)
     name, refused = choose(problem, target)
-    assert name == "xla"
+    assert name == ("pallas_tpu" if target.platform == "tpu" else "xla")
     assert reason in refused["cudnn"]
 
 

@@ -1,5 +1,6 @@
 """One suite for every implementation, against dense masked attention in float64."""
 
+import functools
 import itertools
 
 import jax
@@ -7,8 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, choose, varlen_attention, xla
+from skipsr_jax.kernels.varlen_attention import (
+    IMPLEMENTATIONS,
+    choose,
+    pallas_tpu,
+    varlen_attention,
+    xla,
+)
 from skipsr_jax.kernels.varlen_attention import api as api_module
+from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import Blocks
+from skipsr_jax.kernels.varlen_attention.problem import current_target
 
 # Name -> (rows, heads, head_dim, segment lengths of each pack); the rest of the rows is padding.
 SHAPES = {
@@ -27,6 +36,13 @@ def blocked_xla(q, k, v, cu_seqlens, *, scale):
     return xla.varlen_attention(q, k, v, cu_seqlens, scale=scale, block_rows=8)
 
 
+def interpreted_pallas_tpu(q, k, v, cu_seqlens, *, scale):
+    """The TPU kernels without a TPU: blocks in two parts, several of them in every segment."""
+    return pallas_tpu.varlen_attention(
+        q, k, v, cu_seqlens, scale=scale, blocks=Blocks(16, 8, 8), interpret=True
+    )
+
+
 def named(name):
     def run(q, k, v, cu_seqlens, *, scale):
         return varlen_attention(q, k, v, cu_seqlens, scale=scale, implementation=name)
@@ -34,17 +50,31 @@ def named(name):
     return run
 
 
-RUNS = {"xla_blocks_of_8": blocked_xla} | {name: named(name) for name in IMPLEMENTATIONS}
+RUNS = {"xla_blocks_of_8": blocked_xla, "pallas_tpu_interpreted": interpreted_pallas_tpu} | {
+    name: named(name) for name in IMPLEMENTATIONS
+}
+TARGET = current_target()
 NEEDS_HOPPER = pytest.mark.skipif(
-    (api_module.current_target().compute_capability or (0, 0)) < (9, 0), reason="needs a Hopper GPU"
+    (TARGET.compute_capability or (0, 0)) < (9, 0), reason="needs a Hopper GPU"
 )
-MARKS = {"cudnn": (pytest.mark.gpu, NEEDS_HOPPER)}
+NEEDS_TPU = pytest.mark.skipif(TARGET.platform != "tpu", reason="needs a TPU")
+MARKS = {"cudnn": (pytest.mark.gpu, NEEDS_HOPPER), "pallas_tpu": NEEDS_TPU}
 DTYPES = {"cudnn": [jnp.bfloat16, jnp.float16]}
-CASES = [
-    pytest.param(run, dtype, id=f"{name}-{jnp.dtype(dtype)}", marks=MARKS.get(name, ()))
-    for name, run in RUNS.items()
-    for dtype in DTYPES.get(name, [jnp.float32, jnp.bfloat16])
-]
+# Interpreted kernels take seconds to compile: one shape shows what bfloat16 changes.
+ONE_SHAPE = ("pallas_tpu_interpreted", jnp.bfloat16)
+
+
+def cases(*shapes):
+    """(run, dtype, shape) of every implementation."""
+    found = []
+    for name, run in RUNS.items():
+        for dtype in DTYPES.get(name, [jnp.float32, jnp.bfloat16]):
+            for shape in shapes[:1] if (name, dtype) == ONE_SHAPE else shapes:
+                case = f"{name}-{jnp.dtype(dtype)}-{shape}"
+                found.append(pytest.param(run, dtype, shape, id=case, marks=MARKS.get(name, ())))
+    return found
+
+
 # Of values of size one; gradients sum over up to 300 rows.
 TOLERANCE = {
     jnp.dtype(jnp.float32): 2e-5,
@@ -82,88 +112,92 @@ def dense(q, k, v, cu, *, scale):
     return jnp.einsum("baqk,bkap->bqap", weights / jnp.where(total > 0, total, 1.0), v)
 
 
-def output_and_gradients(run, cu, scale):
-    """(q, k, v, weight) -> output, and gradients of its sum weighted by ``weight``."""
+class Program:
+    """(q, k, v, weight, cu) -> output, and gradients of its sum weighted by ``weight``."""
 
-    @jax.jit
-    def both(q, k, v, weight):
-        out, pull = jax.vjp(lambda *x: run(*x, cu, scale=scale), q, k, v)
-        return out, *pull(weight)
+    def __init__(self, run):
+        self.traces = 0
 
-    return both
+        def both(q, k, v, weight, cu):
+            self.traces += 1
+            out, pull = jax.vjp(lambda *x: run(*x, cu, scale=1.7 * q.shape[3] ** -0.5), q, k, v)
+            return out, *pull(weight)
+
+        self._call = jax.jit(both)
+
+    def __call__(self, *inputs):
+        return [np.asarray(x) for x in self._call(*inputs)]
 
 
-def loss(run, cu, weight, scale):
-    return lambda q, k, v: (run(q, k, v, cu, scale=scale).astype(weight.dtype) * weight).sum()
+# One for all tests of an implementation: what has compiled once is not compiled again.
+program = functools.cache(Program)
 
 
-@pytest.mark.parametrize(("run", "dtype"), CASES)
+def exact(q, k, v, weight, cu):
+    """Dense attention of the same inputs in float64."""
+    bounds = np.asarray(cu)
+    with jax.enable_x64(True):
+        inputs = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v, weight)]
+        run = Program(lambda *x, scale: dense(*x[:3], bounds, scale=scale))
+        want = run(*inputs, jnp.asarray(bounds))
+    assert all(x.dtype == np.float64 for x in want)
+    return want
+
+
+def assert_close(got, want, dtype):
+    for a, b in zip(got, want, strict=True):
+        limit = TOLERANCE[jnp.dtype(dtype)] * max(1.0, np.abs(b).max())
+        np.testing.assert_allclose(a.astype(np.float64), b, rtol=0, atol=limit)
+
+
 class TestEveryImplementation:
-    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize(("run", "dtype", "shape"), cases(*SHAPES))
     def test_output_and_gradients_equal_dense_attention(self, run, dtype, shape):
-        q, k, v, weight, cu = make(shape, dtype)
-        scale = 1.7 * q.shape[-1] ** -0.5
-        out, *grads = output_and_gradients(run, cu, scale)(q, k, v, weight)
-        assert out.dtype == dtype
-        with jax.enable_x64(True):
-            exact = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v, weight)]
-            want, *want_grads = output_and_gradients(dense, cu, scale)(*exact)
-        assert want.dtype == np.float64
-        for got, expected in zip((out, *grads), (want, *want_grads), strict=True):
-            expected = np.asarray(expected)
-            limit = TOLERANCE[jnp.dtype(dtype)] * max(1.0, np.abs(expected).max())
-            np.testing.assert_allclose(np.asarray(got, np.float64), expected, rtol=0, atol=limit)
+        inputs = make(shape, dtype)
+        got = program(run)(*inputs)
+        assert got[0].dtype == dtype
+        assert_close(got, exact(*inputs), dtype)
 
-    @pytest.mark.parametrize("shape", ["uneven", "empty_segments", "all_padding"])
+    @pytest.mark.parametrize(
+        ("run", "dtype", "shape"), cases("uneven", "empty_segments", "all_padding")
+    )
     def test_nan_in_padding_changes_nothing(self, run, dtype, shape):
-        q, k, v, weight, cu = make(shape, dtype)
-        outside = jnp.asarray(~inside_mask(cu, q.shape[1]))
-        poisoned = [jnp.where(outside[:, :, None, None], jnp.nan, x) for x in (q, k, v)]
-
-        both = output_and_gradients(run, cu, 0.3)
-        clean = both(q, k, v, weight)
-        bad_weight = jnp.where(outside[:, :, None, None], jnp.nan, weight)
-        dirty = both(*poisoned, bad_weight)
+        *arrays, cu = make(shape, dtype)
+        outside = ~inside_mask(cu, arrays[0].shape[1])
+        poisoned = [jnp.where(outside[:, :, None, None], jnp.nan, x) for x in arrays]
+        clean, dirty = program(run)(*arrays, cu), program(run)(*poisoned, cu)
         for a, b in zip(clean, dirty, strict=True):
-            a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-            np.testing.assert_array_equal(a, b)
-            assert (a[np.asarray(outside)] == 0).all()
+            np.testing.assert_array_equal(a.astype(np.float32), b.astype(np.float32))
+            assert (b[outside] == 0).all()
 
-    def test_repeats_bit_for_bit(self, run, dtype):
-        q, k, v, weight, cu = make("uneven", dtype)
-        step = jax.jit(jax.value_and_grad(loss(run, cu, weight, 0.3), (0, 1, 2)))
-        first = jax.tree.leaves(step(q, k, v))
+    @pytest.mark.parametrize(("run", "dtype", "shape"), cases("uneven"))
+    def test_repeats_bit_for_bit(self, run, dtype, shape):
+        inputs = make(shape, dtype)
+        first = program(run)(*inputs)
         for _ in range(3):
-            for a, b in zip(first, jax.tree.leaves(step(q, k, v)), strict=True):
-                np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+            for a, b in zip(first, program(run)(*inputs), strict=True):
+                np.testing.assert_array_equal(a, b)
 
-    def test_one_program_serves_other_bounds(self, run, dtype):
-        q, k, v, weight, cu = make("uneven", dtype)
-        traces = []
-
-        @jax.jit
-        def step(q, k, v, cu):
-            traces.append(None)
-            return jax.value_and_grad(loss(run, cu, weight, 0.3), (0, 1, 2))(q, k, v)
-
+    @pytest.mark.parametrize(("run", "dtype", "shape"), cases("uneven"))
+    def test_one_program_serves_other_bounds(self, run, dtype, shape):
+        *arrays, cu = make(shape, dtype)
         other = jnp.asarray([[0, 0, 50, 51, 70], [0, 1, 1, 1, 1]], jnp.int32)
         assert other.shape == cu.shape
-        here, there = step(q, k, v, cu)[0], step(q, k, v, other)[0]
-        assert len(traces) == 1
-        assert here != there
-        alone = loss(run, other, weight, 0.3)(q, k, v)
-        np.testing.assert_allclose(
-            np.asarray(there, np.float32), np.asarray(alone, np.float32), rtol=1e-2, atol=0.5
-        )
+        here = program(run)(*arrays, cu)
+        traces = program(run).traces
+        there = program(run)(*arrays, other)
+        assert program(run).traces == traces
+        assert (here[0] != there[0]).any()
+        assert_close(there, exact(*arrays, other), dtype)
 
-    def test_segments_do_not_see_each_other(self, run, dtype):
-        q, k, v, _, cu = make("uneven", dtype)
+    @pytest.mark.parametrize(("run", "dtype", "shape"), cases("uneven"))
+    def test_segments_do_not_see_each_other(self, run, dtype, shape):
+        *arrays, weight, cu = make(shape, dtype)
         start, end = np.asarray(cu)[0, 2:4]
-        changed = [x.at[0, start:end].set(3.0) for x in (q, k, v)]
-        step = jax.jit(lambda *x: run(*x, cu, scale=0.3))
-        a, b = np.array(step(q, k, v), np.float32), np.array(step(*changed), np.float32)
+        changed = [x.at[0, start:end].set(3.0) for x in arrays]
+        a, b = program(run)(*arrays, weight, cu)[0], program(run)(*changed, weight, cu)[0]
         assert (a[0, start:end] != b[0, start:end]).any()
-        a[0, start:end] = b[0, start:end] = 0
+        a, b = np.delete(a[0], np.s_[start:end], 0), np.delete(b[0], np.s_[start:end], 0)
         np.testing.assert_array_equal(a, b)
 
 
