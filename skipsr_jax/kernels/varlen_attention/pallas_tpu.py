@@ -1,10 +1,10 @@
 """Attention over packed segments for TPU, in Pallas (Mosaic): flash style, forward and backward.
 
 Only blocks of a row's own segment are copied and multiplied (``pallas_tpu_stream``), with bounds
-that are run-time data. Arrays go in as (b, a, s, p), which is how XLA lays (b, s, a, p)
-out on a TPU, so nothing is transposed; narrower heads are padded to the chip's 128 lanes. Rows of no segment
-are selected to zero on the way in, results on the way out, and the saved numbers are two float32
-per row and head.
+that are run-time data. Arrays go in as (b, a, s, p), which is how XLA lays (b, s, a, p) out on a
+TPU, so nothing is transposed; narrower heads are padded to the chip's 128 lanes. Rows of no segment
+are selected to zero on the way in; the kernels write zeros for them. Saved for the backward pass
+are two float32 per row and head.
 
 Mosaic kernels are not partitioned by the compiler: on more than one chip, call it in ``shard_map``.
 """

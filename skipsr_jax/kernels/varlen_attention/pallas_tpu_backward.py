@@ -4,7 +4,7 @@ dq: queries stand and keys move. dk and dv: keys stand and queries move, over th
 because q and k share their segments. With w = exp(scores - lse) and, per query, delta = d_out . out
 (Dao 2023, FlashAttention-2):
 
-    dv = w^T d_out,   slope = w * (d_out v^T - delta),   dq = scale * slope k,   dk = scale * slope^T q
+    dv = w^T d_out,  slope = w * (d_out v^T - delta),  dq = scale slope k,  dk = scale slope^T q
 
 Nothing is added up outside a kernel, so results repeat bit for bit.
 """

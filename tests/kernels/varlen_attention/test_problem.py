@@ -33,3 +33,20 @@ def test_the_mesh_of_other_devices_decides():
     mesh = AbstractMesh((2,), ("data",), (AxisType.Auto,), abstract_device=chip)
     with jax.sharding.use_abstract_mesh(mesh):
         assert current_target() == Target("tpu")
+
+
+def test_programs_traced_for_two_targets_are_kept_apart():
+    seen = []
+
+    @jax.jit
+    def program(x):
+        seen.append(current_target().platform)
+        return x
+
+    chip = Chip("tpu", "TPU v5 lite", 1)
+    mesh = AbstractMesh((2,), ("data",), (AxisType.Auto,), abstract_device=chip)
+    program.trace(1.0)
+    for _ in range(2):
+        with jax.sharding.use_abstract_mesh(mesh):
+            program.trace(1.0)
+    assert seen == [jax.devices()[0].platform, "tpu"]
