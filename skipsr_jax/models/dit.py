@@ -4,12 +4,13 @@ One network (arXiv 2501.01320, 2506.05301), whose variants are values of ``DiTCo
 (shared late layers, SwiGLU,
 positions counted in windows, modulated output) and SeedVR-7B (separate weights, GELU, positions
 spread over windows). Blocks of equal shape are stacked and scanned; even layers attend in regular
-windows, odd ones in shifted windows.
+windows, odd ones in shifted windows. ``Body`` is all but the output layer.
 
 Invariant: a compiled forward depends on (bucket, samples per pack, text slots, model) only.
 """
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -83,8 +84,21 @@ class DiTConfig:
             raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, got {self.remat!r}")
 
 
-class DiT(nnx.Module):
-    """Velocity of kept tokens. See the module and ``__call__``."""
+def _stack_bounds(config: DiTConfig, depths: tuple[int, ...]) -> list[tuple[str, int, int]]:
+    """(name, first layer, layer after the last) of each stack, cut after each of ``depths``."""
+    stacks = []
+    for name, start, stop in (
+        ("mm_blocks", 0, config.mm_layers),
+        ("shared_blocks", config.mm_layers, config.layers),
+    ):
+        bounds = sorted({start, stop, *(depth for depth in depths if start < depth < stop)})
+        for first, end in itertools.pairwise(bounds):
+            stacks.append((f"{name}_{first}" if depths else name, first, end))
+    return [stack for stack in stacks if not depths or stack[1] < max(depths)]
+
+
+class Body(nnx.Module):
+    """The transformer up to its residual stream. See ``hidden``."""
 
     def __init__(
         self,
@@ -94,11 +108,19 @@ class DiT(nnx.Module):
         dtype: DType = jnp.float32,
         param_dtype: DType = jnp.float32,
         attention: str | None = None,
+        depths: tuple[int, ...] = (),
     ):
         """Args:
         dtype: of matrix products and of the residual stream. param_dtype: of stored parameters.
         attention: implementation of the attention kernel; None picks by device and logs it.
+        depths: numbers of layers after which to look, rising; the last of them is the last that
+          is built. Stacks are cut there, so that no step has to slice or to collect layers. ():
+          all layers, in at most two stacks.
+
+        Raises ValueError when depths do not rise from 1 or more to at most ``layers``.
         """
+        if list(depths) != sorted(set(depths)) or not all(1 <= x <= config.layers for x in depths):
+            raise ValueError(f"depths {depths} must rise from 1 or more to at most {config.layers}")
         self.config, self.dtype, self.attention = config, dtype, attention
         d = config.width
         precision = Precision(dtype, param_dtype)
@@ -118,46 +140,33 @@ class DiT(nnx.Module):
         if config.text_width != d:  # text of the model's width enters as it is
             self.txt_in = layer(config.text_width, d)
         self.emb_in = TimeEmbedding(d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        if config.mm_layers:
-            self.mm_blocks = stack(config.mm_layers, shared=False)
-        if config.layers > config.mm_layers:
-            self.shared_blocks = stack(config.layers - config.mm_layers, shared=True)
-        if config.output_modulation:
-            self.vid_out_norm = RMSNorm(d, config.norm_eps, param_dtype=param_dtype)
-            self.vid_out_ada = OutputModulation(d, rngs=rngs, param_dtype=param_dtype)
-        self.vid_out = layer(d, PATCH_AREA * config.out_channels)
+        self.depths = depths or (config.layers,)
+        self.stacks = tuple(_stack_bounds(config, depths))
+        for name, first, end in self.stacks:
+            setattr(self, name, stack(end - first, shared=first >= config.mm_layers))
 
-    def __call__(
+    def hidden(
         self,
         patches: Float[Array, "b n i"],
         text: Float[Array, "b m j"],
         timestep: Float[Array, "b k"],
         plan: TokenPlan,
-    ) -> Float[Array, "b n o"]:
-        """The velocity v = x_T - x_0 of every stored token; padding holds arbitrary numbers.
+    ) -> tuple[list[Float[Array, "b n d"]], Float[Array, "b k e"]]:
+        """The stored tokens after each of ``depths`` layers, and the embedding of the timestep.
 
-        Args:
-          patches: stored tokens of [noisy latent 16 | condition latent 16 | mask 1], i = 132.
-          text: embeddings of the texts of the k samples of a pack, m = k * l.
-          timestep: per sample, 0..1000.
-          plan: built from the keep masks of the same samples.
+        Args: as ``DiT``. Without ``depths``: the tokens after the last layer.
         """
         vid_in = gathered(self.vid_in, "vid_in", self.dtype)
         vid = constrain_tokens(vid_in(constrain_tokens(patches)))
         txt = self.txt_in(text) if self.config.text_width != self.config.width else text
         txt = constrain_text(txt.astype(self.dtype))
         embedding = constrain_text(self.emb_in(timestep))
-        for blocks, first in self._stacks():
-            vid, txt = self._scan(blocks, first, vid, txt, embedding, plan)
-        return self._head(vid, embedding, plan)
-
-    def _stacks(self) -> list[tuple[Block, int]]:
-        """The stacked blocks in order, each with the number of its first layer."""
-        config = self.config
-        stacks = [(self.mm_blocks, 0)] if config.mm_layers else []
-        if config.layers > config.mm_layers:
-            stacks.append((self.shared_blocks, config.mm_layers))
-        return stacks
+        seen = []
+        for name, first, end in self.stacks:
+            vid, txt = self._scan(getattr(self, name), first, vid, txt, embedding, plan)
+            if end in self.depths:
+                seen.append(vid)
+        return seen, embedding
 
     def _scan(
         self,
@@ -183,6 +192,49 @@ class DiT(nnx.Module):
         body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat])
         (vid, txt), _ = jax.lax.scan(body, (vid, txt), (stacked, layers % 2, modulate_text))
         return vid, txt
+
+
+class DiT(Body):
+    """Velocity of kept tokens. See the module and ``__call__``."""
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
+        attention: str | None = None,
+    ):
+        """Args: as ``Body``, all layers."""
+        super().__init__(
+            config, rngs=rngs, dtype=dtype, param_dtype=param_dtype, attention=attention
+        )
+        d = config.width
+        if config.output_modulation:
+            self.vid_out_norm = RMSNorm(d, config.norm_eps, param_dtype=param_dtype)
+            self.vid_out_ada = OutputModulation(d, rngs=rngs, param_dtype=param_dtype)
+        self.vid_out = linear(
+            d, PATCH_AREA * config.out_channels, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+
+    def __call__(
+        self,
+        patches: Float[Array, "b n i"],
+        text: Float[Array, "b m j"],
+        timestep: Float[Array, "b k"],
+        plan: TokenPlan,
+    ) -> Float[Array, "b n o"]:
+        """The velocity v = x_T - x_0 of every stored token; padding holds arbitrary numbers.
+
+        Args:
+          patches: stored tokens of [noisy latent 16 | condition latent 16 | mask 1], i = 132.
+          text: embeddings of the texts of the k samples of a pack, m = k * l.
+          timestep: per sample, 0..1000.
+          plan: built from the keep masks of the same samples.
+        """
+        seen, embedding = self.hidden(patches, text, timestep, plan)
+        return self._head(seen[-1], embedding, plan)
 
     def _head(
         self, vid: Float[Array, "b n d"], embedding: Float[Array, "b k e"], plan: TokenPlan
