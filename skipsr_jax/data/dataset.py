@@ -8,8 +8,9 @@ time. Pictures also serve as clips: a window that pans over the picture at const
 (``pan_share``).
 
 A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
-asked for, ``mask`` bool (s, t, h/16, w/16), True = keep; with a plan also ``plan`` (a TokenPlan of
-b packs, s = b * k samples) and ``negative`` bool (b, k): the sample takes the negative text.
+asked for, ``error`` float32 (s, t, h/16, w/16), the left side of Eq. 1, and ``mask`` bool, True =
+keep, where it is above tau; with a plan also ``plan`` (a TokenPlan of b packs, s = b * k samples)
+and ``negative`` bool (b, k): the sample takes the negative text.
 """
 
 import dataclasses
@@ -25,11 +26,12 @@ from absl import flags
 
 from skipsr_jax.data.clips import read
 from skipsr_jax.data.cuts import find_cuts
-from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_mask
+from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_error, oracle_mask
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
+from skipsr_jax.tokens.criterion import needs_refinement
 from skipsr_jax.tokens.plan import build_plan, required_bucket, stack_plans
 from skipsr_jax.types import Bool, HostArray, UInt8
 
@@ -187,7 +189,8 @@ def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: 
     sample: Batch = {"hr": frames, "lr": small}
     if recipe.masks:
         real = isinstance(recipe.degradation, RealWorld)
-        sample["mask"] = oracle_mask(frames, recipe.scale, small=small if real else None)
+        sample["error"] = oracle_error(frames, recipe.scale, small=small if real else None)
+        sample["mask"] = needs_refinement(sample["error"])
     if recipe.packing is not None:
         sample["keep"] = _thin(sample["mask"], recipe.packing, rng)
         sample["negative"] = np.bool_(rng.random() < recipe.packing.negative_share)

@@ -11,7 +11,7 @@ from skipsr_jax.data import realworld
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.resize import Method, area_down, resize
 from skipsr_jax.tokens.criterion import TAU, needs_refinement, patch_mse
-from skipsr_jax.types import Bool, HostArray, UInt8
+from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 Degradation = Method | RealWorld
 """Plain downsampling by a method of ``resize``, or the two-round pipeline at the given levels."""
@@ -44,13 +44,12 @@ def degraded(
     return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
 
-def oracle_mask(
+def oracle_error(
     frames: UInt8[HostArray, "f h w 3"],
     scale: int = 4,
-    tau: float = TAU,
     small: UInt8[HostArray, "f h2 w2 3"] | None = None,
-) -> Bool[HostArray, "t r c"]:
-    """Which patches need refinement: True where Eq. 1 does not hold (keep).
+) -> Float[HostArray, "t r c"]:
+    """The left side of Eq. 1 for each patch: mean squared error, pixels in [0, 1].
 
     ``small`` is D(clip) where D is not area downsampling by ``scale``. f = 4k + 1 and h, w
     multiples of 16, else ValueError.
@@ -66,4 +65,14 @@ def oracle_mask(
         pixels = frames[group] * unit
         below = area_down(pixels, scale) if small is None else small[group] * unit
         errors.append(patch_mse(pixels, resize(below, size, "bilinear"))[-1])
-    return needs_refinement(np.stack(errors), tau)
+    return np.stack(errors)
+
+
+def oracle_mask(
+    frames: UInt8[HostArray, "f h w 3"],
+    scale: int = 4,
+    tau: float = TAU,
+    small: UInt8[HostArray, "f h2 w2 3"] | None = None,
+) -> Bool[HostArray, "t r c"]:
+    """Which patches need refinement: True where ``oracle_error`` is above ``tau`` (keep)."""
+    return needs_refinement(oracle_error(frames, scale, small), tau)

@@ -1,7 +1,8 @@
 """Where the keep mask of a chunk comes from: one function per source.
 
 True marks a patch that runs. All functions work on the host; the predictor's logits are all that
-crosses from the device (a few kB). Sources: ``predictor`` (paper section 4.2), ``oracle`` (Eq. 1 on
+crosses from the device (a few kB). Sources: ``predictor`` (paper section 4.2, on the latent, or on
+the input frames where the checkpoint has a predictor in pixel space), ``oracle`` (Eq. 1 on
 the true high-resolution frames), ``input`` (Eq. 1's idea on the input itself, no training needed)
 and ``none`` (everything runs).
 """
@@ -10,6 +11,7 @@ import numpy as np
 
 from skipsr_jax.data.resize import area_down, resize
 from skipsr_jax.inference.geometry import pad_frames, pad_space, token_grid
+from skipsr_jax.models.predictor import PIXELS
 from skipsr_jax.tokens.criterion import (
     PATCH_FRAMES,
     PATCH_PIXELS,
@@ -58,6 +60,46 @@ def _cover(patches: int, pixels: int, target: int) -> Float[HostArray, "patches 
     return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def _working_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
+    """The size at which the input is judged: its own, but at most a quarter of the target."""
+    quarter = tuple(max(1, round(side / EQ1_FACTOR)) for side in target)
+    return min(size[0], quarter[0]), min(size[1], quarter[1])
+
+
+def predictor_frames(
+    frames: Float[HostArray, "f h w 3"], target: tuple[int, int]
+) -> Float[HostArray, "f2 h2 w2 3"]:
+    """The input as the pixel-space predictor sees it: 4k + 1 frames in multiples of 4 pixels.
+
+    An input larger than a quarter of the target is first area-reduced to that; a smaller one is
+    taken as it is. The last frame, row and column are repeated.
+    """
+    frames = pad_frames(resize(frames, _working_size(frames.shape[1:3], target), "area"))
+    height, width = (side + -side % PIXELS for side in frames.shape[1:3])
+    grow = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
+    return np.pad(frames, grow, mode="edge")
+
+
+def on_token_grid(
+    logits: Float[HostArray, "t v u"], size: tuple[int, int], target: tuple[int, int]
+) -> Float[HostArray, "t r q"]:
+    """The pixel-space predictor's logits, one for 4 x 4 pixels of ``predictor_frames``, on the
+    patches of the target: each takes the one in which its middle lies. The same at a scale of 4.
+
+    Args:
+      logits: of ``predictor_frames`` of an input of ``size``.
+      size: (height, width) of the input.
+      target: (height, width) to reach.
+    """
+    working = _working_size(size, target)
+    for axis in (0, 1):
+        patches = token_grid(1, *target)[1 + axis]
+        middle = (np.arange(patches) + 0.5) * PATCH_PIXELS * working[axis] / target[axis]
+        place = np.minimum(middle // PIXELS, logits.shape[1 + axis] - 1)
+        logits = np.take(logits, place.astype(int), axis=1 + axis)
+    return logits
+
+
 def input_mse(
     frames: Float[HostArray, "f h w 3"], target: tuple[int, int]
 ) -> Float[HostArray, "t r q"]:
@@ -69,8 +111,7 @@ def input_mse(
     quarter of it, so that the threshold keeps its meaning; a smaller one is taken as it is.
     """
     count, height, width, _ = frames.shape
-    quarter = tuple(max(1, round(side / EQ1_FACTOR)) for side in target)
-    working = min(height, quarter[0]), min(width, quarter[1])
+    working = _working_size((height, width), target)
     frames = resize(frames, working, "area")
     even = [side + side % INPUT_FACTOR for side in working]
     grow = ((0, 0), (0, even[0] - working[0]), (0, even[1] - working[1]), (0, 0))

@@ -17,7 +17,12 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
+from skipsr_jax.models.predictor import (
+    MaskPredictor,
+    PixelMaskPredictor,
+    PredictorConfig,
+    make_predictor,
+)
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.nn.params import Params, abstract, to_dict
 
@@ -31,14 +36,14 @@ class Model:
     Attributes:
       source: the checkpoint, for messages.
       vae, dit: autoencoder and transformer.
-      predictor: None when the checkpoint was loaded without it.
+      predictor: on latents or on pixels; None when the checkpoint was loaded without it.
       params: ``{"vae": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, j), ...}}``.
     """
 
     source: str
     vae: VAE
     dit: DiT
-    predictor: MaskPredictor | None
+    predictor: MaskPredictor | PixelMaskPredictor | None
     params: Params
 
 
@@ -89,7 +94,7 @@ def load_model(path: str, dtype: str, with_predictor: bool) -> Model:
     predictor = None
     if with_predictor:
         predictor_config = _part(config, "predictor", PredictorConfig, source)
-        predictor = abstract(lambda: MaskPredictor(predictor_config, rngs=nnx.Rngs(0), **kinds))
+        predictor = abstract(lambda: make_predictor(predictor_config, rngs=nnx.Rngs(0), **kinds))
         wanted["predictor"] = to_dict(predictor)
 
     params = store.restore_params(source, wanted, dtype=kind)

@@ -24,6 +24,7 @@ from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.kernels.varlen_attention import choose
 from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.predictor import PixelMaskPredictor
 from skipsr_jax.models.vae_slices import (
     decode_clip,
     decode_step,
@@ -77,7 +78,7 @@ class Stages:
         )
         self._scatter = jax.jit(scatter_patches)
         if predictor is not None:
-            self._logits = jax.jit(lambda params, latent: bind(predictor, params)(latent))
+            self._logits = jax.jit(lambda params, given: bind(predictor, params)(given))
 
     @property
     def compiled_transformers(self) -> int:
@@ -100,9 +101,18 @@ class Stages:
         posteriors = encode_clip(self._encode_step, self.model.params["vae"], parts)
         return self._sample(list(posteriors), noise)
 
-    def mask_logits(self, latent: Float[Array, "b t v u c"]) -> Float[Array, "b t r q"]:
-        """The predictor's logit of each patch; positive: it needs refinement."""
-        return self._logits(self.model.params["predictor"], latent)
+    @property
+    def masks_from_pixels(self) -> bool:
+        """Whether the predictor sees low-resolution frames rather than latents."""
+        return isinstance(self.model.predictor, PixelMaskPredictor)
+
+    def mask_logits(self, given: Float[Array | HostArray, "b i j k l"]) -> Float[Array, "b t r q"]:
+        """The predictor's logit of each patch; positive: it needs refinement.
+
+        ``given``: the latent, (b, t, h / 8, w / 8, c), or for a predictor in pixel space frames in
+        [0, 1], (b, f, h / 4, w / 4, 3), as ``masks.predictor_frames`` makes them.
+        """
+        return self._logits(self.model.params["predictor"], given)
 
     def refine(
         self,

@@ -95,7 +95,11 @@ def keep_mask(
       target: (height, width) in pixels.
     """
     if mask.source == "predictor":
-        logits = np.asarray(stages.mask_logits(latent), np.float32)[0]
+        pixels = stages.masks_from_pixels
+        given = masks.predictor_frames(_unit(frames), target)[None] if pixels else latent
+        logits = np.asarray(stages.mask_logits(given), np.float32)[0]
+        if pixels:
+            logits = masks.on_token_grid(logits, frames.shape[1:3], target)
         keep = masks.from_logits(logits, mask.probability)
     elif mask.source == "input":
         keep = masks.from_input(_unit(frames), target, mask.input_tau)

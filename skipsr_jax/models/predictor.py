@@ -1,23 +1,30 @@
-"""The mask predictor: which patches of a clip need the transformer, from the latent alone.
+"""The mask predictor: which patches of a clip need the transformer, from the input alone.
 
-Paper section 4.1: four layers of 3D convolution with ReLU between them on the low-quality latent;
+Paper section 4.2: four layers of 3D convolution with ReLU between them on the low-quality latent;
 the first has stride (1, 2, 2), so that one logit stands for one patch of 1 x 2 x 2 latents. A
-positive logit means "run the transformer here".
+positive logit means "run the transformer here". This is the predictor of the 3B and 7B models.
+
+The pixel-space variant puts the same layers on energies of the low-resolution frames
+(skipsr_jax.models.pixel_energies): for an autoencoder whose latents have lost the fine contrast
+that Eq. 1 asks for, as the tiny one's have, and for masks before anything is encoded.
 
 Padding: time repeats the first and the last frame, so that a single image looks like a still video;
 space is zero padded. The predictor looks both ways in time: it runs once, on the whole latent.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from skipsr_jax.models import pixel_energies
+from skipsr_jax.models.pixel_energies import PixelEnergies
 from skipsr_jax.nn.causal_conv import conv3d
 from skipsr_jax.nn.fsdp import gathered
 from skipsr_jax.parallel.space import constrain_space
+from skipsr_jax.tokens.criterion import PATCH_FRAMES
 from skipsr_jax.types import Array, Float
 
 _LAYERS = 4
@@ -26,12 +33,23 @@ _PATCH = 2
 
 @dataclasses.dataclass(frozen=True)
 class PredictorConfig:
-    """``width``: channels of the three hidden layers."""
+    """What the predictor looks at, and its size.
+
+    Attributes:
+      width: channels of the three hidden layers.
+      latent_channels: of the autoencoder; ``latent`` only.
+      space: ``latent``, the paper's, or ``pixels``.
+      filters: learned filters on the input frames; ``pixels`` only.
+    """
 
     width: int = 648
     latent_channels: int = 16
+    space: Literal["latent", "pixels"] = "latent"
+    filters: int = 16
 
     def __post_init__(self):
+        if self.filters < 1:
+            raise ValueError(f"filters {self.filters} must be at least 1")
         if self.width < 1 or self.latent_channels < 1:
             raise ValueError(
                 f"width {self.width} and latent_channels {self.latent_channels} must be at least 1"
@@ -101,3 +119,49 @@ class MaskPredictor(nnx.Module):
         for layer in layers[:-1]:
             x = jax.nn.relu(layer(x))
         return layers[-1](x)[..., 0].astype(jnp.float32)
+
+
+PIXELS = _PATCH * pixel_energies.CELL
+"""Side of a patch in pixels of the low-resolution frames that the pixel-space variant sees."""
+
+
+class PixelMaskPredictor(nnx.Module):
+    """Low-resolution frames in [0, 1], 4 x 4 pixels a patch -> one logit per patch, in float32."""
+
+    def __init__(
+        self,
+        config: PredictorConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+    ):
+        kinds = {"rngs": rngs, "param_dtype": param_dtype}
+        self.energies = PixelEnergies(config.filters, **kinds)
+        on_grid = dataclasses.replace(
+            config, latent_channels=pixel_energies.channels(config.filters)
+        )
+        self.on_grid = MaskPredictor(on_grid, dtype=dtype, **kinds)
+
+    def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b t r q"]:
+        """Logits (b, (f - 1) / 4 + 1, h / 4, w / 4). Raises ValueError for other sizes."""
+        count, height, width = frames.shape[1:4]
+        if (count - 1) % PATCH_FRAMES or height % PIXELS or width % PIXELS:
+            raise ValueError(
+                f"{count} frames of {height} x {width} do not divide into patches: pad to 4k + 1 "
+                f"frames and multiples of {PIXELS} pixels"
+            )
+        energies = gathered(self.energies, "energies", jnp.float32)
+        return self.on_grid(energies(frames))
+
+
+def make_predictor(
+    config: PredictorConfig,
+    *,
+    rngs: nnx.Rngs,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
+) -> MaskPredictor | PixelMaskPredictor:
+    """The predictor that ``config`` describes."""
+    kind = PixelMaskPredictor if config.space == "pixels" else MaskPredictor
+    return kind(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)

@@ -1,4 +1,6 @@
-"""The mask predictor: size, shape, stride and what it refuses."""
+"""The mask predictors: size, shape, stride and what they refuse."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +8,19 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skipsr_jax.models.predictor import PAPER, TINY, MaskPredictor, PredictorConfig
+from skipsr_jax.models.predictor import (
+    PAPER,
+    TINY,
+    MaskPredictor,
+    PixelMaskPredictor,
+    PredictorConfig,
+    make_predictor,
+)
 from skipsr_jax.nn.params import abstract, bind, count, to_dict
 
 
 def _build(config):
-    return lambda: MaskPredictor(config, rngs=nnx.Rngs(0))
+    return lambda: make_predictor(config, rngs=nnx.Rngs(0))
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +63,36 @@ def test_refused(small):
         small(jnp.ones((1, 1, 3, 4, 16)))
     with pytest.raises(ValueError, match="width 0"):
         PredictorConfig(width=0)
+    with pytest.raises(ValueError, match="filters 0"):
+        PredictorConfig(filters=0)
+
+
+PIXELS = PredictorConfig(width=6, space="pixels", filters=3)
+
+
+@pytest.fixture(scope="module")
+def on_pixels(fill):
+    module, params = fill(_build(PIXELS))
+    return jax.jit(lambda frames: bind(module, params)(frames))
+
+
+def test_the_config_says_which():
+    assert isinstance(abstract(_build(PIXELS)), PixelMaskPredictor)
+    assert isinstance(abstract(_build(TINY)), MaskPredictor)
+    small = count(to_dict(abstract(_build(dataclasses.replace(TINY, space="pixels")))))
+    assert small * 2 < 0.5e6  # bytes in bfloat16
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4, 4), (2, 5, 8, 12)])
+def test_one_logit_for_4_pixels_and_4_frames(on_pixels, shape):
+    b, f, h, w = shape
+    logits = on_pixels(jnp.ones((*shape, 3)))
+    assert logits.shape == (b, (f - 1) // 4 + 1, h // 4, w // 4)
+    assert logits.dtype == jnp.float32
+
+
+def test_pixels_refused(on_pixels):
+    with pytest.raises(ValueError, match=r"4 frames of 8 x 8.*4k \+ 1"):
+        on_pixels(jnp.ones((1, 4, 8, 8, 3)))
+    with pytest.raises(ValueError, match=r"5 frames of 8 x 6.*multiples of 4 pixels"):
+        on_pixels(jnp.ones((1, 5, 8, 6, 3)))

@@ -90,6 +90,28 @@ def test_predictor_learns_a_batch(root, autoencoder):
     assert seen[-1]["f1"] > 0.85
 
 
+def test_pixel_predictor_learns_a_batch_without_an_autoencoder(root, autoencoder):
+    loss = predictor.PredictorLoss(space="pixels", regression=0.5)
+    settings = settings_for("predictor", loss, root, 1e-2)
+    stage = predictor.make(settings, PredictorConfig(width=8, filters=4))
+    assert stage.frozen == {} and stage.config["predictor"]["space"] == "pixels"
+    seen, _ = learn(stage, settings, 30)
+    assert mean_loss(seen[-3:]) < 0.5 * mean_loss(seen[:3])
+    assert seen[-1]["f1"] > 0.85
+    assert seen[-1]["regression"] < 0.5 * seen[0]["regression"]
+    with pytest.raises(UserError, match=r"leave config\.vae empty"):
+        predictor.make(settings_for("predictor", loss, root, 1e-2, autoencoder))
+
+
+def test_regression_wants_the_logarithm_of_the_error():
+    slope, tau = predictor.LOG_ERROR_OF_LOGIT, predictor.TAU
+    logits, share = np.array([-3.0, 0.0, 5.0], np.float32), np.ones(3, np.float32)
+    right = (tau * np.exp(slope * logits)).astype(np.float32)
+    assert predictor.regression_loss(logits, right, share) < 1e-9
+    off = predictor.regression_loss(logits, right * np.float32(np.exp(0.2)), share)
+    assert off == pytest.approx(0.5 * 0.2**2, rel=1e-3)
+
+
 def test_agreement_counts():
     logits, truth = jax.numpy.array([3.0, 2.0, -1.0, -2.0]), jax.numpy.array([1, 0, 1, 0], bool)
     found = predictor.agreement(logits, truth)
