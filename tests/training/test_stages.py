@@ -105,8 +105,8 @@ def test_pixel_predictor_learns_a_batch_without_an_autoencoder(root, autoencoder
 
 def test_regression_wants_the_logarithm_of_the_error():
     slope, tau = predictor.LOG_ERROR_OF_LOGIT, predictor.TAU
-    logits, share = np.array([-3.0, 0.0, 5.0], np.float32), np.ones(3, np.float32)
-    right = (tau * np.exp(slope * logits)).astype(np.float32)
+    logits, share = jax.numpy.array([-3.0, 0.0, 5.0]), jax.numpy.ones(3)
+    right = tau * jax.numpy.exp(slope * logits)
     assert predictor.regression_loss(logits, right, share) < 1e-9
     off = predictor.regression_loss(logits, right * np.float32(np.exp(0.2)), share)
     assert off == pytest.approx(0.5 * 0.2**2, rel=1e-3)
