@@ -5,8 +5,10 @@
 
 Each file is made smaller by area averaging (4x, or --scale) and upscaled again. The table gives
 PSNR (dB) and SSIM against the truth over the same pixels for all columns, the share of patches that
-the mask skipped and that the oracle (Eq. 1) would, and the F1 of the mask's kept patches. Files
-smaller than --smallest pixels on a side are left out: they are inputs without a truth.
+the mask skipped and that the oracle (Eq. 1) would, precision, recall and F1 of the mask's kept
+patches, and the PSNR of the skipped ones shown as the bilinear upscale of the input (the oracle's
+in brackets); then the same of the training-free mask. Files smaller than --smallest pixels on a
+side are left out: they are inputs without a truth.
 """
 
 import dataclasses
@@ -23,7 +25,8 @@ from skipsr_jax import commandline
 from skipsr_jax.data.degrade import low_quality
 from skipsr_jax.data.reader import list_inputs, open_media
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.quality import COLUMNS, Row, line, means, row
+from skipsr_jax.evaluation.quality import Row, header, line, means, row
+from skipsr_jax.inference.masks import from_input
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, from_config
@@ -71,7 +74,8 @@ def measure(path: os.PathLike, stages: Stages, settings: Settings, values) -> Ro
     if values.dense:
         everything = dataclasses.replace(settings.mask, source="none")
         dense, _ = run(low, target, stages, dataclasses.replace(settings, mask=everything))
-    return row(os.path.basename(path), truth, values.scale, skipped, keep, dense)
+    free = from_input(low / np.float32(255), target, settings.mask.input_tau)
+    return row(os.path.basename(path), truth, values.scale, skipped, keep, dense, free)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,8 +86,7 @@ def main(argv: Sequence[str]) -> int:
     settings = from_config(config)
     model = load_model(settings.checkpoint, settings.dtype, settings.mask.source == "predictor")
     stages = Stages(model)
-    header = "".join(f"{column + ' psnr ssim':>15s}" for column in COLUMNS)
-    print(f"{'':34s}{header}   skip% oracle F1", flush=True)
+    print(header(), flush=True)
     rows = []
     for path in list_inputs(values.folder, folder="files"):
         media = open_media(path)
