@@ -2,7 +2,7 @@
 
     python train.py --config=configs/tiny_predictor.py --workdir=/tmp/tiny/predictor
 
-Energies of 16 learned filters, then four 3D convolutions of width 48: about 0.17 million
+Energies of 16 learned filters, then four 3D convolutions of width 48: about 0.15 million
 parameters. It needs no autoencoder, so it may run beside stage 1. Read in metrics.jsonl: ``f1`` and
 ``skip_percent`` against ``skip_percent_oracle``.
 
