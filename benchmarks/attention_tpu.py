@@ -1,0 +1,197 @@
+"""The TPU kernels of attention without a TPU: compiled by libtpu, their work counted.
+
+Time is a roofline, not a measurement: the larger of operations over the chip's bfloat16 peak and
+bytes over its memory bandwidth, counting what a kernel really visits (blocks across the ends of
+segments in full) and copies. Splash attention, jax's own TPU kernel, takes the same windows as
+segment ids; its blocks to visit are fixed when it is traced, so it multiplies every pair of blocks
+and masks. ``vmem_mib`` is what the compiler gave the largest kernel; ``own_vmem_mib`` follows from
+the block shapes (buffers and scratch, without the compiler's temporaries).
+"""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.experimental.pallas import tpu as pltpu
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+    BlockSizes,
+    FullMask,
+    MultiHeadMask,
+    SegmentIds,
+    make_splash_mha_single_device,
+)
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks.measure import format_table
+from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.varlen_attention import varlen_attention
+from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import LANES, Blocks, blocks_for, visits
+from skipsr_jax.kernels.varlen_attention.segments import row_bounds
+from skipsr_jax.types import Array
+
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+SPLASH_BLOCK = 512
+BFLOAT16, FLOAT32 = 2, 4  # bytes
+FORWARD, BACKWARD = 4, 14  # operations per visited pair and channel; the scores are made twice
+_SCOPED = re.compile(r'"used_scoped_memory_configs":\[\{"memory_space":"1"[^}]*"size":"(\d+)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Operations and bytes to and from HBM of one pass."""
+
+    operations: float
+    moved: float
+
+    def milliseconds(self, chip: pltpu.TpuInfo, cores: int) -> float:
+        """The roofline's time on all cores of a chip."""
+        compute = self.operations / (chip.bf16_ops_per_second * cores)
+        return max(compute, self.moved / (chip.mem_bw_bytes_per_second * cores)) * 1e3
+
+
+def chip_facts(name: str) -> tuple[pltpu.TpuInfo, int]:
+    """Published numbers of one core, and cores per chip."""
+    version = pltpu.ChipVersion(name)
+    return pltpu.get_tpu_info_for_chip(version, 1), version.num_physical_tensor_cores_per_chip
+
+
+def own_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
+    """What our kernels visit and copy, from the same ranges that they get."""
+    rows = int(lengths.sum())
+    blocks = blocks_for(rows)
+    cu = jnp.asarray(np.cumsum([0, *lengths])[None], jnp.int32)
+    start, end, _ = row_bounds(cu, rows)
+    more = ((0, 0), (0, -rows % blocks.standing))
+    ranges = visits(jnp.pad(start, more), jnp.pad(end, more), blocks)
+    first, last, part_first, part_last = (np.asarray(x, np.int64) for x in ranges)
+    pairs = int(np.maximum(part_last - part_first, 0).sum()) * blocks.part * blocks.moving
+    row = LANES * BFLOAT16
+    still = rows * row
+    moving = int((last - first).sum()) * blocks.moving * row
+    forward = Work(FORWARD * LANES * heads * pairs, heads * (2 * still + 2 * moving))
+    backward = Work(BACKWARD * LANES * heads * pairs, heads * (7 * still + 4 * moving))
+    return {"forward": forward, "backward": backward}
+
+
+def splash_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
+    """What splash attention visits: all pairs of blocks, keys read once per block of queries."""
+    rows = -(-int(lengths.sum()) // SPLASH_BLOCK) * SPLASH_BLOCK
+    pairs = rows**2
+    still = rows * LANES * BFLOAT16
+    moving = rows // SPLASH_BLOCK * still
+    forward = Work(FORWARD * LANES * heads * pairs, heads * (2 * still + 2 * moving))
+    backward = Work(BACKWARD * LANES * heads * pairs, heads * (7 * still + 4 * moving))
+    return {"forward": forward, "backward": backward}
+
+
+def own_vmem_bytes(blocks: Blocks) -> dict[str, int]:
+    """Buffers and scratch of each kernel for bfloat16; blocks in and out are held twice."""
+    still = blocks.standing * LANES * BFLOAT16
+    moving = 2 * 2 * blocks.moving * LANES * BFLOAT16
+    total = blocks.standing * LANES * FLOAT32
+    column = 8 * blocks.standing * FLOAT32  # up to 8 numbers a row take a tile of sublanes
+    return {
+        "forward": 2 * (2 * still + 2 * column) + moving + total + 2 * column,
+        "d_query": 2 * (3 * still + 2 * column) + moving + total,
+        "d_key_value": 2 * 4 * still + moving + 2 * 2 * 8 * blocks.moving * FLOAT32 + 2 * total,
+    }
+
+
+def own_pass(q: Array, k: Array, v: Array, cu: Array) -> Array:
+    """Ours, queries (1, s, a, p)."""
+    return varlen_attention(q, k, v, cu, scale=LANES**-0.5, implementation="pallas_tpu")
+
+
+def splash_pass(q: Array, k: Array, v: Array, cu: Array) -> Array:
+    """Splash attention with the windows as segment ids, its rows padded to whole blocks."""
+    _, rows, heads, _ = q.shape
+    more = -rows % SPLASH_BLOCK
+    sizes = BlockSizes(*[SPLASH_BLOCK] * 8)
+    mask = MultiHeadMask([FullMask((rows + more, rows + more))] * heads)
+    run = make_splash_mha_single_device(mask, block_sizes=sizes)
+    segment = jnp.searchsorted(cu[0], jnp.arange(rows + more), side="right").astype(jnp.int32)
+
+    def heads_first(x: Array) -> Array:
+        return jnp.pad(x[0], ((0, more), (0, 0), (0, 0))).swapaxes(0, 1)
+
+    out = run(heads_first(q * LANES**-0.5), *map(heads_first, (k, v)), SegmentIds(segment, segment))
+    return out.swapaxes(0, 1)[None, :rows]
+
+
+def compile_pass(
+    run: Callable, rows: int, heads: int, segments: int, chip: str
+) -> dict[str, float | None]:
+    """Compiles forward and gradient for a chip: seconds, VMEM of the largest kernel, temporaries.
+
+    Raises UserError where libtpu is not installed.
+    """
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
+    except RuntimeError as error:
+        raise UserError(f"--tpu needs libtpu (pip install libtpu): {error}") from error
+    mesh = Mesh(np.asarray(topology.devices[:1]), ("data",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    size = (1, rows, heads, LANES)
+    x = jax.ShapeDtypeStruct(size, jnp.bfloat16, sharding=everywhere)
+    cu = jax.ShapeDtypeStruct((1, segments + 1), jnp.int32, sharding=everywhere)
+
+    def both(q, k, v, cu, d_out):
+        out, pull = jax.vjp(lambda *qkv: run(*qkv, cu), q, k, v)
+        return out, *pull(d_out)
+
+    found = {}
+    programs = {"forward": (run, (x, x, x, cu)), "both": (both, (x, x, x, cu, x))}
+    with jax.set_mesh(mesh):
+        for name, (function, arguments) in programs.items():
+            began = time.perf_counter()
+            program = jax.jit(function).lower(*arguments).compile()
+            text = program.as_text().splitlines()
+            kernels = [line for line in text if 'custom_call_target="tpu_custom_call"' in line]
+            scoped = [int(m[1]) for line in kernels if (m := _SCOPED.search(line))]
+            found |= {
+                f"{name}_compile_s": time.perf_counter() - began,
+                f"{name}_vmem_mib": max(scoped) / 2**20 if scoped else None,
+                f"{name}_temporary_gib": program.memory_analysis().temp_size_in_bytes / 2**30,
+            }
+    return found
+
+
+def run(lengths: dict[str, np.ndarray], heads: int, chips: Sequence[str]) -> dict:
+    """Compiles ours and splash attention for each shape and chip and prints the table.
+
+    Args:
+      lengths: rows of each window, by shape. heads: of 128 channels. chips: keys of TOPOLOGIES.
+
+    Raises UserError for an unknown chip, and where libtpu is not installed.
+    """
+    for chip in chips:
+        if chip not in TOPOLOGIES:
+            raise UserError(f"unknown chip {chip!r}; choose from {', '.join(TOPOLOGIES)}")
+    runs = {"pallas_tpu": (own_pass, own_work), "splash": (splash_pass, splash_work)}
+    rows = []
+    for shape, of_windows in lengths.items():
+        useful = FORWARD * LANES * heads * (of_windows.astype(float) ** 2).sum()
+        for chip in chips:
+            facts, cores = chip_facts(chip)
+            for name, (function, work_of) in runs.items():
+                work = work_of(of_windows, heads)
+                forward, backward = work["forward"], work["backward"]
+                ms = forward.milliseconds(facts, cores)
+                row = {"shape": shape, "chip": chip, "kernel": name}
+                row |= {"forward_ms": ms, "backward_ms": backward.milliseconds(facts, cores)}
+                row |= {"visited_of_useful": forward.operations / useful}
+                row |= {"useful_of_peak": useful / ms * 1e3 / facts.bf16_ops_per_second / cores}
+                size = (int(of_windows.sum()), heads, len(of_windows))
+                row |= compile_pass(function, *size, chip)
+                rows.append(row | {"chip_vmem_mib": facts.vmem_capacity_bytes / 2**20})
+    total = max(int(of_windows.sum()) for of_windows in lengths.values())
+    own = {name: size / 2**20 for name, size in own_vmem_bytes(blocks_for(total)).items()}
+    print("Roofline estimates of compiled kernels, not measurements; backward without forward")
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    print("own_vmem_mib " + ", ".join(f"{name} {size:.3g}" for name, size in own.items()))
+    return {"rows": rows, "own_vmem_mib": own}
