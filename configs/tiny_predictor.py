@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
     data.image_crop = (256, 256)
     data.image_share = 0.0
     data.pan_share = 0.3
+    data.soft_share = 0.3
     data.degradation = "area"
 
     config.loss = loss = ConfigDict()
@@ -57,7 +58,7 @@ def get_config() -> ConfigDict:
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 200.0
+    loop.max_seconds = 220.0
     loop.log_every = 100
     loop.save_every = 2000
     loop.eval_every = 0

@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     data.image_crop = (240, 432)  # the shape of a window at 720p, where pictures are mixed in
     data.image_share = 0.0
     data.pan_share = 0.3
+    data.soft_share = 0.0
     data.degradation = "area"  # "real": two rounds of what follows, then video compression
 
     data.real = real = ConfigDict()
@@ -90,7 +91,7 @@ def get_config() -> ConfigDict:
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 148.0
+    loop.max_seconds = 300.0
     loop.log_every = 100
     loop.save_every = 2000
     loop.eval_every = 0

@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     data.image_crop = (256, 256)
     data.image_share = 0.0  # one shape compiles once; pictures pan instead
     data.pan_share = 0.4
+    data.soft_share = 0.0
     data.degradation = "area"
 
     config.loss = loss = ConfigDict()
@@ -53,7 +54,7 @@ def get_config() -> ConfigDict:
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 185.0
+    loop.max_seconds = 240.0
     loop.log_every = 100
     loop.save_every = 2000
     loop.eval_every = 0

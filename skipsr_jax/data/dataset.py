@@ -28,6 +28,7 @@ from skipsr_jax.data.clips import read
 from skipsr_jax.data.cuts import find_cuts
 from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_error, oracle_mask
 from skipsr_jax.data.realworld import RealWorld
+from skipsr_jax.data.resize import resize
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
@@ -37,6 +38,9 @@ from skipsr_jax.types import Bool, HostArray, UInt8
 
 PAN_PIXELS = 6.0
 """Largest speed of a pan, in pixels per frame along each axis."""
+
+SOFTEST = 1.6
+"""Largest factor by which a soft sample is enlarged."""
 
 CUT_TRIES = 4
 """Stretches drawn from a clip with cuts nobody has listed, before one is played to and fro."""
@@ -94,12 +98,14 @@ class Recipe:
     """What a training sample is; see the module's first lines.
 
     ``degradation`` makes the low-quality pair; the mask follows it when it is real-world.
+    ``soft_share``: share of the samples whose truth is enlarged, up to ``SOFTEST`` times.
     """
 
     video: ClipShape
     image: ClipShape | None
     image_share: float = 0.0
     pan_share: float = 0.3
+    soft_share: float = 0.0
     scale: int = 4
     degradation: Degradation = "area"
     masks: bool = True
@@ -161,6 +167,19 @@ def _window(
     )
 
 
+def _soft(
+    source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
+) -> UInt8[HostArray, "f h w 3"]:
+    """A smaller window, enlarged to the shape: as soft as much footage is that was enlarged before,
+    out of focus or compressed hard, whose input tells more than its truth has."""
+    zoom = rng.uniform(1, SOFTEST)
+    height, width = (max(16, round(side / zoom / 16) * 16) for side in (shape.height, shape.width))
+    smaller = dataclasses.replace(shape, height=height, width=width)
+    frames = _window(source, smaller, rng, cache).astype(np.float32)
+    enlarged = resize(frames, (shape.height, shape.width), "bicubic")
+    return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)
+
+
 def _thin(
     keep: Bool[HostArray, "t r c"], packing: Packing, rng: np.random.Generator
 ) -> Bool[HostArray, "t r c"]:
@@ -182,7 +201,10 @@ def _room(tokens: int, packing: Packing) -> int:
 
 
 def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
-    frames = _window(source, shape, rng, recipe.cache)
+    if recipe.soft_share and rng.random() < recipe.soft_share:
+        frames = _soft(source, shape, rng, recipe.cache)
+    else:
+        frames = _window(source, shape, rng, recipe.cache)
     if rng.random() < 0.5:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     small = degraded(frames, recipe.scale, recipe.degradation, rng)

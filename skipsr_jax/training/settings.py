@@ -44,6 +44,7 @@ class Data:
       image_batch, image_crop: of picture batches.
       image_share: share of the batches that are pictures.
       pan_share: share of the clips that are windows moving over pictures.
+      soft_share: share of the samples whose truth is enlarged, up to 1.6 times: soft footage.
       degradation: what makes the low-quality pair: a plain downsampling method, or "real".
       real: the levels of "real", see skipsr_jax.data.realworld.
     """
@@ -61,6 +62,7 @@ class Data:
     image_crop: tuple[int, int] = (256, 256)
     image_share: float = 0.0
     pan_share: float = 0.3
+    soft_share: float = 0.0
     degradation: Literal["area", "bilinear", "bicubic", "real"] = "area"
     real: RealWorld = dataclasses.field(default_factory=RealWorld)
 
@@ -79,6 +81,7 @@ class Data:
             require(good, name, crop, "(height, width) in multiples of 16")
         _share("image_share", self.image_share)
         _share("pan_share", self.pan_share)
+        _share("soft_share", self.soft_share)
 
 
 @dataclasses.dataclass(frozen=True)

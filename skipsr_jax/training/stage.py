@@ -104,6 +104,7 @@ def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -
         image=ClipShape(data.image_batch, 1, *data.image_crop),
         image_share=data.image_share,
         pan_share=data.pan_share,
+        soft_share=data.soft_share,
         degradation=data.real if data.degradation == "real" else data.degradation,
         masks=masks,
         packing=packing,

@@ -90,6 +90,20 @@ def test_degradation_changes_the_pair_and_is_a_function_of_the_index(sources):
     assert real[0]["mask"].mean() > plain[0]["mask"].mean()
 
 
+def test_soft_samples_are_enlarged_and_their_masks_are_their_own(sources):
+    plain = recipe(image_share=0.0, packing=None)
+    soft = batches(sources, recipe(image_share=0.0, packing=None, soft_share=1.0))
+    steps = [
+        np.mean([np.abs(np.diff(data[i]["hr"].astype(int), axis=3)).mean() for i in range(3)])
+        for data in (soft, batches(sources, plain))
+    ]
+    assert steps[0] < 0.9 * steps[1]
+    for frames, mask in zip(soft[0]["hr"], soft[0]["mask"], strict=True):
+        assert frames.shape == (5, 48, 64, 3)
+        np.testing.assert_array_equal(mask, oracle_mask(frames))
+    assert same(soft[1], batches(sources, recipe(image_share=0.0, packing=None, soft_share=1.0))[1])
+
+
 def test_plans_hold_a_share_of_the_mask_within_the_bucket(sources):
     packing = Packing(samples=2, kept_share=0.75, dense_share=0.0, random_drop=0.5)
     batch = batches(sources, recipe(packing=packing))[0]
