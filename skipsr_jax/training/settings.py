@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from skipsr_jax.checkpoints.dataclass_json import from_json
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import MeshSizes
 
@@ -169,6 +170,8 @@ class Settings:
       model: size, a key of DIT_PRESETS.
       loss: the stage's own section, see its module.
       dtype: of matrix products and convolutions; parameters and their updates are float32.
+      remat: what the transformer's backward pass finds stored, a key of REMAT_POLICIES: "full"
+        keeps block inputs only, "dots" results of dense layers too, "none" everything.
       init_from: checkpoint or workdir to start the trained parameters from; "" for scratch.
       vae: checkpoint or workdir with the trained autoencoder, for the stages that need one.
       seed: of everything random.
@@ -181,6 +184,7 @@ class Settings:
     loss: Any
     model: str = "tiny"
     dtype: str = "float32"
+    remat: str = "none"
     init_from: str = ""
     vae: str = ""
     mesh: MeshSizes = dataclasses.field(default_factory=MeshSizes)
@@ -189,7 +193,14 @@ class Settings:
     def __post_init__(self):
         require(self.model in DIT_PRESETS, "model", self.model, f"one of {sorted(DIT_PRESETS)}")
         require(self.dtype in DTYPES, "dtype", self.dtype, f"one of {DTYPES}")
+        policies = sorted(REMAT_POLICIES)
+        require(self.remat in policies, "remat", self.remat, f"one of {policies}")
         require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
+
+    @property
+    def transformer(self) -> DiTConfig:
+        """The model's transformer, as this run computes it."""
+        return dataclasses.replace(DIT_PRESETS[self.model], remat=self.remat)
 
 
 def from_config(config: ConfigDict, loss_kinds: dict[str, type]) -> Settings:

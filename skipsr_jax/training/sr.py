@@ -20,7 +20,6 @@ from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
-from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
 from skipsr_jax.tokens.plan import TokenPlan
@@ -176,7 +175,7 @@ def make(
 ) -> Stage:
     """The stage. ``config`` stands in for the model's own transformer, ``autoencoder`` (module and
     ``{"vae": parameters}``, which may be shapes) for the one that the settings name."""
-    config = config or DIT_PRESETS[settings.model]
+    config = config or settings.transformer
     weight: SrLoss = settings.loss
     vae, frozen_params = autoencoder or load_vae(settings)
     dtype = jnp.dtype(settings.dtype)
