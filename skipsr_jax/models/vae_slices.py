@@ -8,12 +8,13 @@ are what one unsliced run gives; nothing is padded and nothing dropped.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from skipsr_jax.models.vae import TIME_FACTOR, VAE, Posterior
 from skipsr_jax.nn.causal_conv import Carry
 from skipsr_jax.nn.params import Params, bind
-from skipsr_jax.types import Array, HostArray
+from skipsr_jax.types import Array, Float, HostArray
 
 EncodeStep = Callable[[Params, Array, Carry], tuple[Posterior, Carry]]
 DecodeStep = Callable[[Params, Array, Carry, Array | None], tuple[Array, Carry]]
@@ -70,6 +71,25 @@ def decode_step(vae: VAE) -> DecodeStep:
     return jax.jit(
         lambda params, latents, carry, upscaled: bind(vae, params).decode(latents, carry, upscaled)
     )
+
+
+def encode_scanned(vae: VAE, frames: Float[Array, "b f h w 3"]) -> Posterior:
+    """``vae.encode`` of a whole clip inside one program, a latent frame at a time: the program's
+    memory does not grow with the clip. f = 4 k + 1, else ValueError."""
+    frame_slices(frames.shape[1])
+    first, carry = vae.encode(frames[:, :1])
+    if frames.shape[1] == 1:
+        return first
+    b, f, *rest = frames.shape
+    later = jnp.moveaxis(frames[:, 1:].reshape(b, f // TIME_FACTOR, TIME_FACTOR, *rest), 1, 0)
+
+    def step(carry: Carry, part: Array) -> tuple[Carry, Posterior]:
+        posterior, carry = vae.encode(part, carry)
+        return carry, posterior
+
+    _, posteriors = jax.lax.scan(step, carry, later)
+    joined = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), posteriors)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), first, joined)
 
 
 def encode_clip(

@@ -7,9 +7,13 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.models.vae_slices import encode_scanned
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Array, Float
+
+LONGEST_WHOLE = 33
+"""Frames of the longest clip that is encoded at once; 101 frames of 720p would want 100 GB."""
 
 
 def best_branch(path: store.PathLike) -> str:
@@ -46,8 +50,16 @@ def load_vae(settings: Settings) -> tuple[VAE, Params]:
 def encode(
     module: VAE, params: Params, frames: Float[Array, "b f h w 3"], noise: Float[Array, "b t v u c"]
 ) -> Float[Array, "b t v u c"]:
-    """A sample of the posterior, scaled as the transformer and the predictor see it."""
-    posterior, _ = bind(module, params).encode(frames)
+    """A sample of the posterior, scaled as the transformer and the predictor see it.
+
+    Long clips go through the autoencoder a latent frame at a time: for gradients of its own it
+    would keep all of them, but nobody trains it here.
+    """
+    vae = bind(module, params)
+    if frames.shape[1] > LONGEST_WHOLE:
+        posterior = encode_scanned(vae, frames)
+    else:
+        posterior, _ = vae.encode(frames)
     return posterior.sample(noise) * module.config.scaling_factor
 
 

@@ -1,5 +1,6 @@
 """Clips run slice by slice: how they are cut, and that two programs serve any length."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from skipsr_jax.models.vae_slices import (
     decode_clip,
     decode_step,
     encode_clip,
+    encode_scanned,
     encode_step,
     frame_slices,
     gather_slices,
     latent_slices,
 )
+from skipsr_jax.nn.params import bind
 
 
 def test_lengths():
@@ -58,6 +61,22 @@ def test_two_programs_serve_clips_of_any_length(fill):
         assert not jnp.allclose(frames[-1], slices[-1])
     assert encode._cache_size() == 2
     assert decode._cache_size() == 2
+
+
+def test_a_scanned_clip_is_encoded_as_one_at_once(fill):
+    config = VAEConfig((4, 4, 8, 8), layers_per_block=1, norm_groups=2)
+    vae, params = fill(lambda: VAE(config, rngs=nnx.Rngs(0)))
+    clip = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8, 16, 3)), jnp.float32)
+
+    @jax.jit
+    def both(params, clip):
+        vae_here = bind(vae, params)
+        return encode_scanned(vae_here, clip), vae_here.encode(clip)[0]
+
+    scanned, whole = both(params, clip)
+    for got, want in zip(scanned, whole, strict=True):
+        assert got.shape == (2, 3, 1, 2, 16)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_slices_of_latents_and_input_must_pair():
