@@ -1,0 +1,257 @@
+"""What a program compiled for TPU moves, between chips and to and from its memory, read from the
+text of its optimised HLO.
+
+Every computation is followed from the entry; what lies in a loop counts as often as the loop turns,
+which its condition says (``i < constant``). A loop whose turns only the data know counts once and
+is named. The compiler spreads an asynchronous collective over several fusions, which compute
+meanwhile: it counts where it starts.
+
+Memory traffic is what every operation reads and writes, once each. What lies in the chip's fast
+memory (``S(1)`` in a layout) is left out; of a stack that a fusion slices the slice alone counts.
+
+Invariant: bytes are those of one chip in one run.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
+
+_BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "bf16": 2,
+    "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+}  # fmt: skip
+
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_OPERATION = re.compile(r"(?<=[\s)}])([a-z][a-z\-]*)\(")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_PLACED = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_OPERANDS = re.compile(r"%([\w.\-]+)")
+_PARAMETER = re.compile(r" parameter\((\d+)\)")
+_STARTED, _DONE, _GOING_ON = (
+    "AsyncCollectiveStart",
+    "AsyncCollectiveDone",
+    "async_collective_fusion",
+)
+_NO_TRAFFIC = {
+    "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "while",
+    "conditional", "call", "opt-barrier", "partition-id", "replica-id", "iota",
+}  # fmt: skip
+_CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+_LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_BOUND = re.compile(r"compare\([^%]*%([\w.\-]+),[^%]*%([\w.\-]+)\), direction=LT")
+_CONSTANT = re.compile(r"constant\((\d+)\)")
+_LISTED_GROUPS = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_COUNTED_GROUPS = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Collectives of one kind: how often they run, bytes that one chip receives, and how many of
+    these while it computes."""
+
+    count: int = 0
+    bytes: float = 0.0
+    overlapped: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """What a chip moves in one run.
+
+    Attributes:
+      collectives: by kind, those there are.
+      hbm_bytes: read from and written to its memory.
+      open_loops: loops whose turns the program does not say, counted once.
+    """
+
+    collectives: dict[str, Traffic]
+    hbm_bytes: float
+    open_loops: tuple[str, ...]
+
+    @property
+    def overlapped(self) -> float:
+        """Bytes that the chip receives while it computes."""
+        return sum(traffic.overlapped for traffic in self.collectives.values())
+
+    @property
+    def waited_for(self) -> float:
+        """Bytes for which it waits."""
+        return sum(traffic.bytes for traffic in self.collectives.values()) - self.overlapped
+
+
+def received(kind: str, result: float, group: int) -> float:
+    """Bytes that each of ``group`` chips receives when a collective gives it ``result`` bytes.
+
+    By the ring algorithms: an all-gather of n shards brings n - 1 of them, a reduce-scatter n - 1
+    partial sums of a shard, an all-reduce is one after the other.
+    """
+    if kind == "collective-permute":
+        return result
+    if kind == "reduce-scatter":
+        return result * (group - 1)
+    return result * (group - 1) / group * (2 if kind == "all-reduce" else 1)
+
+
+def _group_size(line: str, devices: int) -> int:
+    """Chips that take part in one instance of a collective."""
+    if found := _MESH_GROUPS.search(line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in parts)
+    if found := _COUNTED_GROUPS.search(line):
+        return int(found[1])
+    found = _LISTED_GROUPS.search(line)
+    return len(found[1].split(",")) if found else devices
+
+
+def _array_bytes(kind: str, sizes: str) -> float:
+    return _BYTES.get(kind, 0) * math.prod(int(size) for size in sizes.split(",") if size)
+
+
+def _result_bytes(result: str, started: bool) -> float:
+    """Bytes of the arrays in the type of a result; of a started one, which names its operand too,
+    the largest."""
+    sizes = [_array_bytes(*shape) for shape in _SHAPE.findall(result)]
+    return max(sizes, default=0) if started else sum(sizes)
+
+
+def _hbm_bytes(result: str) -> float:
+    """Bytes of the arrays in the type of a result that lie in the chip's large memory."""
+    placed = _PLACED.findall(result)
+    return sum(_array_bytes(kind, sizes) for kind, sizes, layout in placed if "S(" not in layout)
+
+
+def _computations(text: str) -> tuple[dict[str, dict[str, str]], str]:
+    """The instructions of every computation by name, and the name of the entry."""
+    found: dict[str, dict[str, str]] = {}
+    entry, here = "", None
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            here = found[head[1]] = {}
+            entry = head[1] if line.startswith("ENTRY") else entry
+        elif here is not None and (instruction := _INSTRUCTION.match(line)):
+            here[instruction[1]] = instruction[2]
+    return found, entry
+
+
+def _turns(condition: dict[str, str]) -> int | None:
+    """How often a loop with this condition turns, counted from 0; None if only the data know."""
+    bounds = [found for line in condition.values() if (found := _BOUND.search(line))]
+    for bound in bounds:
+        constant = _CONSTANT.search(condition.get(bound[2], ""))
+        if constant:
+            return int(constant[1])
+    return None
+
+
+def _type_of(line: str) -> str:
+    """The result's type, which stands before the operation."""
+    operation = _OPERATION.search(line)
+    return line[: operation.start()] if operation else line
+
+
+def _sliced(fused: dict[str, str]) -> dict[int, float]:
+    """Of the operands that a fusion only slices: bytes that it reads, by their number."""
+    found = {}
+    for name, line in fused.items():
+        number = _PARAMETER.search(line)
+        if number is None:
+            continue
+        users = [other for other in fused.values() if re.search(rf"%{re.escape(name)}[,)]", other)]
+        if users and all(" dynamic-slice(" in user for user in users):
+            found[int(number[1])] = sum(_hbm_bytes(_type_of(user)) for user in users)
+        elif users and all(
+            re.search(rf" dynamic-update-slice\(%{re.escape(name)},", user) for user in users
+        ):
+            found[int(number[1])] = 0.0  # written in place
+    return found
+
+
+def _starts(name: str, lines: Iterable[str]) -> bool:
+    """Whether a fusion's collective starts there, or stands there whole."""
+    return not name.startswith(_GOING_ON) and not any(_DONE in line for line in lines)
+
+
+class _Walk:
+    """Sums over the computations of a program."""
+
+    def __init__(self, text: str, devices: int):
+        self.computations, entry = _computations(text)
+        self.devices = devices
+        self.found: dict[str, Traffic] = {}
+        self.open_loops: list[str] = []
+        self.hbm_bytes = 0.0
+        self.visit(entry, 1)
+
+    def _traffic(self, computation: str, line: str, operation: re.Match) -> float:
+        """Bytes of HBM that one instruction reads and writes."""
+        if operation[1] in _NO_TRAFFIC:
+            return 0.0
+        around = self.computations[computation]
+        called = _CALLED.search(line)
+        inner = self.computations.get(called[1], {}) if called else {}
+        sliced = _sliced(inner) if operation[1] == "fusion" else {}
+        arguments = line[operation.end() :].split("), ")[0]
+        written = _hbm_bytes(line[: operation.start()])
+        updates = [one for one in inner.values() if " dynamic-update-slice(" in one]
+        if operation[1] == "dynamic-slice":
+            return 2 * written
+        if operation[1] == "dynamic-update-slice" or updates:
+            within = updates[0] if updates else line
+            part = _OPERANDS.findall(within.split("dynamic-update-slice(")[1])[1]
+            lines = inner if updates else around
+            written = min(written, _hbm_bytes(_type_of(lines.get(part, ""))))
+        read = 0.0
+        for number, operand in enumerate(_OPERANDS.findall(arguments)):
+            size = _hbm_bytes(_type_of(around.get(operand, "")))
+            read += min(size, sliced.get(number, size))
+        return read + written
+
+    def visit(self, name: str, times: int, fused: bool = False) -> None:
+        """Adds ``times`` runs of a computation; of a fusion, its collectives alone."""
+        lines = self.computations[name].values()
+        if fused and not _starts(name, lines):
+            return
+        hidden = fused and any(_STARTED in line for line in lines)
+        for instruction, line in self.computations[name].items():
+            operation = _OPERATION.search(line)
+            if operation is None:
+                continue
+            kind = operation[1].removesuffix("-start")
+            if not fused and not operation[1].endswith("-done"):
+                self.hbm_bytes += times * self._traffic(name, line, operation)
+            if loop := _LOOP.search(line):
+                turns = _turns(self.computations[loop[1]])
+                self.visit(loop[2], times * (1 if turns is None else turns))
+                if turns is None:
+                    self.open_loops.append(instruction)
+            elif kind in KINDS:
+                started = operation[1] != kind
+                size = _result_bytes(line[: operation.start()], started)
+                if kind == "all-reduce" and "all-reduce-scatter" in name:  # with its own slicing
+                    kind, size = "reduce-scatter", size / _group_size(line, self.devices)
+                self._add(kind, size, line, times, hidden or started)
+            elif (called := _CALLED.search(line)) and called[1] in self.computations:
+                self.visit(called[1], times, fused=True)
+
+    def _add(self, kind: str, size: float, line: str, times: int, hidden: bool) -> None:
+        more = times * received(kind, size, _group_size(line, self.devices))
+        old = self.found.get(kind, Traffic())
+        overlapped = old.overlapped + (more if hidden else 0.0)
+        self.found[kind] = Traffic(old.count + times, old.bytes + more, overlapped)
+
+
+def moved(text: str, devices: int) -> Moved:
+    """What each chip moves.
+
+    Args:
+      text: ``compiled.as_text()``. devices: chips that the program runs on.
+    """
+    walk = _Walk(text, devices)
+    found = {kind: walk.found[kind] for kind in KINDS if kind in walk.found}
+    return Moved(found, walk.hbm_bytes, tuple(walk.open_loops))

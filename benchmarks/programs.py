@@ -1,0 +1,231 @@
+"""The project's own programs as shapes on a mesh: what infer.py and train.py run, without numbers.
+
+Nothing here holds an array of a model's size, so any model can be compiled for any slice on a
+laptop. Packs lie over the mesh as ``parallel.placement`` says; each carries one clip.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from skipsr_jax.data.dataset import ClipShape, Packing, bucket_of
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.stages import velocity_step
+from skipsr_jax.kernels.varlen_attention import choose
+from skipsr_jax.kernels.varlen_attention.problem import Problem
+from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
+from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
+from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TIME_FACTOR, VAE
+from skipsr_jax.models.vae_slices import decode_step, encode_step
+from skipsr_jax.nn.params import abstract, to_dict
+from skipsr_jax.parallel.mesh import pack_shards, packs, replicated
+from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.parallel.space import space_sharding
+from skipsr_jax.tokens.buckets import Bucket
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
+from skipsr_jax.training import sr
+from skipsr_jax.training.fit import fit_to_mesh
+from skipsr_jax.training.settings import Settings
+from skipsr_jax.training.step import fresh_state, make_step
+
+TEXT_TOKENS = 58
+"""Of the published positive embedding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A clip to upscale: its target size in pixels and the share of its tokens that is skipped."""
+
+    frames: int
+    height: int
+    width: int
+    skip: float
+
+    def __post_init__(self):
+        if not 0 <= self.skip < 1:
+            raise UserError(f"skip is {self.skip}: it must be from 0 to below 1")
+
+    def keep(self) -> np.ndarray:
+        """A keep mask (t, r, q) with exactly the share kept, at random places."""
+        grid = token_grid(self.frames, self.height, self.width)
+        tokens = int(np.prod(grid))
+        keep = np.zeros(tokens, bool)
+        kept = max(1, round(tokens * (1 - self.skip)))
+        keep[np.random.default_rng(0).permutation(tokens)[:kept]] = True
+        return keep.reshape(grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One program and what it is given.
+
+    Attributes:
+      function: jitted. arguments: shapes with shardings.
+      clips: how many clips one run takes, over the whole mesh.
+      flops: of all chips together, counted from plan and shapes, recomputation included.
+      tokens: kept tokens of a clip, 0 in the autoencoder.
+      attention: implementation that the mesh's devices run; "" without attention.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    clips: int
+    flops: float
+    tokens: int = 0
+    attention: str = ""
+
+
+def _placed(tree: Any, places: Any) -> Any:
+    """Shapes with their shardings (one for all, or a tree of them)."""
+    if isinstance(places, NamedSharding):
+        places = jax.tree.map(lambda _: places, tree)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        tree, places,
+    )  # fmt: skip
+
+
+def _attention_of(
+    mesh: Mesh, config: DiTConfig, bucket: Bucket, text: int, dtype: Any, samples: int = 1
+) -> str:
+    """What ``varlen_attention`` picks on one device of the mesh."""
+    rows = bucket.tokens + bucket.windows * text
+    heads = config.heads // mesh.shape["seq"]
+    with jax.set_mesh(mesh):
+        problem = Problem(samples, rows, heads, config.head_dim, bucket.windows, np.dtype(dtype))
+        return choose(problem)[0]
+
+
+def _wide(plan: TokenPlan, clips: int) -> TokenPlan:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((clips, *x.shape[1:]), x.dtype), plan)
+
+
+def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
+    """One call of the transformer in inference, on one clip for each share of the packs."""
+    dit = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    params, clips, keep = to_dict(dit), pack_shards(mesh), clip.keep()
+    bucket = required_bucket([keep], mesh.shape["seq"])
+    plan = build_plan([keep], [TEXT_TOKENS], bucket)
+    flops = clips * dit_flops(config, plan).total
+
+    def rows(channels: int) -> jax.ShapeDtypeStruct:
+        place = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "seq"))
+        shape = (clips, bucket.tokens, PATCH_AREA * channels)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+
+    arguments = (
+        _placed(params, shardings(params, mesh)),
+        rows(config.out_channels),
+        rows(config.in_channels - config.out_channels),
+        jax.ShapeDtypeStruct((clips, TEXT_TOKENS, config.text_width), dtype, sharding=packs(mesh)),
+        jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
+        _placed(_wide(plan, clips), packs(mesh)),
+    )
+    attention = _attention_of(mesh, config, bucket, TEXT_TOKENS, dtype)
+    return Program(velocity_step(dit), arguments, clips, flops, int(keep.sum()), attention)
+
+
+def _vae_on(mesh: Mesh, dtype: Any) -> tuple[VAE, Any]:
+    vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    params = to_dict(vae)
+    return vae, _placed(params, shardings(params, mesh))
+
+
+def _carry_on(mesh: Mesh, carry: Any, height: int) -> Any:
+    """What one slice leaves for the next, cut as the pictures are at each resolution."""
+
+    def place(leaf: Any) -> Any:
+        factor = max(1, leaf.shape[2] * SPACE_FACTOR // height)
+        sharding = space_sharding(mesh, leaf.shape, factor)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, carry)
+
+
+def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
+    """The autoencoder's encoder on a later slice: four frames to one latent frame."""
+    vae, params = _vae_on(mesh, dtype)
+    clips = pack_shards(mesh)
+
+    def frames(count: int) -> jax.ShapeDtypeStruct:
+        shape = (clips, count, clip.height, clip.width, 3)
+        place = space_sharding(mesh, shape, SPACE_FACTOR)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+
+    step = encode_step(vae)
+    _, carry = jax.eval_shape(step, params, frames(1), None)
+    arguments = (params, frames(TIME_FACTOR), _carry_on(mesh, carry, clip.height))
+    return Program(step, arguments, clips, traced_flops(step, *arguments))
+
+
+def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
+    """The autoencoder's decoder on a later slice: one latent frame to four frames."""
+    vae, params = _vae_on(mesh, dtype)
+    clips = pack_shards(mesh)
+    pixels = (clip.height // SPACE_FACTOR, clip.width // SPACE_FACTOR)
+    shape = (clips, 1, *pixels, SEEDVR.latent_channels)
+    latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=space_sharding(mesh, shape))
+    step = decode_step(vae)
+    _, carry = jax.eval_shape(step, params, latent, None, None)
+    arguments = (params, latent, _carry_on(mesh, carry, clip.height), None)
+    return Program(step, arguments, clips, traced_flops(step, *arguments))
+
+
+VAE_PROGRAMS = {"encode": encode, "decode": decode}
+
+
+def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
+    """One optimizer step of stage ``sr`` on the batch that the settings name.
+
+    Raises UserError when the settings do not fit the mesh, as train.py does.
+    """
+    dtype = jnp.dtype(settings.dtype)
+    vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0), dtype=dtype))
+    stage = sr.make(settings, config, autoencoder=(vae, {"vae": to_dict(vae)}))
+    stage = fit_to_mesh(stage, settings, mesh)
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: fresh_state(stage, settings.optimizer, key), key)
+    recipe, packing = stage.recipe, stage.recipe.packing
+    shape, text = recipe.video, max(packing.text_lengths)
+    bucket, plan = _training_plan(shape, packing, text)
+    number = shape.batch // packing.samples
+
+    def pixels(height: int, width: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((shape.batch, shape.frames, height, width, 3), jnp.uint8)
+
+    batch = {
+        "hr": pixels(shape.height, shape.width),
+        "lr": pixels(shape.height // recipe.scale, shape.width // recipe.scale),
+        "mask": jax.ShapeDtypeStruct((shape.batch, *shape.grid), jnp.bool),
+        "plan": _wide(plan, number),
+        "negative": jax.ShapeDtypeStruct((number, packing.samples), jnp.bool),
+    }
+    arguments = (
+        _placed(state, shardings(state, mesh)),
+        _placed(stage.frozen, shardings(stage.frozen, mesh)),
+        _placed(batch, packs(mesh)),
+        jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
+    )
+    step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
+    again = config.remat == "full"  # the backward pass runs the forward pass once more
+    flops = number * dit_flops(config, plan).total * (1 + BACKWARD + again)
+    encoding, _ = vae_flops(vae, (1, shape.frames, shape.height, shape.width))
+    flops += 2 * shape.batch * encoding  # the true clip and the input
+    attention = _attention_of(mesh, config, bucket, text, dtype)
+    tokens = int(plan.valid.sum()) // packing.samples
+    return Program(step, arguments, shape.batch, flops, tokens, attention)
+
+
+def _training_plan(shape: ClipShape, packing: Packing, text: int) -> tuple[Bucket, TokenPlan]:
+    """The bucket of a training batch, and a plan that fills it (b = 1)."""
+    bucket = bucket_of(shape, packing)
+    keep = np.ones((packing.samples, *shape.grid), bool)
+    keep[-1].flat[: max(0, keep.size - bucket.tokens)] = False
+    return bucket, build_plan(list(keep), [text] * packing.samples, bucket, text)
