@@ -80,7 +80,7 @@ def _finish(
 def keep_mask(
     mask: Mask,
     stages: Stages,
-    latent: Float[Array, "1 t v u c"],
+    latent: Float[Array, "1 t v u c"] | None,
     frames: HostArray,
     truth: HostArray | None,
     target: tuple[int, int],
@@ -89,7 +89,7 @@ def keep_mask(
 
     Args:
       mask: the source and its threshold.
-      latent: of the low-quality input.
+      latent: of the low-quality input, for a predictor on latents.
       frames: the input before upscaling, (f, h, w, 3) uint8 or uint16.
       truth: the true frames at the target size, for the oracle.
       target: (height, width) in pixels.

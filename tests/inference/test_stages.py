@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_model
+from flax import nnx
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.inference.settings import Mask, Sampler
 from skipsr_jax.inference.stages import Stages
+from skipsr_jax.inference.upscale import keep_mask
+from skipsr_jax.models.predictor import PredictorConfig, make_predictor
+from skipsr_jax.nn.params import to_dict
 from skipsr_jax.tokens.plan import required_bucket
 
 ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
@@ -128,3 +132,18 @@ def test_slices_of_the_autoencoder_do_not_matter(stages):
 
 def test_logits_are_one_per_patch(stages):
     assert stages.mask_logits(latent_of((2, 3, 4))).shape == (1, 2, 3, 4)
+
+
+def test_a_predictor_on_pixels_needs_no_latent(model):
+    config = PredictorConfig(width=4, space="pixels", filters=2)
+    on_pixels = make_predictor(config, rngs=nnx.Rngs(0))
+    params = model.params | {"predictor": to_dict(on_pixels)}
+    stages = Stages(dataclasses.replace(model, predictor=on_pixels, params=params))
+    assert stages.masks_from_pixels and not Stages(model).masks_from_pixels
+    frames = np.random.default_rng(0).integers(0, 255, (5, 8, 12, 3), dtype=np.uint8)
+    logits = np.asarray(on_pixels(jnp.asarray(frames[None] / np.float32(255))))[0]
+    middle = float(np.median(logits))
+    mask = Mask("predictor", float(1 / (1 + np.exp(-middle))), 0.0, 0.0, "", 0)
+    keep = keep_mask(mask, stages, None, frames, None, (32, 48))
+    np.testing.assert_array_equal(keep, logits >= np.float32(middle))
+    assert keep.shape == (2, 2, 3) and 0 < keep.mean() < 1
