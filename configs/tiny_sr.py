@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.stage = "sr"
     config.model = "tiny"
     config.dtype = "bfloat16"
+    config.remat = "none"
     config.init_from = ""
     config.vae = "/tmp/tiny/vae"
     config.seed = 0
@@ -69,6 +70,8 @@ def get_config() -> ConfigDict:
     loss.one_step_share = 0.75
     loss.shift = False
     loss.condition_noise = 0.0
+    loss.condition_drop = 0.0
+    loss.train_text = True
     loss.pixel_weight = 10.0
     loss.pixel_samples = 3
     loss.gradient = 0.5

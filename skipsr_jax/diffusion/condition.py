@@ -1,19 +1,29 @@
 """What the network is told about the low-quality input: its latent, maybe noised, and a mask.
 
 The condition has 17 channels behind the 16 of the noisy latent: 16 of the input's latent and 1 that
-says where there is one, which for restoration is everywhere, images included.
+says where there is one, which for restoration is everywhere, images included. In training some
+samples may have none.
 """
 
 import jax.numpy as jnp
 
 from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
 from skipsr_jax.diffusion.timesteps import shift_factor, shift_timestep
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, Bool, Float
 
 
-def condition(latent: Float[Array, "*b c"]) -> Float[Array, "*b c1"]:
-    """[latent | 1]."""
-    return jnp.concatenate([latent, jnp.ones_like(latent[..., :1])], axis=-1)
+def condition(
+    latent: Float[Array, "*b c"], present: Bool[Array, " _"] | None = None
+) -> Float[Array, "*b c1"]:
+    """[latent | 1]; all 17 channels are 0 where a sample's input is not ``present``.
+
+    ``present`` counts along the first axis; None: all are. Nothing to go by is what the network's
+    text-to-video pretraining had.
+    """
+    both = jnp.concatenate([latent, jnp.ones_like(latent[..., :1])], axis=-1)
+    if present is None:
+        return both
+    return jnp.where(present.reshape(-1, *(1,) * (latent.ndim - 1)), both, 0)
 
 
 def condition_timestep(strength: float, shift_shape: tuple[int, int, int]) -> Float[Array, ""]:

@@ -5,17 +5,64 @@ of the upscaled input and a text, and predicts v = x_T - x_0 for the kept tokens
 tokens are in no computation and in no loss (paper section 4.2).
 """
 
-import jax
+import dataclasses
+
 import jax.numpy as jnp
 
+from skipsr_jax.data.dataset import Packing
 from skipsr_jax.diffusion.condition import condition
 from skipsr_jax.diffusion.schedule import clean_from_velocity, velocity
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.nn.params import Params
-from skipsr_jax.tokens.patches import patchify, unpatchify
+from skipsr_jax.tokens.patches import (
+    gather_kept,
+    join_channels,
+    patchify,
+    scatter_kept,
+    unpatchify,
+)
 from skipsr_jax.tokens.plan import TokenPlan
+from skipsr_jax.training.settings import require
 from skipsr_jax.training.stage import Batch
 from skipsr_jax.types import Array, Bool, Float
+
+TEXTS = frozenset({"text/positive", "text/negative"})
+"""Paths of the texts among the parameters."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenChoice:
+    """Which tokens run and how they are packed: part of the section ``loss`` of these stages.
+
+    Attributes:
+      text_lengths: tokens of the positive and the negative text.
+      samples_per_pack, kept_share, dense_share, random_drop: see Packing.
+    """
+
+    text_lengths: tuple[int, int] = (8, 8)
+    samples_per_pack: int = 1
+    kept_share: float = 1.0
+    dense_share: float = 0.1
+    random_drop: float = 0.1
+
+    def __post_init__(self):
+        for name in ("dense_share", "random_drop"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+        require(0 < self.kept_share <= 1, "kept_share", self.kept_share, "above 0, up to 1")
+        require(min(self.text_lengths) >= 1, "text_lengths", self.text_lengths, "at least 1")
+        require(self.samples_per_pack >= 1, "samples_per_pack", self.samples_per_pack, "at least 1")
+
+    @property
+    def packing(self) -> Packing:
+        """How the workers make plans; all samples take the positive text."""
+        return Packing(
+            samples=self.samples_per_pack,
+            kept_share=self.kept_share,
+            dense_share=self.dense_share,
+            random_drop=self.random_drop,
+            negative_share=0.0,
+            text_lengths=self.text_lengths,
+        )
 
 
 def _laid_out(patches: Float[Array, "s p i"], packs: int) -> Float[Array, "b kp i"]:
@@ -25,10 +72,7 @@ def _laid_out(patches: Float[Array, "s p i"], packs: int) -> Float[Array, "b kp 
 
 def take_kept(patches: Float[Array, "s p i"], plan: TokenPlan) -> Float[Array, "b n i"]:
     """The kept patches in the plan's order; padding is zero."""
-    laid = _laid_out(patches, len(plan.patch_index))
-    index = jnp.where(plan.patch_index < 0, laid.shape[1], plan.patch_index)
-    take = jax.vmap(lambda rows, i: rows.at[i].get(mode="fill", fill_value=0))
-    return take(laid, index)
+    return gather_kept(_laid_out(patches, len(plan.patch_index)), plan.patch_index)
 
 
 def put_kept(
@@ -36,9 +80,12 @@ def put_kept(
 ) -> Float[Array, "s p i"]:
     """``patches`` with the kept ones replaced by ``tokens``."""
     laid = _laid_out(patches, len(plan.patch_index))
-    index = jnp.where(plan.patch_index < 0, laid.shape[1], plan.patch_index)
-    put = jax.vmap(lambda rows, i, new: rows.at[i].set(new, mode="drop"))
-    return put(laid, index, tokens).reshape(patches.shape)
+    return scatter_kept(laid, tokens, plan.patch_index).reshape(patches.shape)
+
+
+def kept_tokens(latent: Float[Array, "s t h w c"], plan: TokenPlan) -> Float[Array, "b n i"]:
+    """The kept tokens of the samples' latents, i = 4 c."""
+    return take_kept(patchify(latent), plan)
 
 
 def _grid(latent: Float[Array, "s t h w c"]) -> tuple[int, int, int]:
@@ -64,6 +111,19 @@ def texts(text: Params, batch: Batch) -> Float[Array, "b m j"]:
     return chosen.reshape(chosen.shape[0], -1, chosen.shape[-1])
 
 
+def predict_tokens(
+    dit: DiT,
+    text: Float[Array, "b m j"],
+    noisy: Float[Array, "b n x"],
+    conditions: Float[Array, "b n y"],
+    timestep: Float[Array, " s"],
+    plan: TokenPlan,
+) -> Float[Array, "b n o"]:
+    """The velocity of the kept tokens, from those of x_t and of ``condition``."""
+    per_pack = timestep.reshape(plan.text_length.shape)
+    return dit(join_channels(noisy, conditions), text, per_pack, plan)
+
+
 def predict(
     dit: DiT,
     text: Params,
@@ -71,6 +131,7 @@ def predict(
     low: Float[Array, "s t h w c"],
     timestep: Float[Array, " s"],
     batch: Batch,
+    present: Bool[Array, " s"] | None = None,
 ) -> Float[Array, "b n o"]:
     """The velocity of the kept tokens.
 
@@ -78,10 +139,21 @@ def predict(
       dit: with its parameters. text: ``positive`` and ``negative`` embeddings.
       noisy: x_t. low: the latent of the upscaled input. timestep: 0..1000.
       batch: its plan, and which samples take the negative text.
+      present: the samples that are told of ``low``; None: all.
     """
-    patches = patchify(jnp.concatenate([noisy, condition(low)], axis=-1))
-    per_pack = timestep.reshape(batch["negative"].shape)
-    return dit(take_kept(patches, batch["plan"]), texts(text, batch), per_pack, batch["plan"])
+    plan = batch["plan"]
+    noisy, conditions = kept_tokens(noisy, plan), kept_tokens(condition(low, present), plan)
+    return predict_tokens(dit, texts(text, batch), noisy, conditions, timestep, plan)
+
+
+def token_timesteps(timestep: Float[Array, " s"], plan: TokenPlan) -> Float[Array, "b n"]:
+    """The timestep of each stored token: that of its sample."""
+    return jnp.take_along_axis(timestep.reshape(plan.text_length.shape), plan.sample, axis=1)
+
+
+def mean_over_kept(values: Float[Array, "b n o"], plan: TokenPlan) -> Float[Array, ""]:
+    """The mean over the kept tokens and their channels; padding has no part in it."""
+    return (values.mean(axis=-1) * plan.valid).sum() / plan.valid.sum()
 
 
 def velocity_error(
@@ -91,9 +163,8 @@ def velocity_error(
     plan: TokenPlan,
 ) -> Float[Array, ""]:
     """Mean squared error of the velocity over the kept tokens; ``end`` is x_T."""
-    target = take_kept(patchify(velocity(clean, end)), plan)
-    error = jnp.square(predicted - target).mean(axis=-1) * plan.valid
-    return error.sum() / plan.valid.sum()
+    target = kept_tokens(velocity(clean, end), plan)
+    return mean_over_kept(jnp.square(predicted - target), plan)
 
 
 def clean_latent(

@@ -1,5 +1,6 @@
 """The trained autoencoder that later stages read and leave alone."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -61,6 +62,20 @@ def encode(
     else:
         posterior, _ = vae.encode(frames)
     return posterior.sample(noise) * module.config.scaling_factor
+
+
+def encode_pair(
+    module: VAE,
+    params: Params,
+    truth: Float[Array, "b f h w 3"],
+    given: Float[Array, "b f h w 3"],
+    key: Array,
+) -> tuple[Float[Array, "b t v u c"], Float[Array, "b t v u c"]]:
+    """Latents of the true clips and of the upscaled inputs, encoded at once."""
+    both = jnp.concatenate([truth, given])
+    noise = jax.random.normal(key, latent_shape(module, both))
+    clean, low = jnp.split(encode(module, params, both, noise), 2)
+    return clean, low
 
 
 def latent_shape(module: VAE, frames: Float[Array, "b f h w 3"]) -> tuple[int, int, int, int, int]:

@@ -7,6 +7,7 @@ step has to land on the mean in pixel space, not in latent space.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +25,15 @@ from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.training.flow import (
+    TEXTS,
+    TokenChoice,
     clean_latent,
     kept_patches,
     predict,
     skip_percent,
     velocity_error,
 )
-from skipsr_jax.training.frozen import encode, latent_shape, load_vae
+from skipsr_jax.training.frozen import encode, encode_pair, latent_shape, load_vae
 from skipsr_jax.training.pixels import patches_to_pixels, psnr, signed, unsigned, upscaled
 from skipsr_jax.training.settings import Settings, require
 from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
@@ -39,56 +42,45 @@ from skipsr_jax.types import Array, Bool, Float
 
 
 @dataclasses.dataclass(frozen=True)
-class SrLoss:
-    """What is trained, and how tokens are chosen and packed (skipsr_jax.data.dataset.Packing).
+class SrLoss(TokenChoice):
+    """What is trained, on the tokens that ``TokenChoice`` takes.
 
     Attributes:
       one_step_share: share of the samples at timestep 1000; the others are logit-normal.
       shift: move the other timesteps towards noise with the size of the clip, as SeedVR does.
       condition_noise: level of the noise on the condition, up to 1.
+      condition_drop: share of the samples, of those that are not decoded, that are told nothing of
+        the input; guidance can then tell the condition's part.
+      train_text: whether the texts are trained too, or stay as ``init_from`` has them.
       pixel_weight: of the pixel loss; 0 decodes nothing.
       pixel_samples: how many of the one-step samples are decoded.
       gradient, frequency: parts of the pixel loss, as in stage vae.
-      text_lengths: tokens of the positive and the negative text.
-      samples_per_pack, kept_share, dense_share, random_drop, negative_share: see Packing.
+      negative_share: share of the samples with the negative text.
     """
 
     one_step_share: float = 0.5
     shift: bool = False
     condition_noise: float = 0.0
+    condition_drop: float = 0.0
+    train_text: bool = True
     pixel_weight: float = 1.0
     pixel_samples: int = 8
     gradient: float = 0.5
     frequency: float = 0.05
-    text_lengths: tuple[int, int] = (8, 8)
-    samples_per_pack: int = 1
-    kept_share: float = 1.0
-    dense_share: float = 0.1
-    random_drop: float = 0.1
     negative_share: float = 0.1
 
     def __post_init__(self):
-        names = ("one_step_share", "condition_noise", "dense_share", "random_drop")
-        for name in (*names, "negative_share"):
+        super().__post_init__()
+        for name in ("one_step_share", "condition_noise", "condition_drop", "negative_share"):
             value = getattr(self, name)
             require(0 <= value <= 1, name, value, "from 0 to 1")
-        require(0 < self.kept_share <= 1, "kept_share", self.kept_share, "above 0, up to 1")
         for name in ("pixel_weight", "gradient", "frequency", "pixel_samples"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        require(min(self.text_lengths) >= 1, "text_lengths", self.text_lengths, "at least 1")
-        require(self.samples_per_pack >= 1, "samples_per_pack", self.samples_per_pack, "at least 1")
 
     @property
     def packing(self) -> Packing:
         """How the workers make plans."""
-        return Packing(
-            samples=self.samples_per_pack,
-            kept_share=self.kept_share,
-            dense_share=self.dense_share,
-            random_drop=self.random_drop,
-            negative_share=self.negative_share,
-            text_lengths=self.text_lengths,
-        )
+        return dataclasses.replace(super().packing, negative_share=self.negative_share)
 
 
 def start_from_condition(params: Params, config: DiTConfig) -> Params:
@@ -145,7 +137,7 @@ def velocity_loss(
     key: Array,
 ) -> tuple[Float[Array, ""], Metrics, Float[Array, "s t h w c"]]:
     """The part of the loss that needs latents alone, its metrics, and the x_0 that it predicts."""
-    times, noise, level = jax.random.split(key, 3)
+    times, noise, level, drop = jax.random.split(key, 4)
     samples, shape = len(clean), clean.shape
     one_step = _one_step_samples(weight, samples)
     factor = shift_factor(shape[1:4]) if weight.shift else 1.0
@@ -157,7 +149,9 @@ def velocity_loss(
         low, jax.random.normal(level, shape), weight.condition_noise, shape[1:4]
     )
     plan: TokenPlan = batch["plan"]
-    predicted = predict(dit, text, noisy, seen, timestep, batch)
+    told = jax.random.uniform(drop, (samples,)) >= weight.condition_drop
+    told |= jnp.arange(samples) < _decoded_samples(weight, samples)
+    predicted = predict(dit, text, noisy, seen, timestep, batch, told)
     total = velocity_error(predicted, clean, end, plan)
     metrics = {"velocity": total, "skip_percent": skip_percent(plan, clean)}
     return total, metrics, clean_latent(predicted, noisy, timestep, plan)
@@ -166,6 +160,13 @@ def velocity_loss(
 def _one_step_samples(weight: SrLoss, samples: int) -> int:
     """How many samples of a batch, the first ones, are at the timestep of a one-step model."""
     return round(weight.one_step_share * samples)
+
+
+def _decoded_samples(weight: SrLoss, samples: int) -> int:
+    """How many of them are compared in pixels."""
+    return (
+        min(weight.pixel_samples, _one_step_samples(weight, samples)) if weight.pixel_weight else 0
+    )
 
 
 def make(
@@ -187,14 +188,12 @@ def make(
         posterior, rest = jax.random.split(key)
         truth = signed(batch["hr"])
         given = upscaled(batch["lr"], truth.shape[2:4])
-        both = jnp.concatenate([truth, given])
-        noise = jax.random.normal(posterior, latent_shape(vae, both))
-        clean, low = jnp.split(encode(vae, frozen["vae"], both, noise), 2)
+        clean, low = encode_pair(vae, frozen["vae"], truth, given, posterior)
 
         dit = bind(module, params["dit"])
         total, metrics, x0 = velocity_loss(dit, weight, params["text"], clean, low, batch, rest)
-        decoded = min(weight.pixel_samples, _one_step_samples(weight, len(truth)))
-        if decoded and weight.pixel_weight:
+        decoded = _decoded_samples(weight, len(truth))
+        if decoded:
             part = slice(0, decoded)
             keep = kept_patches(batch["plan"], clean)
             frames, inside = compose(
@@ -205,29 +204,13 @@ def make(
             metrics |= seen
         return total, metrics
 
-    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
-        posterior, noise, level = jax.random.split(key, 3)
-        given = upscaled(batch["lr"], batch["hr"].shape[2:4])
-        shape = latent_shape(vae, given)
-        low = encode(vae, frozen["vae"], given, jax.random.normal(posterior, shape))
-        start, timestep = jax.random.normal(noise, shape), jnp.full(len(given), TERMINAL)
-        seen = add_condition_noise(
-            low, jax.random.normal(level, shape), weight.condition_noise, shape[1:4]
-        )
-        dit, plan = bind(module, params["dit"]), batch["plan"]
-        predicted = predict(dit, params["text"], start, seen, timestep, batch)
-        x0, keep = clean_latent(predicted, start, timestep, plan), kept_patches(plan, low)
-        frames, _ = compose(bind(vae, frozen["vae"]), x0, low, keep, given)
-        return Preview(unsigned(frames), keep)
-
     cost = functools.cache(lambda shape: vae_flops(vae, shape))
 
     def flops(batch: Batch) -> float:
         samples, *shape = batch["hr"].shape[:4]
         encoding, decoding = cost((1, *shape))
         parts = settings.optimizer.accumulate
-        decoded = min(weight.pixel_samples, _one_step_samples(weight, samples // parts)) * parts
-        decoded *= weight.pixel_weight > 0
+        decoded = _decoded_samples(weight, samples // parts) * parts
         return (
             (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
             + 2 * samples * encoding
@@ -238,10 +221,10 @@ def make(
         init=functools.partial(fresh_params, config=config, text_lengths=weight.text_lengths),
         loss=loss,
         frozen=frozen_params,
-        fixed=buffers(module, "dit"),
+        fixed=buffers(module, "dit") | (frozenset() if weight.train_text else TEXTS),
         recipe=recipe_of(settings, masks=True, packing=weight.packing),
         config={"dit": to_json(config)},
-        preview=preview,
+        preview=one_step_preview(module, vae, weight.condition_noise),
         flops=flops,
     )
 
@@ -261,6 +244,29 @@ def compose(
     latent = jnp.where(token, x0, low) / vae.config.scaling_factor
     inside = patches_to_pixels(keep)
     return jnp.where(inside, decode(vae, latent, given), given), inside
+
+
+def one_step_preview(
+    module: DiT, vae: VAE, condition_noise: float
+) -> Callable[[Params, Params, Batch, Array], Preview]:
+    """The preview of a stage with parameters ``dit`` and ``text``: one step from pure noise."""
+
+    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
+        posterior, noise, level = jax.random.split(key, 3)
+        given = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        shape = latent_shape(vae, given)
+        low = encode(vae, frozen["vae"], given, jax.random.normal(posterior, shape))
+        start, timestep = jax.random.normal(noise, shape), jnp.full(len(given), TERMINAL)
+        seen = add_condition_noise(
+            low, jax.random.normal(level, shape), condition_noise, shape[1:4]
+        )
+        dit, plan = bind(module, params["dit"]), batch["plan"]
+        predicted = predict(dit, params["text"], start, seen, timestep, batch)
+        x0, keep = clean_latent(predicted, start, timestep, plan), kept_patches(plan, low)
+        frames, _ = compose(bind(vae, frozen["vae"]), x0, low, keep, given)
+        return Preview(unsigned(frames), keep)
+
+    return preview
 
 
 def _pixel_loss(weight, frames, inside, given, truth) -> tuple[Float[Array, ""], Metrics]:

@@ -17,6 +17,13 @@ def test_the_mask_is_one_everywhere_images_included(shape):
     np.testing.assert_array_equal(got[..., -1], 1)
 
 
+def test_a_sample_without_its_input_is_told_nothing_not_even_a_mask():
+    latent = jnp.full((3, 2, 4, 6, 16), 0.5)
+    got = condition.condition(latent, jnp.array([True, False, True]))
+    np.testing.assert_array_equal(got[1], 0)
+    np.testing.assert_array_equal(got[::2], condition.condition(latent[::2]))
+
+
 def test_no_strength_no_change():
     latent, noise = jnp.full((1, 2, 4, 4, 16), 0.3), jnp.ones((1, 2, 4, 4, 16))
     np.testing.assert_array_equal(condition.add_condition_noise(latent, noise, 0.0), latent)

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from skipsr_jax.diffusion.schedule import TERMINAL, add_noise, velocity
+from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.presets import TINY
+from skipsr_jax.nn.params import abstract
 from skipsr_jax.tokens.patches import patchify
 from skipsr_jax.tokens.plan import build_plan, stack_plans
-from skipsr_jax.training import flow
+from skipsr_jax.training import flow, sr
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +60,23 @@ def test_a_perfect_prediction_has_no_error_and_gives_the_clean_latent(plan, mask
     found = flow.clean_latent(perfect, noisy, timestep, plan)
     inside = masks.repeat(2, 2).repeat(2, 3)[..., None]
     np.testing.assert_allclose(found, np.where(inside, clean, noisy), atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_samples_is_told_nothing_of_the_input(share, plan, latents, monkeypatch):
+    """Stage sr's condition drop, for guidance; what is compared in pixels always has its input."""
+    told = []
+
+    def predict(dit, text, noisy, low, timestep, batch, present):
+        told.append(np.asarray(present))
+        return jnp.zeros((*batch["plan"].patch_index.shape, 64))
+
+    monkeypatch.setattr(sr, "predict", predict)
+    weight = sr.SrLoss(condition_drop=share, one_step_share=0.5, pixel_samples=1)
+    dit = abstract(lambda: DiT(TINY, rngs=nnx.Rngs(0)))
+    clean, low = jnp.asarray(latents)
+    for key in jax.random.split(jax.random.key(0), 20):
+        sr.velocity_loss(dit, weight, {}, clean, low, {"plan": plan}, key)
+    told = np.stack(told)
+    assert told[:, 0].all()
+    np.testing.assert_allclose(told[:, 1:].mean(), 1 - share, atol=0.2)
