@@ -36,7 +36,7 @@ from skipsr_jax.training.panels import Panels
 from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Batch, Metrics, Stage
-from skipsr_jax.training.step import State, fresh_state, make_step, on_devices
+from skipsr_jax.training.step import State, fresh_state, make_next_phase, make_step, on_devices
 from skipsr_jax.training.stopping import Clock, Preemption
 from skipsr_jax.training.throughput import Throughput
 from skipsr_jax.training.workdir import claim, set_aside_incomplete
@@ -171,6 +171,10 @@ def _run(settings, stage, folder, mesh, dataset, manager, preemption, started, p
     done = first = int(state["step"])
     iterator = iterate(dataset, settings.data.workers, start=first)
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    next_phase = jax.jit(
+        make_next_phase(stage, settings.optimizer), out_shardings=places, donate_argnums=0
+    )
 
     def save(steps: int) -> None:
         config = stage.config | {"elapsed_seconds": clock.elapsed(), "settings": to_json(settings)}
@@ -189,11 +193,15 @@ def _run(settings, stage, folder, mesh, dataset, manager, preemption, started, p
     ):
         hooks = _hooks(stage, settings, mesh, writer, frozen)
         while done < loop.steps and not stop and not 0 < loop.max_seconds <= elapsed:
+            if done in stage.starts[1:]:
+                logging.info("phase %d begins at step %d", stage.starts.index(done) + 1, done)
+                state = next_phase(state)
             waiting = time.monotonic()
             batch = next(iterator)
             waited = time.monotonic() - waiting
             by_clock = elapsed / loop.max_seconds if loop.max_seconds else 0.0
-            rate = learning_rate(settings.optimizer, done, max(done / loop.steps, by_clock))
+            since, share = stage.progress(done, loop.steps)
+            rate = learning_rate(settings.optimizer, since, max(share, by_clock))
             profile.before(done)
             with jax.profiler.StepTraceAnnotation("train", step_num=done):
                 inputs = (state, frozen, on_devices(batch, mesh), np.float32(rate))

@@ -54,4 +54,4 @@ def without(grads: Params, fixed: frozenset[str]) -> Params:
 def averaged(ema: Params, params: Params, decay: float, step: Float[Array, ""]) -> Params:
     """The moving average after ``step`` steps; it looks back less far in the beginning."""
     rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e * rate + p * (1 - rate), ema, params)
+    return jax.tree.map(lambda e, p: e + (1 - rate) * (p - e), ema, params)  # equal stays equal

@@ -4,6 +4,7 @@ The loop knows nothing else of a stage; a stage knows nothing of the loop.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,6 +70,9 @@ class Stage:
         discriminator): ``init_from`` does not hold them, and they have no moving average.
       begin: (parameters, where those of ``init_from`` have replaced the fresh ones) -> parameters
         before the first step, where helpers may be copied from the model. Pure.
+      phases: optimizer steps of each phase; () is one phase for the whole run. Learning rate,
+        moving average and optimizer start anew in each, from the averages of the one before and
+        once more through ``begin``.
       preview: (trained parameters, frozen parameters, batch on the device, key) -> Preview, pure;
         None where there is nothing to see.
       flops: batch on the host -> model operations of a step on it (skipsr_jax.models.flops).
@@ -83,12 +87,24 @@ class Stage:
     players: tuple[Player, ...] = ()
     helpers: frozenset[str] = frozenset()
     begin: Callable[[Params], Params] = _unchanged
+    phases: tuple[int, ...] = ()
     preview: Callable[[Params, Params, Batch, Array], Preview] | None = None
     flops: Callable[[Batch], float] | None = None
 
     def model(self, params: Params) -> Params:
         """``params`` without the helpers."""
         return {name: part for name, part in params.items() if name not in self.helpers}
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """The step at which each phase begins: 0, ..."""
+        return tuple(itertools.accumulate((0, *self.phases[:-1])))
+
+    def progress(self, step: int, steps: int) -> tuple[int, float]:
+        """Steps done in the phase of ``step``, and their share; ``steps`` is the run's length."""
+        ends = (*self.starts[1:], steps)
+        start, end = [span for span in zip(self.starts, ends, strict=True) if span[0] <= step][-1]
+        return step - start, (step - start) / (end - start)
 
     @property
     def samples_per_pack(self) -> int:

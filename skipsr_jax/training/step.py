@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -46,6 +47,25 @@ def fresh_state(stage: Stage, optimizer: Optimizer, key: Array) -> State:
         "opt_state": {p.name: start(_own(p, params)) for p in _players(stage, params)},
         "step": jnp.zeros((), jnp.int32),
     }
+
+
+def make_next_phase(stage: Stage, optimizer: Optimizer) -> Callable[[State], State]:
+    """The state at the end of a phase -> at the beginning of the next one. Pure; jit it.
+
+    The averages become the parameters, ``stage.begin`` sees them, and averages and optimizers start
+    anew; the step counter goes on.
+    """
+    start = transformation(optimizer).init
+
+    def next_phase(state: State) -> State:
+        params = stage.begin(state["params"] | state["ema"])
+        return state | {
+            "params": params,
+            "ema": jax.tree.map(jnp.copy, stage.model(params)),
+            "opt_state": {p.name: start(_own(p, params)) for p in _players(stage, params)},
+        }
+
+    return next_phase
 
 
 def micro_batches(batch: Batch, parts: int, samples_per_pack: int) -> Batch:
@@ -102,6 +122,7 @@ def make_step(
     ``nonfinite``; with several players ``loss_<name>`` and ``grad_norm_<name>`` stand beside.
     """
     direction = transformation(optimizer)
+    starts = np.asarray(stage.starts, np.int32)
 
     def step(state: State, frozen: Params, batch: Batch, rate: Float[Array, ""]):
         key = jax.random.fold_in(jax.random.key(seed), state["step"])
@@ -124,11 +145,10 @@ def make_step(
             seen |= metrics
             if stage.players:
                 seen |= {f"{part}_{name}": metrics[part] for part in ("loss", "grad_norm")}
+        since = state["step"] - jnp.max(jnp.where(starts <= state["step"], starts, 0))
         new = {
             "params": params,
-            "ema": averaged(
-                state["ema"], stage.model(params), optimizer.ema_decay, state["step"] * 1.0
-            ),
+            "ema": averaged(state["ema"], stage.model(params), optimizer.ema_decay, since * 1.0),
             "opt_state": opt_state,
         }
         old = {name: state[name] for name in new}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import signal
 
 import jax
@@ -195,3 +196,50 @@ def test_evaluation_on_held_out_clips(data, tmp_path):
     train(settings, colour_stage(settings), str(tmp_path))
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 2 and last["eval/loss"] == pytest.approx(last["eval/error"])
+
+
+def phased_stage(settings):
+    """The colour stage in two phases of three steps; a helper has the average before each."""
+    stage = colour_stage(settings)
+    copy = {"kernel": jnp.zeros((3, 8))}
+
+    def begin(params):
+        return params | {"before": {"kernel": params["colour"]["kernel"]}}
+
+    return dataclasses.replace(
+        stage,
+        init=lambda key: stage.init(key) | {"before": copy},
+        begin=begin,
+        helpers=frozenset({"before"}),
+        players=(Player("colour", ("colour",), stage.loss),),
+        phases=(3, 3),
+    )
+
+
+def test_phases_begin_anew_and_a_run_stopped_between_two_repeats_an_uninterrupted_one(
+    data, tmp_path
+):
+    settings = settings_for(data, save_every=1, keep=6)
+    assert train(settings, phased_stage(settings), str(tmp_path / "whole")) == 6
+    steps, want = losses(tmp_path / "whole")
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["learning_rate"] for line in lines]
+    assert rates[:3] == rates[3:] and rates[2] < rates[1]  # warm-up and cosine, twice
+    first, fourth = (
+        store.restore_host(tmp_path / "whole", branch=branch, step=step)
+        for branch, step in (("ema", 3), ("params", 4))
+    )
+    np.testing.assert_array_equal(fourth["before"]["kernel"], first["colour"]["kernel"])
+
+    for stop in (2, 3):  # within the first phase, and at its end
+        part = tmp_path / f"stopped at {stop}"
+        shutil.copytree(tmp_path / "whole", part)
+        for step in range(stop + 1, 7):
+            shutil.rmtree(part / "checkpoints" / str(step))
+        assert train(settings, phased_stage(settings), str(part)) == 6
+        assert losses(part) == (steps, want)
+        for branch in ("params", "ema"):
+            whole, again = (
+                store.restore_host(d, branch=branch) for d in (tmp_path / "whole", part)
+            )
+            assert jax.tree.all(jax.tree.map(np.array_equal, whole, again))
