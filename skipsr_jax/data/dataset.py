@@ -10,7 +10,8 @@ time. Pictures also serve as clips: a window that pans over the picture at const
 A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
 asked for, ``error`` float32 (s, t, h/16, w/16), the left side of Eq. 1, and ``mask`` bool, True =
 keep, where it is above tau; with a plan also ``plan`` (a TokenPlan of b packs, s = b * k samples)
-and ``negative`` bool (b, k): the sample takes the negative text.
+and ``negative`` bool (b, k): the sample takes the negative text; for guidance also
+``negative_plan``, the same tokens with the negative text in all samples.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.criterion import needs_refinement
-from skipsr_jax.tokens.plan import build_plan, required_bucket, stack_plans
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket, stack_plans
 from skipsr_jax.types import Bool, HostArray, UInt8
 
 PAN_PIXELS = 6.0
@@ -82,6 +83,7 @@ class Packing:
       negative_share: share of samples with the negative text.
       text_lengths: tokens of the positive and the negative text.
       shards: devices that share a sequence; its bucket is a multiple of it.
+      guided: make plans with the negative text too.
     """
 
     samples: int = 1
@@ -91,6 +93,7 @@ class Packing:
     negative_share: float = 0.1
     text_lengths: tuple[int, int] = (1, 1)
     shards: int = 1
+    guided: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,14 +229,21 @@ def _collate(samples: Sequence[Batch], bucket: Bucket | None, recipe: Recipe) ->
         return batch
     keep = batch.pop("keep")
     batch["negative"] = batch["negative"].reshape(-1, packing.samples)
-    plans = []
-    for first, negative in zip(
-        range(0, len(samples), packing.samples), batch["negative"], strict=True
-    ):
-        lengths = [packing.text_lengths[int(n)] for n in negative]
-        masks = list(keep[first : first + packing.samples])
-        plans.append(build_plan(masks, lengths, bucket, max(packing.text_lengths)))
-    batch["plan"] = stack_plans(plans)
+    slots = max(packing.text_lengths)
+
+    def plans(negative: Bool[HostArray, "b k"]) -> TokenPlan:
+        packs = keep.reshape(-1, packing.samples, *keep.shape[1:])
+        lengths = np.where(negative, packing.text_lengths[1], packing.text_lengths[0])
+        return stack_plans(
+            [
+                build_plan(list(masks), texts.tolist(), bucket, slots)
+                for masks, texts in zip(packs, lengths, strict=True)
+            ]
+        )
+
+    batch["plan"] = plans(batch["negative"])
+    if packing.guided:
+        batch["negative_plan"] = plans(np.ones_like(batch["negative"]))
     return batch
 
 

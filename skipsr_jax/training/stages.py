@@ -1,6 +1,6 @@
 """The stages by name: the type of their ``loss`` section, and how they are made."""
 
-from skipsr_jax.training import predictor, sr, vae
+from skipsr_jax.training import distill, predictor, sr, vae
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
 
@@ -8,6 +8,7 @@ STAGES = {
     "vae": (vae.VaeLoss, vae.make),
     "predictor": (predictor.PredictorLoss, predictor.make),
     "sr": (sr.SrLoss, sr.make),
+    "distill": (distill.DistillLoss, distill.make),
 }
 
 LOSS_KINDS = {name: kind for name, (kind, _) in STAGES.items()}
