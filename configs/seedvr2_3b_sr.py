@@ -1,11 +1,24 @@
-"""Fine-tune SeedVR2-3B for token skipping, stage sr: flow matching on 101 frames of 720p.
+"""SkipSR-3B, step 2: the diffusion transformer on kept tokens, from the public SeedVR-3B weights.
 
-    python train.py --config=configs/seedvr2_3b_sr.py --workdir=gs://bucket/seedvr2_3b_sr \
-        --config.init_from=checkpoints/seedvr2_3b --config.vae=checkpoints/seedvr2_3b --distributed
+    python -m skipsr_jax.checkpoints.convert --dit=seedvr_ema_3b.pth --vae=ema_vae.pth \\
+        --positive=pos_emb.pt --negative=neg_emb.pt --out=checkpoints/seedvr_3b
+    python train.py --config=configs/seedvr2_3b_sr.py --workdir=runs/3b/sr \\
+        --config.data.root="('/data/clips',)"
 
-The paper trains on clips of about 100 frames at 720p with sequence and data parallelism on 40 GPUs;
-a clip has 93,600 tokens, four devices share it here. docs/scaling.md says what fits where, and
-docs/launch.md how it is started. Not run by us: no weights and no such machines were at hand.
+One GPU of 141 GB: --config.data.batch=1 --config.data.image_batch=1 --config.data.frames=9
+    --config.mesh.seq=1
+Eight GPUs of one host: --config.data.batch=8 --config.data.image_batch=8 --config.data.frames=21
+    --config.mesh.seq=1
+A pod of 256 chips, four of which share a clip of 93,600 tokens, with --distributed on every host:
+as it is. batch and image_batch are one for each group of mesh.seq devices, or a multiple.
+
+From the paper (section 5, implementation details): start from public weights, standard diffusion
+training on images and videos mixed, with the degradations of SeedVR; 40 A100-80G, batches of about
+100 frames at 720p, sequence and data parallelism. As SeedVR has it: logit-normal timesteps shifted
+with the size of the clip, noise 0.1 on the condition. Learning rate, shares, averages and the
+number of steps are choices made here, not published ones, and no run of this length has been made
+yet. Read in metrics.jsonl: ``velocity`` falls slowly (the weights are good already),
+``skip_percent`` against what the data has, ``eval/velocity`` with data.eval_root set.
 """
 
 from ml_collections import ConfigDict
@@ -15,40 +28,48 @@ def get_config() -> ConfigDict:
     """The settings; any of them can be given as --config.<name>=<value>."""
     config = ConfigDict()
     config.stage = "sr"
-    config.model = "seedvr2_3b"
+    config.model = "seedvr2_3b"  # the size; SeedVR-3B and SeedVR2-3B have the same
     config.dtype = "bfloat16"
     config.remat = "full"  # the backward pass keeps the input of each layer alone
-    config.init_from = ""
-    config.vae = ""
+    config.init_from = "checkpoints/seedvr_3b"
+    config.vae = "checkpoints/seedvr_3b"
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.root = ("data/train",)
+    data.root = ("/data/clips",)  # written by python -m skipsr_jax.data.build
     data.eval_root = ()
+    data.eval_frames = 17
+    data.eval_crop = (720, 1280)
     data.cache = ""
     data.workers = 16
-    data.batch = 64  # clips over all hosts: one for each share of the packs
+    data.batch = 64  # over all hosts; one for each share of the packs
     data.frames = 101
     data.crop = (720, 1280)
     data.image_batch = 64
     data.image_crop = (720, 1280)
-    data.image_share = 0.0
-    data.pan_share = 0.0
-    data.degradation = "real"
+    data.image_share = 0.2
+    data.pan_share = 0.1
+    data.degradation = "real"  # levels as in tiny_sr.py; "area" for clean input: more is skipped
 
     config.loss = loss = ConfigDict()
-    loss.one_step_share = 0.0
+    loss.one_step_share = 0.0  # a model of many steps; distillation brings it to one
     loss.shift = True
-    loss.condition_noise = 0.0
-    loss.pixel_weight = 0.0  # decoding 101 frames in the loss costs more than the transformer
-    loss.text_lengths = (58, 64)
+    loss.condition_noise = 0.1
+    loss.condition_drop = 0.05
+    loss.train_text = False  # they come from a text encoder
+    loss.pixel_weight = 0.0
+    loss.pixel_samples = 0
+    loss.gradient = 0.5
+    loss.frequency = 0.05
+    loss.text_lengths = (58, 64)  # of the public embeddings
     loss.samples_per_pack = 1
-    loss.kept_share = 1.0
+    loss.kept_share = 1.0  # room for all; with "area" 0.75 drops little
     loss.dense_share = 0.1
     loss.random_drop = 0.1
     loss.negative_share = 0.1
 
     config.optimizer = optimizer = ConfigDict()
+    optimizer.kind = "adamw"
     optimizer.learning_rate = 1e-5
     optimizer.warmup_steps = 500
     optimizer.weight_decay = 0.01
@@ -61,14 +82,17 @@ def get_config() -> ConfigDict:
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
     loop.max_seconds = 0.0
-    loop.log_every = 50
+    loop.log_every = 20
     loop.save_every = 500
     loop.eval_every = 0
     loop.eval_batches = 4
+    loop.quality_every = 0
+    loop.quality_clips = 8
+    loop.panel_every = 0
     loop.keep = 3
 
     config.mesh = mesh = ConfigDict()
     mesh.data = 1
-    mesh.fsdp = -1
+    mesh.fsdp = -1  # all groups of seq devices
     mesh.seq = 4
     return config
