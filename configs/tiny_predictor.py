@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
     data.image_share = 0.0
     data.pan_share = 0.3
     data.soft_share = 0.3
+    data.contrast = (0.5, 1.6)
     data.degradation = "area"
 
     config.loss = loss = ConfigDict()

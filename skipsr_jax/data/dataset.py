@@ -3,9 +3,8 @@
 Two kinds of batch alternate in a stated ratio: clips of ``frames`` frames and single pictures. Each
 kind has one shape, so each is one compiled program. Everything random is a function of (seed,
 index): the same batches come with any number of workers, and after a resume from the iterator's
-state. No clip crosses a scene cut. Crops are at native resolution, flipped in width half of the
-time. Pictures also serve as clips: a window that pans over the picture at constant speed
-(``pan_share``).
+state. Samples are windows of clips (skipsr_jax.data.crops), flipped in width half of the time;
+pictures also serve as clips (``pan_share``).
 
 A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
 asked for, ``error`` float32 (s, t, h/16, w/16), the left side of Eq. 1, and ``mask`` bool, True =
@@ -16,7 +15,6 @@ and ``negative`` bool (b, k): the sample takes the negative text; for guidance a
 
 import dataclasses
 import functools
-import itertools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -25,11 +23,9 @@ import grain
 import numpy as np
 from absl import flags
 
-from skipsr_jax.data.clips import read
-from skipsr_jax.data.cuts import find_cuts
+from skipsr_jax.data.crops import ClipShape, softened, window, with_contrast
 from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_error, oracle_mask
 from skipsr_jax.data.realworld import RealWorld
-from skipsr_jax.data.resize import resize
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
@@ -37,37 +33,7 @@ from skipsr_jax.tokens.criterion import needs_refinement
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket, stack_plans
 from skipsr_jax.types import Bool, HostArray, UInt8
 
-PAN_PIXELS = 6.0
-"""Largest speed of a pan, in pixels per frame along each axis."""
-
-SOFTEST = 1.6
-"""Largest factor by which a soft sample is enlarged."""
-
-CUT_TRIES = 4
-"""Stretches drawn from a clip with cuts nobody has listed, before one is played to and fro."""
-
 Batch = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClipShape:
-    """The shape of one kind of batch: ``batch`` samples over all hosts, sizes in pixels."""
-
-    batch: int
-    frames: int
-    height: int
-    width: int
-
-    def __post_init__(self):
-        if self.batch < 1 or self.frames < 1 or (self.frames - 1) % 4:
-            raise ValueError(f"batch {self.batch} must be >= 1 and frames {self.frames} be 4k + 1")
-        if self.height < 16 or self.width < 16 or self.height % 16 or self.width % 16:
-            raise ValueError(f"crop {self.height} x {self.width} must be multiples of 16")
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        """The token grid (time, rows, columns)."""
-        return (self.frames - 1) // 4 + 1, self.height // 16, self.width // 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +68,7 @@ class Recipe:
 
     ``degradation`` makes the low-quality pair; the mask follows it when it is real-world.
     ``soft_share``: share of the samples whose truth is enlarged, up to ``SOFTEST`` times.
+    ``contrast``: range of the factor on the truth's contrast.
     """
 
     video: ClipShape
@@ -109,78 +76,13 @@ class Recipe:
     image_share: float = 0.0
     pan_share: float = 0.3
     soft_share: float = 0.0
+    contrast: tuple[float, float] = (1.0, 1.0)
     scale: int = 4
     degradation: Degradation = "area"
     masks: bool = True
     packing: Packing | None = None
     cache: str | None = None
     seed: int = 0
-
-
-def _stretch(
-    source: Source,
-    shape: ClipShape,
-    corner: tuple[int, int],
-    rng: np.random.Generator,
-    cache: str | None,
-) -> UInt8[HostArray, "f h w 3"]:
-    """A random stretch of the clip within one shot, cropped at ``corner`` = (top, left).
-
-    Where the clip's cuts are not listed they are looked for in the crop. After some tries the
-    longest shot of the last stretch is played forth and back.
-    """
-    top, left = corner
-    places = source.stretches(shape.frames)
-    crop: HostArray = np.empty(0)
-    cuts: tuple[int, ...] = ()
-    for _ in range(CUT_TRIES):
-        chosen = int(rng.integers(sum(number for _, number in places)))
-        starts = (first + i for first, number in places for i in range(number))
-        start = next(itertools.islice(starts, chosen, None))
-        frames = read(source, start, shape.frames, cache)
-        crop = frames[:, top : top + shape.height, left : left + shape.width].copy()
-        cuts = find_cuts(crop) if source.cuts is None else ()
-        if not cuts:
-            return crop
-    edges = [0, *cuts, len(crop)]
-    first, stop = max(itertools.pairwise(edges), key=lambda shot: shot[1] - shot[0])
-    forth = np.arange(first, stop)
-    period = np.concatenate([forth, forth[-2:0:-1]])
-    return crop[np.resize(period, shape.frames)]
-
-
-def _window(
-    source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
-) -> UInt8[HostArray, "f h w 3"]:
-    """A random stretch of a random crop of the clip; pans if a picture has to make a clip."""
-    top = int(rng.integers(source.height - shape.height + 1))
-    left = int(rng.integers(source.width - shape.width + 1))
-    if source.kind != "image" or shape.frames == 1:
-        return _stretch(source, shape, (top, left), rng, cache)
-    picture = read(source, 0, 1, cache)[0]
-    time = np.arange(shape.frames) - shape.frames // 2
-    speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth stands still
-    tops = np.clip(np.rint(top + speed[0] * time), 0, source.height - shape.height).astype(int)
-    lefts = np.clip(np.rint(left + speed[1] * time), 0, source.width - shape.width).astype(int)
-    return np.stack(
-        [
-            picture[y : y + shape.height, x : x + shape.width]
-            for y, x in zip(tops, lefts, strict=True)
-        ]
-    )
-
-
-def _soft(
-    source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
-) -> UInt8[HostArray, "f h w 3"]:
-    """A smaller window, enlarged to the shape: as soft as much footage is that was enlarged before,
-    out of focus or compressed hard, whose input tells more than its truth has."""
-    zoom = rng.uniform(1, SOFTEST)
-    height, width = (max(16, round(side / zoom / 16) * 16) for side in (shape.height, shape.width))
-    smaller = dataclasses.replace(shape, height=height, width=width)
-    frames = _window(source, smaller, rng, cache).astype(np.float32)
-    enlarged = resize(frames, (shape.height, shape.width), "bicubic")
-    return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)
 
 
 def _thin(
@@ -204,10 +106,10 @@ def _room(tokens: int, packing: Packing) -> int:
 
 
 def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
-    if recipe.soft_share and rng.random() < recipe.soft_share:
-        frames = _soft(source, shape, rng, recipe.cache)
-    else:
-        frames = _window(source, shape, rng, recipe.cache)
+    soft = recipe.soft_share > 0 and rng.random() < recipe.soft_share
+    frames = (softened if soft else window)(source, shape, rng, recipe.cache)
+    if recipe.contrast != (1.0, 1.0):
+        frames = with_contrast(frames, recipe.contrast, rng)
     if rng.random() < 0.5:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     small = degraded(frames, recipe.scale, recipe.degradation, rng)
