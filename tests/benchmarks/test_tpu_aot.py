@@ -51,6 +51,26 @@ def test_the_tiny_model_compiles_for_four_chips_with_the_tpu_kernel(tmp_path):
     assert row["flops"] > 0 and row["step_seconds"] > 0
 
 
+@pytest.mark.tpu_aot
+@needs_libtpu
+def test_a_mesh_may_split_the_axes_of_a_torus():
+    lines = [
+        "from benchmarks.tpu_aot import devices_of, use_compiler_only",
+        "from skipsr_jax.parallel.mesh import make_mesh",
+        "use_compiler_only()",
+        "for name in ('v6e:16x16', 'v5e:16x16', 'v5p:4x4x8'):",
+        "    mesh = make_mesh(1, -1, 4, devices_of(name))",
+        "    print(len(set(mesh.devices.flat)), mesh.devices.shape)",
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    expected = ["256 (1, 64, 4)", "256 (1, 64, 4)", "128 (1, 32, 4)"]
+    assert ran.stdout.splitlines() == expected
+
+
 def a_row(fits, topology="v5e:2x2", mesh=None, **changes):
     row = tpu_aot.Row(
         program="refine", model="tiny", topology=topology, chips=4,
