@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+import fsspec
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -34,9 +35,22 @@ PathLike = str | os.PathLike
 
 
 def absolute(path: PathLike) -> epath.Path:
-    """An absolute path (Orbax fails in the background on relative ones); ``gs://`` stays."""
+    """An absolute path (Orbax fails in the background on relative ones); ``gs://`` stays.
+
+    Raises UserError for other kinds of address, and where ``gs://`` cannot be read for want of a
+    package.
+    """
     text = os.fspath(path)
-    return epath.Path(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
+    scheme, remote, _ = text.partition("://")
+    if not remote:
+        return epath.Path(os.path.abspath(os.path.expanduser(text)))
+    if scheme != "gs":
+        raise UserError(f"{text}: a folder is a local one or gs://bucket/name, not {scheme}://")
+    try:
+        fsspec.get_filesystem_class("gcs")
+    except ImportError as error:
+        raise UserError(f"{text}: gs:// needs the package gcsfs: pip install gcsfs") from error
+    return epath.Path(text)
 
 
 def _steps(folder: epath.Path) -> list[int]:

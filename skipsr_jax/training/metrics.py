@@ -7,7 +7,6 @@ earlier step: what was written beyond that step is dropped.
 import json
 import logging
 import os
-import pathlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from skipsr_jax.checkpoints import store
 from skipsr_jax.training.stage import Batch, Metrics
 from skipsr_jax.types import Float, HostArray
 
@@ -51,25 +51,32 @@ class MetricWriter:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._path = pathlib.Path(workdir, "metrics.jsonl")
-        if self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-            part = self._path.with_suffix(".part")
-            part.write_text("".join(line + "\n" for line in kept))
-            os.replace(part, self._path)
+        self._path = store.absolute(workdir) / "metrics.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        self._lines = [line for line in lines if json.loads(line)["step"] <= first_step]
+        if lines:
+            self._rewrite()
         self._board = SummaryWriter(os.path.join(workdir, "tb"), purge_step=first_step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """``step`` counts finished optimizer steps."""
         if not self._active:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._lines.append(json.dumps({"step": step, **metrics}))
+        if "://" in str(self._path):  # an object in a bucket cannot grow
+            self._rewrite()
+        else:
+            with self._path.open("a") as file:
+                file.write(self._lines[-1] + "\n")
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         logging.info("step %d  %s", step, shown)
+
+    def _rewrite(self) -> None:
+        part = self._path.with_suffix(".part")
+        part.write_text("".join(line + "\n" for line in self._lines))
+        part.replace(self._path)
 
     def write_pictures(self, step: int, pictures: Sequence[Float[HostArray, "h w 3"]]) -> None:
         """Pixels in [0, 1] -> samples/<step>_<number>.png, and to TensorBoard."""
@@ -80,7 +87,8 @@ class MetricWriter:
         for number, picture in enumerate(pictures):
             shown = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
             part = folder / f"{step:07d}_{number}.part"
-            Image.fromarray(shown).save(part, "PNG")
+            with part.open("wb") as file:
+                Image.fromarray(shown).save(file, "PNG")
             part.replace(part.with_suffix(".png"))
             self._board.add_image(f"samples/{number}", shown, step, dataformats="HWC")
 

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import pathlib
 
 import jax
 
@@ -47,9 +45,9 @@ def claim(workdir: str, settings: Settings) -> store.epath.Path:
     return folder
 
 
-def set_aside_incomplete(directory: os.PathLike) -> None:
+def set_aside_incomplete(directory: store.PathLike) -> None:
     """Renames half-written or half-copied step folders to ``<step>.incomplete``, with a warning."""
-    directory = pathlib.Path(directory)
+    directory = store.absolute(directory)
     if not directory.is_dir() or jax.process_index() != 0:
         return
     for child in sorted(directory.iterdir()):
