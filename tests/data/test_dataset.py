@@ -165,7 +165,8 @@ def test_contrast_changes_truth_input_and_mask_together(sources):
     plain = recipe(image_share=0.0, packing=None)
     faint = dataclasses.replace(plain, contrast=(0.05, 0.05))
     data, paler = batches(sources, plain)[0], batches(sources, faint)[0]
-    assert paler["hr"].std() < 0.1 * data["hr"].std()
+    for pale, full in zip(paler["hr"], data["hr"], strict=True):
+        assert pale.std() < 0.1 * full.std() + 0.6  # rounding adds some
     assert paler["mask"].mean() < data["mask"].mean()
     for frames, small, mask in zip(paler["hr"], paler["lr"], paler["mask"], strict=True):
         np.testing.assert_array_equal(mask, oracle_mask(frames))
