@@ -86,9 +86,6 @@ def _hooks(
         raise UserError(
             f"stage {settings.stage} has no pictures: set loop.quality_every and panel_every to 0"
         )
-    for name in ("eval_every", "quality_every"):
-        if getattr(loop, name) and not held_out:
-            raise UserError(f"loop.{name} needs held-out clips: name folders in data.eval_root")
 
     def measured(measure: HeldOutLoss | Quality) -> Hook:
         return lambda done, params, batch: writer.write(done, measure(params, frozen))

@@ -138,11 +138,13 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
 
     @functools.cache
     def cost(shape: tuple[int, ...], low: tuple[int, ...]) -> float:
-        encoding = 0.0 if vae is None else vae_flops(vae, shape[:4])[0]
-        seen = low if vae is None else latent_shape(vae, jax.ShapeDtypeStruct(shape, jnp.float32))
-        given = jax.ShapeDtypeStruct(seen, jnp.float32)
-        own = traced_flops(lambda p, x: bind(module, p)(x), to_dict(module), given)
-        return encoding + (1 + BACKWARD) * own
+        def own(params: Params, frames: Array) -> Array:
+            seen = frames if vae is None else jnp.zeros(latent_shape(vae, frames))
+            return bind(module, params)(seen)
+
+        frames = jax.ShapeDtypeStruct(low if vae is None else shape, jnp.float32)
+        learning = (1 + BACKWARD) * traced_flops(own, to_dict(module), frames)
+        return learning + (0.0 if vae is None else vae_flops(vae, shape[:4])[0])
 
     return Stage(
         init=init,

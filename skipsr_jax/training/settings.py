@@ -200,6 +200,10 @@ class Settings:
         policies = sorted(REMAT_POLICIES)
         require(self.remat in policies, "remat", self.remat, f"one of {policies}")
         require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
+        for name in ("eval_every", "quality_every"):
+            every = getattr(self.loop, name)
+            good = not every or bool(self.data.eval_root)
+            require(good, f"loop.{name}", every, "0, or data.eval_root name held-out folders")
 
     @property
     def transformer(self) -> DiTConfig:

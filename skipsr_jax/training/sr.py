@@ -38,7 +38,7 @@ from skipsr_jax.training.pixels import patches_to_pixels, psnr, signed, unsigned
 from skipsr_jax.training.settings import Settings, require
 from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.training.vae import decode, reconstruction_loss
-from skipsr_jax.types import Array, Bool, Float
+from skipsr_jax.types import Array, Bool, DType, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,11 @@ def start_from_condition(params: Params, config: DiTConfig) -> Params:
     return unflatten({path: changed(path, x) for path, x in flatten(params).items()})
 
 
+def abstract_dit(config: DiTConfig, dtype: DType) -> DiT:
+    """The transformer as shapes, computing in ``dtype``."""
+    return abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
+
+
 def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -> Params:
     """Random parameters ``{"dit", "text"}`` to begin with; see ``start_from_condition``."""
     dit, positive, negative = jax.random.split(key, 3)
@@ -179,8 +184,7 @@ def make(
     config = config or settings.transformer
     weight: SrLoss = settings.loss
     vae, frozen_params = autoencoder or load_vae(settings)
-    dtype = jnp.dtype(settings.dtype)
-    module = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
+    module = abstract_dit(config, jnp.dtype(settings.dtype))
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array

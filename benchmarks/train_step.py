@@ -1,0 +1,212 @@
+"""Speed and memory of one training step of stage ``sr``, with and without skipped tokens.
+
+    python -m benchmarks.train_step --skip=0.4 --out=train_step.json
+    python -m benchmarks.train_step --model=tiny --frames=5 --height=64 --width=64 --dtype=float32
+    JAX_PLATFORMS=cpu python -m benchmarks.train_step --compile_only
+
+Random parameters and data, made on the device: float32 parameters, averages and Adam moments,
+products in --dtype, blocks rematerialised (--remat). The masks are connected blobs; each run has
+the bucket that its kept tokens need. Latents are given unless --include_vae, which adds the frozen
+autoencoder's encoding of clip and input. MFU counts model operations (skipsr_jax.models.flops).
+
+The skipped step runs first: the device counts the peak over the life of the process, so its number
+is the skipped step's own, and the later one the dense step's. The compiler's own account of each
+step stands beside it (arguments + temporaries; the state is updated in place).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from benchmarks.masks import blob_mask
+from benchmarks.measure import (
+    device_facts,
+    format_table,
+    median_seconds,
+    peak_gib,
+    write_json,
+)
+from skipsr_jax.data.dataset import ClipShape
+from skipsr_jax.models.dit import REMAT_POLICIES
+from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
+from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.vae import VAE
+from skipsr_jax.nn.params import abstract, bind, count, to_dict
+from skipsr_jax.tokens.plan import build_plan, stack_plans
+from skipsr_jax.training import sr
+from skipsr_jax.training.settings import DTYPES, Data, Loop, Optimizer, Settings
+from skipsr_jax.training.stage import Batch, Stage
+from skipsr_jax.training.step import fresh_state, make_step
+from skipsr_jax.training.vae import VAE_OF_MODEL
+
+TEXT = 58
+"""Tokens of the public positive text."""
+RATE = np.float32(1e-5)
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    text = "Which transformer."
+    flags.DEFINE_enum("model", "seedvr2_3b", sorted(DIT_PRESETS), text, flag_values=values)
+    flags.DEFINE_integer("frames", 21, "Of a clip, 4k + 1.", flag_values=values)
+    flags.DEFINE_integer("height", 720, "Pixels, a multiple of 16.", flag_values=values)
+    flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
+    flags.DEFINE_integer("packs", 1, "Clips in a batch, each a sequence.", flag_values=values)
+    flags.DEFINE_float("skip", 0.4, "Share of tokens that the masks skip.", flag_values=values)
+    flags.DEFINE_integer("steps", 5, "Timed steps of each.", flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of products.", flag_values=values)
+    policies = sorted(REMAT_POLICIES)
+    flags.DEFINE_enum("remat", "full", policies, "What is computed again.", flag_values=values)
+    text = "Encode clip and input with the frozen autoencoder in the step."
+    flags.DEFINE_bool("include_vae", False, text, flag_values=values)
+    text = "Compile for this machine and report its memory, run nothing."
+    flags.DEFINE_bool("compile_only", False, text, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
+    """Stage ``sr`` for random parameters, and its autoencoder as shapes."""
+    dtype = jnp.dtype(values.dtype)
+    vae = abstract(lambda: VAE(VAE_OF_MODEL[values.model], rngs=nnx.Rngs(0), dtype=dtype))
+    weight = sr.SrLoss(pixel_weight=0.0, text_lengths=(TEXT, TEXT))
+    crop = values.height, values.width
+    settings = Settings(
+        stage="sr",
+        data=Data(root=("",), batch=values.packs, frames=values.frames, crop=crop),
+        optimizer=Optimizer(float(RATE)),
+        loop=Loop(1),
+        loss=weight,
+        model=values.model,
+        dtype=values.dtype,
+    )
+    config = dataclasses.replace(DIT_PRESETS[values.model], remat=values.remat)
+    stage = sr.make(settings, config, (vae, {"vae": to_dict(vae)}))
+    if values.include_vae:
+        return stage, vae
+    dit = sr.abstract_dit(config, dtype)
+
+    def on_latents(params: Any, frozen: Any, batch: Batch, key: Any):
+        clean, low = batch["latents"]
+        module = bind(dit, params["dit"])
+        return sr.velocity_loss(module, weight, params["text"], clean, low, batch, key)[:2]
+
+    return dataclasses.replace(stage, loss=on_latents, frozen={}), vae
+
+
+def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
+    """Random clips, and the plans of blob masks that skip ``skip``; on the host."""
+    shape = ClipShape(values.packs, values.frames, values.height, values.width)
+    masks = [blob_mask(shape.grid, skip, seed) for seed in range(values.packs)]
+    rng = np.random.default_rng(0)
+    size = (values.packs, values.frames, values.height, values.width, 3)
+    small = (*size[:2], values.height // 4, values.width // 4, 3)
+    batch: Batch = {
+        "plan": stack_plans([build_plan([mask], [TEXT]) for mask in masks]),
+        "negative": np.zeros((values.packs, 1), bool),
+        "hr": rng.integers(0, 256, size, np.uint8),
+        "lr": rng.integers(0, 256, small, np.uint8),
+    }
+    if not values.include_vae:
+        t, r, q = shape.grid
+        latents = (2, values.packs, t, 2 * r, 2 * q, vae.config.latent_channels)
+        batch["latents"] = rng.standard_normal(latents, np.float32)
+        del batch["lr"]
+        batch["hr"] = batch["hr"][:, :1, :1, :1]  # its length alone is read
+    return batch
+
+
+def operations(values: flags.FlagValues, vae: VAE, batch: Batch) -> float:
+    """Model operations of a step."""
+    total = (1 + BACKWARD) * dit_flops(DIT_PRESETS[values.model], batch["plan"]).total
+    if values.include_vae:
+        total += 2 * vae_flops(vae, batch["hr"].shape[:4])[0]
+    return total
+
+
+def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: float, values: Any):
+    """A row of the table, and the state after the steps (the given one is used up)."""
+    batch = make_batch(values, vae, skip)
+    flops, kept = operations(values, vae, batch), int(batch["plan"].valid.sum())
+    batch = jax.device_put(batch) if not values.compile_only else jax.eval_shape(lambda: batch)
+    step = jax.jit(make_step(stage, Optimizer(float(RATE)), 0), donate_argnums=0)
+    compiled = step.lower(state, frozen, batch, RATE).compile()
+    memory = compiled.memory_analysis()
+    row = {
+        "step": name,
+        "tokens": kept,
+        "tflop": flops / 1e12,
+        "arguments_gib": memory.argument_size_in_bytes / 2**30,
+        "temporaries_gib": memory.temp_size_in_bytes / 2**30,
+    }
+    if values.compile_only:
+        return row, state
+
+    def run() -> Any:
+        nonlocal state
+        state, metrics = compiled(state, frozen, batch, RATE)
+        return metrics
+
+    seconds = median_seconds(run, values.steps)
+    peak = peak_flops(jax.devices()[0].device_kind)
+    row |= {
+        "seconds": seconds,
+        "tokens_per_second": kept / seconds,
+        "tflops_per_second": flops / seconds / 1e12,
+        "mfu_percent": None if peak is None else 100 * flops / seconds / peak,
+        "peak_gib": peak_gib(),
+        "loss": float(run()["loss"]),
+    }
+    if not np.isfinite(row["loss"]):
+        raise FloatingPointError(f"the loss of the {name} step is {row['loss']}")
+    return row, state
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    stage, vae = make_stage(values)
+
+    def start() -> Any:
+        return fresh_state(stage, Optimizer(float(RATE)), jax.random.key(0))
+
+    def autoencoder() -> Any:
+        real = VAE(vae.config, rngs=nnx.Rngs(1), dtype=jnp.dtype(values.dtype))
+        return {"vae": to_dict(real)} if values.include_vae else {}
+
+    make = jax.eval_shape if values.compile_only else lambda build: jax.jit(build)()
+    state, frozen = make(start), make(autoencoder)
+    facts = device_facts() | {
+        "model": values.model,
+        "parameters": count(jax.eval_shape(start)["params"]["dit"]),
+        "clip": [values.packs, values.frames, values.height, values.width],
+        "skip": values.skip,
+        "dtype": values.dtype,
+        "remat": values.remat,
+        "include_vae": values.include_vae,
+        "state_gib": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / 2**30,
+        "peak_gib_after_start": peak_gib(),
+    }
+    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    rows = []
+    for name, skip in (("skipped", values.skip), ("dense", 0.0)):
+        row, state = measure(name, stage, vae, state, frozen, skip, values)
+        rows.append(row)
+        print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    if values.out:
+        write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

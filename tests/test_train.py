@@ -1,0 +1,208 @@
+"""train.py as a process: killed, stopped, resumed, watched; and every mistake as one line."""
+
+import json
+import logging
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from media_clips import write_clip
+from PIL import Image
+
+import train
+from skipsr_jax.checkpoints import store
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS = 14
+PATIENCE = 600
+"""Seconds until a process that does nothing counts as stuck."""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    write_clip(root / "a.mp4", frames=9, height=48, width=64)
+    return root
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Compiled programs, shared by the processes of this file."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+def sr_arguments(clips, workdir):
+    """Stage sr of the tiny model on the shipped autoencoder, as small as it goes."""
+    return [
+        f"--config={ROOT}/configs/tiny_sr.py",
+        f"--workdir={workdir}",
+        f"--config.vae={ROOT}/checkpoints/tiny",
+        f"--config.data.root=('{clips}',)",
+        "--config.dtype=float32",
+        "--config.data.cache=",
+        "--config.data.workers=0",
+        "--config.data.batch=2",
+        "--config.data.frames=5",
+        "--config.data.crop=(32, 48)",
+        "--config.loss.pixel_weight=0.0",
+        "--config.loss.dense_share=0.5",
+        f"--config.loop.steps={STEPS}",
+        "--config.loop.max_seconds=0.0",
+        "--config.loop.log_every=1",
+        "--config.loop.save_every=3",
+    ]
+
+
+def start(arguments, compiled):
+    """The process, on one CPU device."""
+    # Little optimisation: compiling takes longer than running here.
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, ROOT / "train.py", *arguments, f"--compile_cache_dir={compiled}"]
+    return subprocess.Popen(
+        command,
+        env=os.environ | settings,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """Exit status and what was said."""
+    said = process.communicate(timeout=PATIENCE)
+    return process.returncode, "".join(said)
+
+
+def losses(workdir):
+    """Step -> loss, as far as metrics.jsonl goes."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return {line["step"]: line["loss"] for line in found if "loss" in line}
+
+
+def wait_for(process, workdir, step):
+    """Until a step is logged and a checkpoint before it is complete."""
+    began = time.monotonic()
+    while max(losses(workdir), default=0) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < PATIENCE
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole(clips, compiled, tmp_path_factory):
+    """An uninterrupted run that also shows, measures and traces; and what it said."""
+    workdir = tmp_path_factory.mktemp("whole")
+    more = [
+        f"--config.data.eval_root=('{clips}',)",
+        "--config.data.eval_frames=5",
+        "--config.data.eval_crop=(32, 48)",
+        f"--config.loop.panel_every={STEPS}",
+        f"--config.loop.quality_every={STEPS}",
+        "--profile_steps=2:3",
+    ]
+    status, said = finish(start(sr_arguments(clips, workdir) + more, compiled))
+    assert status == 0, said
+    return workdir, said
+
+
+def test_killed_and_stopped_it_repeats_an_uninterrupted_run(whole, clips, compiled, tmp_path):
+    want = losses(whole[0])
+    assert list(want) == list(range(1, STEPS + 1))
+
+    process = start(sr_arguments(clips, tmp_path), compiled)
+    wait_for(process, tmp_path, 5)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    complete = store.step_folder(tmp_path)
+    half = tmp_path / "checkpoints" / str(STEPS - 1) / "state"  # as if killed in mid-copy
+    half.mkdir(parents=True)
+
+    process = start(sr_arguments(clips, tmp_path), compiled)
+    wait_for(process, tmp_path, int(complete.name) + 4)
+    process.terminate()
+    status, said = finish(process)
+    assert status == 0, said
+    assert f"set aside as {STEPS - 1}.incomplete" in said
+    assert f"resumed after step {complete.name}" in said
+    stopped = int(store.step_folder(tmp_path).name)
+    assert f"SIGTERM: saved after step {stopped}" in said
+    assert max(losses(tmp_path)) == stopped < STEPS
+
+    status, said = finish(start(sr_arguments(clips, tmp_path), compiled))
+    assert status == 0 and f"resumed after step {stopped}" in said, said
+    got = losses(tmp_path)
+    assert list(got) == list(want)
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=0, atol=1e-6)
+
+
+def test_a_run_leaves_measures_pictures_and_a_trace(whole):
+    workdir, said = whole
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    step = next(line for line in lines if line["step"] == STEPS)
+    for name in ("loss", "grad_norm", "step_seconds", "samples_per_second", "data_seconds"):
+        assert np.isfinite(step[name])
+    assert step["tokens_per_second"] > 0 and 0 <= step["skip_percent"] < 100
+    assert step["tflops_per_second"] > 0
+    assert "mfu_percent" not in step and "memory_gib" not in step  # a CPU tells neither
+    assert "step_seconds" not in lines[0]  # the first step compiles
+
+    quality = next(line for line in lines if "quality/clips/psnr_dense" in line)
+    assert quality["step"] == STEPS
+    for column in ("bicubic", "skipped", "dense"):
+        assert quality[f"quality/clips/psnr_{column}"] > 20
+        assert 0 < quality[f"quality/clips/ssim_{column}"] <= 1
+    assert quality["quality/clips/skip"] == quality["quality/clips/skip_oracle"]
+
+    pictures = sorted(workdir.glob("samples/*.png"))
+    assert pictures and not list(workdir.glob("samples/*.part"))
+    assert Image.open(pictures[0]).size == (5 * 48, 32)
+    assert list(workdir.glob("profile/**/*.xplane.pb")), said
+
+
+def run(*arguments):
+    return train.main(["train.py", *map(str, arguments)])
+
+
+@pytest.fixture
+def mistake(capsys, monkeypatch):
+    """Runs train.py in this process; it has to fail with one line, which is returned."""
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # pytest has set up logging
+
+    def of(*arguments):
+        assert run(*arguments) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("train.py: ") and said.count("\n") == 1, said
+        return said
+
+    return of
+
+
+def test_every_mistake_is_one_line(clips, tmp_path, mistake):
+    workdir = tmp_path / "run"
+    good = [*sr_arguments(clips, workdir), "--config.data.batch=8"]
+    assert "did you mean data.crop" in mistake(*good, "--config.data.crpo=(32, 48)")
+    assert "frames is 6" in mistake(*good, "--config.data.frames=6")
+    assert "not found" in mistake(*good, f"--config.data.root=('{tmp_path}/absent',)")
+    assert "no such checkpoint" in mistake(*good, f"--config.vae={tmp_path}/absent")
+    assert "set --config.vae" in mistake(*good, "--config.vae=")
+    for wrong in ("10", "5:5", "a:b", "15:10"):
+        assert "--profile_steps" in mistake(*good, f"--profile_steps={wrong}")
+    assert "data.eval_root" in mistake(*good, "--config.loop.quality_every=5")
+    assert "--workdir" in mistake(good[0])
+
+
+def test_a_workdir_of_another_run_is_refused(clips, tmp_path, mistake):
+    (tmp_path / "config.json").write_text('{"stage": "vae", "model": "tiny"}')
+    good = [*sr_arguments(clips, tmp_path), "--config.data.batch=8"]
+    assert "stage 'vae', not 'sr'" in mistake(*good)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == '{"stage": "vae", "model": "tiny"}'
+    (tmp_path / "config.json").write_text("{")
+    assert "not JSON" in mistake(*good)
