@@ -31,7 +31,7 @@ def clock(monkeypatch):
 
 def meter(flops=None):
     recipe = Recipe(ClipShape(2, 5, 16, 32), None)
-    stage = Stage(dict, None, {}, frozenset(), recipe, {}, flops=flops)
+    stage = Stage(dict, lambda *_: None, {}, frozenset(), recipe, {}, flops=flops)
     return throughput.Throughput(stage, 2)
 
 
