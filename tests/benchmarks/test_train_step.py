@@ -16,6 +16,7 @@ SMALLEST = DiTConfig(
 SMALL = "train_step --model=tiny --frames=5 --height=32 --width=48 --dtype=float32 --steps=1"
 
 
+@pytest.mark.slow
 def test_skipped_and_dense_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setitem(train_step.DIT_PRESETS, "tiny", SMALLEST)
     out = tmp_path / "step.json"
