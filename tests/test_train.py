@@ -95,6 +95,7 @@ def wait_for(process, workdir, step):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_and_stopped_it_repeats_an_uninterrupted_run(clips, compiled, tmp_path):
     status, said = finish(start(sr_arguments(clips, tmp_path / "whole"), compiled))
     assert status == 0, said
