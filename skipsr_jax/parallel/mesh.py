@@ -5,7 +5,7 @@ Packs lie over (data, fsdp), parameters over fsdp, tokens over seq.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import mesh_utils
@@ -26,13 +26,21 @@ class MeshSizes:
     seq: int = 1
 
 
+def check_one_slice(devices: Sequence[Any]) -> None:
+    """Raises UserError for TPUs of several slices, which no torus joins."""
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    if len(slices) > 1:
+        raise UserError(f"the devices are of {len(slices)} slices: a mesh lies within one")
+
+
 def make_mesh(
     data: int = -1, fsdp: int = 1, seq: int = 1, chosen: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """A mesh of all devices, or of those ``chosen``; at most one size may be -1: what the others
     leave.
 
-    Raises UserError when the sizes do not multiply to the number of devices.
+    Raises UserError when the sizes do not multiply to the number of devices, and for devices of
+    several slices, which no torus joins.
     """
     chosen = jax.devices() if chosen is None else chosen
     sizes, devices = [data, fsdp, seq], len(chosen)
@@ -44,6 +52,7 @@ def make_mesh(
     if sizes[0] * sizes[1] * sizes[2] != devices:
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
         raise UserError(f"a mesh of {axes} does not use the {devices} devices there are")
+    check_one_slice(chosen)
     kinds = (AxisType.Auto,) * len(AXES)
     # A torus of 16 x 16 gives its axes in parts too: 64 x 4 is as good as 16 x 16.
     placed = mesh_utils.create_device_mesh(sizes, chosen, allow_split_physical_axes=True)

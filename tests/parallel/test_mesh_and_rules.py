@@ -1,5 +1,7 @@
 """The mesh, the table of cuts, and constraints inside a program, on eight virtual devices."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.constrain import constrain
-from skipsr_jax.parallel.mesh import make_mesh, pack_shards, packs
+from skipsr_jax.parallel.mesh import check_one_slice, make_mesh, pack_shards, packs
 from skipsr_jax.parallel.rules import shardings, spec_for
 
 
@@ -22,6 +24,13 @@ def test_mesh_infers_one_size():
 def test_mesh_refuses_sizes_that_do_not_fit(sizes):
     with pytest.raises(UserError, match="mesh"):
         make_mesh(*sizes)
+
+
+def test_mesh_refuses_devices_of_several_slices():
+    chips = [SimpleNamespace(slice_index=number // 2) for number in range(4)]
+    with pytest.raises(UserError, match="2 slices"):
+        check_one_slice(chips)
+    check_one_slice(chips[:2])
 
 
 def test_rules_cut_the_last_axes_and_skip_what_does_not_divide():
