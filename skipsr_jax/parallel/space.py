@@ -1,8 +1,8 @@
 """The picture over devices: rows and columns of pixels, for the networks made of convolutions.
 
 A device that shares a clip takes a strip of it, frames and latents alike; the compiler exchanges
-the halos that convolutions need, and sums the group norms over devices. Invariant: a strip is a
-whole number of latent pixels, and of the same rows or columns at every resolution.
+the halos that convolutions need, and sums the group norms over devices. Invariant: a strip has the
+same rows or columns at every resolution, two latent pixels or more.
 """
 
 import itertools
@@ -19,25 +19,24 @@ from skipsr_jax.types import Array, Float
 Cuts = tuple[tuple[str, ...], tuple[str, ...]]
 """Mesh axes over the rows, and over the columns."""
 
+THINNEST = 2
+"""Latent pixels across a strip: with one, a convolution's halo is as wide as what it surrounds."""
+
 
 def cuts(sizes: dict[str, int], rows: int, columns: int) -> Cuts:
-    """The cuts of a picture of ``rows`` x ``columns`` over mesh axes of the given sizes.
+    """The cut of a picture of ``rows`` x ``columns`` over mesh axes of the given sizes.
 
-    Of all cuts that divide evenly, the one over most devices; among those, whole rows.
+    Either rows or columns are cut, evenly, over as many devices as that allows; of both, rows.
+    Never both: the compiler (XLA as of jax 0.10) gets convolutions on thin tiles wrong.
     """
-
-    def parts(axes: tuple[str, ...]) -> int:
-        return math.prod(sizes[axis] for axis in axes)
-
-    found = []
-    for choice in itertools.product((0, 1, None), repeat=len(sizes)):
-        pair = tuple(
-            tuple(axis for axis, side in zip(sizes, choice, strict=True) if side == which)
-            for which in (0, 1)
-        )
-        if rows % parts(pair[0]) == 0 and columns % parts(pair[1]) == 0:
-            found.append(pair)
-    return max(found, key=lambda pair: (parts(pair[0]) * parts(pair[1]), parts(pair[0])))
+    best, most = ((), ()), 1
+    for count in range(1, len(sizes) + 1):
+        for axes in itertools.combinations(sizes, count):
+            parts = math.prod(sizes[axis] for axis in axes)
+            for length, pair in ((rows, (axes, ())), (columns, ((), axes))):
+                if parts > most and length % parts == 0 and length // parts >= THINNEST:
+                    best, most = pair, parts
+    return best
 
 
 def space_spec(mesh: Any, shape: tuple[int, ...], factor: int = 1) -> PartitionSpec:
@@ -54,6 +53,12 @@ def constrain_space(x: Float[Array, "b f h w c"], factor: int = 1) -> Float[Arra
     if mesh.empty or mesh.size == 1:
         return x
     return constrain(x, *space_spec(mesh, x.shape, factor))
+
+
+def strips(mesh: Mesh, height: int, width: int, factor: int) -> int:
+    """Over how many devices one picture of ``height`` x ``width`` pixels is cut."""
+    shape = (1, 1, height, width, 1)
+    return math.prod(shape) // math.prod(space_sharding(mesh, shape, factor).shard_shape(shape))
 
 
 def space_sharding(mesh: Mesh, shape: tuple[int, ...], factor: int = 1) -> NamedSharding:
