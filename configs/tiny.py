@@ -49,4 +49,9 @@ def get_config():
     config.output = ml_collections.ConfigDict()
     config.output.codec = ""  # the writer's choice
     config.output.crf = -1
+
+    config.mesh = ml_collections.ConfigDict()
+    config.mesh.data = 1  # devices, all of which share a clip; -1: all there are
+    config.mesh.fsdp = 1  # these also cut the parameters
+    config.mesh.seq = 1
     return config

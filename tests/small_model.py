@@ -18,7 +18,7 @@ VAE_CONFIG = VAEConfig(
     block_channels=(4, 4, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True
 )
 DIT_CONFIG = dataclasses.replace(
-    TINY, width=16, text_width=8, heads=2, head_dim=12, rope_dim=12, layers=2, mm_layers=1
+    TINY, width=16, text_width=8, heads=8, head_dim=12, rope_dim=12, layers=2, mm_layers=1
 )
 PREDICTOR_CONFIG = PredictorConfig(width=4)
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import from_json
@@ -25,6 +26,9 @@ from skipsr_jax.models.predictor import (
 )
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.nn.params import Params, abstract, to_dict
+from skipsr_jax.parallel.mesh import replicated
+from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.parallel.sequence import check_heads
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -38,6 +42,7 @@ class Model:
       vae, dit: autoencoder and transformer.
       predictor: on latents or on pixels; None when the checkpoint was loaded without it.
       params: ``{"vae": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, j), ...}}``.
+      mesh: of the devices that hold the parameters and share each clip; None: the default device.
     """
 
     source: str
@@ -45,6 +50,7 @@ class Model:
     dit: DiT
     predictor: MaskPredictor | PixelMaskPredictor | None
     params: Params
+    mesh: Mesh | None = None
 
 
 def compute_dtype(name: str) -> Any:
@@ -70,10 +76,11 @@ def _part(config: dict[str, Any], name: str, cls: type, source: str) -> Any:
     return from_json(cls, config[name], source)
 
 
-def load_model(path: str, dtype: str, with_predictor: bool) -> Model:
-    """The networks stored at ``path``, in the compute dtype that ``dtype`` names.
+def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = None) -> Model:
+    """The networks stored at ``path``, in the compute dtype that ``dtype`` names, on ``mesh``.
 
-    Raises UserError when the checkpoint is missing, damaged, of another kind, or lacks a part.
+    Each device reads its part of the parameters. Raises UserError when the checkpoint is missing,
+    damaged, of another kind, or lacks a part, and when its heads do not divide over the mesh.
     """
     source = locate(path)
     kind = compute_dtype(dtype)
@@ -88,6 +95,8 @@ def load_model(path: str, dtype: str, with_predictor: bool) -> Model:
             f"{source}: the transformer takes {dit_config.in_channels} channels, but latents of "
             f"{vae_config.latent_channels} make {channels}: its parts are not of one model"
         )
+    if mesh is not None:
+        check_heads(mesh.size, dit_config.heads)
     vae = abstract(lambda: VAE(vae_config, rngs=nnx.Rngs(0), **kinds))
     dit = abstract(lambda: DiT(dit_config, rngs=nnx.Rngs(0), **kinds))
     wanted = {"vae": to_dict(vae), "dit": to_dict(dit)}
@@ -97,10 +106,12 @@ def load_model(path: str, dtype: str, with_predictor: bool) -> Model:
         predictor = abstract(lambda: make_predictor(predictor_config, rngs=nnx.Rngs(0), **kinds))
         wanted["predictor"] = to_dict(predictor)
 
-    params = store.restore_params(source, wanted, dtype=kind)
-    params["text"] = store.restore_params(source, dtype=kind, only=("text",))["text"]
+    places = None if mesh is None else shardings(wanted, mesh)
+    params = store.restore_params(source, wanted, places, dtype=kind)
+    place = None if mesh is None else replicated(mesh)
+    params |= store.restore_params(source, shardings=place, dtype=kind, only=("text",))
     _check_text(params["text"], dit_config, source)
-    return Model(source, vae, dit, predictor, params)
+    return Model(source, vae, dit, predictor, params, mesh)
 
 
 def _check_text(text: Params, config: DiTConfig, source: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.parallel.mesh import MeshSizes
 
 MASK_SOURCES = ("predictor", "input", "oracle", "none")
 COLOUR_FIXES = ("wavelet", "adain", "none")
@@ -163,6 +164,7 @@ class Settings:
       max_frames: stop after so many input frames; 0: never.
       sample_frames: the same for the sample clip of a run without --input.
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
+      mesh: devices, all of which share each clip; parameters are cut over its fsdp.
     """
 
     checkpoint: str
@@ -177,6 +179,7 @@ class Settings:
     chunk: Chunk
     pixels: Pixels
     output: Output
+    mesh: MeshSizes
 
     def __post_init__(self):
         _require(bool(self.checkpoint), "checkpoint", self.checkpoint, "the path of a model")
@@ -195,6 +198,7 @@ _PARTS = {
     "chunk": Chunk,
     "pixels": Pixels,
     "output": Output,
+    "mesh": MeshSizes,
 }
 
 

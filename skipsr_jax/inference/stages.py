@@ -25,6 +25,7 @@ from skipsr_jax.kernels.varlen_attention import choose
 from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.predictor import PixelMaskPredictor
+from skipsr_jax.models.vae import SPACE_FACTOR
 from skipsr_jax.models.vae_slices import (
     decode_clip,
     decode_step,
@@ -34,6 +35,8 @@ from skipsr_jax.models.vae_slices import (
     latent_slices,
 )
 from skipsr_jax.nn.params import bind
+from skipsr_jax.parallel.mesh import on_mesh
+from skipsr_jax.parallel.space import space_sharding
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
@@ -59,7 +62,7 @@ class Stages:
     """The compiled stages of one model. Making it compiles nothing."""
 
     def __init__(self, model: Model):
-        vae, dit, predictor = model.vae, model.dit, model.predictor
+        vae, dit, predictor, mesh = model.vae, model.dit, model.predictor, model.mesh
         self.model = model
         scale = vae.config.scaling_factor
 
@@ -67,10 +70,12 @@ class Stages:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
             return joined.sample(noise) * scale
 
-        self._encode_step, self._decode_step = encode_step(vae), decode_step(vae)
+        self._encode_step = on_mesh(mesh, encode_step(vae))
+        self._decode_step = on_mesh(mesh, decode_step(vae))
         self._sample = jax.jit(sample)
         self._unscale = jax.jit(lambda latent: latent / scale)
-        self._velocity = velocity_step(dit)
+        self._velocity_step = velocity_step(dit)
+        self._velocity = on_mesh(mesh, self._velocity_step)
         self._condition_noise = jax.jit(add_condition_noise, static_argnames="strength")
         self._gather = jax.jit(gather_patches)
         self._gather_condition = jax.jit(
@@ -78,12 +83,24 @@ class Stages:
         )
         self._scatter = jax.jit(scatter_patches)
         if predictor is not None:
-            self._logits = jax.jit(lambda params, given: bind(predictor, params)(given))
+            logits = jax.jit(lambda params, given: bind(predictor, params)(given))
+            self._logits = on_mesh(mesh, logits)
 
     @property
     def compiled_transformers(self) -> int:
         """How many programs of the transformer have been compiled so far."""
-        return self._velocity._cache_size()
+        return self._velocity_step._cache_size()
+
+    @property
+    def _devices(self) -> int:
+        """How many share a clip."""
+        return 1 if self.model.mesh is None else self.model.mesh.size
+
+    def _on_devices(self, frames: Array | HostArray) -> Array:
+        """Frames from the host, each device's strip straight to it."""
+        mesh = self.model.mesh
+        place = None if mesh is None else space_sharding(mesh, frames.shape, SPACE_FACTOR)
+        return jax.device_put(frames, place)
 
     def encode(
         self,
@@ -97,7 +114,7 @@ class Stages:
         ``slice_latents`` latent frames at a time, which changes memory and not the result.
         """
         walk = spans(frame_slices(frames.shape[1], slice_latents))
-        parts = (jnp.asarray(frames[:, part]) for part in walk)
+        parts = (self._on_devices(frames[:, part]) for part in walk)
         posteriors = encode_clip(self._encode_step, self.model.params["vae"], parts)
         return self._sample(list(posteriors), noise)
 
@@ -136,7 +153,7 @@ class Stages:
         given = latent
         if sampler.condition_noise > 0:
             given = self._condition_noise(latent, condition_noise, sampler.condition_noise)
-        bucket = required_bucket([keep])
+        bucket = required_bucket([keep], self._devices)
         prompts = [self._prompt(name, keep, bucket) for name in self._prompts_of(sampler)]
         index = prompts[0][1].patch_index
         conditions = self._gather_condition(given, index)
@@ -168,7 +185,7 @@ class Stages:
         base = None
         if self.model.vae.config.residual_decoder:
             walk = spans(frame_slices(upscaled.shape[1], slice_latents))
-            base = (jnp.asarray(upscaled[:, part]) for part in walk)
+            base = (self._on_devices(upscaled[:, part]) for part in walk)
         return decode_clip(self._decode_step, params, parts, base)
 
     def attention(self, bucket: Bucket) -> str:
@@ -177,7 +194,8 @@ class Stages:
         text = self.model.params["text"]["positive"]
         rows = bucket.tokens + bucket.windows * text.shape[0]
         dtype = np.dtype(self.model.dit.dtype)
-        problem = Problem(1, rows, config.heads, config.head_dim, bucket.windows, dtype)
+        heads = config.heads // self._devices
+        problem = Problem(1, rows, heads, config.head_dim, bucket.windows, dtype)
         return choose(problem)[0]
 
     def _prompts_of(self, sampler: Sampler) -> tuple[str, ...]:

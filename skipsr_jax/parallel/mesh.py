@@ -59,6 +59,13 @@ def make_mesh(
     return Mesh(placed, AXES, axis_types=kinds)
 
 
+def mesh_of(sizes: MeshSizes) -> Mesh:
+    """A mesh of as many of this host's devices as the sizes ask for, of all where one is -1."""
+    wanted = sizes.data * sizes.fsdp * sizes.seq
+    chosen = jax.local_devices()
+    return make_mesh(**dataclasses.asdict(sizes), chosen=chosen[:wanted] if wanted > 0 else chosen)
+
+
 def packs(mesh: Mesh) -> NamedSharding:
     """Leading axis over the devices that hold different packs."""
     return NamedSharding(mesh, PartitionSpec(PACK_AXES))

@@ -34,13 +34,18 @@ def constrain_text(x: Float[Array, "b m *rest"]) -> Float[Array, "b m *rest"]:
     return constrain(x, placement(len(x)).packs, *[None] * (x.ndim - 1))
 
 
-def check_shards(shards: int, heads: int, tokens: int) -> None:
-    """Raises UserError unless a pack's tokens and heads fall into ``shards`` equal parts."""
+def check_heads(shards: int, heads: int) -> None:
+    """Raises UserError unless the heads fall into ``shards`` equal parts."""
     if heads % shards:
         raise UserError(
-            f"{heads} heads do not divide over the {shards} devices that share a sequence: choose "
-            f"one of {', '.join(str(k) for k in range(1, heads + 1) if heads % k == 0)}"
+            f"{heads} heads do not divide over a mesh of {shards} devices that share a sequence: "
+            f"make it {', '.join(str(k) for k in range(1, heads) if heads % k == 0)} or {heads}"
         )
+
+
+def check_shards(shards: int, heads: int, tokens: int) -> None:
+    """Raises UserError unless a pack's tokens and heads fall into ``shards`` equal parts."""
+    check_heads(shards, heads)
     if tokens % shards:
         raise UserError(
             f"{tokens} tokens do not divide over the {shards} devices that share a sequence: build "

@@ -1,6 +1,7 @@
 """The compiled stages: what they depend on, and what they leave alone."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import keep_mask
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
 from skipsr_jax.nn.params import to_dict
+from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
 from skipsr_jax.tokens.plan import required_bucket
 
 ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
@@ -128,6 +130,46 @@ def test_slices_of_the_autoencoder_do_not_matter(stages):
     )
     assert whole.shape == frames.shape
     np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+
+@pytest.fixture
+def quick_compile():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def all_stages(path, mesh):
+    """Every stage of one clip of 32 x 128 pixels, on the mesh; and the parameters."""
+    model = load_model(path, "float32", with_predictor=True, mesh=mesh)
+    stages = Stages(model)
+    rng = np.random.default_rng(0)
+    frames = rng.uniform(-1, 1, (1, 5, 32, 128, 3)).astype(np.float32)
+    noise = jnp.asarray(rng.normal(size=(1, 2, 4, 16, 16)).astype(np.float32))
+    latent = stages.encode(frames, noise, slice_latents=2)
+    keep = rng.random((2, 2, 8)) < 0.6
+    refined, bucket = stages.refine(latent, keep, noise[:, :, ::-1], ONE_STEP)
+    assert bucket.tokens % mesh.size == 0
+    decoded = list(stages.decode(refined, frames, slice_latents=2))
+    results = (latent, stages.mask_logits(latent), refined, *decoded)
+    return [np.asarray(x) for x in results], model.params, decoded
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 2, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in ((8, 1, 1), (2, 2, 2)))],
+)
+def test_a_mesh_gives_what_one_device_gives(sizes, tmp_path, quick_compile):
+    path = small_model.write_small_model(tmp_path / "model")
+    mesh = make_mesh(*sizes, chosen=jax.devices()[: math.prod(sizes)])
+    want, _, _ = all_stages(path, mesh_of(MeshSizes(1, 1, 1)))
+    got, params, decoded = all_stages(path, mesh)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())
+    kernel = params["dit"]["shared_blocks"]["all"]["qkv"]["kernel"]
+    part = kernel.addressable_shards[0].data.shape
+    assert part == (*kernel.shape[:2], kernel.shape[2] // sizes[1])
+    assert decoded[0].addressable_shards[0].data.shape == (1, 5, 32, 128 // mesh.size, 3)
 
 
 def test_logits_are_one_per_patch(stages):
