@@ -1,0 +1,144 @@
+"""Training gives the same numbers on every mesh, and a checkpoint of one is a checkpoint of all."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from skipsr_jax.checkpoints import store, train_state
+from skipsr_jax.data.clips import find_sources
+from skipsr_jax.data.dataset import batches
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.nn.params import abstract, flatten, to_dict
+from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.training import sr
+from skipsr_jax.training.fit import fit_to_mesh
+from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
+from skipsr_jax.training.step import fresh_state, make_step, on_devices
+
+QUICK = {"xla_backend_optimization_level": 0}
+VAE_CONFIG = VAEConfig((8, 8, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True)
+DIT_CONFIG = DiTConfig(
+    width=32, text_width=16, heads=8, head_dim=12, layers=2, mm_layers=2, expand_ratio=2,
+    gated_mlp=False, pixel_rope=True, rope_dim=12, output_modulation=True, plain_text_at_last=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        picture = np.full((32, 64, 3), 90, np.uint8)
+        picture[:, :32] = rng.integers(0, 255, (32, 32, 3))
+        Image.fromarray(picture).save(root / f"{name}.png")
+    data = Data(root=(str(root),), batch=8, frames=1, crop=(32, 32), pan_share=1.0)
+    loss = sr.SrLoss(one_step_share=0.5, pixel_weight=0.0, dense_share=0.3, negative_share=0.3)
+    return Settings("sr", data, Optimizer(1e-2, warmup_steps=1, ema_decay=0.5), Loop(3), loss)
+
+
+def stage_for(settings):
+    vae = abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(1)
+    numbers = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), to_dict(vae))
+    return sr.make(settings, DIT_CONFIG, (vae, {"vae": numbers}))
+
+
+def three_steps(settings, mesh):
+    """Losses and the last state of three steps of stage sr on a mesh."""
+    stage = fit_to_mesh(stage_for(settings), settings, mesh)
+    dataset = batches(find_sources(settings.data.root), stage.recipe)
+
+    def make(key):
+        return fresh_state(stage, settings.optimizer, key)
+
+    key, losses = jax.random.key(0), []
+    places = shardings(jax.eval_shape(make, key), mesh)
+    step = jax.jit(make_step(stage, settings.optimizer, 0), compiler_options=QUICK)
+    with jax.set_mesh(mesh):
+        state = jax.jit(make, out_shardings=places, compiler_options=QUICK)(key)
+        frozen = jax.device_put(stage.frozen, shardings(stage.frozen, mesh))
+        for number in range(3):
+            batch = on_devices(dataset[number], mesh)
+            state, metrics = step(state, frozen, batch, np.float32(1e-2))
+            losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def alone(settings):
+    return three_steps(settings, make_mesh(1, 1, 1, chosen=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def spread(settings):
+    return three_steps(settings, make_mesh(2, 2, 2))
+
+
+def check_equal(got, want):
+    np.testing.assert_allclose(got[0], want[0], rtol=2e-4)
+    for name in ("params", "ema"):
+        found, wanted = (flatten(jax.device_get(x[1][name])) for x in (got, want))
+        for path in wanted:
+            # Adam divides by the size of a gradient: where it is noise, so is the step.
+            np.testing.assert_allclose(found[path], wanted[path], atol=2e-3, err_msg=path)
+            assert np.abs(found[path] - wanted[path]).mean() < 2e-5, path
+
+
+def test_three_steps_are_those_of_one_device(spread, alone):
+    kernel = spread[1]["params"]["dit"]["mm_blocks"]["vid"]["qkv"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (2, 32, 288 // 2)
+    moved = np.abs(
+        np.asarray(kernel)
+        - np.asarray(spread[1]["ema"]["dit"]["mm_blocks"]["vid"]["qkv"]["kernel"])
+    )
+    assert moved.max() > 1e-3  # the average lags: something was learned
+    check_equal(spread, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 4)])
+def test_three_steps_on_other_meshes(settings, alone, sizes):
+    mesh = make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
+    check_equal(three_steps(settings, mesh), alone)
+
+
+def test_a_checkpoint_moves_between_meshes(spread, tmp_path):
+    """Saved on (2, 2, 2); restored on (1, 8, 1) and one device; parameters alone too."""
+    _, state = spread
+    with train_state.open_manager(tmp_path / "checkpoints") as manager:
+        train_state.save_step(manager, 3, state, {})
+        manager.wait_until_finished()
+        for mesh in (make_mesh(1, 8, 1), make_mesh(1, 1, 1, chosen=jax.devices()[:1])):
+            places = shardings(state, mesh)
+            like = jax.tree.map(
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                state,
+                places,
+            )
+            back = train_state.restore_step(manager, like)
+            assert jax.tree.all(jax.tree.map(lambda x, place: x.sharding == place, back, places))
+            jax.tree.map(np.testing.assert_array_equal, back, state)
+            params = store.restore_params(tmp_path, shardings=shardings(state["params"], mesh))
+            jax.tree.map(np.testing.assert_array_equal, params, state["params"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes", "says"),
+    [
+        ((1, 1, 3), {}, "8 heads do not divide over a mesh of 3 devices"),
+        ((4, 2, 1), {"batch": 4}, r"data\.batch is 4: it must be a multiple of 1 samples"),
+        ((1, 1, 8), {"crop": (16, 32)}, r"mesh\.seq is 8, but a sequence of data\.batch has 2"),
+    ],
+)
+def test_what_does_not_fit_the_mesh(settings, sizes, changes, says):
+    changed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **changes))
+    mesh = make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
+    with pytest.raises(UserError, match=says):
+        fit_to_mesh(stage_for(changed), changed, mesh)
