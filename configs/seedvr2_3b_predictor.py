@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.data.image_crop = (512, 512)
 
     config.loss = loss = ConfigDict()
+    loss.space = "latent"  # the paper's; "pixels" needs no autoencoder
     loss.pos_weight = 1.0
 
     config.optimizer.learning_rate = 2e-4
