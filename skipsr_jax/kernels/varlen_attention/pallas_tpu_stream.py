@@ -32,12 +32,14 @@ MASKED = -1e30  # finite, so that a row that has seen nothing yet gives exp(0) a
 class Blocks:
     """Rows of a block that stands still, of the parts it is worked on in, and of a moving block.
 
-    Larger standing blocks copy less, smaller parts and moving blocks multiply less across the ends
-    of segments. On a chip the first and last are multiples of 128, and ``part`` is, too.
+    Larger standing blocks copy less; smaller parts and moving blocks multiply less across the ends
+    of segments, larger ones keep the matrix units busier. On a chip all are multiples of 128. The
+    defaults need the fewest instructions in the code compiled for the regular windows of 720p:
+    parts of 256 rows need 19 % more forward and 1 % more backward on v5e, 2 % and 8 % on v6e.
     """
 
     standing: int = 1024
-    part: int = 256
+    part: int = 512
     moving: int = 512
 
     def __post_init__(self):

@@ -127,13 +127,16 @@ def test_it_lowers_for_a_tpu_that_is_not_here(head_dim, dtype):
     assert f"{problem.rows}x{problem.rows}" not in text
 
 
-def test_heads_and_packs_may_be_sharded():
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_heads_and_packs_may_be_sharded(check_vma):
     """Lowered only: the interpreter does not know of the axes that values vary over."""
     device = AbstractDevice("TPU v5 lite", 1, "tpu")
     mesh = AbstractMesh((2, 4), ("data", "seq"), abstract_device=device)
     rows = P("data", None, "seq")
 
-    @jax.shard_map(mesh=mesh, in_specs=(rows, rows, rows, P("data")), out_specs=rows)
+    specs = {"in_specs": (rows, rows, rows, P("data")), "out_specs": rows}
+
+    @jax.shard_map(mesh=mesh, **specs, check_vma=check_vma)
     def attend(q, k, v, cu):
         assert q.shape == (1, 3000, 3, 64)
         return varlen_attention(q, k, v, cu, scale=0.4)
