@@ -54,18 +54,21 @@ def merge(
       runs: {"dit", "vae", "predictor": a workdir, step folder or model folder}, or fewer.
       texts: {"positive", "negative": a .pt file}; they replace the run's own.
       dtype: of floating numbers (rope_freqs aside); None keeps the stored ones.
-      ema: take the averaged weights.
+      ema: take the averaged weights, of those runs that have any; one has to.
 
     Raises:
-      UserError: a run has no complete checkpoint or not that network, or ``out`` exists.
+      UserError: a run has no complete checkpoint, not that network or (all of them) no averages, or
+        ``out`` exists.
     """
     params: Params = {}
     config: dict[str, Any] = {"exported": {}}
-    branch = "ema" if ema else "params"
     target = None if dtype is None else dtype_named(dtype)
     taus = {}
+    branches = {part: store.best_branch(run) if ema else "params" for part, run in runs.items()}
+    if ema and "ema" not in branches.values():
+        raise UserError(f"none of {', '.join(runs.values())} has averaged weights: leave out --ema")
     for part, run in runs.items():
-        found = store.step_folder(run)
+        found, branch = store.step_folder(run), branches[part]
         its_config = store.load_config(found)
         if part not in its_config:
             raise UserError(f"{found}: its config has no {part!r}")

@@ -132,6 +132,15 @@ def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params
     )
 
 
+def best_branch(path: PathLike) -> str:
+    """``ema`` where a checkpoint has averaged parameters (a training run's), else ``params``."""
+    try:
+        stored_shapes(path, branch="ema")
+    except UserError:
+        return "params"
+    return "ema"
+
+
 def _check_fit(found: epath.Path, stored: Params, abstract: Params) -> None:
     want, got = flatten(abstract), flatten(stored)
     wrong = [f"missing {key}" for key in sorted(want.keys() - got.keys())]

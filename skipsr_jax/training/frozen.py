@@ -17,15 +17,6 @@ LONGEST_WHOLE = 33
 """Frames of the longest clip that is encoded at once; 101 frames of 720p would want 100 GB."""
 
 
-def best_branch(path: store.PathLike) -> str:
-    """``ema`` where a checkpoint has averaged parameters (a training run's), else ``params``."""
-    try:
-        store.stored_shapes(path, branch="ema")
-    except UserError:
-        return "params"
-    return "ema"
-
-
 def load_vae(settings: Settings) -> tuple[VAE, Params]:
     """The autoencoder at ``settings.vae`` as an abstract module, and its parameters in float32.
 
@@ -44,7 +35,7 @@ def load_vae(settings: Settings) -> tuple[VAE, Params]:
     dtype = jnp.dtype(settings.dtype)
     module = abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype))
     wanted = {"vae": to_dict(module)}
-    params = store.restore_params(path, wanted, dtype=jnp.float32, branch=best_branch(path))
+    params = store.restore_params(path, wanted, dtype=jnp.float32, branch=store.best_branch(path))
     return module, params
 
 

@@ -29,7 +29,6 @@ from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training.evaluation import HeldOutLoss, Quality
 from skipsr_jax.training.fit import fit_to_mesh
-from skipsr_jax.training.frozen import best_branch
 from skipsr_jax.training.metrics import MetricWriter, kind_of, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
 from skipsr_jax.training.panels import Panels
@@ -58,7 +57,7 @@ def _initial(stage: Stage, settings: Settings, mesh: Mesh) -> State:
     if settings.init_from:
         source = store.absolute(settings.init_from)
         logging.info("parameters from %s", source)
-        branch = best_branch(source)
+        branch = store.best_branch(source)
         for name in ("params", "ema"):
             state[name] |= store.restore_params(
                 source, state["ema"], places["ema"], "float32", branch=branch

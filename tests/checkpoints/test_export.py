@@ -79,5 +79,9 @@ def test_bad_command_lines(runs, tmp_path, capsys, arguments, message):
 
 def test_the_branch_must_be_there(runs, tmp_path):
     export.merge(str(tmp_path / "m"), {"vae": str(runs / "vae")})
-    with pytest.raises(UserError, match="has no 'ema'; it has params"):
+    with pytest.raises(UserError, match="has averaged weights: leave out --ema"):
         export.merge(str(tmp_path / "n"), {"vae": str(tmp_path / "m")}, ema=True)
+    # A model beside a run, as a converted autoencoder beside a trained transformer: each its best.
+    mixed = {"vae": str(tmp_path / "m"), "dit": str(runs / "sr")}
+    exported = export.merge(str(tmp_path / "o"), mixed, ema=True)["exported"]
+    assert {part: exported[part]["branch"] for part in mixed} == {"vae": "params", "dit": "ema"}
