@@ -1,5 +1,6 @@
 """Every file in configs/ is a config that its program takes, from any directory."""
 
+import dataclasses
 import pathlib
 
 import pytest
@@ -14,7 +15,7 @@ from skipsr_jax.training.stages import LOSS_KINDS
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 OF_TRAINING = [name for name in FILES if name.endswith(tuple(f"_{s}" for s in LOSS_KINDS))]
-STAGES = ("predictor", "sr", "distill")
+STAGES = ("predictor", "sr", "distill", "adversarial")
 
 
 def read(name, *overrides):
@@ -51,6 +52,11 @@ def test_the_7b_file_differs_from_the_3b_file_in_model_and_paths_alone(stage):
         training.from_config(read(f"{size}_{stage}"), LOSS_KINDS)
         for size in ("seedvr2_3b", "seedvr_7b")
     )
+    if stage == "adversarial":  # heads after other layers: it has more of them
+        assert large.loss.depths == (16, 26, 36)
+        large = dataclasses.replace(
+            large, loss=dataclasses.replace(large.loss, depths=small.loss.depths)
+        )
     differing = {k for k in vars(small) if getattr(small, k) != getattr(large, k)}
     assert differing <= {"model", "init_from", "vae"} and "model" in differing
     assert large.transformer.width == 3072

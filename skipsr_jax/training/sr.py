@@ -203,7 +203,9 @@ def make(
             frames, inside = compose(
                 bind(vae, frozen["vae"]), x0[part], low[part], keep[part], given[part]
             )
-            pixel, seen = _pixel_loss(weight, frames, inside, given[part], truth[part])
+            pixel, seen = pixel_loss(
+                frames, inside, given[part], truth[part], weight.gradient, weight.frequency
+            )
             total = total + weight.pixel_weight * pixel
             metrics |= seen
         return total, metrics
@@ -273,10 +275,20 @@ def one_step_preview(
     return preview
 
 
-def _pixel_loss(weight, frames, inside, given, truth) -> tuple[Float[Array, ""], Metrics]:
-    """What the kept patches show, against the true clip."""
+def pixel_loss(
+    frames: Float[Array, "s f h w 3"],
+    inside: Bool[Array, "s f h w 1"],
+    given: Float[Array, "s f h w 3"],
+    truth: Float[Array, "s f h w 3"],
+    gradient: float,
+    frequency: float,
+) -> tuple[Float[Array, ""], Metrics]:
+    """What the kept patches of a ``compose``d result show, against the true clip.
+
+    ``gradient``, ``frequency``: weights of the parts, as in stage vae.
+    """
     error = jnp.where(inside, frames - truth, 0.0)
-    total, parts = reconstruction_loss(error, weight.gradient, weight.frequency)
+    total, parts = reconstruction_loss(error, gradient, frequency)
     return total, parts | {
         "psnr": psnr(frames, truth).mean(),
         "psnr_upscaled": psnr(given, truth).mean(),

@@ -1,6 +1,6 @@
 """The stages by name: the type of their ``loss`` section, and how they are made."""
 
-from skipsr_jax.training import distill, predictor, sr, vae
+from skipsr_jax.training import adversarial, distill, predictor, sr, vae
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
 
@@ -9,6 +9,7 @@ STAGES = {
     "predictor": (predictor.PredictorLoss, predictor.make),
     "sr": (sr.SrLoss, sr.make),
     "distill": (distill.DistillLoss, distill.make),
+    "adversarial": (adversarial.AdversarialLoss, adversarial.make),
 }
 
 LOSS_KINDS = {name: kind for name, (kind, _) in STAGES.items()}

@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
     predictor = {"predictor": {"size": 2}, "tau": 2e-4, "settings": {"lr": 2}}
     train(root / "predictor", {"predictor": {"w": weights * 2}}, predictor, 6)
     dit = {"mm_blocks": {"rope_freqs": weights, "w": weights}}
-    params = {"dit": dit, "text": {"positive": weights}}
+    params = {"dit": dit, "text": {"positive": weights}, "discriminator": {"w": weights}}
     train(root / "sr", params, {"dit": {"size": 3}, "tau": 0.5, "vae": {"size": 9}}, 7)
     return root
 
@@ -40,6 +40,7 @@ def test_the_parts_of_all_runs_and_what_they_are(runs, tmp_path, capsys):
     assert config["tau"] == 2e-4 and "settings" not in config
     assert config["exported"]["dit"] == {"run": f"{runs}/sr", "step": 7, "branch": "ema"}
     params = flatten(store.restore_host(out))
+    assert {path.split("/")[0] for path in params} == {"vae", "predictor", "dit", "text"}
     weights = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
     assert params["vae/w"].dtype == params["text/positive"].dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(params["predictor/w"], (weights * 2 + 1).astype("bfloat16"))

@@ -1,0 +1,26 @@
+"""SkipSR-7B, step 4, stage adversarial: as seedvr2_3b_adversarial.py, with the larger transformer.
+
+    python train.py --config=configs/seedvr_7b_adversarial.py --workdir=runs/7b/adversarial \\
+        --config.data.root="('/data/clips',)"
+
+Heads after layers 16, 26 and 36, as APT and SeedVR2 have them. In float32: generator 33 GB, its
+average 33 GB, discriminator 34 GB, and one moment of each of the two networks, 67 GB. Launch lines,
+sources of the numbers, and what to read are those of the 3B file.
+"""
+
+import pathlib
+import runpy
+
+from ml_collections import ConfigDict
+
+OF_3B = str(pathlib.Path(__file__).with_name("seedvr2_3b_adversarial.py"))
+
+
+def get_config() -> ConfigDict:
+    """The settings; any of them can be given as --config.<name>=<value>."""
+    config = runpy.run_path(OF_3B)["get_config"]()
+    config.model = "seedvr_7b"
+    config.loss.depths = (16, 26, 36)
+    config.init_from = "runs/7b/distill"
+    config.vae = "checkpoints/seedvr_7b"
+    return config
