@@ -4,8 +4,10 @@
     python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae --config.loop.steps=100
 
 The files in configs/ say what each stage needs and what it should reach. The workdir holds
-checkpoints, metrics.jsonl, pictures and TensorBoard events; the same command again resumes. On
-several hosts run the same command on each, with --distributed.
+checkpoints, metrics.jsonl, pictures and TensorBoard events; the same command again resumes, on as
+many hosts as there are then. On several hosts run the same command on each, with --distributed; TPU
+pods, SLURM, Open MPI and Kubernetes say who is who, elsewhere --coordinator, --num_processes and
+--process_id do. The workdir is one that all hosts see.
 """
 
 import logging
@@ -18,6 +20,7 @@ from absl import flags
 
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
+from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop, stages
 from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import from_config
@@ -31,8 +34,7 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = "Folder of this run, made if needed."
     flags.DEFINE_string("workdir", None, text, flag_values=values)
-    text = "This is one of several hosts: find the others before anything else."
-    flags.DEFINE_bool("distributed", False, text, flag_values=values)
+    hosts.define_flags(values)
     text = "Trace these steps, first:stop, e.g. 10:15, into the workdir's folder profile."
     flags.DEFINE_string("profile_steps", "", text, flag_values=values)
     text = "Keep compiled programs in this folder, so that later runs start faster."
@@ -59,8 +61,7 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: name the folder of this run")
     if values.compile_cache_dir:
         jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
-    if values.distributed:
-        jax.distributed.initialize()
+    hosts.join(values)
     settings = from_config(config, stages.LOSS_KINDS)
     logging.info("%d x %s, %s", jax.device_count(), jax.devices()[0].device_kind, settings)
     profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
