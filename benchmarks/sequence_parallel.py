@@ -1,0 +1,199 @@
+"""Several devices against one, in one run: the transformer over seq, the training step over fsdp.
+
+    python -m benchmarks.sequence_parallel --out=sequence_parallel.json
+    python -m benchmarks.sequence_parallel --devices=2 --notrain --skips=0,0.4
+    python -m benchmarks.sequence_parallel --noinfer --notrain_baseline      # two GPUs of 80 GB
+
+Inference: one call of the transformer on one clip of --infer_frames x --height x --width with blob
+masks that skip each of --skips, bfloat16 parameters whole on each device. Training: --packs clips
+(default: one a device) of --frames, float32 state cut over fsdp, blocks rematerialised. Parameters
+are random and made on the devices. Efficiency is seconds on one device / (devices x seconds on
+all). Differences are the largest absolute one of the velocities, relative to the largest velocity
+on one device, and the relative ones of the losses of the first three steps.
+
+State and gradients of 3B are 68 GB: one device has room for them from 141 GB on. Two devices of
+80 GB hold 34 GB each and the activations of one clip of 21 frames of 720p.
+"""
+
+import gc
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from benchmarks import train_step
+from benchmarks.masks import blob_mask
+from benchmarks.measure import device_facts, format_table, median_seconds, write_json
+from benchmarks.programs import TEXT_TOKENS
+from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.stages import velocity_step
+from skipsr_jax.models.dit import PATCH_AREA, DiT
+from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.nn.params import abstract, to_dict
+from skipsr_jax.parallel.mesh import PACK_AXES, make_mesh, packs, replicated
+from skipsr_jax.parallel.rules import bytes_per_device, shardings
+from skipsr_jax.parallel.sequence import check_heads
+from skipsr_jax.tokens.plan import build_plan, required_bucket
+from skipsr_jax.training.settings import Optimizer
+from skipsr_jax.training.step import fresh_state, make_step
+
+COMPARED_STEPS = 3
+
+
+def define_flags() -> flags.FlagValues:
+    """Those of benchmarks.train_step, and how the devices are used."""
+    values = train_step.define_flags()
+    values["packs"].value = 0
+    text = "Devices of the mesh; 0: all there are."
+    flags.DEFINE_integer("devices", 0, text, flag_values=values)
+    flags.DEFINE_integer("infer_frames", 101, "Of the clip to upscale.", flag_values=values)
+    text = "Shares of tokens that the masks skip in inference."
+    flags.DEFINE_list("skips", ["0", "0.4"], text, flag_values=values)
+    flags.DEFINE_bool("infer", True, "Measure inference.", flag_values=values)
+    flags.DEFINE_bool("train", True, "Measure training.", flag_values=values)
+    text = "Also train on one device."
+    flags.DEFINE_bool("train_baseline", True, text, flag_values=values)
+    return values
+
+
+def random_parameters(dit: DiT, mesh: Mesh) -> Any:
+    """Numbers of a fan-in's size, each device's part made on it; the same on any mesh."""
+    shapes = to_dict(dit)
+
+    def make(key: jax.Array) -> Any:
+        leaves, structure = jax.tree.flatten(shapes)
+        keys = jax.random.split(key, len(leaves))
+
+        def draw(key: jax.Array, leaf: Any) -> jax.Array:
+            scale = leaf.shape[-2] ** -0.5 if leaf.shape[-2:-1] else 1.0
+            return (scale * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
+
+        made = [draw(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, made)
+
+    return jax.jit(make, out_shardings=shardings(shapes, mesh))(jax.random.key(0))
+
+
+def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, np.ndarray]]:
+    """Seconds and velocities of the kept tokens, for each share of skipped tokens."""
+    config, dtype = DIT_PRESETS[values.model], np.dtype(values.dtype)
+    kind = {"dtype": dtype, "param_dtype": dtype}
+    dit = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), **kind))
+    grid = token_grid(values.infer_frames, values.height, values.width)
+    found, step = {}, velocity_step(dit)
+    with jax.set_mesh(mesh):
+        params = random_parameters(dit, mesh)
+        for skip in map(float, values.skips):
+            keep = blob_mask(grid, skip)
+            plan = build_plan([keep], [TEXT_TOKENS], required_bucket([keep], values.devices))
+            rows = plan.patch_index.shape
+            rng = np.random.default_rng(1)
+            sizes = (config.out_channels, config.in_channels - config.out_channels)
+            tokens = [rng.standard_normal((*rows, PATCH_AREA * c), np.float32) for c in sizes]
+            text = rng.standard_normal((1, TEXT_TOKENS, config.text_width), np.float32)
+            given = (*tokens, text.astype(dtype), np.float32(1000), plan)
+            given = jax.device_put(given, replicated(mesh))
+            seconds = median_seconds(lambda given=given: step(params, *given), values.steps)
+            found[skip] = seconds, np.asarray(step(params, *given))[plan.valid]
+    return found
+
+
+def train_on(mesh: Mesh, values: flags.FlagValues) -> tuple[float, list[float], int]:
+    """Seconds of a step, the losses of the first steps, bytes of state on a device."""
+    stage, vae = train_step.make_stage(values)
+    optimizer = Optimizer(float(train_step.RATE))
+
+    def start() -> Any:
+        return fresh_state(stage, optimizer, jax.random.key(0))
+
+    shapes = jax.eval_shape(start)
+    batch = train_step.make_batch(values, vae, values.skip)
+    places = jax.tree.map(lambda _: packs(mesh), batch)
+    places["latents"] = NamedSharding(mesh, PartitionSpec(None, PACK_AXES))  # (2, packs, ...)
+    with jax.set_mesh(mesh):
+        state = jax.jit(start, out_shardings=shardings(shapes, mesh))()
+        batch = jax.device_put(batch, places)
+        step = jax.jit(make_step(stage, optimizer, 0), donate_argnums=0)
+        losses = []
+
+        def run() -> Any:
+            nonlocal state
+            state, metrics = step(state, {}, batch, train_step.RATE)
+            return metrics
+
+        for _ in range(COMPARED_STEPS):
+            losses.append(float(run()["loss"]))
+        seconds = median_seconds(run, values.steps, warmup=0)
+    return seconds, losses, bytes_per_device(shapes, mesh)
+
+
+def row_of(name: str, one: float | None, many: float, devices: int, difference: float | None):
+    """A line of the table."""
+    return {
+        "program": name,
+        "seconds_one": one,
+        "seconds_all": many,
+        "speedup": None if one is None else one / many,
+        "efficiency": None if one is None else one / many / devices,
+        "difference": difference,
+    }
+
+
+def infer_rows(alone: Mesh, values: flags.FlagValues) -> list[dict[str, Any]]:
+    """One device, then all over seq."""
+    one = infer_on(alone, values)
+    gc.collect()  # the first parameters, before the second ones are made
+    many = infer_on(make_mesh(1, 1, values.devices, chosen=_devices(values)), values)
+    rows = []
+    for skip, (seconds, want) in one.items():
+        got = many[skip][1]
+        difference = float(np.abs(got - want).max() / np.abs(want).max())
+        name = f"infer seq={values.devices}, {len(want)} tokens, {100 * skip:g}% skipped"
+        rows.append(row_of(name, seconds, many[skip][0], values.devices, difference))
+    return rows
+
+
+def train_rows(alone: Mesh, values: flags.FlagValues) -> list[dict[str, Any]]:
+    """One device if asked for, then all over fsdp."""
+    values.packs = values.packs or values.devices
+    one = train_on(alone, values) if values.train_baseline else None
+    gc.collect()
+    mesh = make_mesh(1, values.devices, 1, chosen=_devices(values))
+    seconds, losses, held = train_on(mesh, values)
+    difference = None if one is None else float(np.max(np.abs(np.divide(losses, one[1]) - 1)))
+    name = f"train fsdp={values.devices}, {values.packs} packs, {held / 2**30:.1f} GiB of state"
+    row = row_of(name, one and one[0], seconds, values.devices, difference)
+    return [row | {"losses_one": one and one[1], "losses_all": losses}]
+
+
+def _devices(values: flags.FlagValues) -> list[jax.Device]:
+    return jax.devices()[: values.devices]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    values.devices = values.devices or jax.device_count()
+    check_heads(values.devices, DIT_PRESETS[values.model].heads)
+    alone = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    rows = []
+    for wanted, measure in ((values.infer, infer_rows), (values.train, train_rows)):
+        if wanted:
+            rows += measure(alone, values)
+            print(rows[-1], flush=True)
+    columns = list(row_of("", 1.0, 1.0, 1, 0.0))
+    print(format_table(columns, [[row[c] for c in columns] for row in rows]))
+    if values.out:
+        facts = device_facts() | {"used": values.devices, "model": values.model}
+        write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
