@@ -155,10 +155,8 @@ def all_stages(path, mesh):
     return [np.asarray(x) for x in results], model.params, decoded
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [(1, 2, 2), *(pytest.param(s, marks=pytest.mark.slow) for s in ((8, 1, 1), (2, 2, 2)))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(1, 2, 2), (8, 1, 1), (2, 2, 2)])
 def test_a_mesh_gives_what_one_device_gives(sizes, tmp_path, quick_compile):
     path = small_model.write_small_model(tmp_path / "model")
     mesh = make_mesh(*sizes, chosen=jax.devices()[: math.prod(sizes)])
