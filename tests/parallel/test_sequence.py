@@ -132,7 +132,10 @@ def test_attention_sees_all_tokens_of_its_own_heads(sizes):
 
 @pytest.mark.parametrize(
     ("heads", "tokens", "says"),
-    [(20, 16, "20 heads do not divide over the 8 devices"), (8, 20, "20 tokens do not divide")],
+    [
+        (20, 16, "20 heads do not divide over a mesh of 8"),
+        (8, 20, "20 tokens do not divide"),
+    ],
 )
 def test_what_does_not_divide_is_named(heads, tokens, says):
     video, text = jnp.zeros((3, 1, tokens, heads, 4)), jnp.zeros((3, 1, 3, heads, 4))

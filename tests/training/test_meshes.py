@@ -91,6 +91,7 @@ def check_equal(got, want):
             assert np.abs(found[path] - wanted[path]).mean() < 2e-5, path
 
 
+@pytest.mark.slow
 def test_three_steps_are_those_of_one_device(spread, alone):
     kernel = spread[1]["params"]["dit"]["mm_blocks"]["vid"]["qkv"]["kernel"]
     assert kernel.addressable_shards[0].data.shape == (2, 32, 288 // 2)
@@ -109,6 +110,7 @@ def test_three_steps_on_other_meshes(settings, alone, sizes):
     check_equal(three_steps(settings, mesh), alone)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_meshes(spread, tmp_path):
     """Saved on (2, 2, 2); restored on (1, 8, 1) and one device; parameters alone too."""
     _, state = spread
