@@ -39,8 +39,7 @@ def get_config() -> ConfigDict:
     data.image_crop = (256, 256)
     data.image_share = 0.0
     data.pan_share = 0.3
-    data.soft_share = 0.3
-    data.contrast = (0.5, 1.6)
+    data.soft_share = 0.5
     data.degradation = "area"
 
     config.loss = loss = ConfigDict()

@@ -37,7 +37,6 @@ def get_config() -> ConfigDict:
     data.image_share = 0.0
     data.pan_share = 0.3
     data.soft_share = 0.0
-    data.contrast = (1.0, 1.0)
     data.degradation = "area"  # "real": two rounds of what follows, then video compression
 
     data.real = real = ConfigDict()

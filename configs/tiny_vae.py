@@ -35,7 +35,6 @@ def get_config() -> ConfigDict:
     data.image_share = 0.0  # one shape compiles once; pictures pan instead
     data.pan_share = 0.4
     data.soft_share = 0.0
-    data.contrast = (1.0, 1.0)
     data.degradation = "area"
 
     config.loss = loss = ConfigDict()

@@ -1,7 +1,7 @@
 """Random windows of clips: the truth of a training sample.
 
 A window is a stretch of a clip within one shot, cropped at native resolution; pictures make clips
-by a window that moves over them. ``softened`` and ``with_contrast`` widen what the clips are like.
+by a window that moves over them. ``softened`` widens what clips are like.
 """
 
 import dataclasses
@@ -110,13 +110,3 @@ def softened(
     frames = window(source, smaller, rng, cache).astype(np.float32)
     enlarged = resize(frames, (shape.height, shape.width), "bicubic")
     return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)
-
-
-def with_contrast(
-    frames: UInt8[HostArray, "f h w 3"], contrast: tuple[float, float], rng: np.random.Generator
-) -> UInt8[HostArray, "f h w 3"]:
-    """Differences to the clip's mean colour times a factor between the two given, even in its
-    logarithm. Eq. 1's error grows with the square, so more patches lie near its threshold."""
-    factor = np.float32(np.exp(rng.uniform(*np.log(contrast))))
-    mean = frames.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
-    return np.clip(np.rint(mean + factor * (frames - mean)), 0, 255).astype(np.uint8)

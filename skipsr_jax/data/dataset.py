@@ -23,7 +23,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from skipsr_jax.data.crops import ClipShape, softened, window, with_contrast
+from skipsr_jax.data.crops import ClipShape, softened, window
 from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_error, oracle_mask
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.source import Source
@@ -68,7 +68,6 @@ class Recipe:
 
     ``degradation`` makes the low-quality pair; the mask follows it when it is real-world.
     ``soft_share``: share of the samples whose truth is enlarged, up to ``SOFTEST`` times.
-    ``contrast``: range of the factor on the truth's contrast.
     """
 
     video: ClipShape
@@ -76,7 +75,6 @@ class Recipe:
     image_share: float = 0.0
     pan_share: float = 0.3
     soft_share: float = 0.0
-    contrast: tuple[float, float] = (1.0, 1.0)
     scale: int = 4
     degradation: Degradation = "area"
     masks: bool = True
@@ -108,8 +106,6 @@ def _room(tokens: int, packing: Packing) -> int:
 def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
     soft = recipe.soft_share > 0 and rng.random() < recipe.soft_share
     frames = (softened if soft else window)(source, shape, rng, recipe.cache)
-    if recipe.contrast != (1.0, 1.0):
-        frames = with_contrast(frames, recipe.contrast, rng)
     if rng.random() < 0.5:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     small = degraded(frames, recipe.scale, recipe.degradation, rng)

@@ -46,7 +46,6 @@ class Data:
       image_share: share of the batches that are pictures.
       pan_share: share of the clips that are windows moving over pictures.
       soft_share: share of the samples whose truth is enlarged, up to 1.6 times: soft footage.
-      contrast: smallest and largest factor on the contrast of a sample's truth.
       degradation: what makes the low-quality pair: a plain downsampling method, or "real".
       real: the levels of "real", see skipsr_jax.data.realworld.
     """
@@ -65,7 +64,6 @@ class Data:
     image_share: float = 0.0
     pan_share: float = 0.3
     soft_share: float = 0.0
-    contrast: tuple[float, float] = (1.0, 1.0)
     degradation: Literal["area", "bilinear", "bicubic", "real"] = "area"
     real: RealWorld = dataclasses.field(default_factory=RealWorld)
 
@@ -85,8 +83,6 @@ class Data:
         _share("image_share", self.image_share)
         _share("pan_share", self.pan_share)
         _share("soft_share", self.soft_share)
-        low, high = self.contrast
-        require(0 < low <= high, "contrast", self.contrast, "(smallest, largest), both above 0")
 
 
 @dataclasses.dataclass(frozen=True)

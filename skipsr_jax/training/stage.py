@@ -121,7 +121,6 @@ def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -
         image_share=data.image_share,
         pan_share=data.pan_share,
         soft_share=data.soft_share,
-        contrast=data.contrast,
         degradation=data.real if data.degradation == "real" else data.degradation,
         masks=masks,
         packing=packing,

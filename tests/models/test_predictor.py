@@ -91,6 +91,18 @@ def test_one_logit_for_4_pixels_and_4_frames(on_pixels, shape):
     assert logits.dtype == jnp.float32
 
 
+def test_mirrored_pictures_have_mirrored_logits(on_pixels):
+    frames = jax.random.uniform(jax.random.key(3), (1, 5, 8, 12, 3))
+    logits = on_pixels(frames)
+    assert float(logits.std()) > 1e-3
+    for axes in ((2,), (3,), (2, 3)):
+        np.testing.assert_allclose(
+            on_pixels(jnp.flip(frames, axes)), jnp.flip(logits, axes), atol=1e-5
+        )
+    turned = on_pixels(jnp.flip(frames, 1))  # time has a direction
+    assert float(jnp.abs(turned - jnp.flip(logits, 1)).max()) > 1e-3
+
+
 def test_pixels_refused(on_pixels):
     with pytest.raises(ValueError, match=r"4 frames of 8 x 8.*4k \+ 1"):
         on_pixels(jnp.ones((1, 4, 8, 8, 3)))
