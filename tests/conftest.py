@@ -9,6 +9,10 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
         os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     )
 
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # The suite compiles far more than it computes: unoptimised programs halve its time.
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
 import jax
 import pytest
 from jaxtyping import install_import_hook

@@ -158,8 +158,8 @@ class PixelMaskPredictor(nnx.Module):
                 f"frames and multiples of {PIXELS} pixels"
             )
         energies = gathered(self.energies, "energies", jnp.float32)
-        seen = jnp.stack([jnp.flip(frames, axes) for axes in MIRRORS])
-        logits = jax.vmap(lambda x: self.on_grid(energies(x)))(seen)
+        seen = jnp.concatenate([jnp.flip(frames, axes) for axes in MIRRORS])
+        logits = jnp.split(self.on_grid(energies(seen)), len(MIRRORS))
         back = [jnp.flip(x, axes) for x, axes in zip(logits, MIRRORS, strict=True)]
         return sum(back) / len(back)
 

@@ -123,8 +123,8 @@ def test_inner_activations(shared, networks_of, folder):
         embedding = model.emb_in(timestep)
         found = {"vid_in": vid, "txt_in": txt, "emb": embedding}
         layer = 0
-        for blocks, _ in model._stacks():
-            graphdef, stacked = nnx.split(blocks)
+        for stack, _, _ in model.stacks:
+            graphdef, stacked = nnx.split(getattr(model, stack))
             for i in range(jax.tree.leaves(stacked)[0].shape[0]):
                 block = nnx.merge(graphdef, jax.tree.map(lambda a, i=i: a[i], stacked))
                 plain = network.config.plain_text_at_last and layer == network.config.layers - 1

@@ -177,8 +177,8 @@ def test_helpers_begin_as_the_stage_says_and_are_not_looked_for_in_init_from(dat
             begin=lambda params: params | {"judge": jax.tree.map(jnp.copy, params["colour"])},
         )
 
-    settings = settings_for(data, init_from=str(tmp_path / "first"), steps=1, eval_every=1)
-    settings = dataclasses.replace(settings, data=dataclasses.replace(data, eval_root=data.root))
+    held_out = dataclasses.replace(data, eval_root=data.root)
+    settings = settings_for(held_out, init_from=str(tmp_path / "first"), steps=1, eval_every=1)
     assert train(settings, with_judge(settings), str(tmp_path / "second")) == 1
     judge = store.restore_host(tmp_path / "second")["judge"]["kernel"]
     moved = np.abs(judge - start["kernel"])
