@@ -4,12 +4,16 @@
 
 Energies of 16 learned filters, then four 3D convolutions of width 48: about 0.15 million
 parameters. It needs no autoencoder, so it may run beside stage 1. Read in metrics.jsonl: ``f1`` and
-``skip_percent`` against ``skip_percent_oracle``.
+``skip_percent`` against ``skip_percent_oracle``: 0.964, and 52.5 against 52.6, on training crops
+after 200 seconds on one H100 with 30 workers (1745 steps, the workers set the pace). Its weights
+are not the shipped ones: see checkpoints/tiny/README.md.
 
 The paper's predictor, on the latent of stage 1's frozen encoder:
 
     python train.py --config=configs/tiny_predictor.py --workdir=/tmp/tiny/predictor_latent \\
         --config.loss.space=latent --config.vae=/tmp/tiny/vae
+
+On the tiny model's latents it reaches less: 0.861 on training crops after 220 seconds, 1956 steps.
 """
 
 from ml_collections import ConfigDict
