@@ -173,6 +173,8 @@ def run(*arguments):
 def mistake(capsys, monkeypatch):
     """Runs train.py in this process; it has to fail with one line, which is returned."""
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # pytest has set up logging
+    # Another test's run of the program may have left a handler on its own, closed, stderr.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
 
     def of(*arguments):
         assert run(*arguments) == 1
