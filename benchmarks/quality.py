@@ -13,7 +13,6 @@ side are left out: they are inputs without a truth.
 
 import dataclasses
 import itertools
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
+from benchmarks.measure import write_json
 from skipsr_jax import commandline
 from skipsr_jax.data.degrade import low_quality
 from skipsr_jax.data.reader import list_inputs, open_media
@@ -98,8 +98,7 @@ def main(argv: Sequence[str]) -> int:
     for of_kind in found:
         print(line(of_kind))
     if values.out:
-        with open(values.out, "w") as file:
-            json.dump({"argv": list(argv), "rows": rows, "means": found}, file, indent=1)
+        write_json(values.out, {"argv": list(argv), "rows": rows, "means": found})
     return 0
 
 

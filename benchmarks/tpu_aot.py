@@ -17,7 +17,6 @@ one line, if a program does not fit.
 """
 
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -29,7 +28,7 @@ from absl import flags
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from benchmarks import programs
+from benchmarks import measure, programs
 from benchmarks.chips import Chip, chip_named
 from benchmarks.hlo import Moved, moved
 from skipsr_jax import commandline
@@ -298,10 +297,7 @@ def write_json(path: str, argv: Sequence[str], rows: Sequence[Row]) -> None:
     for row in rows:
         entry = dataclasses.asdict(row) | {"step_seconds": row.step_seconds}
         entries.append({k: None if v != v else v for k, v in entry.items()})
-    part = path + ".part"
-    with open(part, "w") as file:
-        json.dump({"argv": list(argv), "jax": jax.__version__, "rows": entries}, file, indent=1)
-    os.replace(part, path)
+    measure.write_json(path, {"argv": list(argv), "jax": jax.__version__, "rows": entries})
 
 
 def run(argv: Sequence[str]) -> None:
