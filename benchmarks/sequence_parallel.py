@@ -23,22 +23,18 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import train_step
 from benchmarks.masks import blob_mask
 from benchmarks.measure import device_facts, format_table, median_seconds, write_json
-from benchmarks.programs import TEXT_TOKENS
+from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
 from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.stages import velocity_step
-from skipsr_jax.models.dit import PATCH_AREA, DiT
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.nn.params import abstract, to_dict
 from skipsr_jax.parallel.mesh import PACK_AXES, make_mesh, packs, replicated
 from skipsr_jax.parallel.rules import bytes_per_device, shardings
 from skipsr_jax.parallel.sequence import check_heads
-from skipsr_jax.tokens.plan import build_plan, required_bucket
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.step import fresh_state, make_step
 
@@ -61,42 +57,17 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def random_parameters(dit: DiT, mesh: Mesh) -> Any:
-    """Numbers of a fan-in's size, each device's part made on it; the same on any mesh."""
-    shapes = to_dict(dit)
-
-    def make(key: jax.Array) -> Any:
-        leaves, structure = jax.tree.flatten(shapes)
-        keys = jax.random.split(key, len(leaves))
-
-        def draw(key: jax.Array, leaf: Any) -> jax.Array:
-            scale = leaf.shape[-2] ** -0.5 if leaf.shape[-2:-1] else 1.0
-            return (scale * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
-
-        made = [draw(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(structure, made)
-
-    return jax.jit(make, out_shardings=shardings(shapes, mesh))(jax.random.key(0))
-
-
 def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, np.ndarray]]:
     """Seconds and velocities of the kept tokens, for each share of skipped tokens."""
     config, dtype = DIT_PRESETS[values.model], np.dtype(values.dtype)
-    kind = {"dtype": dtype, "param_dtype": dtype}
-    dit = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), **kind))
+    dit = abstract_transformer(config, dtype)
     grid = token_grid(values.infer_frames, values.height, values.width)
     found, step = {}, velocity_step(dit)
     with jax.set_mesh(mesh):
         params = random_parameters(dit, mesh)
         for skip in map(float, values.skips):
-            keep = blob_mask(grid, skip)
-            plan = build_plan([keep], [TEXT_TOKENS], required_bucket([keep], values.devices))
-            rows = plan.patch_index.shape
-            rng = np.random.default_rng(1)
-            sizes = (config.out_channels, config.in_channels - config.out_channels)
-            tokens = [rng.standard_normal((*rows, PATCH_AREA * c), np.float32) for c in sizes]
-            text = rng.standard_normal((1, TEXT_TOKENS, config.text_width), np.float32)
-            given = (*tokens, text.astype(dtype), np.float32(1000), plan)
+            plan = plan_for(blob_mask(grid, skip), values.devices)
+            given = random_inputs(config, plan, dtype)
             given = jax.device_put(given, replicated(mesh))
             seconds = median_seconds(lambda given=given: step(params, *given), values.steps)
             found[skip] = seconds, np.asarray(step(params, *given))[plan.valid]

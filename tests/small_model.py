@@ -8,7 +8,7 @@ from flax import nnx
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import to_json
-from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
 from skipsr_jax.models.presets import TINY
 from skipsr_jax.models.vae import VAE, VAEConfig
@@ -20,6 +20,11 @@ VAE_CONFIG = VAEConfig(
 DIT_CONFIG = dataclasses.replace(
     TINY, width=16, text_width=8, heads=8, head_dim=12, rope_dim=12, layers=2, mm_layers=1
 )
+SMALLEST_DIT = DiTConfig(
+    width=32, text_width=32, heads=2, head_dim=16, layers=1, mm_layers=0, expand_ratio=1,
+    gated_mlp=False, pixel_rope=True, rope_dim=16, output_modulation=True, plain_text_at_last=False,
+)  # fmt: skip
+"""For programs whose compiling takes all the time: one stack of blocks is half of two."""
 PREDICTOR_CONFIG = PredictorConfig(width=4)
 
 

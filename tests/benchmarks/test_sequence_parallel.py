@@ -3,15 +3,11 @@
 import json
 
 import pytest
+from small_model import SMALLEST_DIT
 
 from benchmarks import sequence_parallel
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiTConfig
 
-SMALLEST = DiTConfig(
-    width=32, text_width=32, heads=2, head_dim=16, layers=1, mm_layers=0, expand_ratio=1,
-    gated_mlp=False, pixel_rope=True, rope_dim=16, output_modulation=True, plain_text_at_last=False,
-)  # fmt: skip
 SMALL = (
     "sequence_parallel --model=tiny --devices=2 --infer_frames=5 --frames=1 --height=48 --width=64 "
     "--dtype=float32 --steps=1"
@@ -20,7 +16,7 @@ SMALL = (
 
 @pytest.mark.slow
 def test_two_devices_beside_one(tmp_path, monkeypatch):
-    monkeypatch.setitem(sequence_parallel.DIT_PRESETS, "tiny", SMALLEST)
+    monkeypatch.setitem(sequence_parallel.DIT_PRESETS, "tiny", SMALLEST_DIT)
     out = tmp_path / "scaling.json"
     assert sequence_parallel.main([*SMALL.split(), f"--out={out}"]) == 0
     dense, skipped, trained = json.loads(out.read_text())["rows"]

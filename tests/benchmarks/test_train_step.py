@@ -3,22 +3,16 @@
 import json
 
 import pytest
+from small_model import SMALLEST_DIT
 
 from benchmarks import train_step
-from skipsr_jax.models.dit import DiTConfig
-
-SMALLEST = DiTConfig(
-    width=32, text_width=32, heads=2, head_dim=16, layers=1, mm_layers=0, expand_ratio=1,
-    gated_mlp=False, pixel_rope=True, rope_dim=16, output_modulation=True, plain_text_at_last=False,
-)  # fmt: skip
-"""Compiling takes all the time here: one stack of blocks is half of two."""
 
 SMALL = "train_step --model=tiny --frames=5 --height=32 --width=48 --dtype=float32 --steps=1"
 
 
 @pytest.mark.slow
 def test_skipped_and_dense_side_by_side(tmp_path, monkeypatch):
-    monkeypatch.setitem(train_step.DIT_PRESETS, "tiny", SMALLEST)
+    monkeypatch.setitem(train_step.DIT_PRESETS, "tiny", SMALLEST_DIT)
     out = tmp_path / "step.json"
     assert train_step.main([*SMALL.split(), "--skip=0.5", "--packs=2", f"--out={out}"]) == 0
     found = json.loads(out.read_text())

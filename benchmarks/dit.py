@@ -1,0 +1,126 @@
+"""Speed and memory of one call of the transformer: sizes, clips, dense and skipped.
+
+    python -m benchmarks.dit --out=dit.json
+    python -m benchmarks.dit --models=seedvr_7b --clips=101x1080x1920 --skips=0,0.396
+    python -m benchmarks.dit --models=tiny --clips=5x64x96 --dtype=float32 --ceiling_side=256
+
+Random weights and inputs, blob masks (benchmarks.masks), one device. A clip is frames x height x
+width in pixels, padded as inference pads it. TFLOP/s count model operations of kept tokens
+(skipsr_jax.models.flops); the ceiling is one large matrix product, measured in the same run. The
+compiler's account of a program stands beside the device's peak, which is the largest since the
+process began: name clips in the order of their size.
+"""
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from benchmarks.masks import blob_mask
+from benchmarks.measure import (
+    CEILING_SIDE,
+    device_facts,
+    format_table,
+    matmul_ceiling,
+    median_seconds,
+    peak_gib,
+    write_json,
+)
+from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.stages import velocity_step
+from skipsr_jax.models.flops import dit_flops
+from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.training.settings import DTYPES
+
+CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "101x1080x1920"]
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    text = f"Which transformers, of {', '.join(sorted(DIT_PRESETS))}."
+    flags.DEFINE_list("models", ["seedvr2_3b"], text, flag_values=values)
+    flags.DEFINE_list("clips", CLIPS, "frames x height x width of each.", flag_values=values)
+    text = "Shares of tokens that the masks skip."
+    flags.DEFINE_list("skips", ["0.396", "0"], text, flag_values=values)
+    flags.DEFINE_integer("repeats", 5, "Timed calls of each.", flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
+    text = "Side of the matrices whose product is the ceiling."
+    flags.DEFINE_integer("ceiling_side", CEILING_SIDE, text, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+def size_of(clip: str) -> tuple[int, int, int]:
+    """(frames, height, width) of ``101x720x1280``. UserError for anything else."""
+    parts = clip.split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise UserError(f"--clips: {clip!r} is not frames x height x width, e.g. {CLIPS[1]}")
+    frames, height, width = map(int, parts)
+    return frames, height, width
+
+
+def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[dict[str, Any]]:
+    """A row for each clip and share, as it is measured."""
+    config, dtype = DIT_PRESETS[model], jnp.dtype(values.dtype)
+    dit = abstract_transformer(config, dtype)
+    params = random_parameters(dit, make_mesh(1, 1, 1, chosen=jax.devices()[:1]))
+    programs: dict[tuple[tuple[int, ...], ...], Any] = {}
+    for clip in values.clips:
+        for skip in map(float, values.skips):
+            plan = plan_for(blob_mask(token_grid(*size_of(clip)), skip))
+            given = jax.device_put(random_inputs(config, plan, dtype))
+            bucket = tuple(leaf.shape for leaf in jax.tree.leaves(plan))
+            if bucket not in programs:
+                programs[bucket] = velocity_step(dit).lower(params, *given).compile()
+            run = programs[bucket]
+            memory = run.memory_analysis()
+            seconds = median_seconds(
+                lambda run=run, given=given: run(params, *given), values.repeats
+            )
+            rate = dit_flops(config, plan).total / seconds / 1e12
+            yield {
+                "case": f"{model} {clip}, {100 * skip:g} % skipped",
+                "tokens": int(plan.valid.sum()),
+                "bucket": plan.patch_index.shape[1],
+                "seconds": seconds,
+                "tflop": rate * seconds,
+                "tflops": rate,
+                "of_ceiling_percent": 100 * rate / ceiling,
+                "program_gib": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30,
+                "peak_gib": peak_gib(),
+            }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    unknown = [model for model in values.models if model not in DIT_PRESETS]
+    if unknown:
+        raise UserError(f"--models: {unknown} are none of {sorted(DIT_PRESETS)}")
+    sizes = [size_of(clip) for clip in values.clips]
+    ceiling = matmul_ceiling(jnp.dtype(values.dtype), values.ceiling_side)
+    facts = device_facts() | {"matmul_ceiling_tflops": ceiling, "sizes": sizes}
+    print(f"{facts['device']}, matmul ceiling {ceiling:.3g} TFLOP/s", flush=True)
+    rows: list[dict[str, Any]] = []
+    for model in values.models:
+        for row in rows_of(model, values, ceiling):
+            rows.append(row)
+            print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+            if values.out:  # after each row: a later one may not fit
+                write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
+        gc.collect()  # its parameters, before the next ones are made
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
