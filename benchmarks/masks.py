@@ -1,7 +1,23 @@
-"""Synthetic keep masks with the look of real ones: connected blobs that drift slowly in time."""
+"""Keep masks for benchmarks: connected blobs that drift slowly in time, and those of real clips.
+
+    python -m benchmarks.masks --clip=clip720.mp4 --out=real.npy
+
+writes Eq. 1's mask of a clip at the target size (t, r, q), its right and lower rest cut off.
+"""
+
+import itertools
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
 
 import numpy as np
+from absl import flags
 
+from skipsr_jax.data.degrade import oracle_mask
+from skipsr_jax.data.reader import open_media
+from skipsr_jax.errors import UserError
+from skipsr_jax.tokens.criterion import PATCH_FRAMES, PATCH_PIXELS
 from skipsr_jax.types import Bool, HostArray
 
 SMOOTHING = (3, 5, 5)
@@ -34,3 +50,35 @@ def blob_mask(grid: tuple[int, int, int], skip: float, seed: int = 0) -> Bool[Ho
     keep = np.ones(field.size, bool)
     keep[np.argsort(field, axis=None, kind="stable")[: round(skip * field.size)]] = False
     return keep.reshape(grid)
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("clip", None, "Video at the target size.", flag_values=values)
+    flags.DEFINE_integer("frames", 101, "At most so many, 4k + 1 of them.", flag_values=values)
+    flags.DEFINE_string("out", None, ".npy file to write.", flag_values=values)
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Eq. 1's mask of a clip, as a file."""
+    values = define_flags()
+    values(list(argv))
+    if not values.clip or not values.out:
+        raise UserError("name --clip, a video, and --out, the .npy file to write")
+    media = open_media(pathlib.Path(values.clip))
+    frames = list(itertools.islice(media.frames(), values.frames))
+    height, width = (side - side % PATCH_PIXELS for side in frames[0].shape[:2])
+    clip = np.stack([frame[:height, :width] for frame in frames])
+    keep = oracle_mask(clip[: len(clip) - (len(clip) - 1) % PATCH_FRAMES])
+    part = f"{values.out}.part"
+    with open(part, "wb") as file:
+        np.save(file, keep)
+    os.replace(part, values.out)
+    print(f"{values.out}: {keep.shape} patches, {100 * (1 - keep.mean()):.1f} % skipped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -15,15 +15,15 @@ from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
 from skipsr_jax.types import Bool, HostArray
 
 
-def abstract_transformer(config: DiTConfig, dtype: Any) -> DiT:
+def abstract_transformer(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:
     """The module as shapes, stored and computed in ``dtype``."""
-    kind = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(dtype)}
+    kind = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(dtype), "attention": attention}
     return abstract(lambda: DiT(config, rngs=nnx.Rngs(0), **kind))
 
 
-def random_parameters(dit: DiT, mesh: Mesh) -> Any:
+def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
     """Numbers of a fan-in's size, each device's part made on it; the same on any mesh."""
-    shapes = to_dict(dit)
+    shapes = to_dict(module)
 
     def make(key: jax.Array) -> Any:
         leaves, structure = jax.tree.flatten(shapes)
@@ -49,6 +49,6 @@ def random_inputs(config: DiTConfig, plan: TokenPlan, dtype: Any) -> tuple[Any, 
     rng = np.random.default_rng(1)
     sizes = (config.out_channels, config.in_channels - config.out_channels)
     rows = plan.patch_index.shape
-    tokens = [rng.standard_normal((*rows, PATCH_AREA * c), np.float32) for c in sizes]
     text = rng.standard_normal((1, TEXT_TOKENS, config.text_width), np.float32)
+    tokens = [rng.standard_normal((*rows, PATCH_AREA * c), np.float32) for c in sizes]
     return *tokens, text.astype(dtype), np.float32(1000), plan

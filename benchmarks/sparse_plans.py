@@ -1,0 +1,175 @@
+"""Other places for the mask than the way around the transformer, as token plans (paper, figure 5a).
+
+All three keep every token in the residual stream, in norms, dense layers and feed-forwards:
+``attention_masked`` takes skipped tokens out of attention, as queries and as keys;
+``queries_masked`` takes them out as queries only; ``routed`` lets most layers run on kept tokens
+and some, in between, on all. Plans are data, so the project's own transformer runs all of them.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.transformer import plan_for
+from skipsr_jax.kernels.varlen_attention import cudnn, varlen_attention
+from skipsr_jax.kernels.varlen_attention.api import IMPLEMENTATIONS, Implementation
+from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, current_target
+from skipsr_jax.models.dit import Body, DiTConfig
+from skipsr_jax.tokens.patches import gather_kept, scatter_kept
+from skipsr_jax.tokens.plan import Layout, Leaf, TokenPlan
+from skipsr_jax.types import Array, Bool, DType, Float, HostArray, Int
+
+KEPT_QUERIES = "kept_queries"
+"""Name of the attention that ``queries_masked`` plans need; see ``kept_query_attention``."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Routed(TokenPlan):
+    """A plan of all tokens with the plan of the kept ones.
+
+    Attributes:
+      kept: of the kept tokens alone.
+      place (b, n of ``kept``): kept token -> its place among all, -1 where it is padding.
+    """
+
+    kept: TokenPlan
+    place: Leaf
+
+
+def _places(everything: TokenPlan, kept: TokenPlan) -> np.ndarray:
+    """Where each stored token of ``kept`` is stored in ``everything``; -1 for padding."""
+    of_patch = np.argsort(everything.patch_index[0][everything.valid[0]])
+    return np.where(kept.valid[0], of_patch[kept.patch_index[0]], -1).astype(np.int32)
+
+
+def routed(keep: Bool[HostArray, "t r q"]) -> Routed:
+    """For ``Interspersed``: all tokens, and the kept ones among them."""
+    everything, kept = plan_for(np.ones_like(keep)), plan_for(keep)
+    place = _places(everything, kept)[None]
+    parts = {f.name: getattr(everything, f.name) for f in dataclasses.fields(TokenPlan)}
+    return Routed(**parts, kept=kept, place=place)
+
+
+def attention_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
+    """All tokens are stored; attention has rows for the kept ones and the text alone."""
+    everything, kept = plan_for(np.ones_like(keep)), plan_for(keep)
+    place, rows = _places(everything, kept), kept.layout.gather.shape[2]
+    stored = everything.patch_index.shape[1]
+    # Rows of kept tokens -> rows of all; text and padding move up behind the longer list.
+    source = np.concatenate([place, stored + np.arange(kept.text_length.sum() + 1)])
+    video_rows = np.full((1, 2, stored), rows, np.int32)
+    video_rows[:, :, place[kept.valid[0]]] = kept.layout.video_rows[:, :, kept.valid[0]]
+    layout = dataclasses.replace(
+        kept.layout,
+        position=everything.layout.position,
+        extent=everything.layout.extent,
+        gather=source[kept.layout.gather].astype(np.int32),
+        video_rows=video_rows,
+    )
+    return dataclasses.replace(everything, layout=layout)
+
+
+def queries_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
+    """All tokens are rows of attention, in each window first those that ask: kept ones and text.
+
+    ``cu_seqlens`` has the number of rows that ask, per window, behind the bounds of the windows.
+    """
+    plan = plan_for(np.ones_like(keep))
+    asking = np.ones(plan.layout.gather.shape[2] + 1, bool)
+    asks = keep.reshape(-1)[plan.patch_index[0][plan.valid[0]]]
+    layouts = []
+    for y in range(2):
+        one = jax.tree.map(lambda x, y=y: x[0, y], plan.layout)
+        asking[:] = True
+        asking[one.video_rows[plan.valid[0]]] = asks
+        window = np.searchsorted(one.cu_seqlens, np.arange(len(one.gather)), side="right")
+        order = np.lexsort((~asking[:-1], window))
+        moved = np.append(np.argsort(order), len(order)).astype(np.int32)
+        counted = np.concatenate([[0], np.cumsum(asking[:-1][order])])
+        lengths = np.diff(counted[one.cu_seqlens])
+        layouts.append(
+            dataclasses.replace(
+                one,
+                gather=one.gather[order],
+                video_rows=moved[one.video_rows],
+                text_rows=moved[one.text_rows],
+                cu_seqlens=np.concatenate([one.cu_seqlens, lengths]).astype(np.int32),
+            )
+        )
+    layout: Layout = jax.tree.map(lambda *parts: np.stack(parts)[None], *layouts)
+    return dataclasses.replace(plan, layout=layout)
+
+
+def kept_query_attention(
+    q: Float[Array, "b s a p"],
+    k: Float[Array, "b s a p"],
+    v: Float[Array, "b s a p"],
+    bounds: Int[Array, "b g2"],
+    *,
+    scale: float,
+) -> Float[Array, "b s a p"]:
+    """Attention of the first rows of each segment over all of it; zero in the other rows.
+
+    ``bounds``: cu_seqlens (g + 1 numbers), then how many rows of each segment ask (g). On Hopper
+    cuDNN computes those rows alone; elsewhere all are computed, and the others set to zero.
+    """
+    segments = bounds.shape[1] // 2
+    cu, asking = bounds[:, : segments + 1], bounds[:, segments + 1 :]
+    row = jnp.arange(q.shape[1])
+    found = jax.vmap(lambda c: jnp.searchsorted(c, row, side="right", method="scan"))(cu) - 1
+    found = jnp.clip(found, 0, segments - 1)
+    start, number = (jnp.take_along_axis(x, found, axis=1) for x in (cu[:, :-1], asking))
+    wanted = ((row >= start) & (row < start + number))[..., None, None]
+    problem = Problem(*q.shape, segments, q.dtype)
+    if cudnn.supported(problem, current_target()) is not None:
+        return jnp.where(wanted, varlen_attention(q, k, v, cu, scale=scale), 0)
+    # Private, as in the project's own kernel, and absent where nothing gets here.
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    absent = jnp.diff(cu) == 0
+    lengths, kept = (jnp.where(absent, -1, x) for x in (jnp.diff(cu), asking))
+    offsets = jnp.pad(jnp.where(absent, -1, cu[:, :-1]), ((0, 0), (0, 1)), constant_values=-1)
+    out = fused.dot_product_attention(
+        q, k, v, None, None, kept, lengths, offsets, offsets,
+        scale=scale, mask_type=fused.MaskType.PADDING,
+    )  # fmt: skip
+    return jnp.where(wanted, out, 0)
+
+
+def offer_kept_queries() -> None:
+    """Makes ``KEPT_QUERIES`` a name that ``DiT(attention=...)`` takes in this process."""
+
+    def anywhere(problem: Problem, target: Target) -> None:
+        return None
+
+    IMPLEMENTATIONS[KEPT_QUERIES] = Implementation(anywhere, kept_query_attention)
+
+
+def is_dense(layer: int, every: int) -> bool:
+    """Whether a layer of ``Interspersed`` sees all tokens: the last of each ``every``."""
+    return layer % every == every - 1
+
+
+class Interspersed(Body):
+    """The transformer's body, most layers on kept tokens, each ``every``-th one on all of them."""
+
+    def __init__(self, config: DiTConfig, every: int, *, rngs: nnx.Rngs, dtype: DType):
+        changes = [
+            layer + 1
+            for layer in range(config.layers)
+            if layer + 1 == config.layers or is_dense(layer, every) != is_dense(layer + 1, every)
+        ]
+        depths = tuple(changes)
+        super().__init__(config, rngs=rngs, dtype=dtype, param_dtype=dtype, depths=depths)
+        self.every = every
+
+    def _scan(self, blocks, first, vid, txt, embedding, plan):
+        if is_dense(first, self.every):
+            return super()._scan(blocks, first, vid, txt, embedding, plan)
+        some = gather_kept(vid, plan.place)
+        some, txt = super()._scan(blocks, first, some, txt, embedding, plan.kept)
+        return scatter_kept(vid, some, plan.place), txt

@@ -1,0 +1,230 @@
+"""What skipping is worth by the place of the mask (the paper's figure 5a), all in one run.
+
+    python -m benchmarks.masks --clip=clip720.mp4 --out=real.npy
+    python -m benchmarks.sparsity --masks=0.277,0.396,0.448,real.npy --out=sparsity.json
+    python -m benchmarks.sparsity --model=tiny --frames=5 --height=64 --width=96 --masks=0.4 \
+        --dtype=float32 --dense_every=2
+
+Each mask is a share of blobs that skip (over --frames x --height x --width) or an .npy file with
+True where a patch runs (t, r, q). Random weights, one device, one step, medians of synchronised
+calls. The rows:
+
+  around          the project's way: skipped tokens are in no computation
+  around, all     the same with all that goes with it: predictor, its mask on the host, token plan,
+                  gather, and composing (skipsr_jax.inference.stages); "dense, all" is its baseline,
+                  which needs no predictor
+  attention       all tokens run, skipped ones neither ask nor are looked at in attention
+  queries         all tokens run, skipped ones do not ask in attention, but are looked at
+  dense in n      around the transformer, but each n-th layer runs on all tokens
+
+``faster`` compares with the dense call of the same grid ("all" with "all"). The predictor's mask is
+computed and fetched, and the given one used in its place. The one-layer output projection is left
+out of "dense in n".
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from benchmarks import sparse_plans
+from benchmarks.masks import blob_mask
+from benchmarks.measure import device_facts, format_table, median_seconds, write_json
+from benchmarks.programs import TEXT_TOKENS
+from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference import masks
+from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.inference.stages import Stages, velocity_step
+from skipsr_jax.models.predictor import PAPER, make_predictor
+from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.vae import SEEDVR, VAE
+from skipsr_jax.nn.params import Params, abstract, bind
+from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.tokens.patches import join_channels
+from skipsr_jax.tokens.plan import TokenPlan
+from skipsr_jax.training.settings import DTYPES
+from skipsr_jax.types import Array, Bool, HostArray
+
+ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
+HALF = 0.5
+"""Probability from which the predictor's patches run."""
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    text = "Which transformer."
+    flags.DEFINE_enum("model", "seedvr2_3b", sorted(DIT_PRESETS), text, flag_values=values)
+    flags.DEFINE_integer("frames", 101, "Of the clip of blobs.", flag_values=values)
+    flags.DEFINE_integer("height", 720, "Its pixels.", flag_values=values)
+    flags.DEFINE_integer("width", 1280, "Its pixels.", flag_values=values)
+    text = "Skipped shares of blobs, and .npy files."
+    flags.DEFINE_list("masks", ["0.277", "0.396", "0.448"], text, flag_values=values)
+    text = "For each of these n: each n-th layer runs on all tokens."
+    flags.DEFINE_list("dense_every", ["4"], text, flag_values=values)
+    text = "Which rows beside the dense ones."
+    kinds = ["around", "all", "attention", "queries", "interspersed"]
+    flags.DEFINE_list("rows", kinds, text, flag_values=values)
+    flags.DEFINE_integer("repeats", 5, "Timed calls of each.", flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+def read_mask(text: str, grid: tuple[int, int, int]) -> Bool[HostArray, "t r q"]:
+    """A keep mask: blobs over ``grid`` for a number, else the file's own. UserError if neither."""
+    if not text.endswith(".npy"):
+        try:
+            return blob_mask(grid, float(text))
+        except ValueError as error:
+            raise UserError(
+                f"--masks: {text!r} is no share from 0 to 1 and no .npy file"
+            ) from error
+    try:
+        keep = np.load(text)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--masks: cannot read {text}: {error}") from error
+    if keep.ndim != 3 or keep.dtype != bool or not keep.any():
+        raise UserError(f"--masks: {text} must hold booleans (t, r, q), True where a patch runs")
+    return keep
+
+
+class Ways:
+    """The programs that are compared, with one set of random numbers."""
+
+    def __init__(self, values: flags.FlagValues):
+        self._config, self._dtype = DIT_PRESETS[values.model], jnp.dtype(values.dtype)
+        self._mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+        self._dit = abstract_transformer(self._config, self._dtype)
+        self._params = random_parameters(self._dit, self._mesh)
+        self._repeats = values.repeats
+        kinds = {"dtype": self._dtype, "param_dtype": self._dtype}
+        predictor = abstract(lambda: make_predictor(PAPER, rngs=nnx.Rngs(0), **kinds))
+        text = jax.random.normal(jax.random.key(2), (TEXT_TOKENS, self._config.text_width))
+        params = {
+            "dit": self._params,
+            "predictor": random_parameters(predictor, self._mesh),
+            "text": {"positive": text.astype(self._dtype)},
+        }
+        vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0)))
+        self._stages = Stages(Model("random numbers", vae, self._dit, predictor, params))
+
+    def _timed(self, step: Callable[..., Array], params: Params, plan: TokenPlan) -> float:
+        given = jax.device_put(random_inputs(self._config, plan, self._dtype))
+        return median_seconds(lambda: step(params, *given), self._repeats)
+
+    def call(self, plan: TokenPlan, attention: str | None = None) -> float:
+        """Seconds of the transformer on a plan."""
+        dit = self._dit
+        if attention is not None:
+            dit = abstract_transformer(self._config, self._dtype, attention)
+        return self._timed(velocity_step(dit), self._params, plan)
+
+    def interspersed(self, keep: Bool[HostArray, "t r q"], every: int) -> float:
+        """Seconds with each ``every``-th layer on all tokens."""
+        kinds = {"rngs": nnx.Rngs(0), "dtype": self._dtype}
+        body = abstract(lambda: sparse_plans.Interspersed(self._config, every, **kinds))
+
+        @jax.jit
+        def step(params, noisy, conditions, text, timestep, plan):
+            timesteps = jnp.broadcast_to(timestep, plan.text_length.shape)
+            patches = join_channels(noisy, conditions)
+            return bind(body, params).hidden(patches, text, timesteps, plan)[0][-1]
+
+        params = random_parameters(body, self._mesh)
+        return self._timed(step, params, sparse_plans.routed(keep))
+
+    def whole(self, keep: Bool[HostArray, "t r q"], predict: bool) -> tuple[float, dict[str, Any]]:
+        """Seconds from the input's latent to the composed one, and of the parts around the call."""
+        t, r, q = keep.shape
+        shape = (1, t, 2 * r, 2 * q, SEEDVR.latent_channels)
+        latent, noise = (jax.random.normal(jax.random.key(i), shape) for i in range(2))
+
+        def mask() -> HostArray:
+            logits = np.asarray(self._stages.mask_logits(latent), np.float32)[0]
+            return masks.from_logits(logits, HALF)
+
+        def run() -> Array:
+            if predict:
+                mask()
+            return self._stages.refine(latent, keep, noise, ONE_STEP)[0]
+
+        seconds = median_seconds(run, self._repeats)
+        parts = {}
+        if predict:
+            parts["predictor_seconds"] = median_seconds(mask, self._repeats)
+            began = time.perf_counter()
+            plan_for(keep)
+            parts["plan_seconds"] = time.perf_counter() - began
+        return seconds, parts
+
+
+def rows_of(name: str, keep: Any, dense: dict[str, float], ways: Ways, values: Any) -> Iterator:
+    """The rows of one mask; ``dense``: seconds of "dense" and "dense, all" on its grid."""
+    skipped = 100 * (1 - keep.mean())
+
+    def row(way: str, seconds: float, base: str = "dense", **more: Any) -> dict[str, Any]:
+        start = {"mask": name, "skipped_percent": float(skipped), "way": way, "seconds": seconds}
+        return start | {"faster": dense[base] / seconds, **more}
+
+    wanted = values.rows
+    if "around" in wanted:
+        yield row("around", ways.call(plan_for(keep)))
+    if "all" in wanted:
+        seconds, parts = ways.whole(keep, predict=True)
+        yield row("around, all", seconds, "dense, all", **parts)
+    if "attention" in wanted:
+        yield row("attention", ways.call(sparse_plans.attention_masked(keep)))
+    if "queries" in wanted:
+        plan = sparse_plans.queries_masked(keep)
+        yield row("queries", ways.call(plan, sparse_plans.KEPT_QUERIES))
+    for every in map(int, values.dense_every) if "interspersed" in wanted else ():
+        yield row(f"dense in {every}", ways.interspersed(keep, every))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    grid = token_grid(values.frames, values.height, values.width)
+    given = {text: read_mask(text, grid) for text in values.masks}
+    sparse_plans.offer_kept_queries()
+    ways, facts = Ways(values), device_facts() | {"model": values.model}
+    dense: dict[tuple[int, ...], dict[str, float]] = {}
+    rows: list[dict[str, Any]] = []
+
+    def note(row: dict[str, Any]) -> None:
+        rows.append(row)
+        print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        if values.out:
+            write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
+
+    for name, keep in given.items():
+        if keep.shape not in dense:
+            everything = np.ones_like(keep)
+            found = {"dense": ways.call(plan_for(everything))}
+            if "all" in values.rows:
+                found["dense, all"] = ways.whole(everything, predict=False)[0]
+            dense[keep.shape] = found
+            for way, seconds in found.items():
+                clip = "x".join(map(str, keep.shape))
+                note({"mask": f"{clip} tokens", "skipped_percent": 0.0, "way": way,
+                      "seconds": seconds, "faster": 1.0})  # fmt: skip
+        for row in rows_of(name, keep, dense[keep.shape], ways, values):
+            note(row)
+    columns = ["mask", "skipped_percent", "way", "seconds", "faster"]
+    print(format_table(columns, [[row[c] for c in columns] for row in rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
