@@ -131,8 +131,11 @@ class Ways:
 
     def interspersed(self, keep: Bool[HostArray, "t r q"], every: int) -> float:
         """Seconds with each ``every``-th layer on all tokens."""
-        kinds = {"rngs": nnx.Rngs(0), "dtype": self._dtype}
-        body = abstract(lambda: sparse_plans.Interspersed(self._config, every, **kinds))
+        body = abstract(
+            lambda: sparse_plans.Interspersed(
+                self._config, every, rngs=nnx.Rngs(0), dtype=self._dtype
+            )
+        )
 
         @jax.jit
         def step(params, noisy, conditions, text, timestep, plan):

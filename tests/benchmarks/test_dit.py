@@ -11,6 +11,7 @@ from skipsr_jax.errors import UserError
 SMALL = "dit --models=tiny --clips=5x32x48 --skips=0.5,0 --dtype=float32 --repeats=1"
 
 
+@pytest.mark.slow
 def test_skipped_and_dense_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setitem(dit.DIT_PRESETS, "tiny", SMALLEST_DIT)
     out = tmp_path / "dit.json"

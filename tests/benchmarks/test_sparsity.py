@@ -14,6 +14,7 @@ from benchmarks.transformer import abstract_transformer, plan_for, random_inputs
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.stages import velocity_step
 from skipsr_jax.kernels.varlen_attention.api import IMPLEMENTATIONS
+from skipsr_jax.models.predictor import PredictorConfig
 from skipsr_jax.parallel.mesh import make_mesh
 
 GRID = (2, 6, 8)
@@ -65,6 +66,7 @@ def test_masked_queries_still_look_at_everything(run, kept_queries):
 @pytest.mark.slow
 def test_all_ways_in_one_run(tmp_path, monkeypatch, kept_queries):
     monkeypatch.setitem(sparsity.DIT_PRESETS, "tiny", dataclasses.replace(SMALLEST_DIT, layers=2))
+    monkeypatch.setattr(sparsity, "PAPER", PredictorConfig(width=8))
     np.save(tmp_path / "real.npy", blob_mask((2, 2, 3), 0.25))
     out = tmp_path / "sparsity.json"
     small = (
