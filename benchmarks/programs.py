@@ -142,6 +142,8 @@ def _carry_on(mesh: Mesh, carry: Any, height: int) -> Any:
     """What one slice leaves for the next, cut as the pictures are at each resolution."""
 
     def place(leaf: Any) -> Any:
+        if not leaf.shape:  # whether a slice follows the first one
+            return jax.ShapeDtypeStruct((), leaf.dtype, sharding=replicated(mesh))
         factor = max(1, leaf.shape[2] * SPACE_FACTOR // height)
         sharding = space_sharding(mesh, leaf.shape, factor)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

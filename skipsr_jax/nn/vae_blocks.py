@@ -15,6 +15,7 @@ from flax import nnx
 
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d
 from skipsr_jax.nn.group_norm import GroupNorm
+from skipsr_jax.nn.upsample import Upsample
 from skipsr_jax.types import Array, Float
 
 Part = Callable[[Array, Carry], tuple[Array, Carry]]
@@ -99,45 +100,6 @@ class Downsample(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
-        return self.conv(x, carry)
-
-
-def _repeated_identity(key, shape, dtype):
-    """A 1x1x1 kernel that copies each input pixel to all the pixels it becomes."""
-    *_, channels, out = shape
-    return jnp.tile(jnp.eye(channels, dtype=dtype), out // channels).reshape(shape)
-
-
-class Upsample(nnx.Module):
-    """Twice the height and width, and twice the frames if ``in_time``.
-
-    A 1x1x1 convolution makes the new pixels as channels ((row * 2 + column) * frames + frame) * c;
-    then a 3x3x3 convolution. The first frame of a clip stands for one frame, not for two: in the
-    first slice its twin is dropped, so f frames become 2 f - 1.
-    """
-
-    def __init__(
-        self, channels: int, in_time: bool, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any
-    ):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
-        self.time_factor = 2 if in_time else 1
-        self.upscale_conv = CausalConv3d(
-            channels,
-            channels * 4 * self.time_factor,
-            (1, 1, 1),
-            kernel_init=_repeated_identity,
-            **kind,
-        )
-        self.conv = CausalConv3d(channels, channels, **kind)
-
-    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
-        b, f, h, w, c = x.shape
-        z = self.time_factor
-        x, _ = self.upscale_conv(x)
-        x = x.reshape(b, f, h, w, 2, 2, z, c).transpose(0, 1, 6, 2, 4, 3, 5, 7)  # b f z h 2 w 2 c
-        x = x.reshape(b, f * z, h * 2, w * 2, c)
-        if carry is None and z == 2:
-            x = jnp.concatenate([x[:, :1], x[:, 2:]], axis=1)
         return self.conv(x, carry)
 
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from skipsr_jax.nn import vae_blocks
 from skipsr_jax.nn.group_norm import GroupNorm, group_norm
-from skipsr_jax.nn.vae_blocks import FrameAttention, Upsample, space_to_depth
+from skipsr_jax.nn.vae_blocks import FrameAttention, space_to_depth
 
 KIND = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 
@@ -53,18 +53,6 @@ def test_attention_in_blocks_equals_dense(monkeypatch, max_scores):
     weights = scores / scores.sum(-1, keepdims=True)
     expected = x + linear(attention.to_out[0], weights @ v).reshape(x.shape)
     np.testing.assert_allclose(attention(jnp.asarray(x))[0], expected, atol=1e-5)
-
-
-def test_fresh_upsampling_repeats_pixels_and_drops_the_first_twin():
-    part = Upsample(2, True, rngs=nnx.Rngs(0), **KIND)
-    x = jnp.asarray(_random(1, 2, 2, 3, 2))
-    identity = jnp.zeros((3, 3, 3, 2, 2)).at[2, 1, 1].set(jnp.eye(2))
-    part.conv.kernel[...] = identity
-    repeated = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-    first, carry = part(x)
-    np.testing.assert_array_equal(first, repeated[:, jnp.asarray([0, 1, 1])])
-    later, _ = part(x, carry)
-    np.testing.assert_array_equal(later, jnp.repeat(repeated, 2, axis=1))
 
 
 def test_space_to_depth_reads_row_by_row():
