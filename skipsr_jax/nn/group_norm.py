@@ -4,22 +4,42 @@ y = (x - mean) / sqrt(var + eps) * scale + bias, with mean and variance over the
 and the channels of one group, in float32. Invariant: no frame's output depends on another frame.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.types import Array, Float
 
 
-def _group_mean(x: Float[Array, "b f h w c"], groups: int) -> Float[Array, "b f 1 1 c"]:
-    """The mean over each frame's pixels and each group's channels, once per channel.
+class Moments(NamedTuple):
+    """Mean and variance over each frame's pixels and each group's channels, once per channel."""
 
-    Pixels are reduced first, so that only the small (b, f, c) array is ever regrouped.
+    mean: Float[Array, "b f 1 1 c"]
+    variance: Float[Array, "b f 1 1 c"]
+
+
+def moments(x: Float[Array, "b f h w c"], groups: int) -> Moments:
+    """The statistics of each frame, in float32, in one pass over ``x``.
+
+    Sums of differences from each channel's first pixel, so that a large mean costs no precision.
+    Pixels are reduced first, so that only the small (b, f, c) arrays are ever regrouped.
     """
-    channels = jnp.mean(x, axis=(2, 3))
-    grouped = channels.reshape(*channels.shape[:2], groups, -1).mean(axis=-1)
-    return jnp.repeat(grouped, x.shape[-1] // groups, axis=-1)[:, :, None, None, :]
+    origin = jax.lax.stop_gradient(x[:, :, :1, :1].astype(jnp.float32))
+    apart = x.astype(jnp.float32) - origin
+    pixels = x.shape[2] * x.shape[3]
+    first = apart.sum(axis=(2, 3)) / pixels
+    second = jnp.square(apart).sum(axis=(2, 3)) / pixels
+
+    def of_group(channels: Float[Array, "b f c"]) -> Float[Array, "b f c"]:
+        grouped = channels.reshape(*channels.shape[:2], groups, -1).mean(axis=-1)
+        return jnp.repeat(grouped, x.shape[-1] // groups, axis=-1)
+
+    channel_mean = origin[:, :, 0, 0] + first
+    mean = of_group(channel_mean)
+    variance = of_group(second - jnp.square(first) + jnp.square(channel_mean - mean))
+    return Moments(mean[:, :, None, None], variance[:, :, None, None])
 
 
 def group_norm(
@@ -30,11 +50,9 @@ def group_norm(
     eps: float = 1e-6,
 ) -> Float[Array, "b f h w c"]:
     """Normalised frames in float32."""
-    x = x.astype(jnp.float32)
-    mean = _group_mean(x, groups)
-    variance = _group_mean(jnp.square(x - mean), groups)
-    gain = scale.astype(jnp.float32) / jnp.sqrt(variance + eps)
-    return (x - mean) * gain + bias.astype(jnp.float32)
+    mean, variance = moments(x, groups)
+    gain = scale.astype(jnp.float32) * jax.lax.rsqrt(variance + eps)
+    return (x.astype(jnp.float32) - mean) * gain + bias.astype(jnp.float32)
 
 
 class GroupNorm(nnx.Module):
