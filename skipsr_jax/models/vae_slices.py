@@ -62,15 +62,29 @@ def gather_slices(frames: Iterable[HostArray], lengths: Sequence[int]) -> Iterat
 
 
 def encode_step(vae: VAE) -> EncodeStep:
-    """``vae.encode`` (real or abstract module) compiled once per slice shape."""
-    return jax.jit(lambda params, frames, carry: bind(vae, params).encode(frames, carry))
+    """``vae.encode`` (real or abstract module) compiled once per slice shape.
+
+    The carry is used up: its memory becomes the next one's.
+    """
+
+    def encode(params: Params, frames: Array, carry: Carry) -> tuple[Posterior, Carry]:
+        return bind(vae, params).encode(frames, carry)
+
+    return jax.jit(encode, donate_argnames="carry")
 
 
 def decode_step(vae: VAE) -> DecodeStep:
-    """``vae.decode`` (real or abstract module) compiled once per slice shape."""
-    return jax.jit(
-        lambda params, latents, carry, upscaled: bind(vae, params).decode(latents, carry, upscaled)
-    )
+    """``vae.decode`` (real or abstract module) compiled once per slice shape.
+
+    The carry is used up: its memory becomes the next one's.
+    """
+
+    def decode(
+        params: Params, latents: Array, carry: Carry, upscaled: Array | None
+    ) -> tuple[Array, Carry]:
+        return bind(vae, params).decode(latents, carry, upscaled)
+
+    return jax.jit(decode, donate_argnames="carry")
 
 
 def encode_scanned(vae: VAE, frames: Float[Array, "b f h w 3"]) -> Posterior:

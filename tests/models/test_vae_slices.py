@@ -62,6 +62,15 @@ def test_two_programs_serve_clips_of_any_length(fill):
     assert encode._cache_size() == 2
     assert decode._cache_size() == 2
 
+    # A carry's memory becomes the next one's; what was given beside it stays.
+    for step, part in ((encode, slices), (decode, means)):
+        given = [None, slices[0]] if step is decode else [None]
+        _, carry = step(params, part[0], *given)
+        held = jax.tree.leaves(carry)
+        step(params, part[1], carry, *([slices[1]] if step is decode else []))
+        assert all(leaf.is_deleted() for leaf in held)
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, means)))
+
 
 def test_a_scanned_clip_is_encoded_as_one_at_once(fill):
     config = VAEConfig((4, 4, 8, 8), layers_per_block=1, norm_groups=2)
