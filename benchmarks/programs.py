@@ -5,7 +5,7 @@ laptop. Packs lie over the mesh as ``parallel.placement`` says; each carries one
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from skipsr_jax.data.dataset import ClipShape, Packing, bucket_of
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.stages import velocity_step
@@ -195,17 +196,19 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: fresh_state(stage, settings.optimizer, key), key)
     recipe, packing = stage.recipe, stage.recipe.packing
-    shape, text = recipe.video, max(packing.text_lengths)
-    bucket, plan = _training_plan(shape, packing, text)
-    number = shape.batch // packing.samples
+    shapes, text = recipe.kinds["batch"], max(packing.text_lengths)
+    bucket, plan = _training_plan(shapes, packing, text)
+    clips = sum(shape.batch for shape in shapes)
+    number = clips // packing.samples
 
-    def pixels(height: int, width: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((shape.batch, shape.frames, height, width, 3), jnp.uint8)
+    def pixels(scale: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        sizes = [(x.batch, x.frames, x.height // scale, x.width // scale, 3) for x in shapes]
+        return tuple(jax.ShapeDtypeStruct(size, jnp.uint8) for size in sizes)
 
     batch = {
-        "hr": pixels(shape.height, shape.width),
-        "lr": pixels(shape.height // recipe.scale, shape.width // recipe.scale),
-        "mask": jax.ShapeDtypeStruct((shape.batch, *shape.grid), jnp.bool),
+        "hr": pixels(1),
+        "lr": pixels(recipe.scale),
+        "mask": tuple(jax.ShapeDtypeStruct((x.batch, *x.grid), jnp.bool) for x in shapes),
         "plan": _wide(plan, number),
         "negative": jax.ShapeDtypeStruct((number, packing.samples), jnp.bool),
     }
@@ -218,16 +221,21 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
     again = config.remat == "full"  # the backward pass runs the forward pass once more
     flops = number * dit_flops(config, plan).total * (1 + BACKWARD + again)
-    encoding, _ = vae_flops(vae, (1, shape.frames, shape.height, shape.width))
-    flops += 2 * shape.batch * encoding  # the true clip and the input
+    for shape in shapes:  # the true clip and the input
+        encoding, _ = vae_flops(vae, (1, shape.frames, shape.height, shape.width))
+        flops += 2 * shape.batch * encoding
     attention = _attention_of(mesh, config, bucket, text, dtype)
     tokens = int(plan.valid.sum()) // packing.samples
-    return Program(step, arguments, shape.batch, flops, tokens, attention)
+    return Program(step, arguments, clips, flops, tokens, attention)
 
 
-def _training_plan(shape: ClipShape, packing: Packing, text: int) -> tuple[Bucket, TokenPlan]:
+def _training_plan(
+    shapes: Sequence[ClipShape], packing: Packing, text: int
+) -> tuple[Bucket, TokenPlan]:
     """The bucket of a training batch, and a plan that fills it (b = 1)."""
-    bucket = bucket_of(shape, packing)
-    keep = np.ones((packing.samples, *shape.grid), bool)
-    keep[-1].flat[: max(0, keep.size - bucket.tokens)] = False
-    return bucket, build_plan(list(keep), [text] * packing.samples, bucket, text)
+    bucket = bucket_of(shapes, packing)
+    packs = sum(shape.batch for shape in shapes) // packing.samples
+    keep = [np.ones(x.grid, bool) for x in shapes for _ in range(x.batch // packs)]
+    largest = max(keep, key=np.size)
+    largest.flat[: max(0, sum(mask.size for mask in keep) - bucket.tokens)] = False
+    return bucket, build_plan(keep, [text] * packing.samples, bucket, text)

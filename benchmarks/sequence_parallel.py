@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from benchmarks import train_step
 from benchmarks.masks import blob_mask
@@ -32,7 +32,7 @@ from benchmarks.transformer import abstract_transformer, plan_for, random_inputs
 from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.stages import velocity_step
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.parallel.mesh import PACK_AXES, make_mesh, packs, replicated
+from skipsr_jax.parallel.mesh import make_mesh, packs, replicated
 from skipsr_jax.parallel.rules import bytes_per_device, shardings
 from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.training.settings import Optimizer
@@ -84,11 +84,9 @@ def train_on(mesh: Mesh, values: flags.FlagValues) -> tuple[float, list[float], 
 
     shapes = jax.eval_shape(start)
     batch = train_step.make_batch(values, vae, values.skip)
-    places = jax.tree.map(lambda _: packs(mesh), batch)
-    places["latents"] = NamedSharding(mesh, PartitionSpec(None, PACK_AXES))  # (2, packs, ...)
     with jax.set_mesh(mesh):
         state = jax.jit(start, out_shardings=shardings(shapes, mesh))()
-        batch = jax.device_put(batch, places)
+        batch = jax.device_put(batch, packs(mesh))
         step = jax.jit(make_step(stage, optimizer, 0), donate_argnums=0)
         losses = []
 

@@ -33,12 +33,12 @@ from benchmarks.measure import (
     peak_gib,
     write_json,
 )
-from skipsr_jax.data.dataset import ClipShape
+from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import abstract, bind, count, to_dict
+from skipsr_jax.nn.params import abstract, count, to_dict
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 from skipsr_jax.training import sr
 from skipsr_jax.training.settings import DTYPES, Data, Loop, Optimizer, Settings
@@ -92,14 +92,7 @@ def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
     stage = sr.make(settings, config, (vae, {"vae": to_dict(vae)}))
     if values.include_vae:
         return stage, vae
-    dit = sr.abstract_dit(config, dtype)
-
-    def on_latents(params: Any, frozen: Any, batch: Batch, key: Any):
-        clean, low = batch["latents"]
-        module = bind(dit, params["dit"])
-        return sr.velocity_loss(module, weight, params["text"], clean, low, batch, key)[:2]
-
-    return dataclasses.replace(stage, loss=on_latents, frozen={}), vae
+    return dataclasses.replace(stage, prepare=None, frozen={}), vae
 
 
 def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
@@ -107,21 +100,19 @@ def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
     shape = ClipShape(values.packs, values.frames, values.height, values.width)
     masks = [blob_mask(shape.grid, skip, seed) for seed in range(values.packs)]
     rng = np.random.default_rng(0)
-    size = (values.packs, values.frames, values.height, values.width, 3)
-    small = (*size[:2], values.height // 4, values.width // 4, 3)
     batch: Batch = {
         "plan": stack_plans([build_plan([mask], [TEXT]) for mask in masks]),
         "negative": np.zeros((values.packs, 1), bool),
-        "hr": rng.integers(0, 256, size, np.uint8),
-        "lr": rng.integers(0, 256, small, np.uint8),
     }
     if not values.include_vae:
         t, r, q = shape.grid
-        latents = (2, values.packs, t, 2 * r, 2 * q, vae.config.latent_channels)
-        batch["latents"] = rng.standard_normal(latents, np.float32)
-        del batch["lr"]
-        batch["hr"] = batch["hr"][:, :1, :1, :1]  # its length alone is read
-    return batch
+        latents = (values.packs, t, 2 * r, 2 * q, vae.config.latent_channels)
+        names = ("clean", "low")
+        return batch | {name: (rng.standard_normal(latents, np.float32),) for name in names}
+    size = (values.packs, values.frames, values.height, values.width, 3)
+    small = (*size[:2], values.height // 4, values.width // 4, 3)
+    sizes = {"hr": size, "lr": small}
+    return batch | {name: rng.integers(0, 256, x, np.uint8) for name, x in sizes.items()}
 
 
 def operations(values: flags.FlagValues, vae: VAE, batch: Batch) -> float:

@@ -1,16 +1,20 @@
 """Training batches: random crops of random clips, their low-quality pairs, masks and token plans.
 
 Two kinds of batch alternate in a stated ratio: clips of ``frames`` frames and single pictures. Each
-kind has one shape, so each is one compiled program. Everything random is a function of (seed,
-index): the same batches come with any number of workers, and after a resume from the iterator's
-state. Samples are windows of clips (skipsr_jax.data.crops), flipped in width half of the time;
-pictures also serve as clips (``pan_share``).
+kind has one shape, so each is one compiled program. Or there is one kind, whose sequences hold
+clips and pictures of several stated shapes together (Dehghani et al. 2023, NaViT): again one
+program. Everything random is a function of (seed, index): the same batches come with any number of
+workers, and after a resume from the iterator's state. Samples are windows of clips
+(skipsr_jax.data.crops), flipped in width half of the time; pictures also serve as clips
+(``pan_share``).
 
 A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
 asked for, ``error`` float32 (s, t, h/16, w/16), the left side of Eq. 1, and ``mask`` bool, True =
-keep, where it is above tau; with a plan also ``plan`` (a TokenPlan of b packs, s = b * k samples)
-and ``negative`` bool (b, k): the sample takes the negative text; for guidance also
-``negative_plan``, the same tokens with the negative text in all samples.
+keep, where it is above tau; with several shapes each of these is a tuple with an array for each.
+With a plan also ``plan`` (a TokenPlan of b packs of k samples) and ``negative`` bool (b, k): the
+sample takes the negative text; for guidance also ``negative_plan``, the same tokens with the
+negative text in all samples. Samples of a shape stand pack by pack: of s samples of a shape, s / b
+belong to each pack, and within a pack the shapes follow one another.
 """
 
 import dataclasses
@@ -25,41 +29,16 @@ from absl import flags
 
 from skipsr_jax.data.crops import ClipShape, softened, window
 from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_error, oracle_mask
+from skipsr_jax.data.packing import Packing, bucket_of, thin
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
-from skipsr_jax.tokens.buckets import Bucket, bucket_for
+from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.criterion import needs_refinement
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket, stack_plans
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, stack_plans
 from skipsr_jax.types import Bool, HostArray, UInt8
 
 Batch = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Packing:
-    """How the kept tokens of samples become token plans.
-
-    Attributes:
-      samples: samples in one sequence.
-      kept_share: room in a sequence, as a share of its samples' tokens; a sample that wants more
-        loses some at random.
-      dense_share: share of samples that keep every token, whatever the mask says.
-      random_drop: up to this share of the kept tokens is dropped at random.
-      negative_share: share of samples with the negative text.
-      text_lengths: tokens of the positive and the negative text.
-      shards: devices that share a sequence; its bucket is a multiple of it.
-      guided: make plans with the negative text too.
-    """
-
-    samples: int = 1
-    kept_share: float = 1.0
-    dense_share: float = 0.1
-    random_drop: float = 0.1
-    negative_share: float = 0.1
-    text_lengths: tuple[int, int] = (1, 1)
-    shards: int = 1
-    guided: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +47,7 @@ class Recipe:
 
     ``degradation`` makes the low-quality pair; the mask follows it when it is real-world.
     ``soft_share``: share of the samples whose truth is enlarged, up to ``SOFTEST`` times.
+    ``mixed``: the shapes that share each sequence; ``video`` and ``image`` are not used then.
     """
 
     video: ClipShape
@@ -81,26 +61,15 @@ class Recipe:
     packing: Packing | None = None
     cache: str | None = None
     seed: int = 0
+    mixed: tuple[ClipShape, ...] = ()
 
-
-def _thin(
-    keep: Bool[HostArray, "t r c"], packing: Packing, rng: np.random.Generator
-) -> Bool[HostArray, "t r c"]:
-    """The mask as its sequence takes it: some dropped, cut to the room there is, one left."""
-    if rng.random() < packing.dense_share:
-        keep = np.ones_like(keep)
-    kept = rng.permutation(np.flatnonzero(keep))
-    drop = rng.random() * packing.random_drop
-    count = min(int(np.ceil(len(kept) * (1 - drop))), _room(keep.size, packing))
-    chosen = kept[:count] if len(kept) else rng.integers(keep.size, size=1)
-    thinned = np.zeros(keep.size, bool)
-    thinned[chosen] = True
-    return thinned.reshape(keep.shape)
-
-
-def _room(tokens: int, packing: Packing) -> int:
-    """How many tokens one sample may keep."""
-    return max(1, int(tokens * packing.kept_share))
+    @property
+    def kinds(self) -> dict[str, tuple[ClipShape, ...]]:
+        """The shapes in each kind of batch, by the name of the setting that counts them."""
+        if self.mixed:
+            return {"batch": self.mixed}
+        of_pictures = {"image_batch": (self.image,)} if self.image and self.image_share else {}
+        return {"batch": (self.video,)} | of_pictures
 
 
 def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
@@ -115,30 +84,39 @@ def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: 
         sample["error"] = oracle_error(frames, recipe.scale, small=small if real else None)
         sample["mask"] = needs_refinement(sample["error"])
     if recipe.packing is not None:
-        sample["keep"] = _thin(sample["mask"], recipe.packing, rng)
+        sample["keep"] = thin(sample["mask"], recipe.packing, rng)
         sample["negative"] = np.bool_(rng.random() < recipe.packing.negative_share)
     return sample
 
 
-def _collate(samples: Sequence[Batch], bucket: Bucket | None, recipe: Recipe) -> Batch:
-    batch = {key: np.stack([s[key] for s in samples]) for key in samples[0]}
+def _collate(groups: Sequence[Sequence[Batch]], bucket: Bucket | None, recipe: Recipe) -> Batch:
+    """A batch of these samples, those of one shape in each group."""
+
+    def stacked(key: str) -> HostArray | tuple[HostArray, ...]:
+        stacks = tuple(np.stack([sample[key] for sample in samples]) for samples in groups)
+        return stacks if len(stacks) > 1 else stacks[0]
+
+    batch = {key: stacked(key) for key in groups[0][0] if key not in ("keep", "negative")}
     packing = recipe.packing
     if packing is None:
         return batch
-    keep = batch.pop("keep")
-    batch["negative"] = batch["negative"].reshape(-1, packing.samples)
+    number = sum(len(samples) for samples in groups) // packing.samples
+    packs: list[list[Batch]] = [[] for _ in range(number)]
+    for samples in groups:
+        for place, sample in enumerate(samples):
+            packs[place * number // len(samples)].append(sample)
     slots = max(packing.text_lengths)
 
     def plans(negative: Bool[HostArray, "b k"]) -> TokenPlan:
-        packs = keep.reshape(-1, packing.samples, *keep.shape[1:])
         lengths = np.where(negative, packing.text_lengths[1], packing.text_lengths[0])
         return stack_plans(
             [
-                build_plan(list(masks), texts.tolist(), bucket, slots)
-                for masks, texts in zip(packs, lengths, strict=True)
+                build_plan([sample["keep"] for sample in pack], texts.tolist(), bucket, slots)
+                for pack, texts in zip(packs, lengths, strict=True)
             ]
         )
 
+    batch["negative"] = np.array([[sample["negative"] for sample in pack] for pack in packs])
     batch["plan"] = plans(batch["negative"])
     if packing.guided:
         batch["negative_plan"] = plans(np.ones_like(batch["negative"]))
@@ -146,7 +124,7 @@ def _collate(samples: Sequence[Batch], bucket: Bucket | None, recipe: Recipe) ->
 
 
 def with_masks(batch: Batch, scale: int) -> Batch:
-    """The batch, with Eq. 1's masks on the truth if it has none yet."""
+    """The batch, of one shape, with Eq. 1's masks on the truth if it has none yet."""
     if "mask" in batch:
         return batch
     return batch | {"mask": np.stack([oracle_mask(clip, scale) for clip in batch["hr"]])}
@@ -158,7 +136,7 @@ def plain_batch(
     """These clips of one shape with nothing drawn at random: for measures that repeat.
 
     Area downsampling, positive texts, Eq. 1's masks on the truth; everything kept if ``dense``.
-    The bucket is the same in both cases.
+    Each clip has a sequence of its own. The bucket is the same in both cases.
     """
     samples: list[Batch] = []
     for clip in clips:
@@ -170,9 +148,10 @@ def plain_batch(
         samples.append(sample)
     bucket = None
     if recipe.packing is not None:
-        whole = dataclasses.replace(recipe.packing, kept_share=1.0)
-        bucket = bucket_of(ClipShape(len(clips), *clips[0].shape[:3]), whole)
-    return _collate(samples, bucket, recipe)
+        alone = dataclasses.replace(recipe.packing, samples=1, kept_share=1.0)
+        recipe = dataclasses.replace(recipe, packing=alone)
+        bucket = bucket_of([ClipShape(1, *clips[0].shape[:3])], alone)
+    return _collate([samples], bucket, recipe)
 
 
 def _first_only(mask: Bool[HostArray, "t r c"]) -> Bool[HostArray, "t r c"]:
@@ -182,39 +161,49 @@ def _first_only(mask: Bool[HostArray, "t r c"]) -> Bool[HostArray, "t r c"]:
     return only
 
 
-def bucket_of(shape: ClipShape, packing: Packing) -> Bucket:
-    """The one bucket of a kind of batch: room for the tokens and for every window of its grid."""
-    tokens = _room(int(np.prod(shape.grid)), packing) * packing.samples
-    windows = required_bucket([np.ones(shape.grid, bool)] * packing.samples).windows
-    return bucket_for(tokens, windows, packing.shards)
+Found = Sequence[tuple[float, Sequence[Source]]]
+"""Where the samples of a shape come from: (share of the samples, sources)."""
+
+
+def _samples(number: int, shape: ClipShape, found: Found, recipe: Recipe) -> grain.MapDataset:
+    """Endless samples of one shape, the batch's shape ``number``, each shape with its own luck."""
+    seed = recipe.seed + 1000 * number
+    datasets = [
+        grain.MapDataset.source(list(sources)).seed(seed + i).shuffle().repeat()
+        for i, (_, sources) in enumerate(found)
+    ]
+    mixed = grain.MapDataset.mix(datasets, [share for share, _ in found])
+    return mixed.seed(seed + 7 * shape.frames).random_map(
+        functools.partial(_sample, shape=shape, recipe=recipe)
+    )
 
 
 def _kind(
-    groups: Sequence[tuple[float, Sequence[Source]]], shape: ClipShape, recipe: Recipe, hosts: Any
+    shapes: Sequence[ClipShape], found: Sequence[Found], recipe: Recipe, hosts: tuple[int, int]
 ) -> grain.MapDataset:
-    """Endless batches of one shape; ``groups`` are (share of the samples, sources)."""
+    """Endless batches of one kind; ``found`` says where the samples of each shape come from."""
     index, count = hosts
-    if shape.batch % count:
-        raise UserError(f"batch {shape.batch} does not divide over {count} hosts")
-    packing = recipe.packing
-    if packing is not None and (shape.batch // count) % packing.samples:
+    for shape in shapes:
+        if shape.batch % count:
+            raise UserError(f"batch {shape.batch} does not divide over {count} hosts")
+    packing, total = recipe.packing, sum(shape.batch for shape in shapes)
+    if packing is not None and (total // count) % packing.samples:
         raise UserError(
-            f"batch {shape.batch} over {count} hosts does not divide into sequences of "
+            f"batch {total} over {count} hosts does not divide into sequences of "
             f"{packing.samples} samples"
         )
-    datasets = [
-        grain.MapDataset.source(list(sources)).seed(recipe.seed + i).shuffle().repeat()
-        for i, (_, sources) in enumerate(groups)
-    ]
-    mixed = grain.MapDataset.mix(datasets, [share for share, _ in groups])
-    samples = mixed.seed(recipe.seed + 7 * shape.frames).random_map(
-        functools.partial(_sample, shape=shape, recipe=recipe)
-    )
-    bucket = None if packing is None else bucket_of(shape, packing)
-    collate = functools.partial(_collate, bucket=bucket, recipe=recipe)
     # Host i has the i-th part of each batch, so that a batch is the same for any number of hosts.
-    parts = samples.batch(shape.batch // count, drop_remainder=True, batch_fn=collate)
-    return parts[index::count]
+    groups = [
+        _samples(number, shape, of_shape, recipe).batch(
+            shape.batch // count, drop_remainder=True, batch_fn=list
+        )
+        for number, (shape, of_shape) in enumerate(zip(shapes, found, strict=True))
+    ]
+    bucket = None if packing is None else bucket_of(shapes, packing)
+    collate = functools.partial(_collate, bucket=bucket, recipe=recipe)
+    endless = min(len(group) for group in groups)
+    together = grain.experimental.ZipMapDataset([group[:endless] for group in groups])
+    return together.map(collate)[index::count]
 
 
 def _that_hold(sources: Sequence[Source], shape: ClipShape, frames: int) -> list[Source]:
@@ -240,25 +229,39 @@ def batches(
     """
     pictures = [s for s in sources if s.kind == "image"]
     videos = [s for s in sources if s.kind != "image"]
-    shape = recipe.video
-    groups = [(1 - recipe.pan_share, _that_hold(videos, shape, shape.frames))]
-    if recipe.pan_share:
-        groups.append((recipe.pan_share, _that_hold(pictures, shape, 1)))
-    groups = [(share, fit) for share, fit in groups if fit and share > 0]
-    if not groups:
-        raise UserError(
-            f"none of {len(videos)} videos and {len(pictures)} pictures holds {shape.frames} "
-            f"frames of {shape.height} x {shape.width}: lower the crop or add data"
-        )
-    kinds, weights = [_kind(groups, shape, recipe, hosts)], [1 - recipe.image_share]
-    if recipe.image is not None and recipe.image_share > 0:
-        fit = _that_hold(pictures, recipe.image, 1)
+
+    def of_clips(shape: ClipShape) -> Found:
+        groups = [(1 - recipe.pan_share, _that_hold(videos, shape, shape.frames))]
+        if recipe.pan_share:
+            groups.append((recipe.pan_share, _that_hold(pictures, shape, 1)))
+        groups = [(share, fit) for share, fit in groups if fit and share > 0]
+        if not groups:
+            raise UserError(
+                f"none of {len(videos)} videos and {len(pictures)} pictures holds {shape.frames} "
+                f"frames of {shape.height} x {shape.width}: lower the crop or add data"
+            )
+        return groups
+
+    def of_pictures(shape: ClipShape, wanted_by: str) -> Found:
+        fit = _that_hold(pictures, shape, 1)
         if not fit:
             raise UserError(
-                f"image_share is {recipe.image_share}, but none of {len(pictures)} pictures holds "
-                f"{recipe.image.height} x {recipe.image.width}: lower the crop or add pictures"
+                f"{wanted_by}, but none of {len(pictures)} pictures holds "
+                f"{shape.height} x {shape.width}: lower the crop or add pictures"
             )
-        kinds.append(_kind([(1.0, fit)], recipe.image, recipe, hosts))
+        return [(1.0, fit)]
+
+    if recipe.mixed:
+        found = [
+            of_pictures(shape, "data.pack has pictures") if shape.frames == 1 else of_clips(shape)
+            for shape in recipe.mixed
+        ]
+        return _kind(recipe.mixed, found, recipe, hosts)
+    kinds = [_kind([recipe.video], [of_clips(recipe.video)], recipe, hosts)]
+    weights = [1 - recipe.image_share]
+    if recipe.image is not None and recipe.image_share > 0:
+        found = of_pictures(recipe.image, f"image_share is {recipe.image_share}")
+        kinds.append(_kind([recipe.image], [found], recipe, hosts))
         weights.append(recipe.image_share)
     if weights[0] <= 0:
         kinds, weights = kinds[1:], weights[1:]

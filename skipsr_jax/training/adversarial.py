@@ -22,7 +22,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
-from skipsr_jax.diffusion.condition import add_condition_noise, condition
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import shift_timestep
 from skipsr_jax.errors import UserError
@@ -34,26 +33,31 @@ from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.training.flow import (
     TEXTS,
+    Latents,
     TokenChoice,
-    clean_latent,
-    kept_patches,
+    by_pack,
+    clean_latents,
+    condition_tokens,
     kept_tokens,
     mean_over_kept,
+    noise_like,
+    noised_condition,
+    of_tokens,
     predict,
     skip_percent,
     texts,
 )
-from skipsr_jax.training.frozen import encode_pair, load_vae
+from skipsr_jax.training.frozen import load_vae, with_latents
 from skipsr_jax.training.gan import (
     Pairing,
     discriminator_loss,
     generator_loss,
     perturbation_penalty,
 )
-from skipsr_jax.training.pixels import signed, upscaled
 from skipsr_jax.training.settings import Settings, require
-from skipsr_jax.training.sr import compose, fresh_params, one_step_preview, pixel_loss
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
+from skipsr_jax.training.shown import one_step_preview, shown_loss
+from skipsr_jax.training.sr import abstract_dit, fresh_params
+from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, by_shape, recipe_of
 from skipsr_jax.types import Array, Float
 
 DISTANCES = {"l1": jnp.abs, "l2": jnp.square}
@@ -121,45 +125,47 @@ class Game:
     judge: Discriminator
 
     def generate(
-        self, params: Params, low: Float[Array, "s t h w c"], batch: Batch, key: Array
-    ) -> tuple[Float[Array, "s t h w c"], Float[Array, "b n y"]]:
-        """The latent after one step from pure noise, and the tokens of the condition.
+        self, params: Params, batch: Batch, key: Array
+    ) -> tuple[Latents, Float[Array, "b n y"]]:
+        """The latents after one step from pure noise, and the tokens of the condition.
 
-        The latent is right where tokens are kept, and noise elsewhere.
+        Latents are right where tokens are kept, and noise elsewhere.
         """
-        start, level = (jax.random.normal(k, low.shape) for k in jax.random.split(key))
-        seen = add_condition_noise(low, level, self.weight.condition_noise, low.shape[1:4])
-        plan, timestep = batch["plan"], jnp.full(len(low), TERMINAL)
+        noise, level = jax.random.split(key)
+        low, plan = batch["low"], batch["plan"]
+        start = noise_like(low, noise)
+        seen = noised_condition(low, self.weight.condition_noise, level)
+        timestep = jnp.full(plan.text_length.shape, TERMINAL)
         dit = bind(self.generator, params["dit"])
         predicted = predict(dit, params["text"], start, seen, timestep, batch)
-        return clean_latent(predicted, start, timestep, plan), kept_tokens(condition(seen), plan)
+        return clean_latents(predicted, start, timestep, plan), condition_tokens(seen, plan)
 
-    def _timesteps(self, shape: tuple[int, ...], samples: tuple[int, int], key: Array) -> Array:
+    def _timesteps(self, batch: Batch, key: Array) -> Float[Array, "b k"]:
         """For the discriminator: uniform, shifted (APT, equations 6 and 7)."""
-        factor = self.weight.shift_image if shape[1] == 1 else self.weight.shift_video
-        return shift_timestep(jax.random.uniform(key, samples) * TERMINAL, factor)
+        factor = _by_kind(batch, self.weight.shift_image, self.weight.shift_video)
+        uniform = jax.random.uniform(key, batch["negative"].shape)
+        return shift_timestep(uniform * TERMINAL, factor)
 
     def discriminator_loss(
-        self,
-        params: Params,
-        clean: Float[Array, "s t h w c"],
-        low: Float[Array, "s t h w c"],
-        batch: Batch,
-        key: Array,
+        self, params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        """How badly the discriminator tells true from generated, and the two penalties."""
+        """How badly the discriminator tells true from generated, and the two penalties.
+
+        ``batch``: with latents ``clean`` and ``low``.
+        """
         weight, plan = self.weight, batch["plan"]
         play, times, noise = jax.random.split(key, 3)
-        generated, conditions = self.generate(params, low, batch, play)
+        generated, conditions = self.generate(params, batch, play)
         judge = bind(self.judge, params["discriminator"])
-        timestep = self._timesteps(clean.shape, batch["negative"].shape, times)
+        timestep = self._timesteps(batch, times)
         text = texts(params["text"], batch)
 
         def look(tokens: Float[Array, "b n x"]) -> Float[Array, "b k"]:
             return judge(join_channels(tokens, conditions), text, timestep, plan)[0]
 
-        shown = [kept_tokens(clean, plan), kept_tokens(generated, plan)]
-        sigma = weight.sigma_image if clean.shape[1] == 1 else weight.sigma_video
+        shown = [kept_tokens(batch["clean"], plan), kept_tokens(generated, plan)]
+        sigma = _by_kind(batch, weight.sigma_image, weight.sigma_video)
+        sigma = of_tokens(sigma, plan)[..., None]
         penalties = {"r1": weight.r1, "r2": weight.r2}
         perturbed = {name: i for i, (name, value) in enumerate(penalties.items()) if value}
         for k, i in zip(jax.random.split(noise, 2), perturbed.values(), strict=False):
@@ -180,25 +186,20 @@ class Game:
         return total, metrics
 
     def generator_loss(
-        self,
-        params: Params,
-        clean: Float[Array, "s t h w c"],
-        low: Float[Array, "s t h w c"],
-        batch: Batch,
-        key: Array,
-    ) -> tuple[Float[Array, ""], Metrics, Float[Array, "s t h w c"]]:
-        """What the discriminator and the true latent say of the generated one, and the latter."""
+        self, params: Params, batch: Batch, key: Array
+    ) -> tuple[Float[Array, ""], Metrics, Latents]:
+        """What the discriminator and the true latents say of the generated ones, and the latter."""
         weight, plan = self.weight, batch["plan"]
         play, times = jax.random.split(key)
-        generated, conditions = self.generate(params, low, batch, play)
+        generated, conditions = self.generate(params, batch, play)
         judge = bind(self.judge, params["discriminator"])
-        timestep = self._timesteps(clean.shape, batch["negative"].shape, times)
+        timestep = self._timesteps(batch, times)
         text = jax.lax.stop_gradient(texts(params["text"], batch))
 
         def look(tokens: Float[Array, "b n x"]) -> tuple[Array, list[Array]]:
             return judge(join_channels(tokens, conditions), text, timestep, plan)
 
-        x, y = kept_tokens(clean, plan), kept_tokens(generated, plan)
+        x, y = kept_tokens(batch["clean"], plan), kept_tokens(generated, plan)
         fake, seen = look(y)
         real, wanted = look(x)
         distance = DISTANCES[weight.feature_distance]
@@ -212,12 +213,18 @@ class Game:
             "latent": mean_over_kept(jnp.abs(y - x), plan),
         }
         total = sum(getattr(weight, name) * part for name, part in parts.items())
-        return total, parts | {"skip_percent": skip_percent(plan, clean)}, generated
+        return total, parts | {"skip_percent": skip_percent(plan, batch["clean"])}, generated
+
+
+def _by_kind(batch: Batch, image: float, video: float) -> Float[Array, "b k"]:
+    """One of the two numbers for each sample: pictures have one frame."""
+    numbers = [jnp.full(len(x), image if x.shape[1] == 1 else video) for x in batch["clean"]]
+    return by_pack(numbers, len(batch["negative"]))
 
 
 def _modules(settings: Settings, config: DiTConfig) -> tuple[DiT, Discriminator]:
     dtype, depths = jnp.dtype(settings.dtype), settings.loss.depths
-    generator = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
+    generator = abstract_dit(config, dtype)
     try:
         judge = abstract(lambda: Discriminator(config, depths, rngs=nnx.Rngs(0), dtype=dtype))
     except ValueError as error:
@@ -251,31 +258,19 @@ def make(
         body = body_of(params["dit"], heads["body"])
         return params | {"discriminator": heads | {"body": body}}
 
-    def latents(frozen: Params, batch: Batch, key: Array) -> tuple[Array, ...]:
-        truth = signed(batch["hr"])
-        given = upscaled(batch["lr"], truth.shape[2:4])
-        return truth, given, *encode_pair(vae, frozen["vae"], truth, given, key)
-
     def of_discriminator(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        posterior, rest = jax.random.split(key)
-        _, _, clean, low = latents(frozen, batch, posterior)
-        return game.discriminator_loss(params, clean, low, batch, rest)
+        return game.discriminator_loss(params, batch, key)
 
     def of_generator(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        posterior, rest = jax.random.split(key)
-        truth, given, clean, low = latents(frozen, batch, posterior)
-        total, metrics, x0 = game.generator_loss(params, clean, low, batch, rest)
-        if weight.pixel_weight and weight.pixel_samples:
-            part = slice(0, weight.pixel_samples)
-            keep, decoder = kept_patches(batch["plan"], clean), bind(vae, frozen["vae"])
-            frames, inside = compose(decoder, x0[part], low[part], keep[part], given[part])
-            pixel, seen = pixel_loss(
-                frames, inside, given[part], truth[part], weight.gradient, weight.frequency
-            )
+        total, metrics, x0 = game.generator_loss(params, batch, key)
+        if weight.pixel_weight:
+            counts = [min(weight.pixel_samples, len(x)) for x in x0]
+            kinds = (weight.gradient, weight.frequency)
+            pixel, seen = shown_loss(bind(vae, frozen["vae"]), x0, batch, counts, *kinds)
             total, metrics = total + weight.pixel_weight * pixel, metrics | seen
         return total, metrics
 
@@ -288,6 +283,7 @@ def make(
         | (frozenset() if weight.train_text else TEXTS),
         recipe=recipe_of(settings, masks=True, packing=weight.packing),
         config={"dit": to_json(config)},
+        prepare=functools.partial(with_latents, vae),
         players=(
             Player(
                 "discriminator", ("discriminator",), of_discriminator, weight.discriminator_rate
@@ -310,13 +306,12 @@ def _flops(weight: AdversarialLoss, config: DiTConfig, vae: VAE, parts: int):
     of_generator = 1 + BACKWARD + (2 + BACKWARD_FROZEN) * judged
 
     def flops(batch: Batch) -> float:
-        samples, *shape = batch["hr"].shape[:4]
-        encoding, decoding = cost((1, *shape))
-        decoded = min(weight.pixel_samples, samples // parts) * parts * bool(weight.pixel_weight)
-        return (
-            (of_discriminator + of_generator) * dit_flops(config, batch["plan"]).total
-            + 2 * 2 * samples * encoding  # both players draw latents of both clips
-            + (1 + BACKWARD_FROZEN) * decoded * decoding
-        )
+        total = (of_discriminator + of_generator) * dit_flops(config, batch["plan"]).total
+        for clips in by_shape(batch["hr"]):
+            encoding, decoding = cost((1, *clips.shape[1:4]))
+            decoded = min(weight.pixel_samples, len(clips) // parts) * parts
+            decoded *= bool(weight.pixel_weight)
+            total += 2 * len(clips) * encoding + (1 + BACKWARD_FROZEN) * decoded * decoding
+        return total
 
     return flops

@@ -17,34 +17,36 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
-from skipsr_jax.data.dataset import Packing
-from skipsr_jax.diffusion.condition import add_condition_noise, condition
+from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.distillation import student_timesteps, two_step_velocity
 from skipsr_jax.diffusion.guidance import combine
-from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
+from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops, vae_flops
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import Params, abstract, bind, flatten, unflatten
+from skipsr_jax.nn.params import Params, bind, flatten, unflatten
 from skipsr_jax.training.flow import (
     TEXTS,
     TokenChoice,
+    condition_tokens,
     kept_tokens,
     mean_over_kept,
+    noise_like,
+    noised_condition,
+    noisy_latents,
+    of_tokens,
     predict_tokens,
     skip_percent,
     texts,
-    token_timesteps,
 )
-from skipsr_jax.training.frozen import encode_pair, load_vae
-from skipsr_jax.training.pixels import signed, upscaled
+from skipsr_jax.training.frozen import load_vae, with_latents
 from skipsr_jax.training.settings import Settings, require
-from skipsr_jax.training.sr import fresh_params, one_step_preview
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
+from skipsr_jax.training.shown import one_step_preview
+from skipsr_jax.training.sr import abstract_dit, fresh_params
+from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, by_shape, recipe_of
 from skipsr_jax.types import Array, DType, Float
 
 
@@ -117,7 +119,7 @@ def make(
     weight: DistillLoss = settings.loss
     vae, frozen_params = autoencoder or load_vae(settings)
     dtype = jnp.dtype(settings.dtype)
-    module = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
+    module = abstract_dit(config, dtype)
     fixed = buffers(module, "dit")
 
     def init(key: Array) -> Params:
@@ -158,18 +160,13 @@ def make(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
         plan = batch["plan"]
-        posterior, times, noise, level = jax.random.split(key, 4)
-        truth = signed(batch["hr"])
-        given = upscaled(batch["lr"], truth.shape[2:4])
-        clean, low = encode_pair(vae, frozen["vae"], truth, given, posterior)
-
+        times, noise, level = jax.random.split(key, 3)
+        clean, samples = batch["clean"], plan.text_length.shape
         steps = jnp.asarray([student for student, _ in weight.schedule])[params["phase"]]
-        timestep = student_timesteps(times, len(clean), steps)
-        noisy = add_noise(clean, jax.random.normal(noise, clean.shape), timestep)
-        seen = add_condition_noise(
-            low, jax.random.normal(level, low.shape), weight.condition_noise, low.shape[1:4]
-        )
-        noisy, conditions = kept_tokens(noisy, plan), kept_tokens(condition(seen), plan)
+        timestep = student_timesteps(times, plan.text_length.size, steps).reshape(samples)
+        noisy = kept_tokens(noisy_latents(clean, noise_like(clean, noise), timestep), plan)
+        seen = noised_condition(batch["low"], weight.condition_noise, level)
+        conditions = condition_tokens(seen, plan)
 
         teacher = teacher_velocity(params, batch, conditions)
         target = two_step_velocity(teacher, noisy, timestep, TERMINAL / steps)
@@ -178,7 +175,7 @@ def make(
         student = bind(module, params["dit"])
         error = predict_tokens(student, text, noisy, conditions, timestep, plan) - target
         velocity = mean_over_kept(jnp.square(error), plan)
-        share = token_timesteps(timestep, plan)[..., None] / TERMINAL
+        share = of_tokens(timestep, plan)[..., None] / TERMINAL
         clean_error = mean_over_kept(jnp.square(share * error), plan)
         metrics = {
             "phase": params["phase"] + 1.0,
@@ -194,9 +191,11 @@ def make(
 
     def flops(batch: Batch) -> float:
         # Student, and twice the teacher; what guidance adds in the first phase is not counted.
-        samples, *shape = batch["hr"].shape[:4]
+        encoding = sum(
+            len(clips) * cost((1, *clips.shape[1:4]))[0] for clips in by_shape(batch["hr"])
+        )
         transformer = (1 + BACKWARD + 2) * dit_flops(config, batch["plan"]).total
-        return transformer + 2 * samples * cost((1, *shape))[0]
+        return transformer + 2 * encoding
 
     return Stage(
         init=init,
@@ -205,6 +204,7 @@ def make(
         fixed=fixed | TEXTS,
         recipe=recipe_of(settings, masks=True, packing=weight.packing),
         config={"dit": to_json(config)},
+        prepare=functools.partial(with_latents, vae),
         players=(Player("student", ("dit", "text"), loss),),
         helpers=frozenset({"teacher", "phase"}),
         begin=begin,

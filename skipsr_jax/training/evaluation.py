@@ -80,7 +80,7 @@ class Quality:
             return stage.preview(params, frozen, batch, jax.random.key(settings.seed))
 
         self._preview = jax.jit(preview, out_shardings=replicated(mesh))
-        self._group = pack_shards(mesh) * stage.samples_per_pack
+        self._group = pack_shards(mesh)
 
     def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
         """The means over clips and over pictures; ``dense`` where the mask is given to the stage

@@ -1,11 +1,13 @@
 """A stage and its batches, made to fit the mesh, before anything is compiled."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jax.sharding import Mesh
 
-from skipsr_jax.data.dataset import Packing, Recipe, bucket_of
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.mesh import pack_shards
 from skipsr_jax.parallel.sequence import check_shards
@@ -24,33 +26,32 @@ def fit_to_mesh(stage: Stage, settings: Settings, mesh: Mesh) -> Stage:
         return stage
     packing = dataclasses.replace(packing, shards=shards)
     recipe = dataclasses.replace(stage.recipe, packing=packing)
-    for name, (_, tokens) in _kinds(recipe).items():
+    for name, shapes in recipe.kinds.items():
+        bucket = bucket_of(shapes, packing)
+        tokens = _most_tokens(shapes, packing)
         if tokens < shards:
             raise UserError(
                 f"mesh.seq is {shards}, but a sequence of data.{name} has {tokens} tokens: make "
                 "mesh.seq smaller or the crop larger"
             )
-    check_shards(shards, stage.config["dit"]["heads"], bucket_of(recipe.video, packing).tokens)
+        check_shards(shards, stage.config["dit"]["heads"], bucket.tokens)
     return dataclasses.replace(stage, recipe=recipe)
 
 
-def _kinds(recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """(batch, most tokens of a sequence) of each kind of batch, by the name of its setting."""
-    shapes = {"batch": recipe.video}
-    if recipe.image_share:
-        shapes["image_batch"] = recipe.image
-    packing = recipe.packing or Packing()
-    return {
-        name: (shape.batch, packing.samples * int(np.prod(shape.grid)))
-        for name, shape in shapes.items()
-    }
+def _most_tokens(shapes: Sequence[ClipShape], packing: Packing) -> int:
+    """Of one sequence, when nothing is skipped."""
+    tokens = sum(shape.batch * int(np.prod(shape.grid)) for shape in shapes)
+    return tokens * packing.samples // sum(shape.batch for shape in shapes)
 
 
 def _check_batch(stage: Stage, settings: Settings, mesh: Mesh) -> None:
-    samples, accumulate = stage.samples_per_pack, settings.optimizer.accumulate
-    for name, (batch, _) in _kinds(stage.recipe).items():
-        if batch % (samples * pack_shards(mesh) * accumulate):
+    devices, accumulate = pack_shards(mesh), settings.optimizer.accumulate
+    for name, shapes in stage.recipe.kinds.items():
+        batch, samples = sum(shape.batch for shape in shapes), stage.samples_per_pack
+        if stage.recipe.mixed:  # counted in sequences
+            batch, samples = batch // samples, 1
+        if batch % (samples * devices * accumulate):
             raise UserError(
                 f"data.{name} is {batch}: it must be a multiple of {samples} samples a pack "
-                f"x {pack_shards(mesh)} devices x optimizer.accumulate {accumulate}"
+                f"x {devices} devices x optimizer.accumulate {accumulate}"
             )

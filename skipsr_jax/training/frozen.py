@@ -10,7 +10,9 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.models.vae_slices import encode_scanned
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
+from skipsr_jax.training.pixels import signed, upscaled
 from skipsr_jax.training.settings import Settings
+from skipsr_jax.training.stage import Batch, by_shape
 from skipsr_jax.types import Array, Float
 
 LONGEST_WHOLE = 33
@@ -67,6 +69,23 @@ def encode_pair(
     noise = jax.random.normal(key, latent_shape(module, both))
     clean, low = jnp.split(encode(module, params, both, noise), 2)
     return clean, low
+
+
+def with_latents(module: VAE, frozen: Params, batch: Batch, key: Array) -> Batch:
+    """The batch with ``clean`` and ``low``: latents of true clips and of upscaled inputs.
+
+    Each is a tuple with an array (s, t, v, u, c) for each shape of the batch.
+    """
+    pairs = []
+    for number, (truth, small) in enumerate(
+        zip(by_shape(batch["hr"]), by_shape(batch["lr"]), strict=True)
+    ):
+        truth = signed(truth)
+        given = upscaled(small, truth.shape[2:4])
+        own = jax.random.fold_in(key, number)
+        pairs.append(encode_pair(module, frozen["vae"], truth, given, own))
+    clean, low = zip(*pairs, strict=True)
+    return batch | {"clean": clean, "low": low}
 
 
 def latent_shape(module: VAE, frames: Float[Array, "b f h w 3"]) -> tuple[int, int, int, int, int]:

@@ -16,15 +16,16 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.training.stage import Batch, Metrics
+from skipsr_jax.training.stage import Batch, Metrics, by_shape
 from skipsr_jax.types import Float, HostArray
 
 OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
 
 
 def kind_of(batch: Batch) -> str:
-    """``image`` or ``video``: the kinds of batch have metrics of their own."""
-    return "image" if batch["hr"].shape[1] == 1 else "video"
+    """``image``, ``video`` or ``mixed``: the kinds of batch have metrics of their own."""
+    kinds = {"image" if clips.shape[1] == 1 else "video" for clips in by_shape(batch["hr"])}
+    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:

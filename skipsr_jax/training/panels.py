@@ -1,4 +1,4 @@
-"""Pictures of what a stage makes, in one row a sample.
+"""Pictures of what a stage makes, in one row a sample, at most ``SAMPLES`` of each shape.
 
 From left to right: the upscaled input, the mask that ran (skipped patches blue), Eq. 1's mask on
 the truth, the output, the truth; the middle frame of each clip.
@@ -15,12 +15,12 @@ from skipsr_jax.data.resize import upscale
 from skipsr_jax.evaluation.overlay import overlay
 from skipsr_jax.parallel.mesh import replicated
 from skipsr_jax.tokens.criterion import PATCH_FRAMES
-from skipsr_jax.training.stage import Batch, Stage
+from skipsr_jax.training.stage import Batch, Stage, by_shape
 from skipsr_jax.training.step import on_devices
 from skipsr_jax.types import Float, HostArray
 
 SAMPLES = 4
-"""Rows, at most."""
+"""Rows of each shape, at most."""
 
 
 class Panels:
@@ -45,9 +45,12 @@ class Panels:
         """The rows, pixels in [0, 1]."""
         batch = with_masks(self._batch or batch, self._scale)
         found = jax.device_get(self._preview(params, frozen, on_devices(batch, self._mesh)))
+        entries = (found.frames, found.keep, batch["hr"], batch["lr"], batch["mask"])
         rows = []
-        for frames, keep, truth, small, oracle in zip(
-            found.frames, found.keep, batch["hr"], batch["lr"], batch["mask"], strict=False
+        for frames, keep, truth, small, oracle in (
+            sample
+            for shape in zip(*map(by_shape, entries), strict=True)
+            for sample in zip(*shape, strict=False)
         ):
             middle = len(truth) // 2
             patch = (middle + PATCH_FRAMES - 1) // PATCH_FRAMES

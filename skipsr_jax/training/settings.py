@@ -44,6 +44,9 @@ class Data:
       batch, frames, crop: of clip batches (frames = 4k + 1). batch counts all hosts together.
       image_batch, image_crop: of picture batches.
       image_share: share of the batches that are pictures.
+      pack: (samples, frames, height, width) of each shape in one sequence of tokens, for stages
+        that train a transformer; () for sequences of one shape. With it ``batch`` counts sequences,
+        and ``frames``, ``crop``, ``image_batch`` and ``image_crop`` say nothing.
       pan_share: share of the clips that are windows moving over pictures.
       soft_share: share of the samples whose truth is enlarged, up to 1.6 times: soft footage.
       degradation: what makes the low-quality pair: a plain downsampling method, or "real".
@@ -62,6 +65,7 @@ class Data:
     image_batch: int = 16
     image_crop: tuple[int, int] = (256, 256)
     image_share: float = 0.0
+    pack: tuple[tuple[int, int, int, int], ...] = ()
     pan_share: float = 0.3
     soft_share: float = 0.0
     degradation: Literal["area", "bilinear", "bicubic", "real"] = "area"
@@ -80,6 +84,12 @@ class Data:
             crop = getattr(self, name)
             good = all(side >= 16 and side % 16 == 0 for side in crop)
             require(good, name, crop, "(height, width) in multiples of 16")
+        for shape in self.pack:
+            samples, frames, *crop = shape
+            good = samples >= 1 and frames >= 1 and frames % 4 == 1
+            good = good and all(side >= 16 and side % 16 == 0 for side in crop)
+            rule = "samples, 4k + 1 frames, height and width in multiples of 16, for each shape"
+            require(good, "pack", self.pack, rule)
         _share("image_share", self.image_share)
         _share("pan_share", self.pan_share)
         _share("soft_share", self.soft_share)

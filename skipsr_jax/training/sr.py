@@ -15,29 +15,37 @@ import numpy as np
 from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
-from skipsr_jax.data.dataset import Packing
-from skipsr_jax.diffusion.condition import add_condition_noise
-from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
+from skipsr_jax.data.packing import Packing
+from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
-from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.training.flow import (
     TEXTS,
+    Latents,
     TokenChoice,
-    clean_latent,
-    kept_patches,
+    by_pack,
+    clean_latents,
+    noise_like,
+    noised_condition,
+    noisy_latents,
     predict,
     skip_percent,
     velocity_error,
 )
-from skipsr_jax.training.frozen import encode, encode_pair, latent_shape, load_vae
-from skipsr_jax.training.pixels import patches_to_pixels, psnr, signed, unsigned, upscaled
+from skipsr_jax.training.frozen import load_vae, with_latents
 from skipsr_jax.training.settings import Settings, require
-from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
-from skipsr_jax.training.vae import decode, reconstruction_loss
+from skipsr_jax.training.shown import one_step_preview, shown_loss
+from skipsr_jax.training.stage import (
+    Batch,
+    Metrics,
+    Stage,
+    buffers,
+    by_shape,
+    recipe_of,
+)
 from skipsr_jax.types import Array, Bool, DType, Float
 
 
@@ -46,14 +54,15 @@ class SrLoss(TokenChoice):
     """What is trained, on the tokens that ``TokenChoice`` takes.
 
     Attributes:
-      one_step_share: share of the samples at timestep 1000; the others are logit-normal.
+      one_step_share: share of the samples at timestep 1000, of each shape in a batch; the others
+        are logit-normal.
       shift: move the other timesteps towards noise with the size of the clip, as SeedVR does.
       condition_noise: level of the noise on the condition, up to 1.
       condition_drop: share of the samples, of those that are not decoded, that are told nothing of
         the input; guidance can then tell the condition's part.
       train_text: whether the texts are trained too, or stay as ``init_from`` has them.
       pixel_weight: of the pixel loss; 0 decodes nothing.
-      pixel_samples: how many of the one-step samples are decoded.
+      pixel_samples: how many of the one-step samples are decoded, of each shape in a batch.
       gradient, frequency: parts of the pixel loss, as in stage vae.
       negative_share: share of the samples with the negative text.
     """
@@ -133,33 +142,47 @@ def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -
 
 
 def velocity_loss(
-    dit: DiT,
-    weight: SrLoss,
-    text: Params,
-    clean: Float[Array, "s t h w c"],
-    low: Float[Array, "s t h w c"],
-    batch: Batch,
-    key: Array,
-) -> tuple[Float[Array, ""], Metrics, Float[Array, "s t h w c"]]:
-    """The part of the loss that needs latents alone, its metrics, and the x_0 that it predicts."""
+    dit: DiT, weight: SrLoss, text: Params, batch: Batch, key: Array
+) -> tuple[Float[Array, ""], Metrics, Latents]:
+    """The part of the loss that needs latents alone, its metrics, and the x_0 that it predicts.
+
+    ``batch``: with ``clean`` and ``low``.
+    """
     times, noise, level, drop = jax.random.split(key, 4)
-    samples, shape = len(clean), clean.shape
-    one_step = _one_step_samples(weight, samples)
-    factor = shift_factor(shape[1:4]) if weight.shift else 1.0
-    timestep = sample_training_timesteps(times, jnp.full(samples, factor))
-    timestep = jnp.where(jnp.arange(samples) < one_step, TERMINAL, timestep)
-    end = jax.random.normal(noise, shape)
-    noisy = add_noise(clean, end, timestep)
-    seen = add_condition_noise(
-        low, jax.random.normal(level, shape), weight.condition_noise, shape[1:4]
-    )
-    plan: TokenPlan = batch["plan"]
-    told = jax.random.uniform(drop, (samples,)) >= weight.condition_drop
-    told |= jnp.arange(samples) < _decoded_samples(weight, samples)
+    clean, packs = batch["clean"], len(batch["negative"])
+
+    def first(count: Callable[[int], int]) -> Bool[Array, "b k"]:
+        return by_pack([jnp.arange(len(x)) < count(len(x)) for x in clean], packs)
+
+    factors = [shift_factor(x.shape[1:4]) if weight.shift else 1.0 for x in clean]
+    factor = by_pack([jnp.full(len(x), f) for x, f in zip(clean, factors, strict=True)], packs)
+    one_step = first(lambda samples: _one_step_samples(weight, samples))
+    timestep = jnp.where(one_step, TERMINAL, sample_training_timesteps(times, factor))
+    told = jax.random.uniform(drop, timestep.shape) >= weight.condition_drop
+    told |= first(lambda samples: _decoded_samples(weight, samples))
+    seen = noised_condition(batch["low"], weight.condition_noise, level)
+    return matching_loss(dit, text, batch, noise_like(clean, noise), seen, timestep, told)
+
+
+def matching_loss(
+    dit: DiT,
+    text: Params,
+    batch: Batch,
+    end: Latents,
+    seen: Latents,
+    timestep: Float[Array, "b k"],
+    told: Bool[Array, "b k"],
+) -> tuple[Float[Array, ""], Metrics, Latents]:
+    """``velocity_loss`` when all is drawn: x_T, conditions, timesteps, who is told of conditions.
+
+    It is the mean over the kept tokens of all samples, whatever else shares their sequence.
+    """
+    clean, plan = batch["clean"], batch["plan"]
+    noisy = noisy_latents(clean, end, timestep)
     predicted = predict(dit, text, noisy, seen, timestep, batch, told)
     total = velocity_error(predicted, clean, end, plan)
     metrics = {"velocity": total, "skip_percent": skip_percent(plan, clean)}
-    return total, metrics, clean_latent(predicted, noisy, timestep, plan)
+    return total, metrics, clean_latents(predicted, noisy, timestep, plan)
 
 
 def _one_step_samples(weight: SrLoss, samples: int) -> int:
@@ -189,39 +212,24 @@ def make(
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        posterior, rest = jax.random.split(key)
-        truth = signed(batch["hr"])
-        given = upscaled(batch["lr"], truth.shape[2:4])
-        clean, low = encode_pair(vae, frozen["vae"], truth, given, posterior)
-
         dit = bind(module, params["dit"])
-        total, metrics, x0 = velocity_loss(dit, weight, params["text"], clean, low, batch, rest)
-        decoded = _decoded_samples(weight, len(truth))
-        if decoded:
-            part = slice(0, decoded)
-            keep = kept_patches(batch["plan"], clean)
-            frames, inside = compose(
-                bind(vae, frozen["vae"]), x0[part], low[part], keep[part], given[part]
-            )
-            pixel, seen = pixel_loss(
-                frames, inside, given[part], truth[part], weight.gradient, weight.frequency
-            )
-            total = total + weight.pixel_weight * pixel
-            metrics |= seen
+        total, metrics, x0 = velocity_loss(dit, weight, params["text"], batch, key)
+        if weight.pixel_weight:
+            counts = [_decoded_samples(weight, len(x)) for x in x0]
+            kinds = (weight.gradient, weight.frequency)
+            pixel, seen = shown_loss(bind(vae, frozen["vae"]), x0, batch, counts, *kinds)
+            total, metrics = total + weight.pixel_weight * pixel, metrics | seen
         return total, metrics
 
     cost = functools.cache(lambda shape: vae_flops(vae, shape))
 
     def flops(batch: Batch) -> float:
-        samples, *shape = batch["hr"].shape[:4]
-        encoding, decoding = cost((1, *shape))
-        parts = settings.optimizer.accumulate
-        decoded = _decoded_samples(weight, samples // parts) * parts
-        return (
-            (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
-            + 2 * samples * encoding
-            + (1 + BACKWARD_FROZEN) * decoded * decoding
-        )
+        parts, total = settings.optimizer.accumulate, 0.0
+        for clips in by_shape(batch["hr"]):
+            encoding, decoding = cost((1, *clips.shape[1:4]))
+            decoded = _decoded_samples(weight, len(clips) // parts) * parts
+            total += 2 * len(clips) * encoding + (1 + BACKWARD_FROZEN) * decoded * decoding
+        return total + (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
 
     return Stage(
         init=functools.partial(fresh_params, config=config, text_lengths=weight.text_lengths),
@@ -230,68 +238,7 @@ def make(
         fixed=buffers(module, "dit") | (frozenset() if weight.train_text else TEXTS),
         recipe=recipe_of(settings, masks=True, packing=weight.packing),
         config={"dit": to_json(config)},
+        prepare=functools.partial(with_latents, vae),
         preview=one_step_preview(module, vae, weight.condition_noise),
         flops=flops,
     )
-
-
-def compose(
-    vae: VAE,
-    x0: Float[Array, "s t v u c"],
-    low: Float[Array, "s t v u c"],
-    keep: Bool[Array, "s t r q"],
-    given: Float[Array, "s f h w 3"],
-) -> tuple[Float[Array, "s f h w 3"], Bool[Array, "s f h w 1"]]:
-    """The one-step result as inference shows it, in about [-1, 1], and the pixels of kept patches.
-
-    Skipped patches have the latent of the input, and show the upscaled input ``given`` itself.
-    """
-    token = jnp.repeat(jnp.repeat(keep, 2, axis=2), 2, axis=3)[..., None]
-    latent = jnp.where(token, x0, low) / vae.config.scaling_factor
-    inside = patches_to_pixels(keep)
-    return jnp.where(inside, decode(vae, latent, given), given), inside
-
-
-def one_step_preview(
-    module: DiT, vae: VAE, condition_noise: float
-) -> Callable[[Params, Params, Batch, Array], Preview]:
-    """The preview of a stage with parameters ``dit`` and ``text``: one step from pure noise."""
-
-    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
-        posterior, noise, level = jax.random.split(key, 3)
-        given = upscaled(batch["lr"], batch["hr"].shape[2:4])
-        shape = latent_shape(vae, given)
-        low = encode(vae, frozen["vae"], given, jax.random.normal(posterior, shape))
-        start, timestep = jax.random.normal(noise, shape), jnp.full(len(given), TERMINAL)
-        seen = add_condition_noise(
-            low, jax.random.normal(level, shape), condition_noise, shape[1:4]
-        )
-        dit, plan = bind(module, params["dit"]), batch["plan"]
-        predicted = predict(dit, params["text"], start, seen, timestep, batch)
-        x0, keep = clean_latent(predicted, start, timestep, plan), kept_patches(plan, low)
-        frames, _ = compose(bind(vae, frozen["vae"]), x0, low, keep, given)
-        return Preview(unsigned(frames), keep)
-
-    return preview
-
-
-def pixel_loss(
-    frames: Float[Array, "s f h w 3"],
-    inside: Bool[Array, "s f h w 1"],
-    given: Float[Array, "s f h w 3"],
-    truth: Float[Array, "s f h w 3"],
-    gradient: float,
-    frequency: float,
-) -> tuple[Float[Array, ""], Metrics]:
-    """What the kept patches of a ``compose``d result show, against the true clip.
-
-    ``gradient``, ``frequency``: weights of the parts, as in stage vae.
-    """
-    error = jnp.where(inside, frames - truth, 0.0)
-    total, parts = reconstruction_loss(error, gradient, frequency)
-    return total, parts | {
-        "psnr": psnr(frames, truth).mean(),
-        "psnr_upscaled": psnr(given, truth).mean(),
-        "psnr_kept": psnr(frames, truth, inside).mean(),
-        "psnr_kept_upscaled": psnr(given, truth, inside).mean(),
-    }

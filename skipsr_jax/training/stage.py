@@ -8,9 +8,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
-from skipsr_jax.data.dataset import ClipShape, Packing, Recipe
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.dataset import Recipe
+from skipsr_jax.data.packing import Packing
+from skipsr_jax.errors import UserError
 from skipsr_jax.nn.params import Buffer, Params, flatten
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Array, Bool, Float
@@ -20,16 +24,23 @@ Batch = dict[str, Any]
 Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]]
 
 
+def by_shape(entry: Any) -> tuple[Any, ...]:
+    """The arrays of a batch's entry, one for each shape of its samples."""
+    return tuple(jax.tree.leaves(entry))
+
+
 class Preview(NamedTuple):
     """What a stage makes of a batch, to look at and to measure.
 
     Attributes:
       frames: pixels in [0, 1] at the size of the truth; skipped patches show the upscaled input.
       keep: which patches the stage treated as kept: those of the batch, or its own prediction.
+
+    Each is an array, or as ``hr`` of the batch a tuple of arrays, one for each shape.
     """
 
-    frames: Float[Array, "s f h w 3"]
-    keep: Bool[Array, "s t r q"]
+    frames: Float[Array, "s f h w 3"] | tuple[Float[Array, "_ _ _ _ 3"], ...]
+    keep: Bool[Array, "s t r q"] | tuple[Bool[Array, "_ _ _ _"], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +71,8 @@ class Stage:
     Attributes:
       init: random key -> fresh parameters, pure.
       loss: (trained parameters, frozen parameters, batch on the device, key) -> (loss, metrics).
+      prepare: (frozen parameters, batch on the device, key) -> the batch with what all players need
+        of it, computed once a step and without gradients; None where there is nothing such.
       frozen: parameters that the loss reads and nobody trains.
       fixed: paths of entries of the trained parameters that are no parameters (buffers).
       recipe: of the training batches.
@@ -84,6 +97,7 @@ class Stage:
     fixed: frozenset[str]
     recipe: Recipe
     config: dict[str, Any]
+    prepare: Callable[[Params, Batch, Array], Batch] | None = None
     players: tuple[Player, ...] = ()
     helpers: frozenset[str] = frozenset()
     begin: Callable[[Params], Params] = _unchanged
@@ -113,8 +127,23 @@ class Stage:
 
 
 def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -> Recipe:
-    """The batches that the section ``data`` asks for."""
+    """The batches that the section ``data`` asks for.
+
+    Raises UserError when ``data.pack`` and other settings say different things.
+    """
     data = settings.data
+    mixed = tuple(ClipShape(data.batch * samples, *size) for samples, *size in data.pack)
+    if mixed:
+        if packing is None:
+            raise UserError(
+                f"stage {settings.stage} makes no sequences of tokens: set data.pack to ()"
+            )
+        if packing.samples > 1 or data.image_share:
+            raise UserError(
+                "data.pack says what a sequence holds, pictures too: set loss.samples_per_pack to "
+                "1 and data.image_share to 0"
+            )
+        packing = dataclasses.replace(packing, samples=sum(shape[0] for shape in data.pack))
     return Recipe(
         video=ClipShape(data.batch, data.frames, *data.crop),
         image=ClipShape(data.image_batch, 1, *data.image_crop),
@@ -126,6 +155,7 @@ def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -
         packing=packing,
         cache=data.cache or None,
         seed=settings.seed,
+        mixed=mixed,
     )
 
 

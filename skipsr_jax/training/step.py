@@ -21,12 +21,15 @@ from skipsr_jax.parallel.constrain import constrain
 from skipsr_jax.parallel.mesh import PACK_AXES, packs
 from skipsr_jax.training.optimizer import averaged, transformation, without
 from skipsr_jax.training.settings import Optimizer
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage
+from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, by_shape
 from skipsr_jax.types import Array, Float
 
 State = dict[str, Params]
 """params, ema (of the model alone), opt_state (of each player), step (int32): what a checkpoint
 holds."""
+
+PREPARE = 1000
+"""Number of the random key of ``stage.prepare`` in a step; players have 0, 1, ..."""
 
 
 def _players(stage: Stage, params: Params) -> tuple[Player, ...]:
@@ -74,7 +77,7 @@ def micro_batches(batch: Batch, parts: int, samples_per_pack: int) -> Batch:
     Part i takes every ``parts``-th pack, from pack i: so each device keeps an equal share of each
     part of the packs that it holds, and the parts are the same on any mesh.
     """
-    packs = len(batch["hr"]) // samples_per_pack
+    packs = sum(len(clips) for clips in by_shape(batch["hr"])) // samples_per_pack
 
     def cut(x: Array) -> Array:
         rows = len(x) // packs  # a pack's samples, or 1 for what is there once a pack
@@ -107,10 +110,27 @@ def _gradient(
         grads, metrics = compute(own, micro, jax.random.fold_in(key, number))
         return jax.tree.map(jnp.add, total, grads), metrics
 
-    count = len(parts["hr"])
+    count = len(jax.tree.leaves(parts)[0])
     zeros = jax.tree.map(jnp.zeros_like, own)
     total, seen = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
     return jax.tree.map(lambda x: x / count, total), jax.tree.map(lambda x: x.mean(axis=0), seen)
+
+
+def _prepared(
+    stage: Stage, frozen: Params, batch: Batch, parts: Batch | None, key: Array
+) -> tuple[Batch, Batch | None]:
+    """The batch, or its micro-batches one after the other, as ``stage.prepare`` leaves them."""
+    if stage.prepare is None:
+        return batch, parts
+    if parts is None:
+        return stage.prepare(frozen, batch, key), None
+
+    def prepare(numbered: tuple[Array, Batch]) -> Batch:
+        number, micro = numbered
+        return stage.prepare(frozen, micro, jax.random.fold_in(key, number))
+
+    count = len(jax.tree.leaves(parts)[0])
+    return batch, jax.lax.map(prepare, (jnp.arange(count), parts))
 
 
 def make_step(
@@ -129,6 +149,7 @@ def make_step(
         parts = None
         if optimizer.accumulate > 1:
             parts = micro_batches(batch, optimizer.accumulate, stage.samples_per_pack)
+        batch, parts = _prepared(stage, frozen, batch, parts, jax.random.fold_in(key, PREPARE))
         params, opt_state = state["params"], dict(state["opt_state"])
         seen: Metrics = {}
         finite = jnp.asarray(True)
@@ -168,7 +189,9 @@ def make_evaluation(stage: Stage, seed: int) -> Callable[[Params, Params, Batch]
     """(parameters, frozen parameters, batch) -> metrics of the loss, with a fixed key."""
 
     def evaluate(params: Params, frozen: Params, batch: Batch) -> Metrics:
-        loss, metrics = stage.loss(params, frozen, batch, jax.random.key(seed))
+        key = jax.random.key(seed)
+        batch, _ = _prepared(stage, frozen, batch, None, jax.random.fold_in(key, PREPARE))
+        loss, metrics = stage.loss(params, frozen, batch, key)
         return metrics | {"loss": loss}
 
     return evaluate

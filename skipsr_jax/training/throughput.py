@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from skipsr_jax.models.flops import peak_flops
-from skipsr_jax.training.stage import Batch, Stage
+from skipsr_jax.training.stage import Batch, Stage, by_shape
 
 
 class Throughput:
@@ -37,8 +37,8 @@ class Throughput:
     def add(self, batch: Batch) -> None:
         """Counts a step on this host's ``batch``, which is still on the host."""
         self._steps += 1
-        self._samples += len(batch["hr"])
-        self._pixels += batch["hr"].size // 3
+        self._samples += sum(len(clips) for clips in by_shape(batch["hr"]))
+        self._pixels += sum(clips.size // 3 for clips in by_shape(batch["hr"]))
         if "plan" in batch:
             self._tokens += int(batch["plan"].valid.sum())
         if self._flops is not None:

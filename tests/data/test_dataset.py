@@ -1,13 +1,17 @@
 """Training batches: a function of (seed, index), with the masks and plans they claim."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from skipsr_jax.data.clips import find_sources
-from skipsr_jax.data.dataset import ClipShape, Packing, Recipe, batches, bucket_of, iterate
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.dataset import Recipe, batches, iterate
 from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.resize import area_down, resize
 from skipsr_jax.errors import UserError
@@ -108,7 +112,7 @@ def test_plans_hold_a_share_of_the_mask_within_the_bucket(sources):
     packing = Packing(samples=2, kept_share=0.75, dense_share=0.0, random_drop=0.5)
     batch = batches(sources, recipe(packing=packing))[0]
     plan, tokens = batch["plan"], 2 * 3 * 4
-    bucket = bucket_of(ClipShape(4, 5, 48, 64), packing)
+    bucket = bucket_of([ClipShape(4, 5, 48, 64)], packing)
     assert plan.patch_index.shape == (2, bucket.tokens) and batch["negative"].shape == (2, 2)
     for pack in range(2):
         kept = plan.patch_index[pack][plan.valid[pack]]
@@ -117,6 +121,45 @@ def test_plans_hold_a_share_of_the_mask_within_the_bucket(sources):
         for sample in range(2):
             of_sample = (kept // tokens == sample).sum()
             assert 1 <= of_sample <= int(0.75 * tokens)
+
+
+MIXED = (ClipShape(2, 5, 48, 64), ClipShape(4, 1, 64, 48), ClipShape(4, 1, 64, 48))
+
+
+def test_clips_and_pictures_of_several_shapes_share_sequences(sources):
+    packing = Packing(samples=5, dense_share=0.0, random_drop=0.0, negative_share=0.5)
+    wanted = recipe(mixed=MIXED, packing=packing)
+    batch = batches(sources, wanted)[0]
+    assert [x.shape for x in batch["hr"]] == [(2, 5, 48, 64, 3), *[(4, 1, 64, 48, 3)] * 2]
+    assert [x.shape for x in batch["lr"]] == [(2, 5, 12, 16, 3), *[(4, 1, 16, 12, 3)] * 2]
+    assert not same(batch["hr"][1], batch["hr"][2])  # shapes alike draw their own samples
+    bucket = bucket_of(MIXED, packing)
+    assert bucket == bucket_of([dataclasses.replace(x, batch=3 * x.batch) for x in MIXED], packing)
+    plan = batch["plan"]
+    assert plan.patch_index.shape == (2, bucket.tokens) and batch["negative"].shape == (2, 5)
+    assert batch["negative"].any() and not batch["negative"].all()
+    for pack in range(2):  # one clip, two pictures of the one shape, two of the other
+        masks = [batch["mask"][0][pack]]
+        masks += [x[2 * pack + i] for x in batch["mask"][1:] for i in range(2)]
+        kept = plan.patch_index[pack][plan.valid[pack]]
+        patches = np.concatenate([mask.ravel() for mask in masks])
+        np.testing.assert_array_equal(np.sort(kept), np.flatnonzero(patches))
+        of_sample = np.repeat(np.arange(5), [mask.size for mask in masks])
+        np.testing.assert_array_equal(plan.sample[pack][plan.valid[pack]], of_sample[kept])
+
+
+def test_mixed_batches_are_the_same_for_any_number_of_hosts_and_workers(sources):
+    wanted = recipe(mixed=MIXED, packing=Packing(samples=5, guided=True))
+    dataset = batches(sources, wanted)
+    halves = [batches(sources, wanted, hosts=(i, 2))[3] for i in (0, 1)]
+    together = jax.tree.map(lambda *parts: np.concatenate(parts), *halves)
+    assert same(together, dataset[3]) and not same(dataset[3]["hr"], dataset[4]["hr"])
+    iterator = iterate(dataset, workers=0, start=3)
+    assert same(next(iterator), dataset[3]) and same(next(iterator), dataset[4])
+    lengths = dataset[3]["negative_plan"].text_length
+    assert (lengths == 1).all() and lengths.shape == (2, 5)
+    with pytest.raises(UserError, match=r"data\.pack has pictures, but none of 5 pictures holds"):
+        batches(sources, recipe(mixed=(ClipShape(2, 1, 128, 128),), packing=Packing()))
 
 
 def test_the_mask_is_that_of_the_whole_clip_at_once():

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
 from small_model import DIT_CONFIG, VAE_CONFIG
+from small_training import QUICK, write_pictures
 
 from skipsr_jax.data.clips import find_sources
-from skipsr_jax.data.dataset import ClipShape, Packing, Recipe, batches
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.dataset import Recipe, batches
+from skipsr_jax.data.packing import Packing
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import abstract, flatten, to_dict
@@ -22,9 +24,6 @@ from skipsr_jax.training.adversarial import AdversarialLoss
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Player, Stage
 from skipsr_jax.training.step import fresh_state, make_step
-
-QUICK = {"xla_backend_optimization_level": 0}
-"""Compiling takes most of the time here, running next to none."""
 
 # All layers of one kind and one head: one stack to compile.
 CONFIG = dataclasses.replace(DIT_CONFIG, mm_layers=0, output_modulation=True)
@@ -57,7 +56,7 @@ def batch():
     pattern = np.indices(low.shape[1:4]).sum(0) % 2 * 2.0 - 1.0
     clean = low + pattern[..., None].astype(np.float32)
     plan = build_plan(list(rng.random((2, *GRID)) < 0.6), [3, 2])
-    batch = {"hr": low[:, :1], "clean": clean, "low": low, "plan": plan}
+    batch = {"clean": (clean,), "low": (low,), "plan": plan}
     return jax.tree.map(jnp.asarray, batch | {"negative": np.array([[False, True]])})
 
 
@@ -66,7 +65,7 @@ class Side:
 
     def __init__(self, name, loss, trains):
         def of_latents(params, frozen, batch, key):
-            return loss(params, batch["clean"], batch["low"], batch, key)[:2]
+            return loss(params, batch, key)[:2]
 
         whole = stage_of(LOSS)
         recipe = Recipe(ClipShape(2, 5, 32, 48), None, packing=Packing(samples=2))
@@ -185,7 +184,7 @@ def test_what_skipped_tokens_hold_plays_no_part(request, side, start, batch):
         assert 0 < keep.mean() < 1
         return unpatchify(jnp.where(keep[:, None], tokens, 9.0).reshape(2, -1, 64), GRID)
 
-    other = batch | {name: elsewhere(batch[name]) for name in ("clean", "low")}
+    other = batch | {name: (elsewhere(*batch[name]),) for name in ("clean", "low")}
     wanted, want = side.step(side.state(start), {}, batch, RATE)
     found, got = side.step(side.state(start), {}, other, RATE)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in want.items()}
@@ -197,9 +196,10 @@ def test_pictures_have_their_own_perturbation_and_none_has_no_penalty(game, star
     weight = dataclasses.replace(LOSS, sigma_image=0.0, sigma_video=0.1)
     still = dataclasses.replace(game, weight=weight)
     plan = build_plan([np.ones((1, 2, 3), bool)] * 2, [3, 2])
-    picture = batch | {"plan": jax.tree.map(jnp.asarray, plan)}
+    latents = {name: (batch[name][0][:, :1],) for name in ("clean", "low")}
+    picture = batch | latents | {"plan": jax.tree.map(jnp.asarray, plan)}
     run = jax.jit(still.discriminator_loss, compiler_options=QUICK)
-    args = (start, batch["clean"][:, :1], batch["low"][:, :1], picture)
+    args = (start, picture)
     total, metrics = run(*args, jax.random.key(0))
     assert metrics["r1"] == metrics["r2"] == 0 and total == metrics["discriminator"] > 0
 
@@ -228,15 +228,10 @@ def test_settings_that_cannot_be_are_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("pairing", ["relativistic", "non_saturating"])
 def test_the_stage_plays_on_clips(tmp_path, pairing):
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        picture = np.full((64, 96, 3), 90, np.uint8)
-        picture[:32] = rng.integers(0, 255, (32, 96, 3))
-        Image.fromarray(picture).save(tmp_path / f"{name}.png")
     loss = dataclasses.replace(
         LOSS, pairing=pairing, depths=(1, 2), pixel_weight=1.0, feature_distance="l2"
     )
-    settings = settings_for(loss, tmp_path)
+    settings = settings_for(loss, write_pictures(tmp_path))
     stage = adversarial.make(settings, dataclasses.replace(CONFIG, mm_layers=1), autoencoder())
 
     def fresh(key):

@@ -8,29 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
+from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import train_state
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiTConfig
-from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import abstract, flatten
-from skipsr_jax.training import distill
+from skipsr_jax.training import distill, frozen
 from skipsr_jax.training.distill import DistillLoss
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Stage
-from skipsr_jax.training.step import fresh_state, make_next_phase, make_step
+from skipsr_jax.training.step import fresh_state, make_evaluation, make_next_phase, make_step
 
-QUICK = {"xla_backend_optimization_level": 0}
-"""Compiling takes most of the time here, running next to none."""
-
-VAE_CONFIG = VAEConfig((8, 8, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True)
-DIT_CONFIG = DiTConfig(
-    width=32, text_width=16, heads=2, head_dim=16, layers=2, mm_layers=1, expand_ratio=2,
-    gated_mlp=True, pixel_rope=False, rope_dim=16, output_modulation=True, plain_text_at_last=True,
-)  # fmt: skip
 RATE = 5e-4
 LOSS = DistillLoss(
     schedule=((2, 8), (1, 8)), guidance=3.0, condition_noise=0.05, text_lengths=(3, 2),
@@ -87,18 +78,13 @@ class Run:
 @pytest.fixture(scope="module")
 def patch():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(distill, "encode_pair", averages)
+        patch.setattr(frozen, "encode_pair", averages)
         yield
 
 
 @pytest.fixture(scope="module")
 def run(patch, tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        picture = np.full((64, 96, 3), 90, np.uint8)
-        picture[:32] = rng.integers(0, 255, (32, 96, 3))
-        Image.fromarray(picture).save(root / f"{name}.png")
+    root = write_pictures(tmp_path_factory.mktemp("pictures"))
     settings = settings_for(LOSS, root)
     stage = distill.make(settings, DIT_CONFIG, autoencoder())
 
@@ -214,7 +200,7 @@ def test_matching_clean_latents_weighs_velocities_by_the_noise(run):
     loss = dataclasses.replace(LOSS, matching="x0", guidance=1.0, schedule=((4, 16),))
     stage = distill.make(settings_for(loss), DIT_CONFIG, autoencoder())
     assert not stage.recipe.packing.guided
-    evaluate = jax.jit(stage.loss, compiler_options=QUICK)
-    total, metrics = evaluate(run.states[0]["params"], stage.frozen, run.batch, jax.random.key(0))
+    evaluate = jax.jit(make_evaluation(stage, 0), compiler_options=QUICK)
+    metrics = evaluate(run.states[0]["params"], stage.frozen, run.batch)
     # Two samples at two of four steps: shares of noise 1 or 3/4, and 1/2 or 1/4, squared.
-    assert total == metrics["x0"] and 0.2 < metrics["x0"] / metrics["velocity"] < 0.8
+    assert metrics["loss"] == metrics["x0"] and 0.2 < metrics["x0"] / metrics["velocity"] < 0.8

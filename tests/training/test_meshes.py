@@ -5,16 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import nnx
-from PIL import Image
+from small_training import EIGHT_HEADS, QUICK, random_autoencoder, write_pictures
 
 from skipsr_jax.checkpoints import store, train_state
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiTConfig
-from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import abstract, flatten, to_dict
+from skipsr_jax.nn.params import flatten
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training import sr
@@ -22,32 +19,17 @@ from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.step import fresh_state, make_step, on_devices
 
-QUICK = {"xla_backend_optimization_level": 0}
-VAE_CONFIG = VAEConfig((8, 8, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True)
-DIT_CONFIG = DiTConfig(
-    width=32, text_width=16, heads=8, head_dim=12, layers=2, mm_layers=2, expand_ratio=2,
-    gated_mlp=False, pixel_rope=True, rope_dim=12, output_modulation=True, plain_text_at_last=False,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        picture = np.full((32, 64, 3), 90, np.uint8)
-        picture[:, :32] = rng.integers(0, 255, (32, 32, 3))
-        Image.fromarray(picture).save(root / f"{name}.png")
+    root = write_pictures(tmp_path_factory.mktemp("pictures"))
     data = Data(root=(str(root),), batch=8, frames=1, crop=(32, 32), pan_share=1.0)
     loss = sr.SrLoss(one_step_share=0.5, pixel_weight=0.0, dense_share=0.3, negative_share=0.3)
     return Settings("sr", data, Optimizer(1e-2, warmup_steps=1, ema_decay=0.5), Loop(3), loss)
 
 
 def stage_for(settings):
-    vae = abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0)))
-    rng = np.random.default_rng(1)
-    numbers = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), to_dict(vae))
-    return sr.make(settings, DIT_CONFIG, (vae, {"vae": numbers}))
+    return sr.make(settings, EIGHT_HEADS, random_autoencoder())
 
 
 def three_steps(settings, mesh):
@@ -111,6 +93,15 @@ def test_three_steps_on_other_meshes(settings, alone, sizes):
 
 
 @pytest.mark.slow
+def test_mixed_packs_train_on_a_mesh_as_on_one_device(settings):
+    """A picture of one shape and two of another in each of eight sequences, over data and fsdp."""
+    pack = ((1, 1, 32, 32), (2, 1, 16, 48))
+    mixed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, pack=pack))
+    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    check_equal(three_steps(mixed, make_mesh(2, 2, 2)), three_steps(mixed, mesh))
+
+
+@pytest.mark.slow
 def test_a_checkpoint_moves_between_meshes(spread, tmp_path):
     """Saved on (2, 2, 2); restored on (1, 8, 1) and one device; parameters alone too."""
     _, state = spread
@@ -137,6 +128,16 @@ def test_a_checkpoint_moves_between_meshes(spread, tmp_path):
         ((1, 1, 3), {}, "8 heads do not divide over a mesh of 3 devices"),
         ((4, 2, 1), {"batch": 4}, r"data\.batch is 4: it must be a multiple of 1 samples"),
         ((1, 1, 8), {"crop": (16, 32)}, r"mesh\.seq is 8, but a sequence of data\.batch has 2"),
+        (
+            (4, 2, 1),
+            {"batch": 4, "pack": ((1, 1, 32, 32), (2, 1, 16, 48))},
+            r"data\.batch is 4: it must be a multiple of 1 samples a pack x 8 devices",
+        ),
+        (
+            (1, 1, 8),
+            {"pack": ((1, 1, 16, 32), (1, 1, 16, 48))},
+            r"mesh\.seq is 8, but a sequence of data\.batch has 5",
+        ),
     ],
 )
 def test_what_does_not_fit_the_mesh(settings, sizes, changes, says):

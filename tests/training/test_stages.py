@@ -4,40 +4,24 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
+from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.predictor import PredictorConfig
-from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import flatten, to_dict
 from skipsr_jax.training import pixels, predictor, sr, vae
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.step import fresh_state, make_step
 
-QUICK = {"xla_backend_optimization_level": 0}
-"""Compiling takes most of the time here, running next to none."""
-
-VAE_CONFIG = VAEConfig((8, 8, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True)
-DIT_CONFIG = DiTConfig(
-    width=32, text_width=16, heads=2, head_dim=16, layers=2, mm_layers=1, expand_ratio=2,
-    gated_mlp=True, pixel_rope=False, rope_dim=16, output_modulation=True, plain_text_at_last=True,
-)  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name in "abcd":
-        picture = np.full((64, 96, 3), 90, np.uint8)
-        picture[:32] = rng.integers(0, 255, (32, 96, 3))
-        Image.fromarray(picture).save(root / f"{name}.png")
-    return root
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
