@@ -5,12 +5,15 @@
     python train.py --config=configs/seedvr2_3b_sr.py --workdir=runs/3b/sr \\
         --config.data.root="('/data/clips',)"
 
-One GPU of 141 GB: --config.data.batch=1 --config.data.image_batch=1 --config.data.frames=9
-    --config.mesh.seq=1
-Eight GPUs of one host: --config.data.batch=8 --config.data.image_batch=8 --config.data.frames=21
-    --config.mesh.seq=1
-A pod of 256 chips, four of which share a clip of 93,600 tokens, with --distributed on every host:
-as it is. batch and image_batch are one for each group of mesh.seq devices, or a multiple.
+One GPU of 141 GB: --config.data.batch=1 --config.mesh.seq=1
+    --config.data.pack="((1,5,720,1280),(1,1,720,1280))"
+Eight GPUs of one host: --config.data.batch=8 --config.mesh.seq=1
+    --config.data.pack="((1,17,720,1280),(1,1,720,1280))"
+A pod of 256 chips, four of which share a sequence of 93,600 tokens, with --distributed on every
+host: as it is. batch is one for each group of mesh.seq devices, or a multiple.
+
+Images and videos are mixed within each sequence (NaViT): ``data.pack`` names its samples. A clip of
+93 frames and two pictures are as many tokens as 101 frames.
 
 From the paper (section 5, implementation details): start from public weights, standard diffusion
 training on images and videos mixed, with the degradations of SeedVR; 40 A100-80G, batches of about
@@ -42,12 +45,17 @@ def get_config() -> ConfigDict:
     data.eval_crop = (720, 1280)
     data.cache = ""
     data.workers = 16
-    data.batch = 64  # over all hosts; one for each share of the packs
-    data.frames = 101
+    data.batch = 64  # sequences over all hosts; one for each share of the packs
+    data.pack = (  # (samples, frames, height, width) of each shape in a sequence
+        (1, 93, 720, 1280),
+        (1, 1, 720, 1280),
+        (1, 1, 1280, 720),
+    )
+    data.frames = 101  # from here on for pack = (): batches of one shape, pictures in their own
     data.crop = (720, 1280)
     data.image_batch = 64
     data.image_crop = (720, 1280)
-    data.image_share = 0.2
+    data.image_share = 0.0
     data.pan_share = 0.1
     data.degradation = "real"  # levels as in tiny_sr.py; "area" for clean input: more is skipped
 

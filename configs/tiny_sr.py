@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     data.image_batch = 32
     data.image_crop = (240, 432)  # the shape of a window at 720p, where pictures are mixed in
     data.image_share = 0.0
+    data.pack = ()  # ((2, 17, 176, 304), (6, 1, 240, 432)): so many of each in every sequence
     data.pan_share = 0.3
     data.soft_share = 0.0
     data.degradation = "area"  # "real": two rounds of what follows, then video compression
