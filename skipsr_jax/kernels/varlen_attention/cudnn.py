@@ -1,27 +1,37 @@
 """cuDNN's fused attention in its packed layout: NVIDIA Hopper and newer, bfloat16 or float16.
 
 Segment lengths and offsets are run-time arrays, so one program serves any mask of a given shape.
-JAX's own wrapper of the custom call is private; its signature is the same in jax 0.10.2 to 0.12.
+JAX's primitives of the custom calls are private; their signature is the same in jax 0.10.2 to 0.12.
+
+cuDNN sees a flat buffer, an offset and a length for each segment, and one static limit on the
+lengths. That limit is what it pays for: the backward pass keeps a float32 sum for queries of size
+segments x limit x heads x head_dim, whatever the segments hold. JAX takes the limit from the shape
+of the arrays, (rows, limit, heads, head_dim). So the packs are viewed, without a copy where the
+sizes divide, as many rows of a short ``limit``; segments may run over the end of a row, because
+the offsets are those of the flat buffer.
 
 Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
 
-* the backward pass forms segment * rows * heads * head_dim in 32 bits and returns zero dq beyond
-  2^32: differentiated calls are split over packs, then heads, until the product fits;
-* offsets hold segment STARTS only, then -1; empty segments count as absent;
+* an element of that sum is addressed in 32 bits and those beyond 2^32 come back as zero dq:
+  ``Rows`` never makes so many;
+* a segment longer than the limit would be cut: ``lax.cond`` on the run-time lengths sends such a
+  call to the XLA version (backward) or to one row of unlimited length (forward);
 * rows that belong to no segment come back unwritten, and so do their gradients: both are selected
-  to zero here;
-* one segment alone is not treated as packed and the backward pass wants an even number of rows:
-  an empty segment and a row of padding are added.
+  to zero here, before anything reads them;
+* one segment alone is not treated as packed: there are two slots for segments at least.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from skipsr_jax.kernels.varlen_attention import xla
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
 from skipsr_jax.kernels.varlen_attention.segments import row_bounds
-from skipsr_jax.types import Array, Float, Int
+from skipsr_jax.types import Array, Bool, Float, Int
 
 try:
     from jax._src.cudnn import fused_attention_stablehlo as _fused
@@ -29,36 +39,50 @@ except ImportError:  # a private module: another jax may move it
     _fused = None
 
 HEAD_DIM_LIMIT = 128
-BACKWARD_ELEMENTS = 2**32  # packs * segments * rows * heads * head_dim of one differentiated call
-OFFSET_ELEMENTS = 2**31  # packs * rows * heads * head_dim of any call: int32 offsets in elements
+SUM_ELEMENTS = 2**32  # of the backward pass's sum for queries, that its offsets can address
+SUM_BUDGET = 2**30  # of them where that leaves room for segments of USUAL_LENGTH: 4 GiB
+OFFSET_ELEMENTS = 2**31  # rows * heads * head_dim of any call: int32 offsets in elements
+USUAL_LENGTH = 4096  # rows; a window of SeedVR holds some 3,400 tokens at most, and its text
 
 
-def _even(rows: int) -> int:
-    return rows + rows % 2
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """``count`` rows of ``limit``, with ``slots`` for segments in each."""
+
+    count: int
+    limit: int
+    slots: int
 
 
-def _packed_segments(segments: int) -> int:
-    return max(segments, 2)
+def rows_for(total: int, segments: int, width: int, elements: int) -> Rows | None:
+    """How to view ``total`` rows of ``width`` (heads * head_dim) with ``segments`` segments.
+
+    The limit is the longest with which the backward pass's sum has at most ``elements``; None where
+    that is not enough for segments of USUAL_LENGTH.
+    """
+
+    def view(count: int) -> Rows:
+        limit = -(-total // count)
+        return Rows(count, limit + limit % 2, max(2, -(-segments // count)))
+
+    most = -(-total // min(USUAL_LENGTH, total))
+    views = [view(count) for count in range(1, most + 1)]
+    views = [v for v in views if v.count * v.slots * v.limit * width <= elements]
+    if not views:
+        return None
+    # Rows that fill the array spare a copy, if their limit is not much shorter.
+    full = (v for v in views if v.count * v.limit == total and v.count < 2 * views[0].count)
+    return next(full, views[0])
 
 
-def split_sizes(
-    packs: int, rows: int, heads: int, head_dim: int, segments: int, *, backward: bool
-) -> tuple[int, int] | None:
-    """(packs, heads) of one call so that cuDNN's 32-bit offsets hold; None if nothing fits."""
-    rows, segments = _even(rows), _packed_segments(segments)
-
-    def fits(some_packs: int, some_heads: int) -> bool:
-        elements = some_packs * rows * some_heads * head_dim
-        return elements < OFFSET_ELEMENTS and (
-            not backward or elements * segments < BACKWARD_ELEMENTS
-        )
-
-    for some_packs in range(packs, 0, -1):
-        if fits(some_packs, heads):
-            return some_packs, heads
-    for some_heads in range(heads - 1, 0, -1):
-        if fits(1, some_heads):
-            return 1, some_heads
+def call_for(problem: Problem) -> tuple[int, Rows] | None:
+    """How many packs go into one call, and as which rows; None where not even one fits."""
+    width = problem.heads * problem.head_dim
+    for elements in (SUM_BUDGET, SUM_ELEMENTS - 1):
+        for packs in range(problem.packs, 0, -1):
+            rows = rows_for(packs * problem.rows, packs * problem.segments, width, elements)
+            if rows is not None and rows.count * rows.limit * width < OFFSET_ELEMENTS:
+                return packs, rows
     return None
 
 
@@ -77,79 +101,161 @@ def supported(problem: Problem, target: Target) -> str | None:
         return (
             f"head_dim must be a multiple of 8 and at most {HEAD_DIM_LIMIT}, not {problem.head_dim}"
         )
-    sizes = (problem.packs, problem.rows, problem.heads, problem.head_dim, problem.segments)
-    if split_sizes(*sizes, backward=True) is None:
+    if call_for(problem) is None:
         return (
-            f"{problem.rows} rows x {problem.segments} segments x head_dim {problem.head_dim} "
-            f"passes its 32-bit offsets ({BACKWARD_ELEMENTS}) even with one head a call"
+            f"{problem.rows} rows x {problem.heads} heads x {problem.head_dim} with "
+            f"{problem.segments} segments of up to {USUAL_LENGTH} rows pass its 32-bit offsets"
         )
     return None
 
 
-def _call(
-    q: Float[Array, "b s a p"],
-    k: Float[Array, "b s a p"],
-    v: Float[Array, "b s a p"],
-    cu_seqlens: Int[Array, "b g1"],
-    scale: float,
-) -> Float[Array, "b s a p"]:
-    """One cuDNN call on an even number of rows, two segments at least."""
-    cu = jnp.clip(cu_seqlens.astype(jnp.int32), 0, q.shape[1])
-    lengths = cu[:, 1:] - cu[:, :-1]
-    absent = lengths <= 0
-    lengths = jnp.where(absent, -1, lengths)
-    starts = jnp.where(absent, -1, cu[:, :-1])
-    offsets = jnp.pad(starts, ((0, 0), (0, 1)), constant_values=-1)
-    return _fused.dot_product_attention(
-        q,
-        k,
-        v,
-        None,
-        None,
-        lengths,
-        lengths,
-        offsets,
-        offsets,
-        scale=scale,
-        mask_type=_fused.MaskType.PADDING,
-    )
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """What both passes of one call share, all of it static."""
 
+    rows: Rows
+    scale: float
 
-def _split_call(q, k, v, cu_seqlens, scale, backward):
-    packs, rows, heads, head_dim = q.shape
-    segments = cu_seqlens.shape[1] - 1
-    sizes = split_sizes(packs, rows, heads, head_dim, segments, backward=backward)
-    if sizes is None:
-        raise ValueError(
-            f"cuDNN attention of {packs} packs x {rows} rows x {heads} heads x {head_dim} with "
-            f"{segments} segments passes 32-bit offsets; use implementation='xla' or fewer rows"
+    @property
+    def options(self) -> dict:
+        """Of JAX's primitives: no bias, no dropout, (rows, limit, heads, head_dim)."""
+        return {
+            "scale": self.scale,
+            "seed": 0,
+            "dropout_rate": 0.0,
+            "variadic_args": (False, False),
+            "mask_type": _fused.MaskType.PADDING,
+            "layout": _fused.AttentionLayout.BTNH.value,
+            "sliding_window_length": None,
+        }
+
+    def view(self, x: Float[Array, "b s a p"]) -> Float[Array, "r t a p"]:
+        """The packs end to end, cut into rows."""
+        x = x.reshape(-1, *x.shape[2:])
+        more = self.rows.count * self.rows.limit - len(x)
+        return jnp.pad(x, ((0, more), (0, 0), (0, 0))).reshape(
+            self.rows.count, self.rows.limit, *x.shape[1:]
         )
-    some_packs, some_heads = sizes
-    bands = []
-    for b in range(0, packs, some_packs):
-        pack = slice(b, b + some_packs)
-        parts = []
-        for a in range(0, heads, some_heads):
-            head = slice(a, a + some_heads)
-            part = (x[pack, :, head] for x in (q, k, v))
-            parts.append(_call(*part, cu_seqlens[pack], scale))
-        bands.append(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2))
-    return bands[0] if len(bands) == 1 else jnp.concatenate(bands, axis=0)
+
+    def packs(self, x: Float[Array, "r t a p"], packs: int, rows: int) -> Float[Array, "b s a p"]:
+        """Back from ``view``."""
+        x = x.reshape(-1, *x.shape[2:])[: packs * rows]
+        return x.reshape(packs, rows, *x.shape[1:])
+
+    def segments(
+        self, cu_seqlens: Int[Array, "b g1"], rows: int, width: int
+    ) -> tuple[Int[Array, "r m"], Int[Array, "r m1"]]:
+        """Length of each segment, and its offset in the flat buffer in elements.
+
+        Slots are filled in order, whichever row a segment begins in; the rest is empty.
+        """
+        cu = jnp.clip(cu_seqlens.astype(jnp.int32), 0, rows)
+        cu = cu + rows * jnp.arange(len(cu), dtype=jnp.int32)[:, None]
+        lengths = (cu[:, 1:] - cu[:, :-1]).reshape(-1)
+        starts = cu[:, :-1].reshape(-1)
+        count, slots = self.rows.count, self.rows.slots
+        end = count * self.rows.limit
+        lengths = jnp.pad(lengths, (0, count * slots - len(lengths)))
+        more = (0, count * (slots + 1) - len(starts))
+        starts = jnp.pad(starts, more, constant_values=end) * width
+        return lengths.reshape(count, slots), starts.reshape(count, slots + 1)
+
+
+def _operands(call: _Call, arrays, cu_seqlens):
+    """Arrays as rows; and what the primitives want between them and the rest."""
+    rows, heads, head_dim = arrays[0].shape[1:]
+    lengths, offsets = call.segments(cu_seqlens, rows, heads * head_dim)
+    none = jnp.zeros(0, arrays[0].dtype)
+    return [call.view(x) for x in arrays], (none, lengths, lengths, offsets, offsets, none, none)
+
+
+def _run_forward(call: _Call, q, k, v, cu_seqlens, training: bool):
+    """Output, unwritten where no segment is, and the softmax's statistics if ``training``."""
+    (q_rows, k_rows, v_rows), rest = _operands(call, (q, k, v), cu_seqlens)
+    out, *statistics = _fused._dot_product_attention_fwd_p.bind(
+        q_rows, k_rows, v_rows, *rest, is_training=training, **call.options
+    )
+    return call.packs(out, *q.shape[:2]), *statistics
+
+
+def _run_backward(call: _Call, q, k, v, cu_seqlens, statistics, out, d_out):
+    """Gradients, unwritten where no segment is."""
+    arrays, rest = _operands(call, (q, k, v, out, d_out), cu_seqlens)
+    grads = _fused._dot_product_attention_bwd_p.bind(
+        *arrays[:3], *rest, statistics, *arrays[3:], **call.options
+    )
+    return tuple(call.packs(grad, *q.shape[:2]) for grad in grads)
+
+
+def _select(inside: Bool[Array, "b s"], *arrays: Float[Array, "b s a p"]) -> list[Array]:
+    """Rows of no segment as zeros: never by multiplying, they may hold NaN."""
+    return [jnp.where(inside[:, :, None, None], x, 0) for x in arrays]
+
+
+def _fits(call: _Call, cu_seqlens: Int[Array, "b g1"]) -> Bool[Array, ""]:
+    return jnp.max(cu_seqlens[:, 1:] - cu_seqlens[:, :-1]) <= call.rows.limit
+
+
+def _any_length(call: _Call, q: Float[Array, "b s a p"]) -> _Call | None:
+    """The call as one row, so that any segment fits; None where ``call`` is that already."""
+    total = q.shape[0] * q.shape[1]
+    if call.rows.limit >= total:
+        return None
+    rows = Rows(1, total + total % 2, call.rows.count * call.rows.slots)
+    return dataclasses.replace(call, rows=rows)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attention(q, k, v, cu_seqlens, scale):
-    # Not differentiated: no need for the backward pass's smaller calls.
-    return _split_call(q, k, v, cu_seqlens, scale, backward=False)
+def _attention(q, k, v, cu_seqlens, call):
+    return _forward(q, k, v, cu_seqlens, call, False)[0]
 
 
-def _attention_forward(q, k, v, cu_seqlens, scale):
-    return jax.vjp(lambda *qkv: _split_call(*qkv, cu_seqlens, scale, backward=True), q, k, v)
+def _forward(q, k, v, cu_seqlens, call, training):
+    inside = row_bounds(cu_seqlens, q.shape[1])[2]
+    (v,) = _select(inside, v)  # what it weights with zero must be finite
+
+    def usual():
+        return tuple(_run_forward(call, q, k, v, cu_seqlens, training))
+
+    other = _any_length(call, q)
+
+    def unusual():
+        out = _run_forward(other, q, k, v, cu_seqlens, False)
+        # The backward pass of such segments does not read statistics.
+        return tuple(out) + tuple(jnp.zeros_like(x) for x in jax.eval_shape(usual)[1:])
+
+    if other is None:
+        out, *statistics = usual()
+    else:
+        out, *statistics = lax.cond(_fits(call, cu_seqlens), usual, unusual)
+    return _select(inside, out)[0], *statistics
 
 
-def _attention_backward(scale, pullback, d_out):
-    del scale
-    return *pullback(d_out), None
+def _attention_forward(q, k, v, cu_seqlens, call):
+    out, statistics = _forward(q, k, v, cu_seqlens, call, True)
+    return out, (q, k, v, cu_seqlens, statistics, out)
+
+
+def _attention_backward(call, saved, d_out):
+    q, k, v, cu_seqlens, statistics, out = saved
+    inside = row_bounds(cu_seqlens, q.shape[1])[2]
+    q, k, v, d_out = _select(inside, q, k, v, d_out)
+
+    def usual():
+        return _run_backward(call, q, k, v, cu_seqlens, statistics, out, d_out)
+
+    def unusual():
+        def one_head(arrays):
+            *qkv, grad = (x[:, :, None] for x in arrays)
+            run = functools.partial(xla.varlen_attention, cu_seqlens=cu_seqlens, scale=call.scale)
+            return tuple(x[:, :, 0] for x in jax.vjp(run, *qkv)[1](grad))
+
+        grads = lax.map(one_head, tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v, d_out)))
+        return tuple(jnp.moveaxis(x, 0, 2) for x in grads)
+
+    fits = _any_length(call, q) is None
+    grads = usual() if fits else lax.cond(_fits(call, cu_seqlens), usual, unusual)
+    return *_select(inside, *grads), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -162,15 +268,26 @@ def varlen_attention(
     cu_seqlens: Int[Array, "b g1"],
     *,
     scale: float,
+    view: Rows | None = None,
 ) -> Float[Array, "b s a p"]:
-    """See ``api.varlen_attention``. Call it only where ``supported`` gives None."""
-    rows = q.shape[1]
-    more_rows = ((0, 0), (0, _even(rows) - rows), (0, 0), (0, 0))
-    q, k, v = (jnp.pad(x, more_rows) for x in (q, k, v))
+    """See ``api.varlen_attention``; call it only where ``supported`` gives None.
+
+    ``view`` of all packs sets the cost of the work, not the result; by default ``call_for``'s.
+    """
+    packs, rows, heads, head_dim = q.shape
     segments = cu_seqlens.shape[1] - 1
-    cu = jnp.pad(cu_seqlens, ((0, 0), (0, _packed_segments(segments) - segments)), mode="edge")
-    inside = row_bounds(cu, q.shape[1])[2][:, :, None, None]
-    # Selecting on the way in also selects the gradients on the way out.
-    q, k, v = (jnp.where(inside, x, 0) for x in (q, k, v))
-    out = _attention(q, k, v, cu, float(scale))
-    return jnp.where(inside, out, 0)[:, :rows]
+    if view is not None:
+        return _attention(q, k, v, cu_seqlens, _Call(view, float(scale)))
+    found = call_for(Problem(packs, rows, heads, head_dim, segments, q.dtype))
+    if found is None:
+        raise ValueError(
+            f"cuDNN attention of {rows} rows x {heads} heads x {head_dim} with {segments} segments "
+            "passes 32-bit offsets; use implementation='xla' or fewer rows"
+        )
+    together, view = found
+    call = _Call(view, float(scale))
+    parts = []
+    for b in range(0, packs, together):
+        part = slice(b, b + together)  # the last may be fewer packs in the same view
+        parts.append(_attention(q[part], k[part], v[part], cu_seqlens[part], call))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)

@@ -11,6 +11,7 @@ import pytest
 from skipsr_jax.kernels.varlen_attention import (
     IMPLEMENTATIONS,
     choose,
+    cudnn,
     pallas_tpu,
     varlen_attention,
     xla,
@@ -28,6 +29,7 @@ SHAPES = {
     "one_row": (1, 1, 8, [[1]]),
     "longer_than_a_block": (300, 1, 8, [[5, 270, 20]]),
     "single_rows": (19, 3, 8, [[1] * 19]),
+    "real_heads": (700, 2, 128, [[64, 128, 130, 1, 300, 60]]),
 }
 
 
@@ -43,6 +45,14 @@ def interpreted_pallas_tpu(q, k, v, cu_seqlens, *, scale):
     )
 
 
+def cudnn_in_short_rows(q, k, v, cu_seqlens, *, scale):
+    """cuDNN with segments over the ends of rows, and some that are longer than a row."""
+    packs, rows, segments = *q.shape[:2], cu_seqlens.shape[1] - 1
+    limit = -(-packs * rows // 3)
+    view = cudnn.Rows(3, limit + limit % 2, max(2, -(-packs * segments // 3)))
+    return cudnn.varlen_attention(q, k, v, cu_seqlens, scale=scale, view=view)
+
+
 def named(name):
     def run(q, k, v, cu_seqlens, *, scale):
         return varlen_attention(q, k, v, cu_seqlens, scale=scale, implementation=name)
@@ -50,16 +60,27 @@ def named(name):
     return run
 
 
-RUNS = {"xla_blocks_of_8": blocked_xla, "pallas_tpu_interpreted": interpreted_pallas_tpu} | {
-    name: named(name) for name in IMPLEMENTATIONS
-}
+RUNS = {
+    "xla_blocks_of_8": blocked_xla,
+    "pallas_tpu_interpreted": interpreted_pallas_tpu,
+    "cudnn_in_short_rows": cudnn_in_short_rows,
+} | {name: named(name) for name in IMPLEMENTATIONS}
 TARGET = current_target()
 NEEDS_HOPPER = pytest.mark.skipif(
     (TARGET.compute_capability or (0, 0)) < (9, 0), reason="needs a Hopper GPU"
 )
+NEEDS_HOPPER_ITSELF = pytest.mark.skipif(
+    (TARGET.compute_capability or (0, 0))[0] != 9, reason="needs a GPU of the Hopper generation"
+)
 NEEDS_TPU = pytest.mark.skipif(TARGET.platform != "tpu", reason="needs a TPU")
-MARKS = {"cudnn": (pytest.mark.gpu, NEEDS_HOPPER), "pallas_tpu": NEEDS_TPU}
-DTYPES = {"cudnn": [jnp.bfloat16, jnp.float16]}
+MARKS = {
+    "cudnn": (pytest.mark.gpu, NEEDS_HOPPER),
+    "cudnn_in_short_rows": (pytest.mark.gpu, NEEDS_HOPPER),
+    "pallas_gpu": (pytest.mark.gpu, NEEDS_HOPPER_ITSELF),
+    "pallas_tpu": NEEDS_TPU,
+}
+DTYPES = {name: [jnp.bfloat16, jnp.float16] for name in ("cudnn", "pallas_gpu")}
+DTYPES["cudnn_in_short_rows"] = [jnp.bfloat16]
 # Interpreted kernels take seconds to compile: one shape shows what bfloat16 changes.
 ONE_SHAPE = ("pallas_tpu_interpreted", jnp.bfloat16)
 
