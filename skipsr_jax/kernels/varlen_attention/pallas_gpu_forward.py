@@ -32,7 +32,7 @@ from skipsr_jax.kernels.varlen_attention.pallas_gpu_parts import (
     zero_from,
     zeros,
 )
-from skipsr_jax.kernels.varlen_attention.pallas_gpu_tiles import (
+from skipsr_jax.kernels.varlen_attention.tiles import (
     SEGMENT_LENGTH,
     SEGMENT_START,
     TILE_COUNT,

@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skipsr_jax.kernels.varlen_attention.pallas_gpu_tiles import TILE_ROWS
+from skipsr_jax.kernels.varlen_attention.tiles import TILE_ROWS
 from skipsr_jax.types import Array
 
 GROUPS = 2
@@ -24,9 +24,6 @@ STAGES = 2
 COMPUTE_REGISTERS, COPY_REGISTERS = 232, 40  # of a thread; 2 x 128 x 232 + 128 x 40 <= 65,536
 LOG2_E = math.log2(math.e)
 WGMMA = plgpu.Layout.WGMMA
-
-ROW_MULTIPLE = 8
-"""Rows of an array that is copied in swizzled tiles; the caller pads to a multiple of it."""
 
 
 def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:

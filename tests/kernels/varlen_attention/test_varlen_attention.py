@@ -13,6 +13,7 @@ from skipsr_jax.kernels.varlen_attention import (
     choose,
     cudnn,
     pallas_tpu,
+    pallas_triton,
     varlen_attention,
     xla,
 )
@@ -60,12 +61,21 @@ def named(name):
     return run
 
 
+def interpreted_pallas_triton(q, k, v, cu_seqlens, *, scale):
+    """The Triton kernels without a GPU."""
+    return pallas_triton.varlen_attention(q, k, v, cu_seqlens, scale=scale, interpret=True)
+
+
 RUNS = {
     "xla_blocks_of_8": blocked_xla,
     "pallas_tpu_interpreted": interpreted_pallas_tpu,
+    "pallas_triton_interpreted": interpreted_pallas_triton,
     "cudnn_in_short_rows": cudnn_in_short_rows,
 } | {name: named(name) for name in IMPLEMENTATIONS}
 TARGET = current_target()
+NEEDS_AMPERE = pytest.mark.skipif(
+    (TARGET.compute_capability or (0, 0)) < (8, 0), reason="needs an Ampere GPU"
+)
 NEEDS_HOPPER = pytest.mark.skipif(
     (TARGET.compute_capability or (0, 0)) < (9, 0), reason="needs a Hopper GPU"
 )
@@ -77,12 +87,30 @@ MARKS = {
     "cudnn": (pytest.mark.gpu, NEEDS_HOPPER),
     "cudnn_in_short_rows": (pytest.mark.gpu, NEEDS_HOPPER),
     "pallas_gpu": (pytest.mark.gpu, NEEDS_HOPPER_ITSELF),
-    "pallas_tpu": NEEDS_TPU,
+    "pallas_triton": (pytest.mark.gpu, NEEDS_AMPERE),
+    "pallas_tpu": (NEEDS_TPU,),
 }
-DTYPES = {name: [jnp.bfloat16, jnp.float16] for name in ("cudnn", "pallas_gpu")}
-DTYPES["cudnn_in_short_rows"] = [jnp.bfloat16]
-# Interpreted kernels take seconds to compile: one shape shows what bfloat16 changes.
+DTYPES = {
+    "cudnn": [jnp.bfloat16, jnp.float16],
+    "cudnn_in_short_rows": [jnp.bfloat16],
+    "pallas_gpu": [jnp.bfloat16, jnp.float16],
+    "pallas_triton": [jnp.bfloat16, jnp.float16],
+    "pallas_triton_interpreted": [jnp.bfloat16],
+}
+GPU_ONLY = ("real_heads",)  # shapes that take a CPU too long
+# Interpreted kernels take seconds to compile: where one shape shows what the dtype changes.
 ONE_SHAPE = ("pallas_tpu_interpreted", jnp.bfloat16)
+INTERPRETED_TRITON = ("uneven", "longer_than_a_block")
+
+
+def shapes_of(name, dtype, shapes):
+    """Those of ``shapes`` that this run is tested at."""
+    if (name, dtype) == ONE_SHAPE:
+        return shapes[:1]
+    if name == "pallas_triton_interpreted":
+        return [shape for shape in shapes if shape in INTERPRETED_TRITON]
+    on_gpu = pytest.mark.gpu in MARKS.get(name, ())
+    return [shape for shape in shapes if on_gpu or shape not in GPU_ONLY]
 
 
 def cases(*shapes):
@@ -90,7 +118,7 @@ def cases(*shapes):
     found = []
     for name, run in RUNS.items():
         for dtype in DTYPES.get(name, [jnp.float32, jnp.bfloat16]):
-            for shape in shapes[:1] if (name, dtype) == ONE_SHAPE else shapes:
+            for shape in shapes_of(name, dtype, shapes):
                 case = f"{name}-{jnp.dtype(dtype)}-{shape}"
                 found.append(pytest.param(run, dtype, shape, id=case, marks=MARKS.get(name, ())))
     return found

@@ -1,4 +1,4 @@
-"""Tiles of the Hopper kernels, against a loop over the segments."""
+"""Tiles of the GPU kernels, against a loop over the segments."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.kernels.varlen_attention.pallas_gpu_tiles import TILE_ROWS, tiles_of
+from skipsr_jax.kernels.varlen_attention.tiles import TILE_ROWS, tiles_of
 
 ROWS = 600
 
