@@ -8,9 +8,10 @@
 Windows of the regular partition, of the shifted one, and regular ones with a random 40-80 % of each
 window's video tokens kept; every window also holds the text. Forward, and forward with backward, in
 milliseconds and TFLOP/s of useful work: 4 (14 with backward) multiply-adds' operations per pair of
-rows of one segment, per head and channel. ``error`` is relative, of the first window's first heads
-against dense float32. torch's varlen attention (FlashAttention-2) is timed beside where a torch
-with CUDA is installed, and the matmul ceiling in the same run.
+rows of one segment, per head and channel. The errors are relative, of the output and of the three
+gradients in the worst window, first and last head, against the XLA version in float32. torch's
+varlen attention (FlashAttention-2) is timed beside where a torch with CUDA is installed, and the
+matmul ceiling in the same run.
 
 --tpu runs nothing: it compiles the TPU kernels of heads of 128 channels in bfloat16 for chips that
 need not be there (libtpu must be installed), see ``benchmarks.attention_tpu``.
@@ -36,7 +37,7 @@ from benchmarks.measure import (
     write_json,
 )
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, varlen_attention
+from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, varlen_attention, xla
 from skipsr_jax.kernels.varlen_attention.api import problem_of
 from skipsr_jax.kernels.varlen_attention.problem import current_target
 from skipsr_jax.tokens.windows import window_boxes
@@ -45,7 +46,6 @@ from skipsr_jax.types import Array
 SHAPES = ("regular", "shifted", "ragged")
 DTYPES = ("bfloat16", "float16", "float32")
 KEPT = (0.4, 0.8)  # share of a ragged window's video tokens
-CHECKED_HEADS = 2
 FORWARD, BOTH = 4, 14  # operations per pair of rows and channel: 2 and 7 matrix products
 
 
@@ -101,42 +101,56 @@ def make_inputs(lengths: np.ndarray, values: flags.FlagValues) -> tuple[Array, .
     return *arrays, jnp.asarray(np.cumsum([0, *lengths])[None], jnp.int32)
 
 
-def dense_first_window(inputs: tuple[Array, ...]) -> np.ndarray:
-    """Float32 output (rows, heads, head_dim) of the first window's first heads."""
-    rows = int(inputs[4][0, 1])
-    q, k, v = (x[0, :rows, :CHECKED_HEADS].astype(jnp.float32) for x in inputs[:3])
-    dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    weights = jax.nn.softmax(dot("qap,kap->aqk", q, k) * q.shape[-1] ** -0.5, axis=-1)
-    return np.asarray(dot("aqk,kap->qap", weights, v))
-
-
-def relative_error(out: np.ndarray, want: np.ndarray) -> float:
-    """Of the first window's first heads of ``out`` (s, a, p), in the norm."""
-    got = out[: want.shape[0], : want.shape[1]].astype(np.float32)
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
-
-
-def jax_runs(name: str, inputs: tuple[Array, ...]) -> tuple[Callable, Callable, np.ndarray]:
-    """Forward, forward with backward, and the forward's output (s, a, p)."""
-    q, k, v, d_out, cu = inputs
-    scale = q.shape[-1] ** -0.5
+def differentiated(run: Callable) -> Callable:
+    """(q, k, v, gradient of the output, cu_seqlens) -> output and gradients of q, k and v."""
 
     @jax.jit
-    def forward(q, k, v, cu):
-        return varlen_attention(q, k, v, cu, scale=scale, implementation=name)
-
-    @jax.jit
-    def both(q, k, v, cu, d_out):
-        out, pull = jax.vjp(lambda *x: forward(*x, cu), q, k, v)
+    def both(q: Array, k: Array, v: Array, d_out: Array, cu: Array) -> tuple[Array, ...]:
+        scale = q.shape[-1] ** -0.5
+        out, pull = jax.vjp(lambda *x: run(*x, cu, scale=scale), q, k, v)
         return out, *pull(d_out)
 
-    out = np.asarray(forward(q, k, v, cu)[0, : int(cu[0, 1]), :CHECKED_HEADS])
-    return lambda: forward(q, k, v, cu), lambda: both(q, k, v, cu, d_out), out
+    return both
+
+
+def outer_heads(x: Any) -> Any:
+    """The first and the last head of (b, s, a, p)."""
+    return x[:, :, :: max(1, x.shape[2] - 1)]
+
+
+def exact_results(inputs: tuple[Array, ...]) -> tuple[np.ndarray, ...]:
+    """Output and gradients (s, heads, head_dim) of the outer heads, in float32."""
+    *arrays, cu = inputs
+    arrays = (outer_heads(x).astype(jnp.float32) for x in arrays)
+    return tuple(np.asarray(x[0]) for x in differentiated(xla.varlen_attention)(*arrays, cu))
+
+
+def worst_error(got: np.ndarray, want: np.ndarray, bounds: np.ndarray) -> float:
+    """The largest relative error of the segments between the bounds, in the norm; NaN if any is."""
+
+    def norms(x: np.ndarray) -> np.ndarray:
+        squares = np.square(x, dtype=np.float64).sum(axis=(1, 2))
+        return np.sqrt(np.add.reduceat(squares, bounds[:-1]))
+
+    return float(np.max(norms(got.astype(np.float32) - want) / norms(want)))
+
+
+def jax_runs(name: str, inputs: tuple[Array, ...]) -> tuple[Callable, Callable, Callable]:
+    """Forward, forward with backward, and outer heads of the latter's results."""
+    q, k, v, d_out, cu = inputs
+    run = functools.partial(varlen_attention, implementation=name)
+    forward = jax.jit(functools.partial(run, scale=q.shape[-1] ** -0.5))
+    both = differentiated(run)
+
+    def results() -> list[np.ndarray]:
+        return [np.asarray(outer_heads(x)[0]) for x in both(q, k, v, d_out, cu)]
+
+    return lambda: forward(q, k, v, cu), lambda: both(q, k, v, d_out, cu), results
 
 
 def torch_runs(
     inputs: tuple[Array, ...], longest: int
-) -> tuple[Callable, Callable, np.ndarray] | None:
+) -> tuple[Callable, Callable, Callable] | None:
     """The same of torch's varlen attention; None without torch, CUDA or a 16-bit dtype."""
     try:
         import torch
@@ -158,21 +172,26 @@ def torch_runs(
             varlen_attn(q, k, v, cu, cu, longest, longest)
         torch.cuda.synchronize()
 
-    def both() -> None:
+    def both() -> Any:
         q.grad = k.grad = v.grad = None
-        varlen_attn(q, k, v, cu, cu, longest, longest).backward(d_out)
+        out = varlen_attn(q, k, v, cu, cu, longest, longest)
+        out.backward(d_out)
         torch.cuda.synchronize()
+        return out
 
-    with torch.no_grad():
-        out = varlen_attn(q, k, v, cu, cu, longest, longest)[:, :CHECKED_HEADS]
-    return forward, both, out.float().cpu().numpy()
+    def results() -> list[np.ndarray]:
+        found = (both().detach(), q.grad, k.grad, v.grad)
+        return [outer_heads(x[None])[0].float().cpu().numpy() for x in found]
+
+    return forward, both, results
 
 
 def measure(shape: str, values: flags.FlagValues) -> tuple[list[dict], dict[str, str]]:
     """Rows of the table for one shape, and why the others did not run."""
     lengths = window_lengths(shape, grid_of(values), values.text)
     inputs = make_inputs(lengths, values)
-    want = dense_first_window(inputs)
+    want = exact_results(inputs)
+    bounds = np.asarray(inputs[4][0])
     candidates: dict[str, Callable] = {}
     refused = {}
     for name, implementation in IMPLEMENTATIONS.items():
@@ -194,7 +213,8 @@ def measure(shape: str, values: flags.FlagValues) -> tuple[list[dict], dict[str,
             seconds = median_seconds(run, values.repeats, warmup=2)
             work = useful_operations(lengths, values.heads, values.head_dim, per_pair)
             row |= {f"{kind}_ms": seconds * 1e3, f"{kind}_tflops": work / seconds / 1e12}
-        rows.append(row | {"error": relative_error(runs[2], want)})
+        errors = [worst_error(*pair, bounds) for pair in zip(runs[2](), want, strict=True)]
+        rows.append(row | {"out_error": errors[0], "gradient_error": float(np.max(errors[1:]))})
     return rows, refused
 
 

@@ -36,17 +36,21 @@ def test_times_what_runs_here_and_writes_json(tmp_path, capsys):
     assert attention.main(arguments.split()) == 0
     found = json.loads(out.read_text())
     rows = {row["implementation"]: row for row in found["rows"]}
-    assert rows["xla"]["error"] < 1e-5
+    assert rows["xla"]["out_error"] < 1e-5 and rows["xla"]["gradient_error"] < 1e-5
     assert rows["xla"]["both_ms"] > 0 and rows["xla"]["forward_tflops"] > 0
     assert set(rows) | set(found["not_run"]) == {*attention.IMPLEMENTATIONS, "torch varlen"}
     printed = capsys.readouterr().out
     assert all(reason in printed for reason in found["not_run"].values())
 
 
-def test_wrong_output_shows_as_an_error():
-    want = np.ones((3, 2, 4), np.float32)
-    assert attention.relative_error(np.ones((5, 3, 4)), want) == 0
-    assert attention.relative_error(np.full((5, 3, 4), 1.5), want) == pytest.approx(0.5)
+def test_one_wrong_window_shows_as_the_error():
+    want, bounds = np.ones((6, 2, 4), np.float32), np.array([0, 1, 4, 6])
+    assert attention.worst_error(want, want, bounds) == 0
+    wrong = want.copy()
+    wrong[1:4] *= 1.5
+    assert attention.worst_error(wrong, want, bounds) == pytest.approx(0.5)
+    wrong[5, 0, 0] = np.nan
+    assert np.isnan(attention.worst_error(wrong, want, bounds))
 
 
 def test_counted_work_is_what_the_ranges_visit(monkeypatch):
