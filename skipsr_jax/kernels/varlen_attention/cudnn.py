@@ -23,6 +23,7 @@ Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,13 @@ def supported(problem: Problem, target: Target) -> str | None:
     return None
 
 
+def _later_options() -> dict:
+    """Those that came with jax 0.12: no function of the scores."""
+    names = ("score_mod_name", "score_mod_jaxpr")
+    known = inspect.signature(_fused._dot_product_attention_fwd_cuda_lowering).parameters
+    return {name: None for name in names if name in known}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Call:
     """What both passes of one call share, all of it static."""
@@ -119,7 +127,7 @@ class _Call:
     @property
     def options(self) -> dict:
         """Of JAX's primitives: no bias, no dropout, (rows, limit, heads, head_dim)."""
-        return {
+        return _later_options() | {
             "scale": self.scale,
             "seed": 0,
             "dropout_rate": 0.0,

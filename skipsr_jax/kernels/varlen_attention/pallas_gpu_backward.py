@@ -93,8 +93,8 @@ def _query_compute(table, q, k, v, d_out, lse, delta, d_q, *, scale, held, strea
         "delta": delta.at[head, tile, part],
     }
     q_mine, d_mine, lse_mine, delta_mine = _fetch(sources, held, group)
-    lse_rows = plgpu.load(lse_mine, (), layout=WGMMA.reduce(1))
-    delta_rows = plgpu.load(delta_mine, (), layout=WGMMA.reduce(1))
+    lse_rows = plgpu.layout_cast(lse_mine[...], WGMMA.reduce(1))
+    delta_rows = plgpu.layout_cast(delta_mine[...], WGMMA.reduce(1))
 
     def scope(scores_acc, slope_acc, d_q_acc):
         def body(step, masked):
@@ -157,7 +157,7 @@ def _key_compute(table, q, k, v, d_out, lse, delta, d_k, d_v, *, scale, held, st
     def of_queries(name, slot):
         """A float32 for each query of the block, along the columns."""
         plgpu.barrier_wait(streams[name]["ready"].at[slot])
-        values = plgpu.load(streams[name]["shared"].at[slot], (), layout=WGMMA.reduce(0))
+        values = plgpu.layout_cast(streams[name]["shared"][slot], WGMMA.reduce(0))
         return spread(values, SHAPE, 1)
 
     def scope(scores_acc, slope_acc, d_k_acc, d_v_acc):
@@ -256,7 +256,7 @@ def backward(
     grad = jax.ShapeDtypeStruct(q.shape, q.dtype)
     wide, block = (GROUP_ROWS, head_dim), (BLOCK, head_dim)
     free = plgpu.Barrier(num_barriers=STAGES, num_arrivals=GROUPS)
-    tail = plgpu.SMEM((GROUPS, *wide), q.dtype)
+    tail = plgpu.SMEM((GROUPS, GROUP_ROWS, head_dim), q.dtype)
     (d_q,) = launch(
         functools.partial(_query_compute, scale=scale),
         _query_copy,

@@ -18,6 +18,11 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from skipsr_jax.kernels.varlen_attention.tiles import TILE_ROWS
 from skipsr_jax.types import Array
 
+try:
+    from jax.experimental.pallas.mosaic_gpu import store as _store
+except ImportError:  # before jax 0.12
+    _store = None
+
 GROUPS = 2
 GROUP_ROWS = TILE_ROWS // GROUPS
 STAGES = 2
@@ -59,7 +64,7 @@ def zero_from(rows: Any, end: Array) -> None:
     """
     for first in range(0, rows.shape[0], 64):
         part = rows.at[pl.ds(first, 64)]
-        held = plgpu.load(part, (), layout=WGMMA)
+        held = plgpu.layout_cast(part[...], WGMMA)
         inside = before(end - first, held.shape, 0)
         part[...] = jnp.where(inside, held, jnp.zeros_like(held))
     plgpu.commit_smem()
@@ -91,6 +96,14 @@ def copy_streams(streams: tuple[Stream, ...], steps: Array) -> None:
             )
 
 
+def _store_plain(target: Any, value: Array) -> None:
+    """To shared memory that is not swizzled, where bank conflicts cannot be avoided."""
+    if _store is None:
+        target[...] = value
+    else:
+        _store(target, value, optimized=False)
+
+
 def write_rows(value: Array, target: Any, start: Array, count: Array, whole: Any, tail: Any):
     """The first ``count`` rows of ``value`` to ``target`` from ``start`` on; waits for it.
 
@@ -106,7 +119,7 @@ def write_rows(value: Array, target: Any, start: Array, count: Array, whole: Any
 
     @pl.when(count < GROUP_ROWS)
     def _():
-        tail[...] = value
+        _store_plain(tail, value)
         plgpu.commit_smem()
         pl.loop(0, count)(lambda row: plgpu.copy_smem_to_gmem(tail.at[row], target.at[start + row]))
 
