@@ -14,8 +14,9 @@ Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
 
 * an element of that sum is addressed in 32 bits and those beyond 2^32 come back as zero dq:
   ``Rows`` never makes so many;
-* a segment longer than the limit would be cut: ``lax.cond`` on the run-time lengths sends such a
-  call to the XLA version (backward) or to one row of unlimited length (forward);
+* a segment longer than the limit would be cut: without gradients the packs are one row of
+  unlimited length; with them, ``lax.cond`` on the run-time lengths sends such a call to the XLA
+  version;
 * rows that belong to no segment come back unwritten, and so do their gradients: both are selected
   to zero here, before anything reads them;
 * one segment alone is not treated as packed: there are two slots for segments at least.
@@ -41,9 +42,9 @@ except ImportError:  # a private module: another jax may move it
 
 HEAD_DIM_LIMIT = 128
 SUM_ELEMENTS = 2**32  # of the backward pass's sum for queries, that its offsets can address
-SUM_BUDGET = 2**30  # of them where that leaves room for segments of USUAL_LENGTH: 4 GiB
+SUM_BUDGET = 2**30  # of them if several packs are to share a call: 4 GiB
 OFFSET_ELEMENTS = 2**31  # rows * heads * head_dim of any call: int32 offsets in elements
-USUAL_LENGTH = 4096  # rows; a window of SeedVR holds some 3,400 tokens at most, and its text
+USUAL_LENGTH = 4096  # rows; a window of SeedVR holds some 3,400 at most, with its text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,25 +56,16 @@ class Rows:
     slots: int
 
 
-def rows_for(total: int, segments: int, width: int, elements: int) -> Rows | None:
-    """How to view ``total`` rows of ``width`` (heads * head_dim) with ``segments`` segments.
+def rows_for(total: int, segments: int) -> Rows:
+    """How to view ``total`` rows with ``segments`` segments: short rows of USUAL_LENGTH or more.
 
-    The limit is the longest with which the backward pass's sum has at most ``elements``; None where
-    that is not enough for segments of USUAL_LENGTH.
+    Up to twice as long where that makes rows that fill the array, which spares a copy.
     """
-
-    def view(count: int) -> Rows:
-        limit = -(-total // count)
-        return Rows(count, limit + limit % 2, max(2, -(-segments // count)))
-
-    most = -(-total // min(USUAL_LENGTH, total))
-    views = [view(count) for count in range(1, most + 1)]
-    views = [v for v in views if v.count * v.slots * v.limit * width <= elements]
-    if not views:
-        return None
-    # Rows that fill the array spare a copy, if their limit is not much shorter.
-    full = (v for v in views if v.count * v.limit == total and v.count < 2 * views[0].count)
-    return next(full, views[0])
+    most = max(1, total // USUAL_LENGTH)
+    fill = (n for n in range(most, most // 2, -1) if total % (2 * n) == 0)
+    count = next(fill, most)
+    limit = -(-total // count)
+    return Rows(count, limit + limit % 2, max(2, -(-segments // count)))
 
 
 def call_for(problem: Problem) -> tuple[int, Rows] | None:
@@ -81,8 +73,9 @@ def call_for(problem: Problem) -> tuple[int, Rows] | None:
     width = problem.heads * problem.head_dim
     for elements in (SUM_BUDGET, SUM_ELEMENTS - 1):
         for packs in range(problem.packs, 0, -1):
-            rows = rows_for(packs * problem.rows, packs * problem.segments, width, elements)
-            if rows is not None and rows.count * rows.limit * width < OFFSET_ELEMENTS:
+            rows = rows_for(packs * problem.rows, packs * problem.segments)
+            of_sum = rows.count * rows.slots * rows.limit * width
+            if of_sum <= elements and rows.count * rows.limit * width < OFFSET_ELEMENTS:
                 return packs, rows
     return None
 
@@ -215,33 +208,29 @@ def _any_length(call: _Call, q: Float[Array, "b s a p"]) -> _Call | None:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attention(q, k, v, cu_seqlens, call):
-    return _forward(q, k, v, cu_seqlens, call, False)[0]
-
-
-def _forward(q, k, v, cu_seqlens, call, training):
+    # One row is fastest forward, and takes any segment.
     inside = row_bounds(cu_seqlens, q.shape[1])[2]
     (v,) = _select(inside, v)  # what it weights with zero must be finite
-
-    def usual():
-        return tuple(_run_forward(call, q, k, v, cu_seqlens, training))
-
-    other = _any_length(call, q)
-
-    def unusual():
-        out = _run_forward(other, q, k, v, cu_seqlens, False)
-        # The backward pass of such segments does not read statistics.
-        return tuple(out) + tuple(jnp.zeros_like(x) for x in jax.eval_shape(usual)[1:])
-
-    if other is None:
-        out, *statistics = usual()
-    else:
-        out, *statistics = lax.cond(_fits(call, cu_seqlens), usual, unusual)
-    return _select(inside, out)[0], *statistics
+    call = _any_length(call, q) or call
+    return _select(inside, *_run_forward(call, q, k, v, cu_seqlens, False))[0]
 
 
 def _attention_forward(q, k, v, cu_seqlens, call):
-    out, statistics = _forward(q, k, v, cu_seqlens, call, True)
-    return out, (q, k, v, cu_seqlens, statistics, out)
+    inside = row_bounds(cu_seqlens, q.shape[1])[2]
+    (clean,) = _select(inside, v)
+    other = _any_length(call, q)
+
+    def usual():
+        return tuple(_run_forward(call, q, k, clean, cu_seqlens, True))
+
+    def unusual():
+        out = _run_forward(other, q, k, clean, cu_seqlens, False)
+        # The backward pass of such segments does not read statistics.
+        return tuple(out) + tuple(jnp.zeros_like(x) for x in jax.eval_shape(usual)[1:])
+
+    found = usual() if other is None else lax.cond(_fits(call, cu_seqlens), usual, unusual)
+    (out,) = _select(inside, found[0])
+    return out, (q, k, v, cu_seqlens, found[1], out)
 
 
 def _attention_backward(call, saved, d_out):
@@ -261,8 +250,8 @@ def _attention_backward(call, saved, d_out):
         grads = lax.map(one_head, tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v, d_out)))
         return tuple(jnp.moveaxis(x, 0, 2) for x in grads)
 
-    fits = _any_length(call, q) is None
-    grads = usual() if fits else lax.cond(_fits(call, cu_seqlens), usual, unusual)
+    any_length = _any_length(call, q) is None
+    grads = usual() if any_length else lax.cond(_fits(call, cu_seqlens), usual, unusual)
     return *_select(inside, *grads), None
 
 

@@ -1,12 +1,12 @@
 """Attention over packed segments for NVIDIA GPUs from Ampere on, in Pallas (Triton).
 
-The same tiles as the Hopper kernels (``tiles``): a program for each head and tile goes over the
+Segments are cut into tiles of their own (``tiles``): a program for each head and tile goes over the
 rows of the tile's segment. Loads and stores are masked at the segment's end, so nothing else is
 read or written. Backward, one kernel forms dq and one dk and dv, with nothing added twice: results
 repeat bit for bit. ``interpret`` runs the kernels without a GPU.
 
-Pallas on Triton is deprecated since jax 0.11, and here for GPUs that the Hopper kernels and cuDNN's
-packed layout leave out.
+Pallas on Triton is deprecated since jax 0.11, and here for GPUs that cuDNN's
+packed layout leaves out.
 """
 
 import functools

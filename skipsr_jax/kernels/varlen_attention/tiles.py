@@ -1,4 +1,4 @@
-"""From segment bounds to the tiles of work of the Hopper kernels.
+"""From segment bounds to the tiles of work of the GPU kernels.
 
 Each segment is cut, from its own first row on, into tiles of TILE_ROWS; no tile holds rows of two
 segments, so windows need no alignment and a tile needs a mask only at its segment's end. How many

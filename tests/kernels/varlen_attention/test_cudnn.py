@@ -115,9 +115,8 @@ class TestLowering:
 
     def test_long_segments_have_their_own_branch(self, monkeypatch):
         monkeypatch.setattr(cudnn, "USUAL_LENGTH", 32)
-        monkeypatch.setattr(cudnn, "SUM_BUDGET", 2 * 64 * 3 * 48 * 2 * 5 // 2)
         forward, gradient = lowered(64, 3, 5)
-        assert forward.count("stablehlo.case") == 1
-        assert forward.count(FORWARD) == 2
+        assert "stablehlo.case" not in forward
+        assert forward.count(FORWARD) == 1
         assert gradient.count("stablehlo.case") == 2
         assert gradient.count(BACKWARD) == 1
