@@ -5,8 +5,7 @@ rows of the tile's segment. Loads and stores are masked at the segment's end, so
 read or written. Backward, one kernel forms dq and one dk and dv, with nothing added twice: results
 repeat bit for bit. ``interpret`` runs the kernels without a GPU.
 
-Pallas on Triton is deprecated since jax 0.11, and here for GPUs that cuDNN's
-packed layout leaves out.
+Pallas on Triton is deprecated since jax 0.11. It serves GPUs that cuDNN's packed layout leaves out.
 """
 
 import functools
