@@ -16,6 +16,7 @@ from flax import nnx
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d
 from skipsr_jax.nn.group_norm import GroupNorm
 from skipsr_jax.nn.upsample import Upsample
+from skipsr_jax.parallel.space import attend_within_frames
 from skipsr_jax.types import Array, Float
 
 Part = Callable[[Array, Carry], tuple[Array, Carry]]
@@ -115,21 +116,27 @@ class FrameAttention(nnx.Module):
         self.to_out = nnx.List([nnx.Linear(channels, channels, **kind)])
 
     def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
-        pixels, channels = x.shape[2] * x.shape[3], x.shape[4]
-        block = max(1, min(pixels, _MAX_SCORES // pixels))
+        y = self.group_norm(x)
+        y = attend_within_frames(_attend, self.to_q(y), self.to_k(y), self.to_v(y))
+        return x + self.to_out[0](y), ()
 
-        def attend_in_frame(frame):
-            q, k, v = frame
 
-            def attend(row):
-                scores = jnp.matmul(k, row, preferred_element_type=jnp.float32) * channels**-0.5
-                return jax.nn.softmax(scores).astype(v.dtype) @ v
+def _attend(
+    q: Float[Array, "f i c"], k: Float[Array, "f j c"], v: Float[Array, "f j c"]
+) -> Float[Array, "f i c"]:
+    """One head within each frame, a block of queries at a time."""
+    channels, block = q.shape[2], max(1, min(q.shape[1], _MAX_SCORES // k.shape[1]))
 
-            return jax.lax.map(attend, q, batch_size=block)
+    def attend_in_frame(frame):
+        q, k, v = frame
 
-        y = self.group_norm(x).reshape(-1, pixels, channels)
-        y = jax.lax.map(attend_in_frame, (self.to_q(y), self.to_k(y), self.to_v(y)))
-        return x + self.to_out[0](y).reshape(x.shape), ()
+        def attend(row):
+            scores = jnp.matmul(k, row, preferred_element_type=jnp.float32) * channels**-0.5
+            return jax.nn.softmax(scores).astype(v.dtype) @ v
+
+        return jax.lax.map(attend, q, batch_size=block)
+
+    return jax.lax.map(attend_in_frame, (q, k, v))
 
 
 class MidBlock(nnx.Module):

@@ -1,12 +1,15 @@
 """The picture over devices: rows and columns of pixels, for the networks made of convolutions.
 
 A device that shares a clip takes a strip of it, frames and latents alike; the compiler exchanges
-the halos that convolutions need, and sums the group norms over devices. Invariant: a strip has the
-same rows or columns at every resolution, two latent pixels or more.
+the halos that convolutions need, and sums the group norms over devices; attention within a frame
+gathers the keys and values of the frame. Invariant: a strip has the same rows or columns at every
+resolution, two latent pixels or more.
 """
 
+import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,3 +67,32 @@ def strips(mesh: Mesh, height: int, width: int, factor: int) -> int:
 def space_sharding(mesh: Mesh, shape: tuple[int, ...], factor: int = 1) -> NamedSharding:
     """``constrain_space`` for arrays that come from the host."""
     return NamedSharding(mesh, space_spec(mesh, shape, factor))
+
+
+def attend_within_frames(
+    attend: Callable[[Array, Array, Array], Array],
+    q: Float[Array, "b f h w c"],
+    k: Float[Array, "b f h w c"],
+    v: Float[Array, "b f h w c"],
+) -> Float[Array, "b f h w c"]:
+    """``attend(q, k, v)`` frame by frame, each device on its clips' queries of its own strip.
+
+    ``attend`` takes frames (f, i, c), (f, j, c), (f, j, c), whose keys may stand in any order, and
+    gives (f, i, c). Pictures are those of the lowest resolution.
+    """
+
+    def flat(x: Array) -> Array:
+        return x.reshape(-1, x.shape[2] * x.shape[3], x.shape[4])
+
+    def on_device(q: Array, k: Array, v: Array, spec: PartitionSpec) -> Array:
+        for axis in (2, 3):
+            if spec[axis]:
+                k, v = (jax.lax.all_gather(x, spec[axis], axis=axis, tiled=True) for x in (k, v))
+        return attend(flat(q), flat(k), flat(v)).reshape(q.shape)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return on_device(q, k, v, PartitionSpec(*[None] * 5))
+    spec = space_spec(mesh, q.shape)
+    on_device = functools.partial(on_device, spec=spec)
+    return jax.shard_map(on_device, in_specs=(spec,) * 3, out_specs=spec)(q, k, v)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hlo import collectives
@@ -11,7 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.nn import causal_conv
 from skipsr_jax.parallel.mesh import make_mesh
-from skipsr_jax.parallel.space import constrain_space, cuts, space_sharding, strips
+from skipsr_jax.parallel.space import (
+    attend_within_frames,
+    constrain_space,
+    cuts,
+    space_sharding,
+    strips,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +70,26 @@ def test_convolutions_on_thin_strips(form, strides, padding, packs, shape):
     np.testing.assert_allclose(got, run(x, kernel), atol=1e-4)
     kinds = {c.kind for c in collectives(program)}
     assert kinds == {"collective-permute"}  # halos, nothing gathered
+
+
+def softmax_within(q, k, v):
+    return jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v
+
+
+@pytest.mark.parametrize(("packs", "shape"), [(2, (8, 6)), (1, (5, 16))])
+def test_attention_within_frames(packs, shape):
+    """Queries stay in their strip and clips on their devices: keys and values of a frame travel."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, packs, 2, *shape, 4)), jnp.float32)
+    want = attend_within_frames(softmax_within, *x)
+    mesh = make_mesh(1, 2, 4)
+    place = space_sharding(mesh, want.shape)
+    with jax.set_mesh(mesh):
+        args = jax.device_put(tuple(x), place)
+        run = jax.jit(functools.partial(attend_within_frames, softmax_within))
+        program = run.lower(*args).compile({"xla_backend_optimization_level": 0})
+        got = program(*args)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    assert got.sharding.shard_shape(got.shape) == place.shard_shape(want.shape)
+    assert {c.kind for c in collectives(program)} == {"all-gather"}
+    assert {c.elements for c in collectives(program)} == {2 * shape[0] * shape[1] * 4}
