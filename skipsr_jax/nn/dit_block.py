@@ -32,7 +32,16 @@ from skipsr_jax.nn.rope import (
     text_angles,
     window_angles,
 )
-from skipsr_jax.parallel.sequence import attend_by_heads, constrain_text, constrain_tokens
+from skipsr_jax.nn.window_rows import from_windows, to_windows
+from skipsr_jax.parallel.sequence import (
+    QKV,
+    Heads,
+    attend_by_heads,
+    constrain_text,
+    constrain_tokens,
+    head_parts,
+    join_heads,
+)
 from skipsr_jax.tokens.plan import Layout, TokenPlan
 from skipsr_jax.types import Array, Bool, DType, Float, Int
 
@@ -73,8 +82,8 @@ class Branch(nnx.Module):
         self.attn_shift, self.attn_scale, self.attn_gate = vector(0.0), vector(1.0), vector(0.0)
         self.mlp_shift, self.mlp_scale, self.mlp_gate = vector(0.0), vector(1.0), vector(0.0)
         self.qkv = linear(d, 3 * inner, rngs=rngs, dtype=dtype, param_dtype=param_dtype, bias=False)
-        self.norm_q = RMSNorm(config.head_dim, config.norm_eps, param_dtype=param_dtype)
-        self.norm_k = RMSNorm(config.head_dim, config.norm_eps, param_dtype=param_dtype)
+        norm = functools.partial(RMSNorm, config.head_dim, config.norm_eps, apart=True)
+        self.norm_q, self.norm_k = (norm(param_dtype=param_dtype) for _ in range(2))
         self.proj_out = linear(inner, d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         feed_forward = GatedMLP if config.gated_mlp else MLP
         self.mlp = feed_forward(
@@ -83,18 +92,20 @@ class Branch(nnx.Module):
         self.heads = config.heads
         self.eps = config.norm_eps
 
-    def qkv_heads(
+    def entering(
         self, x: Float[Array, "b n d"], m: Modulation, modulated: Bool[Array, ""]
-    ) -> Float[Array, "3 b n a p"]:
-        """Queries and keys (normalised per head) and values; without modulation where asked."""
+    ) -> Float[Array, "b n d"]:
+        """What the projection to heads sees: normed, and modulated where asked."""
         normed = rms_normalize(x, self.eps)
-        entering = jnp.where(
-            modulated, modulate(normed, m, self.attn_shift, self.attn_scale), normed
-        )
-        q, k, v = rearrange(
-            self.qkv(entering), "b n (three a p) -> three b n a p", three=3, a=self.heads
-        )
-        return jnp.stack([self.norm_q(q), self.norm_k(k), v.astype(jnp.float32)])
+        shifted = modulate(normed, m, self.attn_shift, self.attn_scale)
+        return jnp.where(modulated, shifted, normed).astype(self.qkv.dtype)
+
+    def qkv_heads(self, entering: Float[Array, "b n d"], heads: Heads) -> QKV:
+        """Queries and keys (normalised per head, float32) and values of some heads."""
+        kernel = heads.columns(self.qkv.kernel[...].astype(self.qkv.dtype), self.heads)
+        pattern = "b n (three a p) -> three b n a p"
+        q, k, v = rearrange(entering @ kernel, pattern, three=3, a=heads.count)
+        return self.norm_q(q), self.norm_k(k), v
 
     def attention_out(
         self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"], m: Modulation
@@ -125,7 +136,7 @@ class Block(nnx.Module):
         self.rope_freqs = Buffer(jnp.asarray(frequencies(config.rope_dim)))
         self.shared = shared
         self.pixel_rope = config.pixel_rope
-        self.scale = config.head_dim**-0.5
+        self.heads, self.scale = config.heads, config.head_dim**-0.5
         self.dtype = precision.dtype
 
     def __call__(
@@ -158,12 +169,9 @@ class Block(nnx.Module):
 
         vid_m = per_token(embedding, plan.sample, ATTENTION)
         txt_m = per_token(embedding, text_sample, ATTENTION)
-        vid_rows = of_video.qkv_heads(vid, vid_m, jnp.asarray(True))
-        txt_rows = of_text.qkv_heads(txt, txt_m, modulate_text)
-        vid_rows, txt_rows = self._rotate(vid_rows, txt_rows, layout, plan)
-        attend = functools.partial(_attend, scale=self.scale, implementation=attention)
-        rows = vid_rows.astype(self.dtype), txt_rows.astype(self.dtype)
-        vid_out, txt_out = attend_by_heads(attend, *rows, layout)
+        vid_in = of_video.entering(vid, vid_m, jnp.asarray(True))
+        txt_in = of_text.entering(txt, txt_m, modulate_text)
+        vid_out, txt_out = self._attend(vid_in, txt_in, layout, plan, attention)
 
         vid = of_video.attention_out(vid, vid_out, vid_m)
         txt = of_text.attention_out(txt, txt_out, txt_m)
@@ -171,46 +179,55 @@ class Block(nnx.Module):
         txt = of_text.feed_forward(txt, per_token(embedding, text_sample, FEED_FORWARD))
         return constrain_tokens(vid), constrain_text(txt)
 
-    def _rotate(
-        self, vid: Array, txt: Array, layout: Layout, plan: TokenPlan
-    ) -> tuple[Array, Array]:
-        """Rotates queries and keys of both branches (values pass)."""
+    def _attend(
+        self,
+        vid: Float[Array, "b n d"],
+        txt: Float[Array, "b m d"],
+        layout: Layout,
+        plan: TokenPlan,
+        attention: str | None,
+    ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+        """The heads' results, from what enters the projections."""
+        of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
+        vid_angles, txt_angles = self._angles(layout, plan, txt.shape[1])
+        text = self._rotated(of_text.qkv_heads(txt, Heads(1, 0, self.heads)), txt_angles)
+        attend = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
+        parts = []
+        for heads in head_parts(len(vid), self.heads):
+            # The compiler would merge what the goes share, and wait for all of them.
+            angles, indices = jax.lax.optimization_barrier((vid_angles, layout))
+            video = self._rotated(of_video.qkv_heads(vid, heads), angles)
+            parts.append(attend_by_heads(attend, video, tuple(map(heads.of, text)), indices))
+        vid_out, txt_out = map(join_heads, zip(*parts, strict=True))
+        return vid_out, txt_out
+
+    def _angles(
+        self, layout: Layout, plan: TokenPlan, text_rows: int
+    ) -> tuple[Array, Array | None]:
+        """By how much heads turn at each stored token, and at each row of text (None: not)."""
         freqs = self.rope_freqs[...]
         if self.pixel_rope:
-            angles = pixel_angles(layout.position, layout.extent, freqs)
-        else:
-            length = jnp.take_along_axis(plan.text_length, plan.sample, axis=1)
-            angles = window_angles(layout.position, length, freqs)
-            samples = plan.text_length.shape[1]
-            places = text_angles(txt.shape[2] // samples, freqs)
-            places = jnp.tile(places, (samples, 1))[None]
-            txt = jnp.stack([rotate(txt[0], places), rotate(txt[1], places), txt[2]])
-        return jnp.stack([rotate(vid[0], angles), rotate(vid[1], angles), vid[2]]), txt
+            return pixel_angles(layout.position, layout.extent, freqs), None
+        length = jnp.take_along_axis(plan.text_length, plan.sample, axis=1)
+        samples = plan.text_length.shape[1]
+        places = jnp.tile(text_angles(text_rows // samples, freqs), (samples, 1))
+        return window_angles(layout.position, length, freqs), places[None]
+
+    def _rotated(self, qkv: QKV, angles: Array | None) -> QKV:
+        """Queries and keys turned, values as they are, in the dtype of the kernel."""
+        q, k, v = qkv
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        return q.astype(self.dtype), k.astype(self.dtype), v.astype(self.dtype)
 
 
-def _attend(
-    vid: Float[Array, "3 b n a p"],
-    txt: Float[Array, "3 b m a p"],
-    layout: Layout,
-    *,
-    scale: float,
-    implementation: str | None,
+def _attend_in_windows(
+    vid: QKV, txt: QKV, layout: Layout, *, scale: float, implementation: str | None
 ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
     """Attention in windows over video and text: results per stored token and per text token."""
-    q, k, v = _take(jnp.concatenate([vid, txt], axis=2), layout.gather[None])
-    out = varlen_attention(q, k, v, layout.cu_seqlens, scale=scale, implementation=implementation)
-    return _take(out, layout.video_rows), _text_mean(out, layout)
-
-
-def _take(rows: Float[Array, "*x r a p"], index: Int[Array, "*#x o"]) -> Float[Array, "*x o a p"]:
-    """Rows by index along the row axis, zeros where the index points past the end."""
-    return jnp.take_along_axis(rows, index[..., None, None], axis=-3, mode="fill", fill_value=0)
-
-
-def _text_mean(out: Float[Array, "b s a p"], layout: Layout) -> Float[Array, "b m a p"]:
-    """Mean over the windows of each sample of what its text tokens gave there."""
-    b, windows, slots = layout.text_rows.shape
-    copies = _take(out, layout.text_rows.reshape(b, windows * slots))
-    copies = rearrange(copies, "b (g l) a p -> b g l a p", g=windows).astype(jnp.float32)
-    mean = jnp.einsum("bkg,bglap->bklap", layout.text_weight, copies)
-    return rearrange(mean, "b k l a p -> b (k l) a p").astype(out.dtype)
+    rows = [to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True)]
+    out = varlen_attention(*rows, layout.cu_seqlens, scale=scale, implementation=implementation)
+    video, text = from_windows(out, layout)
+    share = layout.text_weight.max(axis=2)  # of one window, the same for all of a sample
+    shares = jnp.repeat(share, text.shape[1] // share.shape[1], axis=1)
+    return video, (text * shares[..., None, None]).astype(out.dtype)

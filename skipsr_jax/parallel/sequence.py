@@ -9,18 +9,74 @@ The text of a pack, a few rows, lies whole on each of its devices; in attention 
 its own heads of it. Invariant: the result is that of one device, whatever mesh, mask or bucket.
 """
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.constrain import constrain
-from skipsr_jax.parallel.placement import placement
+from skipsr_jax.parallel.placement import Placement, placement
 from skipsr_jax.types import Array, Float
 
-Attend = Callable[[Array, Array, Any], tuple[Array, Array]]
+QKV = tuple[Array, Array, Array]
+Attend = Callable[[QKV, QKV, Any], tuple[Array, Array]]
+
+PARTS = 2
+"""In how many goes the heads are exchanged: one travels while another is computed."""
+
+
+class Heads(NamedTuple):
+    """The heads of one go: numbers ``start`` to ``stop`` of each of ``groups`` equal groups.
+
+    A group is what one device attends with.
+    """
+
+    groups: int
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        """How many in all."""
+        return self.groups * (self.stop - self.start)
+
+    def columns(self, kernel: Float[Array, "d i"], heads: int) -> Float[Array, "d o"]:
+        """The columns for queries, keys and values of these heads, out of those for all heads."""
+        by_head = rearrange(kernel, "d (three a p) -> d three a p", three=3, a=heads)
+        return rearrange(self.of(by_head), "d three a p -> d (three a p)")
+
+    def of(self, x: Float[Array, "*rows a p"]) -> Float[Array, "*rows h p"]:
+        """These heads of an array that has all of them."""
+        if self.count == x.shape[-2]:
+            return x
+        by_group = x.reshape(*x.shape[:-2], self.groups, -1, x.shape[-1])
+        chosen = by_group[..., self.start : self.stop, :]
+        return chosen.reshape(*x.shape[:-2], self.count, x.shape[-1])
+
+
+def head_parts(packs: int, heads: int) -> list[Heads]:
+    """The goes: one with all heads where no devices share a pack.
+
+    Raises UserError unless the heads fall into equal parts over the devices.
+    """
+    shards = placement(packs).shards
+    check_heads(shards, heads)
+    parts = 1 if shards == 1 else min(PARTS, heads // shards)
+    bounds = np.linspace(0, heads // shards, parts + 1).round().astype(int).tolist()
+    return [Heads(shards, *pair) for pair in itertools.pairwise(bounds)]
+
+
+def join_heads(parts: Sequence[Float[Array, "b n _ p"]]) -> Float[Array, "b n a p"]:
+    """The results of ``head_parts``, one after the other, in the order of the heads."""
+    shards = placement(len(parts[0])).shards
+    by_device = [rearrange(part, "b n (k h) p -> b n k h p", k=shards) for part in parts]
+    return rearrange(jnp.concatenate(by_device, axis=3), "b n k h p -> b n (k h) p")
 
 
 def constrain_tokens(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -54,39 +110,59 @@ def check_shards(shards: int, heads: int, tokens: int) -> None:
 
 
 def attend_by_heads(
-    attend: Attend, video: Float[Array, "3 b n a p"], text: Float[Array, "3 b m a p"], plan: Any
+    attend: Attend, video: QKV, text: QKV, plan: Any
 ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
     """``attend(video, text, plan)`` with the heads over the devices, the tokens whole on each.
 
     Args:
       attend: from queries, keys and values to results, for any packs and heads on their own.
-      video: in equal token shards. text: whole.
+      video: queries, keys and values (b, n, a, p), in equal token shards. text: (b, m, a, p) each,
+        whole.
       plan: arrays with the packs as leading axis, that all heads share.
 
     Raises UserError when heads or tokens do not divide over the devices.
     """
-    place = placement(video.shape[1])
+    packs, tokens, heads, _ = video[0].shape
+    place = placement(packs)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attend(video, text, plan)
-    packs, tokens = place.packs or None, place.tokens
-    check_shards(place.shards, video.shape[3], video.shape[2])
+    check_shards(place.shards, heads, tokens)
 
-    def on_device(video: Array, text: Array, plan: Any) -> tuple[Array, Array]:
-        if place.shards > 1:
-            video = jax.lax.all_to_all(video, tokens, split_axis=3, concat_axis=2, tiled=True)
-        video_out, text_out = attend(video, text, plan)
-        if place.shards > 1:
-            video_out = jax.lax.all_to_all(
-                video_out, tokens, split_axis=1, concat_axis=2, tiled=True
-            )
-        return video_out, text_out
+    def on_device(video: QKV, text: QKV, plan: Any) -> tuple[Array, Array]:
+        if place.shards == 1:
+            return attend(video, text, plan)
+        video_out, text_out = attend(_tokens_to_heads(video, place), text, plan)
+        return _heads_to_tokens(video_out, place), text_out
 
+    of_video, of_text = (
+        P(place.packs or None, place.tokens),
+        P(place.packs or None, None, place.tokens),
+    )
     # check_vma: custom calls (cuDNN, Pallas) do not say over which axes their results vary.
     video_out, text_out = jax.shard_map(
         on_device,
-        in_specs=(P(None, packs, tokens), P(None, packs, None, tokens), P(packs)),
-        out_specs=(P(packs, tokens), P(packs, None, tokens)),
+        in_specs=(of_video, of_text, P(place.packs or None)),
+        out_specs=(of_video, of_text),
         check_vma=False,
     )(video, text, plan)
     return video_out, constrain_text(text_out)
+
+
+# What a device sends to another is one piece of memory in both of these, and q, k and v travel
+# together: no change of layout but those that are part of what is computed anyway.
+
+
+def _tokens_to_heads(qkv: QKV, place: Placement) -> QKV:
+    """All heads of a device's tokens -> all tokens of a device's heads: (b, n, a, p) each."""
+    pieces = [rearrange(x, "b n (k h) p -> k b n h p", k=place.shards) for x in qkv]
+    x = jax.lax.all_to_all(jnp.stack(pieces, axis=1), place.tokens, split_axis=0, concat_axis=0)
+    q, k, v = (rearrange(x[:, i], "k b n h p -> b (k n) h p") for i in range(3))
+    return q, k, v
+
+
+def _heads_to_tokens(x: Float[Array, "b n h p"], place: Placement) -> Float[Array, "b m a p"]:
+    """The inverse of ``_tokens_to_heads``, for one array."""
+    x = rearrange(x, "b (k n) h p -> k b n h p", k=place.shards)
+    x = jax.lax.all_to_all(x, place.tokens, split_axis=0, concat_axis=0)
+    return rearrange(x, "k b n h p -> b n (k h) p")

@@ -75,8 +75,10 @@ def test_a_training_step_on_data_fsdp_and_seq():
 
     tokens, seen = BUCKET.tokens, collectives(program)
     exchanged = {c.shapes for c in seen if c.kind == "all-to-all" and c.elements > tokens}
-    packed = ((3, 1, tokens // 2, 4, 12),) * 2  # q, k and v to 4 of 8 heads, and one result back
-    assert exchanged == {packed, (packed[0][1:],) * 2}
+    # To each of two devices a piece: q, k and v of two heads; and one result back.
+    assert exchanged == {((1, 3, 1, tokens // 2, 2, 12),) * 2, ((1, 1, tokens // 2, 2, 12),) * 2}
+    goes = [c for c in seen if c.kind == "all-to-all" and c.shapes in exchanged]
+    assert len(goes) == 2 * 2 * 2  # two goes of heads, there and back, forward and backward
     for c in seen:
         if c.kind == "all-gather":
             assert all(tokens not in shape and tokens // 2 not in shape for shape in c.shapes), c
@@ -101,31 +103,31 @@ def test_one_clip_uses_every_device():
     tokens = BUCKET.tokens
     sizes = {c.elements for c in collectives(program) if c.kind == "all-gather"}
     assert max(sizes) < tokens * WIDTH
-    assert (3, 1, tokens // 8, 1, 12) in {
+    assert (1, 3, 1, tokens // 8, 1, 12) in {
         shape for c in collectives(program) if c.kind == "all-to-all" for shape in c.shapes
     }
 
 
 def attend_and_look(seen, video, text, plan):
     """Each head: the mean of all tokens' values plus a mark of the head; notes the shapes."""
-    seen.append((video.shape, text.shape))
+    seen.append((video[0].shape, text[0].shape))
     mean = video[2].mean(axis=1, keepdims=True) + plan[:, None, None, None]
-    return video[0] + mean, text[0] + mean
+    return video[0] + mean, text[1] + mean
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
 def test_attention_sees_all_tokens_of_its_own_heads(sizes):
     rng = np.random.default_rng(0)
-    video = rng.normal(size=(3, 8, 16, 8, 4)).astype(np.float32)
-    text = rng.normal(size=(3, 8, 3, 8, 4)).astype(np.float32)
+    video = tuple(rng.normal(size=(3, 8, 16, 8, 4)).astype(np.float32))
+    text = tuple(rng.normal(size=(3, 8, 3, 8, 4)).astype(np.float32))
     plan = np.arange(8, dtype=np.float32)
-    want = attend_and_look([], *map(jnp.asarray, (video, text, plan)))
+    want = attend_and_look([], *jax.tree.map(jnp.asarray, (video, text, plan)))
     seen = []
     with jax.set_mesh(make_mesh(*sizes)):
         run = jax.jit(functools.partial(attend_by_heads, functools.partial(attend_and_look, seen)))
         got = run(video, text, plan)
     packs_here, heads_here = 8 // (sizes[0] * sizes[1]), 8 // sizes[2]
-    assert seen == [((3, packs_here, 16, heads_here, 4), (3, packs_here, 3, heads_here, 4))]
+    assert seen == [((packs_here, 16, heads_here, 4), (packs_here, 3, heads_here, 4))]
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -138,6 +140,6 @@ def test_attention_sees_all_tokens_of_its_own_heads(sizes):
     ],
 )
 def test_what_does_not_divide_is_named(heads, tokens, says):
-    video, text = jnp.zeros((3, 1, tokens, heads, 4)), jnp.zeros((3, 1, 3, heads, 4))
+    video, text = (tuple(jnp.zeros((3, 1, n, heads, 4))) for n in (tokens, 3))
     with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(UserError, match=says):
         attend_by_heads(functools.partial(attend_and_look, []), video, text, jnp.zeros(1))
