@@ -4,7 +4,8 @@ text of its optimised HLO.
 Every computation is followed from the entry; what lies in a loop counts as often as the loop turns,
 which its condition says (``i < constant``). A loop whose turns only the data know counts once and
 is named. The compiler spreads an asynchronous collective over several fusions, which compute
-meanwhile: it counts where it starts.
+meanwhile: it counts where it starts. A started one is overlapped if anything is computed before it
+is done.
 
 Memory traffic is what every operation reads and writes, once each. What lies in the chip's fast
 memory (``S(1)`` in a layout) is left out; of a stack that a fusion slices the slice alone counts.
@@ -120,10 +121,12 @@ def _result_bytes(result: str, started: bool) -> float:
     return max(sizes, default=0) if started else sum(sizes)
 
 
-def _hbm_bytes(result: str) -> float:
-    """Bytes of the arrays in the type of a result that lie in the chip's large memory."""
+def _hbm_bytes(result: str, started: bool = False) -> float:
+    """Bytes of the arrays in the type of a result that lie in the chip's large memory; of a started
+    collective, which names its operand too, the largest."""
     placed = _PLACED.findall(result)
-    return sum(_array_bytes(kind, sizes) for kind, sizes, layout in placed if "S(" not in layout)
+    sizes = [_array_bytes(kind, sizes) for kind, sizes, layout in placed if "S(" not in layout]
+    return max(sizes, default=0.0) if started else sum(sizes)
 
 
 def _computations(text: str) -> tuple[dict[str, dict[str, str]], str]:
@@ -177,6 +180,20 @@ def _starts(name: str, lines: Iterable[str]) -> bool:
     return not name.startswith(_GOING_ON) and not any(_DONE in line for line in lines)
 
 
+def _works_meanwhile(instructions: dict[str, str], started: str) -> bool:
+    """Whether the chip does anything between the start of a collective and its end."""
+    names = list(instructions)
+    for name in names[names.index(started) + 1 :]:
+        line = instructions[name]
+        operation = _OPERATION.search(line)
+        kind = operation[1] if operation else "parameter"
+        if kind.endswith("-done") and re.search(rf"%{re.escape(started)}[,)]", line):
+            return False
+        if kind not in _NO_TRAFFIC and not kind.endswith(("-start", "-done")):
+            return True
+    return False
+
+
 class _Walk:
     """Sums over the computations of a program."""
 
@@ -197,7 +214,8 @@ class _Walk:
         inner = self.computations.get(called[1], {}) if called else {}
         sliced = _sliced(inner) if operation[1] == "fusion" else {}
         arguments = line[operation.end() :].split("), ")[0]
-        written = _hbm_bytes(line[: operation.start()])
+        started = operation[1].removesuffix("-start") in KINDS and operation[1].endswith("-start")
+        written = _hbm_bytes(line[: operation.start()], started)
         updates = [one for one in inner.values() if " dynamic-update-slice(" in one]
         if operation[1] == "dynamic-slice":
             return 2 * written
@@ -235,7 +253,8 @@ class _Walk:
                 size = _result_bytes(line[: operation.start()], started)
                 if kind == "all-reduce" and "all-reduce-scatter" in name:  # with its own slicing
                     kind, size = "reduce-scatter", size / _group_size(line, self.devices)
-                self._add(kind, size, line, times, hidden or started)
+                meanwhile = started and _works_meanwhile(self.computations[name], instruction)
+                self._add(kind, size, line, times, hidden or meanwhile)
             elif (called := _CALLED.search(line)) and called[1] in self.computations:
                 self.visit(called[1], times, fused=True)
 

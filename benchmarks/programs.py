@@ -1,7 +1,8 @@
 """The project's own programs as shapes on a mesh: what infer.py and train.py run, without numbers.
 
 Nothing here holds an array of a model's size, so any model can be compiled for any slice on a
-laptop. Packs lie over the mesh as ``parallel.placement`` says; each carries one clip.
+laptop. Packs lie over the mesh as ``parallel.placement`` says; each carries one clip. One clip
+alone, as infer.py has it, lies over all devices.
 """
 
 import dataclasses
@@ -27,7 +28,9 @@ from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TIME_FACTOR, VAE
 from skipsr_jax.models.vae_slices import decode_step, encode_step
 from skipsr_jax.nn.params import abstract, to_dict
 from skipsr_jax.parallel.mesh import pack_shards, packs, replicated
+from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.parallel.space import space_sharding
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
@@ -42,16 +45,28 @@ TEXT_TOKENS = 58
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A clip to upscale: its target size in pixels and the share of its tokens that is skipped."""
+    """A clip to upscale: its target size in pixels and the share of its tokens that is skipped.
+
+    ``at_once``: how many of its kind; 0: one for each share of the packs that a mesh has.
+    """
 
     frames: int
     height: int
     width: int
     skip: float
+    at_once: int = 0
 
     def __post_init__(self):
         if not 0 <= self.skip < 1:
             raise UserError(f"skip is {self.skip}: it must be from 0 to below 1")
+        if self.at_once < 0:
+            raise UserError(
+                f"clips is {self.at_once}: it must be 1 or more, or 0 for all there are"
+            )
+
+    def number(self, mesh: Mesh) -> int:
+        """How many run at once on a mesh."""
+        return self.at_once or pack_shards(mesh)
 
     def keep(self) -> np.ndarray:
         """A keep mask (t, r, q) with exactly the share kept, at random places."""
@@ -94,13 +109,13 @@ def _placed(tree: Any, places: Any) -> Any:
 
 
 def _attention_of(
-    mesh: Mesh, config: DiTConfig, bucket: Bucket, text: int, dtype: Any, samples: int = 1
+    mesh: Mesh, config: DiTConfig, bucket: Bucket, text: int, dtype: Any, clips: int
 ) -> str:
-    """What ``varlen_attention`` picks on one device of the mesh."""
+    """What ``varlen_attention`` picks on one device of the mesh, which has a clip at a time."""
     rows = bucket.tokens + bucket.windows * text
-    heads = config.heads // mesh.shape["seq"]
+    heads = config.heads // placement(clips, mesh).shards
     with jax.set_mesh(mesh):
-        problem = Problem(samples, rows, heads, config.head_dim, bucket.windows, np.dtype(dtype))
+        problem = Problem(1, rows, heads, config.head_dim, bucket.windows, np.dtype(dtype))
         return choose(problem)[0]
 
 
@@ -109,27 +124,34 @@ def _wide(plan: TokenPlan, clips: int) -> TokenPlan:
 
 
 def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
-    """One call of the transformer in inference, on one clip for each share of the packs."""
+    """One call of the transformer in inference.
+
+    Raises UserError when the heads do not divide over the devices that share a clip.
+    """
+    clips = clip.number(mesh)
+    place = placement(clips, mesh)
+    check_heads(place.shards, config.heads)
     dit = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
-    params, clips, keep = to_dict(dit), pack_shards(mesh), clip.keep()
-    bucket = required_bucket([keep], mesh.shape["seq"])
+    params, keep = to_dict(dit), clip.keep()
+    over_packs = NamedSharding(mesh, PartitionSpec(place.packs or None))
+    bucket = required_bucket([keep], place.shards)
     plan = build_plan([keep], [TEXT_TOKENS], bucket)
     flops = clips * dit_flops(config, plan).total
 
     def rows(channels: int) -> jax.ShapeDtypeStruct:
-        place = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), "seq"))
+        cut = NamedSharding(mesh, PartitionSpec(place.packs or None, place.tokens or None))
         shape = (clips, bucket.tokens, PATCH_AREA * channels)
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=cut)
 
     arguments = (
         _placed(params, shardings(params, mesh)),
         rows(config.out_channels),
         rows(config.in_channels - config.out_channels),
-        jax.ShapeDtypeStruct((clips, TEXT_TOKENS, config.text_width), dtype, sharding=packs(mesh)),
+        jax.ShapeDtypeStruct((clips, TEXT_TOKENS, config.text_width), dtype, sharding=over_packs),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
-        _placed(_wide(plan, clips), packs(mesh)),
+        _placed(_wide(plan, clips), over_packs),
     )
-    attention = _attention_of(mesh, config, bucket, TEXT_TOKENS, dtype)
+    attention = _attention_of(mesh, config, bucket, TEXT_TOKENS, dtype, clips)
     return Program(velocity_step(dit), arguments, clips, flops, int(keep.sum()), attention)
 
 
@@ -155,7 +177,7 @@ def _carry_on(mesh: Mesh, carry: Any, height: int) -> Any:
 def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
     """The autoencoder's encoder on a later slice: four frames to one latent frame."""
     vae, params = _vae_on(mesh, dtype)
-    clips = pack_shards(mesh)
+    clips = clip.number(mesh)
 
     def frames(count: int) -> jax.ShapeDtypeStruct:
         shape = (clips, count, clip.height, clip.width, 3)
@@ -171,7 +193,7 @@ def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
 def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
     """The autoencoder's decoder on a later slice: one latent frame to four frames."""
     vae, params = _vae_on(mesh, dtype)
-    clips = pack_shards(mesh)
+    clips = clip.number(mesh)
     pixels = (clip.height // SPACE_FACTOR, clip.width // SPACE_FACTOR)
     shape = (clips, 1, *pixels, SEEDVR.latent_channels)
     latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=space_sharding(mesh, shape))
@@ -224,7 +246,7 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     for shape in shapes:  # the true clip and the input
         encoding, _ = vae_flops(vae, (1, shape.frames, shape.height, shape.width))
         flops += 2 * shape.batch * encoding
-    attention = _attention_of(mesh, config, bucket, text, dtype)
+    attention = _attention_of(mesh, config, bucket, text, dtype, number)
     tokens = int(plan.valid.sum()) // packing.samples
     return Program(step, arguments, clips, flops, tokens, attention)
 

@@ -7,8 +7,9 @@
 Needs libtpu (requirements-test.txt), and no device. --config is a config of train.py with stage sr:
 it names the model, the mesh and the training batch. Programs: refine (the transformer in
 inference), encode and decode (slices of the autoencoder), train (the optimizer step). Each share
-of the packs carries one clip of --frames x --height x --width. With --smallest the slices of a
-chip are tried from the smallest on, with more and more devices along seq, until all programs fit.
+of the packs carries one clip of --frames x --height x --width; with --clips=1 all devices share
+one, as infer.py has it. With --smallest the slices of a chip are tried from the smallest on, with
+more and more devices along seq, until all programs fit.
 
 Peak memory is what the compiler plans. FLOPs are counted by formula, since a compiler counts a
 scanned layer once; bytes are read from the compiled program, loops multiplied out. Times are
@@ -33,13 +34,15 @@ from benchmarks.chips import Chip, chip_named
 from benchmarks.hlo import Moved, moved
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import peak_flops
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards
 from skipsr_jax.training.settings import Settings, from_config
 from skipsr_jax.training.sr import SrLoss
 
 PROGRAMS = ("refine", "encode", "decode", "train")
+
+OPTIONS = {"xla_tpu_enable_async_all_to_all": "true"}
+"""Of the compiler, as docs/launch.md gives them in LIBTPU_INIT_ARGS: chips attend meanwhile."""
 
 _NO_ROOM = (
     re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
@@ -100,6 +103,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("frames", 101, "Frames of a clip.", flag_values=values)
     flags.DEFINE_integer("height", 720, "Pixels.", flag_values=values)
     flags.DEFINE_integer("width", 1280, "Pixels.", flag_values=values)
+    text = "Clips at once in inference; 0: one for each share of the packs."
+    flags.DEFINE_integer("clips", 0, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     flags.DEFINE_string("dump", None, "Folder for the compiled HLO.", flag_values=values)
     return values
@@ -129,14 +134,12 @@ def devices_of(topology: str) -> list[jax.Device]:
     return list(found.devices)
 
 
-def build(
-    name: str, settings: Settings, config: DiTConfig, mesh: Mesh, clip: programs.Clip
-) -> programs.Program:
+def build(name: str, settings: Settings, mesh: Mesh, clip: programs.Clip) -> programs.Program:
     """The program of a name, for a mesh."""
     if name == "refine":
-        return programs.refine(config, mesh, clip)
+        return programs.refine(settings.transformer, mesh, clip)
     if name == "train":
-        return programs.train(settings, config, mesh)
+        return programs.train(settings, settings.transformer, mesh)
     return programs.VAE_PROGRAMS[name](mesh, clip)
 
 
@@ -158,9 +161,8 @@ def compile_row(
     dump: str | None = None,
 ) -> Row:
     """Compiles one program and reads what it will do."""
-    config = settings.transformer
     chip = chip_named(topology)
-    program = build(name, settings, config, mesh, clip)
+    program = build(name, settings, mesh, clip)
     row = Row(
         program=name,
         model=settings.model,
@@ -179,7 +181,7 @@ def compile_row(
     began = time.perf_counter()
     try:
         with jax.set_mesh(mesh):
-            compiled = program.function.lower(*program.arguments).compile()
+            compiled = program.function.lower(*program.arguments).compile(OPTIONS)
     except jax.errors.JaxRuntimeError as error:
         room = _room_missing(error)
         if room is None:
@@ -314,7 +316,8 @@ def run(argv: Sequence[str]) -> None:
         shares = [float(share) for share in values.skip]
     except ValueError as error:
         raise UserError(f"--skip={','.join(values.skip)}: numbers from 0 to below 1") from error
-    clips = [programs.Clip(values.frames, values.height, values.width, s) for s in shares]
+    shape = (values.frames, values.height, values.width)
+    clips = [programs.Clip(*shape, share, values.clips) for share in shares]
     wanted = jobs(values.programs, clips)
     use_compiler_only()
     if values.smallest:

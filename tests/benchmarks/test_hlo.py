@@ -77,6 +77,11 @@ ENTRY %main (a: bf16[8,4], b: f32[64], c: (s32[], f32[10,32]), d: (s32[], s32[])
   %there = bf16[8,16]{1,0} fusion(%a), kind=kCustom, calls=%fused_done
   %loop = (s32[], f32[10,32]{1,0}) while(%c), condition=%condition, body=%body
   %open = (s32[], s32[]) while(%d), condition=%open_condition, body=%open_body
+  %sent = (bf16[8,4]{1,0}, bf16[8,4]{1,0}) collective-permute-start(%a), channel_id=3, source_target_pairs={{0,1}}
+  %came = bf16[8,4]{1,0} collective-permute-done(%sent)
+  %sent.2 = (bf16[8,4]{1,0}, bf16[8,4]{1,0}) collective-permute-start(%came), channel_id=4, source_target_pairs={{0,1}}
+  %work = bf16[8,4]{1,0} copy(%a)
+  %came.2 = bf16[8,4]{1,0} collective-permute-done(%sent.2)
   ROOT %sum = f32[8]{0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.5
 }
 """
@@ -94,6 +99,10 @@ def test_a_collective_in_a_loop_counts_as_often_as_it_turns(found):
 def test_an_asynchronous_collective_counts_once_and_is_overlapped(found):
     size = 8 * 16 * 2 * 3 / 4
     assert found.collectives["all-gather"] == Traffic(1, size, size)
+
+
+def test_what_is_waited_for_at_once_is_not_overlapped(found):
+    assert found.collectives["collective-permute"] == Traffic(2, 2 * 64, 64)
 
 
 def test_a_sum_that_is_sliced_at_once_is_a_reduce_scatter(found):
@@ -115,7 +124,8 @@ def test_only_the_slice_of_a_stack_is_read_and_fast_memory_is_free(found):
     started = (8 * 4 + 8 * 4 + 8 * 16) * 2
     gathered = 2 * (8 * 4 + 8 * 16) * 2
     summed = 64 * 4 + 8 * 4
-    assert found.hbm_bytes == loop + started + gathered + summed
+    sent_and_copied = (2 + 1) * 2 * 64  # a start writes its result, not its operand again
+    assert found.hbm_bytes == loop + started + gathered + summed + sent_and_copied
 
 
 @pytest.mark.parametrize(
