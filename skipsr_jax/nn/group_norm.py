@@ -42,6 +42,18 @@ def moments(x: Float[Array, "b f h w c"], groups: int) -> Moments:
     return Moments(mean[:, :, None, None], variance[:, :, None, None])
 
 
+def normalise(
+    x: Float[Array, "b f h w c"],
+    statistics: Moments,
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    eps: float = 1e-6,
+) -> Float[Array, "b f h w c"]:
+    """Frames normalised by given statistics, in float32."""
+    gain = scale.astype(jnp.float32) * jax.lax.rsqrt(statistics.variance + eps)
+    return (x.astype(jnp.float32) - statistics.mean) * gain + bias.astype(jnp.float32)
+
+
 def group_norm(
     x: Float[Array, "b f h w c"],
     scale: Float[Array, " c"],
@@ -50,9 +62,7 @@ def group_norm(
     eps: float = 1e-6,
 ) -> Float[Array, "b f h w c"]:
     """Normalised frames in float32."""
-    mean, variance = moments(x, groups)
-    gain = scale.astype(jnp.float32) * jax.lax.rsqrt(variance + eps)
-    return (x.astype(jnp.float32) - mean) * gain + bias.astype(jnp.float32)
+    return normalise(x, moments(x, groups), scale, bias, eps)
 
 
 class GroupNorm(nnx.Module):

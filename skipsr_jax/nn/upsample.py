@@ -35,7 +35,7 @@ def _worth_merging(x: Float[Array, "b f h w c"]) -> bool:
     return alone and x.shape[2] * x.shape[3] >= _PIXELS_PER_CHANNEL * x.shape[4]
 
 
-class _Kernel(NamedTuple):
+class Kernel(NamedTuple):
     """A convolution of small frames to the channels (frame, row, column, out) of each place."""
 
     weights: Float[Array, "t 2 2 i q"]
@@ -73,7 +73,7 @@ def _products(
     return _spread(_spread(products, axis=1, along=5), axis=1, along=5)
 
 
-def _gathering(sent: Float[Array, "j d 4 4 o"], frames: int, dtype: Any) -> _Kernel:
+def _gathering(sent: Float[Array, "j d 4 4 o"], frames: int, dtype: Any) -> Kernel:
     """What small pixels send, as the kernel by which places gather it.
 
     Along a spatial axis pixel i sends to the places i (d = 0, 1) and i + 1 (d = 2, 3); in time a
@@ -82,10 +82,10 @@ def _gathering(sent: Float[Array, "j d 4 4 o"], frames: int, dtype: Any) -> _Ker
     j, d, *_, o = sent.shape
     sent = sent.reshape(j, d // frames, frames, 2, 2, 2, 2, o)[:, ::-1, :, ::-1, :, ::-1]
     gathered = sent.transpose(1, 3, 5, 0, 2, 4, 6, 7).reshape(d // frames, 2, 2, j, -1)
-    return _Kernel(gathered[..., :-1, :].astype(dtype), gathered[..., -1, :])
+    return Kernel(gathered[..., :-1, :].astype(dtype), gathered[..., -1, :])
 
 
-def _edges(values: Array, axis: int) -> Array:
+def edges(values: Array, axis: int) -> Array:
     """Two taps along ``axis`` summed over those inside the picture: at its first place, at inner
     ones, at its last."""
     before, after = jnp.unstack(values, axis=axis)
@@ -96,7 +96,7 @@ def _add_constants(
     y: Float[Array, "b f v u q"], ones: Float[Array, "t 2 2 q"], bias: Float[Array, " o"]
 ) -> Float[Array, "b f v u q"]:
     """Adds the bias and what the pointwise bias sends, less at the borders of the picture."""
-    constants = _edges(_edges(ones.sum(axis=0), 0), 1) + jnp.tile(bias, y.shape[-1] // bias.size)
+    constants = edges(edges(ones.sum(axis=0), 0), 1) + jnp.tile(bias, y.shape[-1] // bias.size)
     for axis, length in enumerate(y.shape[2:4]):
         place = jnp.arange(length).reshape(-1, *(1,) * (2 - axis))
         first, inner, last = jnp.split(constants, 3, axis=axis)
@@ -104,7 +104,7 @@ def _add_constants(
     return y + constants.astype(y.dtype)
 
 
-def _unfold(y: Float[Array, "b f v u q"], frames: int) -> Float[Array, "b g h w o"]:
+def unfold(y: Float[Array, "b f v u q"], frames: int) -> Float[Array, "b g h w o"]:
     """Channels to the pixels of their place."""
     b, f, v, u, _ = y.shape
     y = y.reshape(b, f, v, u, frames, 2, 2, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
@@ -143,15 +143,21 @@ class Upsample(nnx.Module):
         x = x.astype(self.conv.dtype)
         if not _worth_merging(x):
             return self.conv(self.spread(x, first=carry is None), carry)
-        dtype = x.dtype
+        if self.time_factor == 2:
+            return self._with_frames(x, self._merged(), carry)
+        kernel = self.kernel()
+        y, carry = causal_conv3d(x, kernel.weights, carry, padding=_BETWEEN)
+        return unfold(self._complete(y, kernel), 1), carry
+
+    def _merged(self) -> Float[Array, "j z 3 4 4 o"]:
+        dtype = self.conv.dtype
         pointwise = self.upscale_conv.kernel[...].astype(dtype)[0, 0, 0]
         bias = self.upscale_conv.bias[...].astype(dtype)
-        products = _products(pointwise, bias, self.conv.kernel[...].astype(dtype))
-        if self.time_factor == 2:
-            return self._with_frames(x, products, carry)
-        kernel = _gathering(products[:, 0], 1, dtype)
-        y, carry = causal_conv3d(x, kernel.weights, carry, padding=_BETWEEN)
-        return _unfold(self._complete(y, kernel), 1), carry
+        return _products(pointwise, bias, self.conv.kernel[...].astype(dtype))
+
+    def kernel(self) -> Kernel:
+        """Both convolutions as one, of a layer that leaves the frames' number alone."""
+        return _gathering(self._merged()[:, 0], 1, self.conv.dtype)
 
     def spread(self, x: Float[Array, "b f h w c"], first: bool) -> Float[Array, "b g v u c"]:
         """The new pixels before the 3x3x3 convolution; ``first``: x starts its clip."""
@@ -162,7 +168,7 @@ class Upsample(nnx.Module):
         x = x.reshape(b, f * z, h * 2, w * 2, c)
         return jnp.concatenate([x[:, :1], x[:, 2:]], axis=1) if first and z == 2 else x
 
-    def _complete(self, y: Float[Array, "b f v u q"], kernel: _Kernel):
+    def _complete(self, y: Float[Array, "b f v u q"], kernel: Kernel):
         return _add_constants(y, kernel.ones, self.conv.bias[...].astype(jnp.float32))
 
     def _with_frames(self, x: Float[Array, "b f h w c"], products: Array, carry: Carry):
@@ -172,7 +178,7 @@ class Upsample(nnx.Module):
         if carry is None:
             kernel = _gathering(twinless.sum(axis=1, keepdims=True), 1, x.dtype)
             y = self._complete(conv3d(x[:, :1], kernel.weights, padding=_BETWEEN), kernel)
-            start, x_later = _unfold(y, 1), x[:, 1:]
+            start, x_later = unfold(y, 1), x[:, 1:]
             carry = x[:, :1], jnp.asarray(True)
             if not x_later.shape[1]:
                 return start, carry
@@ -189,4 +195,4 @@ class Upsample(nnx.Module):
                 kernel = _gathering(kernel, 2, x.dtype)
                 y = conv3d(frames, kernel.weights, padding=_BETWEEN)
                 parts.append(self._complete(y, kernel))
-        return _unfold(jnp.concatenate(parts, axis=1), 2), (x[:, -1:], jnp.asarray(False))
+        return unfold(jnp.concatenate(parts, axis=1), 2), (x[:, -1:], jnp.asarray(False))

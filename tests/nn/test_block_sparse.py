@@ -1,0 +1,155 @@
+"""Layers on blocks: equal to the dense ones where everything is active, local where it is not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from skipsr_jax.nn import block_sparse
+from skipsr_jax.nn.causal_conv import CausalConv3d
+from skipsr_jax.nn.group_norm import GroupNorm
+from skipsr_jax.nn.vae_blocks import Downsample, Resnet
+from skipsr_jax.tokens.blocks import plan_blocks
+
+KIND = {"rngs": nnx.Rngs(0), "dtype": jnp.float32, "param_dtype": jnp.float32}
+SIZE, ROWS, COLUMNS = 4, 3, 4
+
+
+def picture(frames, channels, seed=0):
+    shape = (1, frames, ROWS * SIZE, COLUMNS * SIZE, channels)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def cut(x, blocks, size=SIZE):
+    return block_sparse.take_blocks(x, blocks, size, 0)
+
+
+def everything(frames):
+    """All blocks of each latent frame."""
+    plan = plan_blocks(np.ones((frames, ROWS, COLUMNS), bool), ROWS * COLUMNS)
+    return jax.device_put(plan)
+
+
+def some(seed=1):
+    """All blocks, then about half of them, then another half, in more slots than needed."""
+    active = np.random.default_rng(seed).random((3, ROWS, COLUMNS)) < 0.5
+    return active, jax.device_put(plan_blocks(active, 11))
+
+
+def test_cutting_and_putting_back():
+    active, (_, blocks, _) = some()
+    x, other = picture(2, 3), picture(2, 3, seed=1)
+    back = block_sparse.put_blocks(other, cut(x, blocks), blocks)
+    inside = np.repeat(np.repeat(active[1], SIZE, 0), SIZE, 1)[None, None, :, :, None]
+    np.testing.assert_array_equal(back, np.where(inside, x, other))
+
+
+def test_the_border_is_neighbours_zeros_or_the_own_edge():
+    active, (_, blocks, _) = some()
+    x = picture(2, 3)
+    got = np.asarray(block_sparse.with_border(cut(x, blocks), blocks))
+    padded = np.pad(np.asarray(x)[0], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    known = np.pad(np.repeat(np.repeat(active[1], SIZE, 0), SIZE, 1), 1, constant_values=True)
+    checked = 0
+    for slot, place in enumerate(blocks.place[: active[1].sum()]):
+        row, column = (SIZE * i for i in divmod(int(place), COLUMNS))
+        for i in range(SIZE + 2):
+            for j in range(SIZE + 2):
+                want = padded[:, row + i, column + j]
+                if not known[row + i, column + j]:
+                    own = 1 + np.clip([i - 1, j - 1], 0, SIZE - 1)
+                    want = padded[:, row + own[0], column + own[1]]
+                    checked += 1
+                np.testing.assert_array_equal(got[slot, :, i, j], want)
+    assert checked > 10
+
+
+def down(in_time):
+    return Downsample(3, in_time, **KIND).conv
+
+
+LAYERS = {
+    "3x3x3": lambda: CausalConv3d(3, 5, **KIND),
+    "1x3x3": lambda: CausalConv3d(3, 5, (1, 3, 3), **KIND),
+    "1x1x1": lambda: CausalConv3d(3, 5, (1, 1, 1), **KIND),
+    "half": lambda: down(False),
+    "half in time": lambda: down(True),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
+def test_a_convolution_on_all_blocks_is_dense(layer):
+    conv = layer()
+    x = picture(5, 3)
+    first, second = everything(2)
+
+    @jax.jit
+    def both(first, second):
+        whole, _ = conv(x)
+        a, carry = block_sparse.block_conv(conv, cut(x[:, :1], first), None, first)
+        b, _ = block_sparse.block_conv(conv, cut(x[:, 1:], second), carry, second)
+        return whole, jnp.concatenate([a, b], axis=1)
+
+    whole, blocks = both(first, second)
+    np.testing.assert_allclose(cut(whole, first, blocks.shape[2]), blocks, atol=1e-5)
+
+
+def test_a_block_sees_its_neighbours_and_its_past_only():
+    conv = LAYERS["3x3x3"]()
+    active, (first, second, third) = some()
+    x = picture(3, 3)
+
+    @jax.jit
+    def run(x):
+        _, carry = block_sparse.block_conv(conv, cut(x[:, :1], first), None, first)
+        carry, moved = block_sparse.into_slots(carry, second)
+        _, carry = block_sparse.block_conv(conv, cut(x[:, 1:2], moved), carry, moved)
+        y, _ = block_sparse.block_conv(conv, cut(x[:, 2:], third), carry, third)
+        return y
+
+    usual = run(x)
+    shown = active[2].sum()
+    new = np.flatnonzero(active[2] & ~active[1])
+    other = np.asarray(run(x.at[:, 1].add(1.0)))[:shown]
+    changed = np.abs(other - usual[:shown]).max(axis=(1, 2, 3, 4)) > 1e-6
+    # Blocks that are new in the last frame know nothing of the one before.
+    np.testing.assert_array_equal(third.place[:shown][~changed], new)
+    hidden = np.repeat(np.repeat(~active[2], SIZE, 0), SIZE, 1)[None, :, :, None]
+    np.testing.assert_array_equal(run(x.at[:, 2].add(jnp.where(hidden, 9.0, 0.0))), usual)
+
+
+def test_group_norm_counts_left_out_blocks_as_last_seen():
+    norm = GroupNorm(4, 2)
+    norm.scale[...], norm.bias[...] = jnp.arange(1.0, 5), jnp.arange(4.0)
+    active, (first, second, _) = some()
+    x = picture(3, 4) + jnp.arange(4)
+
+    @jax.jit
+    def run(x):
+        a, memory = block_sparse.block_group_norm(norm, cut(x[:, :1], first), None, first)
+        b, _ = block_sparse.block_group_norm(norm, cut(x[:, 1:], second), memory, second)
+        return a, b, norm(x[:, :1])
+
+    a, b, dense = run(x)
+    np.testing.assert_allclose(a, cut(dense, first), atol=1e-5)
+    inside = np.repeat(np.repeat(active[1], SIZE, 0), SIZE, 1)[None, None, :, :, None]
+    mixed = norm(jnp.where(inside, x[:, 1:], x[:, :1]))
+    count = active[1].sum()
+    np.testing.assert_allclose(b[:count], cut(mixed, second)[:count], atol=1e-5)
+
+
+def test_a_resnet_on_all_blocks_is_dense():
+    resnet = Resnet(4, 6, 2, **KIND)
+    x = picture(5, 4)
+    first, second = everything(2)
+
+    @jax.jit
+    def both(first, second):
+        whole, _ = resnet(x)
+        a, carry = block_sparse.block_resnet(resnet, cut(x[:, :1], first), None, first)
+        b, _ = block_sparse.block_resnet(resnet, cut(x[:, 1:], second), carry, second)
+        return whole, jnp.concatenate([a, b], axis=1)
+
+    whole, blocks = both(first, second)
+    np.testing.assert_allclose(cut(whole, first), blocks, atol=1e-5)

@@ -1,0 +1,54 @@
+"""Active blocks as index arrays: places, neighbours, slots in time, and the ladder of slots."""
+
+import numpy as np
+import pytest
+
+from skipsr_jax.tokens.blocks import MISSING, OUTSIDE, plan_blocks, slots_for
+
+
+def test_the_ladder_wastes_at_most_a_sixteenth_of_the_picture():
+    for blocks in (1, 6, 99, 3600):
+        rungs = {slots_for(count, blocks) for count in range(blocks + 1)}
+        assert len(rungs) <= 16
+        for count in range(blocks + 1):
+            slots = slots_for(count, blocks)
+            assert max(count, 1) <= slots <= min(blocks, max(count, 1) + -(-blocks // 16))
+
+
+def test_the_first_frame_runs_everything_in_order():
+    first, second = plan_blocks(np.zeros((2, 2, 3), bool), 4)
+    np.testing.assert_array_equal(first.place, np.arange(6))
+    np.testing.assert_array_equal(first.before, MISSING)
+    assert (first.neighbours != MISSING).all()
+    np.testing.assert_array_equal(second.place, 6)  # padding alone
+
+
+def test_neighbours_and_slots_are_those_of_the_picture():
+    active = np.random.default_rng(0).random((4, 5, 7)) < 0.5
+    slots = int(active.sum(axis=(1, 2)).max()) + 2
+    plan = plan_blocks(active, slots)
+    active[0] = True
+    for frame, blocks in enumerate(plan):
+        count = int(active[frame].sum())
+        places = list(np.flatnonzero(active[frame]))
+        assert list(blocks.place[:count]) == places
+        assert (blocks.place[count:] == 35).all() and (blocks.neighbours[count:] == OUTSIDE).all()
+        for slot, place in enumerate(places):
+            row, column = divmod(int(place), 7)
+            around = [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+            for neighbour, (r, c) in zip(blocks.neighbours[slot], around, strict=True):
+                if not (0 <= r < 5 and 0 <= c < 7):
+                    assert neighbour == OUTSIDE
+                elif active[frame, r, c]:
+                    assert blocks.place[neighbour] == 7 * r + c
+                else:
+                    assert neighbour == MISSING
+            if frame and active[frame - 1].flat[place]:
+                assert plan[frame - 1].place[blocks.before[slot]] == place
+            else:
+                assert blocks.before[slot] == MISSING
+
+
+def test_too_few_slots_are_refused():
+    with pytest.raises(ValueError, match="6 active blocks of 6; there are 4 slots"):
+        plan_blocks(np.ones((2, 2, 3), bool), 4)
