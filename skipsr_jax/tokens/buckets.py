@@ -36,6 +36,16 @@ class Bucket:
         return f"{self.tokens} tokens, {self.windows} windows"
 
 
+def ladder(fewest: int, most: int, shards: int = 1) -> tuple[int, ...]:
+    """Room for tokens in the buckets that hold ``fewest`` to ``most`` kept tokens, rising."""
+    rungs: list[int] = []
+    tokens = fewest
+    while tokens <= most:
+        rungs.append(bucket_for(tokens, 1, shards).tokens)
+        tokens = rungs[-1] + 1
+    return tuple(rungs)
+
+
 TOKEN_FLOOR = 64
 WINDOW_FLOOR = 16
 

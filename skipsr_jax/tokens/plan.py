@@ -13,6 +13,8 @@ with zeros.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,24 +88,67 @@ def _axis_index(cuts: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Placed:
-    """The kept tokens of one sample in one partition, in the order of their patches."""
+class _Geometry:
+    """What a partition says of all patches of a grid, whichever of them are kept.
 
-    window: np.ndarray  # (kept,)
-    position: np.ndarray  # (kept, 3)
-    extent: np.ndarray  # (kept, 3)
+    Attributes:
+      order (p,): patches window by window, within one as the regular partition stores them.
+      window (p,): of the patches in that order, rising.
+      position, extent (p, 3): of each patch, in t, h, w order.
+    """
+
+    order: np.ndarray
+    window: np.ndarray
+    position: np.ndarray
+    extent: np.ndarray
 
 
-def _place(coordinates: tuple[np.ndarray, ...], grid: Grid, shifted: bool) -> _Placed:
+@functools.lru_cache(maxsize=16)
+def _geometry(grid: Grid, shifted: bool) -> _Geometry:
     cuts = window_cuts(grid, shifted)
+    coordinates = np.indices(grid, np.int32).reshape(3, -1)
     along = [_axis_index(c)[x] for c, x in zip(cuts, coordinates, strict=True)]
-    starts = [c[i] for c, i in zip(cuts, along, strict=True)]
-    ends = [c[i + 1] for c, i in zip(cuts, along, strict=True)]
+    starts = np.stack([c[i] for c, i in zip(cuts, along, strict=True)], -1)
+    ends = np.stack([c[i + 1] for c, i in zip(cuts, along, strict=True)], -1)
     frames, rows = len(cuts[0]) - 1, len(cuts[1]) - 1
+    window = (along[2] * rows + along[1]) * frames + along[0]
+    stored = _geometry(grid, False).order if shifted else np.arange(len(window))
+    order = stored[np.argsort(window[stored], kind="stable")]
+    return _Geometry(
+        order.astype(np.int32),
+        window[order].astype(np.int32),
+        (coordinates.T - starts).astype(np.int32),
+        (ends - starts).astype(np.int32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """The kept tokens of one sample in one partition.
+
+    Attributes:
+      token (kept,): stored tokens, window by window.
+      window (kept,): their windows, rising.
+      position, extent (kept, 3): of each stored token, in the order of storage.
+    """
+
+    token: np.ndarray
+    window: np.ndarray
+    position: np.ndarray
+    extent: np.ndarray
+
+
+def _place(
+    keep: Bool[HostArray, "_ _ _"], stored: np.ndarray, token_of: np.ndarray, shifted: bool
+) -> _Placed:
+    """``stored``: kept patches in the order of storage; ``token_of``: the inverse."""
+    geometry = _geometry(keep.shape, shifted)
+    kept = keep.reshape(-1)[geometry.order]
     return _Placed(
-        window=(along[2] * rows + along[1]) * frames + along[0],
-        position=np.stack([x - s for x, s in zip(coordinates, starts, strict=True)], -1),
-        extent=np.stack([e - s for e, s in zip(ends, starts, strict=True)], -1),
+        token=token_of[geometry.order[kept]],
+        window=geometry.window[kept],
+        position=geometry.position[stored],
+        extent=geometry.extent[stored],
     )
 
 
@@ -112,13 +157,36 @@ def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -
 
     ``shards``: devices that share the pack, each an equal part of the bucket.
     """
-    tokens, windows = 0, [0, 0]
+    windows = [0, 0]
     for mask in keep:
-        coordinates = np.nonzero(mask)
-        tokens += len(coordinates[0])
         for y in (REGULAR, SHIFTED):
-            windows[y] += len(np.unique(_place(coordinates, mask.shape, y == SHIFTED).window))
-    return bucket_for(tokens, max(windows), shards)
+            geometry = _geometry(mask.shape, y == SHIFTED)
+            kept = geometry.window[mask.reshape(-1)[geometry.order]]
+            windows[y] += _steps(kept).size
+    return bucket_for(sum(int(mask.sum()) for mask in keep), max(windows), shards)
+
+
+def _steps(rising: np.ndarray) -> np.ndarray:
+    """Where each new number of a rising list begins."""
+    new = np.ones(len(rising), bool)
+    new[1:] = rising[1:] != rising[:-1]
+    return np.flatnonzero(new)
+
+
+def roomy_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
+    """The bucket of so many kept tokens, with room for every window of the samples' grids.
+
+    It depends on the grids and the number of kept tokens alone, not on where they lie: so few
+    programs serve all masks of a clip, and which ones is known before there are masks.
+    """
+    windows = [
+        sum(
+            math.prod(len(cuts) - 1 for cuts in window_cuts(mask.shape, y == SHIFTED))
+            for mask in keep
+        )
+        for y in (REGULAR, SHIFTED)
+    ]
+    return bucket_for(sum(int(mask.sum()) for mask in keep), max(windows), shards)
 
 
 def build_plan(
@@ -140,40 +208,29 @@ def build_plan(
     """
     if len(keep) != len(text_lengths):
         raise ValueError(f"{len(keep)} keep masks but {len(text_lengths)} text lengths")
-    need = required_bucket(keep)
-    bucket = bucket or need
+    bucket = bucket or required_bucket(keep)
     slots = max(text_lengths) if text_slots is None else text_slots
     if max(text_lengths) > slots:
         raise ValueError(f"a text of {max(text_lengths)} tokens does not fit {slots} text slots")
 
-    coordinates = [np.nonzero(mask) for mask in keep]
-    counts = [len(c[0]) for c in coordinates]
+    counts = [int(mask.sum()) for mask in keep]
     if sum(counts) > bucket.tokens:
         raise ValueError(
             f"{sum(counts)} kept tokens do not fit the bucket of {bucket}; "
-            f"use one with at least {need.tokens} tokens"
+            f"use one with at least {required_bucket(keep).tokens} tokens"
         )
-    placed = {
-        y: [_place(c, mask.shape, y == SHIFTED) for c, mask in zip(coordinates, keep, strict=True)]
-        for y in (REGULAR, SHIFTED)
-    }
-    # Regular-window order within each sample; the same permutation orders every per-token array.
-    storage = [np.argsort(p.window, kind="stable") for p in placed[REGULAR]]
-    first_patch = np.cumsum([0, *(mask.size for mask in keep)])
-    patches = [
-        np.ravel_multi_index(c, mask.shape)[order] + start
-        for c, mask, order, start in zip(coordinates, keep, storage, first_patch[:-1], strict=True)
-    ]
-    layouts = [
-        _layout(
-            [
-                _Placed(p.window[order], p.position[order], p.extent[order])
-                for p, order in zip(placed[y], storage, strict=True)
-            ],
-            text_lengths, bucket, slots,
-        )
-        for y in (REGULAR, SHIFTED)
-    ]  # fmt: skip
+    placed: dict[int, list[_Placed]] = {REGULAR: [], SHIFTED: []}
+    patches, first_patch = [], 0
+    for mask, count in zip(keep, counts, strict=True):
+        order = _geometry(mask.shape, False).order
+        stored = order[mask.reshape(-1)[order]]
+        token_of = np.empty(mask.size, np.int32)
+        token_of[stored] = np.arange(count)
+        for y, samples in placed.items():
+            samples.append(_place(mask, stored, token_of, y == SHIFTED))
+        patches.append(stored + first_patch)
+        first_patch += mask.size
+    layouts = [_layout(samples, text_lengths, bucket, slots) for samples in placed.values()]
     return TokenPlan(
         patch_index=_padded(np.concatenate(patches), bucket.tokens, -1)[None],
         sample=_padded(np.repeat(np.arange(len(keep)), counts), bucket.tokens, 0)[None],
@@ -207,25 +264,24 @@ def _layout(
 
     token, window, row = 0, 0, 0  # filled so far
     for i, (sample, text) in enumerate(zip(placed, text_lengths, strict=True)):
-        ids, index, kept = np.unique(sample.window, return_inverse=True, return_counts=True)
-        here = slice(window, window + len(ids))
+        first = _steps(sample.window)
+        kept = np.diff(first, append=len(sample.window))
+        here = slice(window, window + len(first))
         if here.stop > bucket.windows:
             raise ValueError(f"{here.stop} windows or more do not fit the bucket of {bucket}")
         lengths[here] = kept + text
         starts = row + np.cumsum(lengths[here]) - lengths[here]
 
-        order = np.argsort(index, kind="stable")
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(kept) - kept, kept)
-        video = starts[index] + rank
-        video_rows[token : token + len(index)] = video
-        gather[video] = token + np.arange(len(index))
+        rank = np.arange(len(sample.token)) - np.repeat(first, kept)
+        video = np.repeat(starts, kept) + rank
+        video_rows[token + sample.token] = video
+        gather[video] = token + sample.token
 
         copies = (starts + kept)[:, None] + np.arange(text)
         text_rows[here, :text] = copies
         gather[copies] = bucket.tokens + i * slots + np.arange(text)
-        weight[i, here] = 1.0 / max(len(ids), 1)
-        token, window, row = token + len(index), here.stop, row + int(lengths[here].sum())
+        weight[i, here] = 1.0 / max(len(first), 1)
+        token, window, row = token + len(rank), here.stop, row + int(lengths[here].sum())
 
     return Layout(
         position=_padded(np.concatenate([p.position for p in placed]), bucket.tokens, 0),
