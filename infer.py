@@ -3,9 +3,12 @@
     python infer.py                                            # the sample clip, 4x, tiny model
     python infer.py --input=clip.mp4 --output=big.mp4 --save_mask
     python infer.py --config=configs/seedvr2_3b.py --input=folder --config.size.height=1080
+    python infer.py --input=clip.mp4 --warmup --compile_cache_dir=/tmp/xla
 
 --config names a file in configs/; --config.a.b=value changes one entry of it. A folder of numbered
 images is one clip, any other folder one input per file (--folder=frames or files decides).
+--warmup compiles all that inputs of these sizes can ask for, upscales nothing, and stops: later
+runs with the same --compile_cache_dir start fast.
 Mistakes end with one line on stderr, exit status 1 and no partial output.
 """
 
@@ -34,6 +37,7 @@ from skipsr_jax.inference.report import Report, Summary
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import upscale_frames
+from skipsr_jax.inference.warmup import warm_up
 from skipsr_jax.models.vae import SPACE_FACTOR
 from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.space import strips
@@ -70,6 +74,10 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
     text = "Keep compiled programs in this folder, so that later runs start faster."
     flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
+    text = "Compile for inputs of these sizes, say how long it took, and stop."
+    flags.DEFINE_bool("warmup", False, text, flag_values=values)
+    text = "With --warmup: the smallest share of kept patches to compile for, 0 to 1."
+    flags.DEFINE_float("warmup_from", 0.4, text, 0, 1, flag_values=values)
     return values
 
 
@@ -94,7 +102,7 @@ def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
     jobs = []
     for m, target, path in zip(media, targets, paths, strict=True):
         mask = outputs.mask_path(path) if values.save_mask else None
-        for place in (path, mask) if mask else (path,):
+        for place in () if values.warmup else (path, mask) if mask else (path,):
             outputs.check_output(place, m, values.overwrite)
         jobs.append(Job(m, target, path, mask, reference, limit or None))
     return jobs
@@ -161,10 +169,25 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
     ).lines(report)
 
 
+def warm_up_jobs(
+    jobs: Sequence[Job], stages: Stages, settings: Settings, fewest: float
+) -> Iterator[str]:
+    """Compiles for each size among the jobs, and says what it does."""
+    wanted = set()
+    for job in jobs:
+        count = job.media.num_frames
+        count = min(job.limit, count or job.limit) if job.limit else count
+        wanted.add(((job.media.height, job.media.width), job.target, count))
+    for size, target, count in sorted(wanted, key=str):
+        yield from warm_up(size, target, count, stages, settings, fewest)
+
+
 def run(argv: Sequence[str]) -> None:
     """The program. Raises UserError for what the user can mend."""
     values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__)
     settings = from_config(config)
+    if values.warmup and not values.compile_cache_dir:
+        raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     jobs = plan_jobs(values, settings)
     if values.compile_cache_dir:
         jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
@@ -175,6 +198,10 @@ def run(argv: Sequence[str]) -> None:
     stages = Stages(load_model(settings.checkpoint, settings.dtype, with_predictor, mesh))
     loading = time.perf_counter() - began
     print(f"model {stages.model.source}, loaded in {loading:.1f} s")
+    if values.warmup:
+        for line in warm_up_jobs(jobs, stages, settings, values.warmup_from):
+            print(line, flush=True)
+        return
     for job in jobs:
         print("\n".join(run_job(job, stages, settings, values.overwrite)), flush=True)
 

@@ -11,7 +11,7 @@ from benchmarks.programs import TEXT_TOKENS
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.nn.params import abstract, to_dict
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.types import Bool, HostArray
 
 
@@ -40,8 +40,8 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
 
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:
-    """The plan of one clip in the smallest bucket that holds it."""
-    return build_plan([keep], [TEXT_TOKENS], required_bucket([keep], shards))
+    """The plan of one clip in the bucket that inference takes."""
+    return build_plan([keep], [TEXT_TOKENS], roomy_bucket([keep], shards))
 
 
 def random_inputs(config: DiTConfig, plan: TokenPlan, dtype: Any) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ import sys
 from fractions import Fraction
 
 import av
+import jax
 import numpy as np
 import pytest
 import small_model
@@ -49,6 +50,18 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 def run(*arguments):
     return infer.main(["infer.py", *map(str, arguments)])
+
+
+def test_a_warm_up_writes_programs_and_no_pictures(clip, checkpoint, capsys, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # of other tests too
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--config.size.factor=2",
+            "--config.max_frames=1", "--warmup")  # fmt: skip
+    assert run(*args) == 1
+    assert "name it with --compile_cache_dir" in capsys.readouterr().err
+    assert run(*args, "--compile_cache_dir=cache", "--warmup_from=0.5") == 0
+    said = capsys.readouterr().out
+    assert "28x20 -> 56x40, 1 frames: first frame after" in said and "1 buckets of 64" in said
+    assert not pathlib.Path("outputs").exists()
 
 
 def frames_of(path):

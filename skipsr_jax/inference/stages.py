@@ -39,7 +39,7 @@ from skipsr_jax.parallel.mesh import on_mesh
 from skipsr_jax.parallel.space import space_sharding
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.types import Array, Bool, Float, HostArray
 
 
@@ -92,7 +92,7 @@ class Stages:
         return self._velocity_step._cache_size()
 
     @property
-    def _devices(self) -> int:
+    def devices(self) -> int:
         """How many share a clip."""
         return 1 if self.model.mesh is None else self.model.mesh.size
 
@@ -153,7 +153,7 @@ class Stages:
         given = latent
         if sampler.condition_noise > 0:
             given = self._condition_noise(latent, condition_noise, sampler.condition_noise)
-        bucket = required_bucket([keep], self._devices)
+        bucket = roomy_bucket([keep], self.devices)
         prompts = [self._prompt(name, keep, bucket) for name in self._prompts_of(sampler)]
         index = prompts[0][1].patch_index
         conditions = self._gather_condition(given, index)
@@ -194,7 +194,7 @@ class Stages:
         text = self.model.params["text"]["positive"]
         rows = bucket.tokens + bucket.windows * text.shape[0]
         dtype = np.dtype(self.model.dit.dtype)
-        heads = config.heads // self._devices
+        heads = config.heads // self.devices
         problem = Problem(1, rows, heads, config.head_dim, bucket.windows, dtype)
         return choose(problem)[0]
 

@@ -1,0 +1,82 @@
+"""Every program that inputs of one size can ask for, compiled before the first of them comes.
+
+The whole way runs on made-up frames, twice: once to compile, once to see how long the first frame
+takes from then on. Then the transformer runs once in each bucket of the ladder, so that whatever
+share of a clip is kept, its program is in the compile cache. Running is the surest way to compile
+the very programs that a real input will ask for.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.report import Report
+from skipsr_jax.inference.settings import Chunk, Settings
+from skipsr_jax.inference.stages import Stages
+from skipsr_jax.inference.upscale import keep_mask, upscale_frames
+from skipsr_jax.tokens.buckets import ladder
+
+
+def chunk_lengths(frames: int | None, chunk: Chunk) -> tuple[int, ...]:
+    """Lengths of the chunks that a clip is cut into, each once; None: of a clip without an end."""
+    if frames is None or frames <= chunk.frames:
+        return (chunk.frames if frames is None else frames,)
+    rest = (frames - chunk.frames) % (chunk.frames - chunk.overlap)
+    return (chunk.frames, chunk.overlap + rest) if rest else (chunk.frames,)
+
+
+def _first_frame(
+    clip: np.ndarray, target: tuple[int, int], stages: Stages, settings: Settings
+) -> float:
+    """Seconds until the first frame of ``clip`` is there; the others are made too."""
+    report = Report("warm-up", len(clip), show=False)
+    began = time.perf_counter()
+    shown = upscale_frames(iter(clip), target, stages, settings, report)
+    next(shown)
+    seconds = time.perf_counter() - began
+    for _ in shown:
+        pass
+    return seconds
+
+
+def warm_up(
+    size: tuple[int, int],
+    target: tuple[int, int],
+    frames: int | None,
+    stages: Stages,
+    settings: Settings,
+    fewest: float,
+) -> Iterator[str]:
+    """Compiles for clips of ``size`` to become ``target``, both (height, width); says what it does.
+
+    Args:
+      frames: of the clip; None where nobody knows.
+      fewest: smallest share of kept patches, 0 to 1, that gets a program.
+    """
+    rng = np.random.default_rng(0)
+    dense = dataclasses.replace(
+        settings, mask=dataclasses.replace(settings.mask, source="none", reference="")
+    )
+    channels = stages.model.vae.config.latent_channels
+    for length in chunk_lengths(frames, settings.chunk):
+        clip = rng.integers(0, 256, (length, *size, 3), np.uint8)
+        cold, warm = (_first_frame(clip, target, stages, dense) for _ in range(2))
+        sizes = f"{size[1]}x{size[0]} -> {target[1]}x{target[0]}, {length} frames"
+        yield f"{sizes}: first frame after {cold:.2f} s, warm {warm:.2f} s"
+        grid = token_grid(length, *target)
+        latent = jnp.zeros((1, grid[0], 2 * grid[1], 2 * grid[2], channels))
+        if settings.mask.source == "predictor":
+            keep_mask(settings.mask, stages, latent, clip, None, target)
+        began, tokens = time.perf_counter(), int(np.prod(grid))
+        rungs = ladder(max(1, round(fewest * tokens)), tokens, stages.devices)
+        for rung in rungs:
+            keep = np.arange(tokens) < min(rung, tokens)
+            refined, _ = stages.refine(latent, keep.reshape(grid), latent, settings.sampler, latent)
+            jax.block_until_ready(refined)
+        seconds = time.perf_counter() - began
+        yield f"  {len(rungs)} buckets of {rungs[0]} to {rungs[-1]} tokens in {seconds:.1f} s"
