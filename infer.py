@@ -90,22 +90,35 @@ def sample_clip() -> pathlib.Path:
     return pathlib.Path(spec.submodule_search_locations[0]) / path
 
 
-def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
-    """Looks at every input and every output place before any work. Raises UserError."""
+def find_inputs(
+    values: flags.FlagValues, settings: Settings
+) -> tuple[list[Media], list[tuple[int, int]], int | None]:
+    """The inputs, the sizes they are to have, and how many frames of each. Raises UserError."""
     given = values.input is not None
     inputs = list_inputs(values.input, folder=values.folder) if given else [sample_clip()]
     media = [open_media(path) for path in inputs]
     targets = [target_size(m.height, m.width, settings.size) for m in media]
+    limit = settings.max_frames or (0 if given else settings.sample_frames)
+    return media, targets, limit or None
+
+
+def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
+    """Looks at every input and every output place before any work. Raises UserError."""
+    media, targets, limit = find_inputs(values, settings)
     paths = outputs.output_paths(media, targets, settings.size, values.output)
     reference = open_media(settings.mask.reference) if settings.mask.reference else None
-    limit = settings.max_frames or (0 if given else settings.sample_frames)
     jobs = []
     for m, target, path in zip(media, targets, paths, strict=True):
         mask = outputs.mask_path(path) if values.save_mask else None
-        for place in () if values.warmup else (path, mask) if mask else (path,):
+        for place in (path, mask) if mask else (path,):
             outputs.check_output(place, m, values.overwrite)
-        jobs.append(Job(m, target, path, mask, reference, limit or None))
+        jobs.append(Job(m, target, path, mask, reference, limit))
     return jobs
+
+
+def count_frames(media: Media, limit: int | None) -> int | None:
+    """Frames that are upscaled of a clip, None where nobody knows before it ends."""
+    return min(limit, media.num_frames or limit) if limit else media.num_frames
 
 
 def timed_frames(media: Media, limit: int | None, report: Report) -> Iterator:
@@ -133,10 +146,7 @@ def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
 def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> list[str]:
     """Upscales one input and returns its summary."""
     media, source = job.media, job.media.path
-    count = media.num_frames
-    if job.limit:
-        count = min(job.limit, count or job.limit)
-    report = Report(source.name, count, show=sys.stderr.isatty())
+    report = Report(source.name, count_frames(media, job.limit), show=sys.stderr.isatty())
     frames = timed_frames(media, job.limit, report)
     reference = itertools.islice(job.reference.frames(), job.limit) if job.reference else None
     with contextlib.ExitStack() as stack:
@@ -169,17 +179,14 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
     ).lines(report)
 
 
-def warm_up_jobs(
-    jobs: Sequence[Job], stages: Stages, settings: Settings, fewest: float
-) -> Iterator[str]:
-    """Compiles for each size among the jobs, and says what it does."""
-    wanted = set()
-    for job in jobs:
-        count = job.media.num_frames
-        count = min(job.limit, count or job.limit) if job.limit else count
-        wanted.add(((job.media.height, job.media.width), job.target, count))
-    for size, target, count in sorted(wanted, key=str):
-        yield from warm_up(size, target, count, stages, settings, fewest)
+def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]:
+    """(size, target, frames) of each kind of input, as ``warm_up`` takes them."""
+    media, targets, limit = find_inputs(values, settings)
+    found = {
+        ((m.height, m.width), target, count_frames(m, limit))
+        for m, target in zip(media, targets, strict=True)
+    }
+    return sorted(found, key=str)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -188,7 +195,8 @@ def run(argv: Sequence[str]) -> None:
     settings = from_config(config)
     if values.warmup and not values.compile_cache_dir:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
-    jobs = plan_jobs(values, settings)
+    sizes = sizes_of_inputs(values, settings) if values.warmup else []
+    jobs = [] if values.warmup else plan_jobs(values, settings)
     if values.compile_cache_dir:
         jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -198,10 +206,9 @@ def run(argv: Sequence[str]) -> None:
     stages = Stages(load_model(settings.checkpoint, settings.dtype, with_predictor, mesh))
     loading = time.perf_counter() - began
     print(f"model {stages.model.source}, loaded in {loading:.1f} s")
-    if values.warmup:
-        for line in warm_up_jobs(jobs, stages, settings, values.warmup_from):
+    for size in sizes:
+        for line in warm_up(*size, stages, settings, values.warmup_from):
             print(line, flush=True)
-        return
     for job in jobs:
         print("\n".join(run_job(job, stages, settings, values.overwrite)), flush=True)
 

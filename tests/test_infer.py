@@ -52,12 +52,18 @@ def run(*arguments):
     return infer.main(["infer.py", *map(str, arguments)])
 
 
+WARM_UP = ("--config.size.factor=2", "--config.max_frames=1", "--warmup")
+
+
+def test_a_warm_up_needs_a_folder_for_its_programs(clip, capsys):
+    assert run(f"--input={clip}", *WARM_UP) == 1
+    assert "name it with --compile_cache_dir" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_warm_up_writes_programs_and_no_pictures(clip, checkpoint, capsys, monkeypatch):
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # of other tests too
-    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--config.size.factor=2",
-            "--config.max_frames=1", "--warmup")  # fmt: skip
-    assert run(*args) == 1
-    assert "name it with --compile_cache_dir" in capsys.readouterr().err
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", *WARM_UP)
     assert run(*args, "--compile_cache_dir=cache", "--warmup_from=0.5") == 0
     said = capsys.readouterr().out
     assert "28x20 -> 56x40, 1 frames: first frame after" in said and "1 buckets of 64" in said
