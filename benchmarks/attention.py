@@ -60,6 +60,7 @@ def define_flags() -> flags.FlagValues:
     text = "Of queries, keys, values."
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, text, flag_values=values)
     flags.DEFINE_integer("repeats", 10, "Timed calls of each.", flag_values=values)
+    flags.DEFINE_list("without", [], "Implementations not to time.", flag_values=values)
     flags.DEFINE_integer("ceiling_side", 8192, "Matrices of the ceiling.", flag_values=values)
     flags.DEFINE_bool("tpu", False, "Compile for TPUs, run nothing.", flag_values=values)
     chips = list(attention_tpu.TOPOLOGIES)
@@ -196,7 +197,9 @@ def measure(shape: str, values: flags.FlagValues) -> tuple[list[dict], dict[str,
     refused = {}
     for name, implementation in IMPLEMENTATIONS.items():
         reason = implementation.supported(problem_of(inputs[0], inputs[4]), current_target())
-        if reason is None:
+        if name in values.without:
+            refused[name] = "left out by --without"
+        elif reason is None:
             candidates[name] = functools.partial(jax_runs, name, inputs)
         else:
             refused[name] = reason
@@ -220,6 +223,9 @@ def measure(shape: str, values: flags.FlagValues) -> tuple[list[dict], dict[str,
 
 def run_here(values: flags.FlagValues) -> dict:
     """Times everything that runs on this device and prints the table."""
+    if unknown := set(values.without) - set(IMPLEMENTATIONS):
+        known = ", ".join(IMPLEMENTATIONS)
+        raise UserError(f"--without={','.join(sorted(unknown))} is not among {known}")
     dtype = jnp.dtype(values.dtype)
     ceiling = matmul_ceiling(dtype, values.ceiling_side)
     rows, refused = [], {}

@@ -32,13 +32,14 @@ def test_ragged_windows_keep_some_of_their_tokens():
 
 def test_times_what_runs_here_and_writes_json(tmp_path, capsys):
     out = tmp_path / "attention.json"
-    arguments = f"{TINY} --ceiling_side=64 --repeats=1 --out={out}"
+    arguments = f"{TINY} --ceiling_side=64 --repeats=1 --without=cudnn --out={out}"
     assert attention.main(arguments.split()) == 0
     found = json.loads(out.read_text())
     rows = {row["implementation"]: row for row in found["rows"]}
     assert rows["xla"]["out_error"] < 1e-5 and rows["xla"]["gradient_error"] < 1e-5
     assert rows["xla"]["both_ms"] > 0 and rows["xla"]["forward_tflops"] > 0
     assert set(rows) | set(found["not_run"]) == {*attention.IMPLEMENTATIONS, "torch varlen"}
+    assert found["not_run"]["cudnn"] == "left out by --without"
     printed = capsys.readouterr().out
     assert all(reason in printed for reason in found["not_run"].values())
 
@@ -103,6 +104,7 @@ def test_the_tpu_table_compares_with_splash(monkeypatch, tmp_path, capsys):
         ("--shapes=round", "unknown shape 'round'"),
         ("--grid=3,6", "three positive integers"),
         ("--grid=3,6,0", "three positive integers"),
+        ("--without=flash", "flash is not among "),
     ],
 )
 def test_a_mistake_is_one_line(flag, message):
