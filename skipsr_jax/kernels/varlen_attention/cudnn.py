@@ -14,11 +14,11 @@ Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
 
 * an element of that sum is addressed in 32 bits and those beyond 2^32 come back as zero dq:
   ``Rows`` never makes so many;
-* a segment longer than the limit would be cut: without gradients the packs are one row of
-  unlimited length; with them, ``lax.cond`` on the run-time lengths sends such a call to the XLA
-  version;
+* a segment longer than the limit would be cut: backward, ``lax.cond`` on the run-time lengths sends
+  such a call to the XLA version; forward, the packs are one row, and the limit all of it;
 * rows that belong to no segment come back unwritten, and so do their gradients: both are selected
-  to zero here, before anything reads them;
+  to zero here. It reads none of those rows: NaN there changes nothing;
+* its dq is summed in an order that varies: gradients do not repeat bit for bit;
 * one segment alone is not treated as packed: there are two slots for segments at least.
 """
 
@@ -32,8 +32,8 @@ from jax import lax
 
 from skipsr_jax.kernels.varlen_attention import xla
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
-from skipsr_jax.kernels.varlen_attention.segments import row_bounds
-from skipsr_jax.types import Array, Bool, Float, Int
+from skipsr_jax.kernels.varlen_attention.segments import zero_outside
+from skipsr_jax.types import Array, Float, Int
 
 try:
     from jax._src.cudnn import fused_attention_stablehlo as _fused
@@ -188,55 +188,29 @@ def _run_backward(call: _Call, q, k, v, cu_seqlens, statistics, out, d_out):
     return tuple(call.packs(grad, *q.shape[:2]) for grad in grads)
 
 
-def _select(inside: Bool[Array, "b s"], *arrays: Float[Array, "b s a p"]) -> list[Array]:
-    """Rows of no segment as zeros: never by multiplying, they may hold NaN."""
-    return [jnp.where(inside[:, :, None, None], x, 0) for x in arrays]
-
-
-def _fits(call: _Call, cu_seqlens: Int[Array, "b g1"]) -> Bool[Array, ""]:
-    return jnp.max(cu_seqlens[:, 1:] - cu_seqlens[:, :-1]) <= call.rows.limit
-
-
-def _any_length(call: _Call, q: Float[Array, "b s a p"]) -> _Call | None:
-    """The call as one row, so that any segment fits; None where ``call`` is that already."""
+def _forward(call: _Call, q, k, v, cu_seqlens, training: bool):
+    """As one row, which takes any segment and is faster: nothing here has the size of the sum."""
     total = q.shape[0] * q.shape[1]
-    if call.rows.limit >= total:
-        return None
-    rows = Rows(1, total + total % 2, call.rows.count * call.rows.slots)
-    return dataclasses.replace(call, rows=rows)
+    limit = max(total + total % 2, call.rows.limit)
+    slots = call.rows.count * call.rows.slots
+    one_row = dataclasses.replace(call, rows=Rows(1, limit, slots))
+    out, *statistics = _run_forward(one_row, q, k, v, cu_seqlens, training)
+    return zero_outside(out, cu_seqlens), *statistics
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attention(q, k, v, cu_seqlens, call):
-    # One row is fastest forward, and takes any segment.
-    inside = row_bounds(cu_seqlens, q.shape[1])[2]
-    (v,) = _select(inside, v)  # what it weights with zero must be finite
-    call = _any_length(call, q) or call
-    return _select(inside, *_run_forward(call, q, k, v, cu_seqlens, False))[0]
+    return _forward(call, q, k, v, cu_seqlens, False)[0]
 
 
 def _attention_forward(q, k, v, cu_seqlens, call):
-    inside = row_bounds(cu_seqlens, q.shape[1])[2]
-    (clean,) = _select(inside, v)
-    other = _any_length(call, q)
-
-    def usual():
-        return tuple(_run_forward(call, q, k, clean, cu_seqlens, True))
-
-    def unusual():
-        out = _run_forward(other, q, k, clean, cu_seqlens, False)
-        # The backward pass of such segments does not read statistics.
-        return tuple(out) + tuple(jnp.zeros_like(x) for x in jax.eval_shape(usual)[1:])
-
-    found = usual() if other is None else lax.cond(_fits(call, cu_seqlens), usual, unusual)
-    (out,) = _select(inside, found[0])
-    return out, (q, k, v, cu_seqlens, found[1], out)
+    out, statistics = _forward(call, q, k, v, cu_seqlens, True)
+    # Of the longest segments that the backward pass takes.
+    return out, (q, k, v, cu_seqlens, statistics[:, :, : call.rows.limit], out)
 
 
 def _attention_backward(call, saved, d_out):
     q, k, v, cu_seqlens, statistics, out = saved
-    inside = row_bounds(cu_seqlens, q.shape[1])[2]
-    q, k, v, d_out = _select(inside, q, k, v, d_out)
 
     def usual():
         return _run_backward(call, q, k, v, cu_seqlens, statistics, out, d_out)
@@ -250,9 +224,12 @@ def _attention_backward(call, saved, d_out):
         grads = lax.map(one_head, tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v, d_out)))
         return tuple(jnp.moveaxis(x, 0, 2) for x in grads)
 
-    any_length = _any_length(call, q) is None
-    grads = usual() if any_length else lax.cond(_fits(call, cu_seqlens), usual, unusual)
-    return *_select(inside, *grads), None
+    if call.rows.limit >= q.shape[0] * q.shape[1]:
+        grads = usual()
+    else:
+        longest = jnp.max(cu_seqlens[:, 1:] - cu_seqlens[:, :-1])
+        grads = lax.cond(longest <= call.rows.limit, usual, unusual)
+    return *(zero_outside(grad, cu_seqlens) for grad in grads), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

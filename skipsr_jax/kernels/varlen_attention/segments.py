@@ -8,7 +8,19 @@ anywhere. Rows before the first bound or from the last bound on belong to no seg
 import jax
 import jax.numpy as jnp
 
-from skipsr_jax.types import Array, Bool, Int
+from skipsr_jax.types import Array, Bool, Float, Int
+
+
+def rows_inside(cu_seqlens: Int[Array, "b g1"], rows: int) -> Bool[Array, "b s"]:
+    """Which rows have a segment: those between the first bound and the last."""
+    row = jnp.arange(rows, dtype=jnp.int32)
+    return (row >= cu_seqlens[:, :1]) & (row < cu_seqlens[:, -1:])
+
+
+def zero_outside(x: Float[Array, "b s *rest"], cu_seqlens: Int[Array, "b g1"]) -> Array:
+    """Rows of no segment as zeros: selected, not multiplied, for they may hold NaN."""
+    inside = rows_inside(cu_seqlens, x.shape[1])
+    return jnp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, 0)
 
 
 def row_bounds(

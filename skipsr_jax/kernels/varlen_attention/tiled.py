@@ -12,12 +12,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from skipsr_jax.kernels.varlen_attention.segments import row_bounds
-from skipsr_jax.kernels.varlen_attention.tiles import TILE_ROWS, TILE_START, tiles_of
+from skipsr_jax.kernels.varlen_attention.segments import zero_outside
+from skipsr_jax.kernels.varlen_attention.tiles import (
+    ROW_MULTIPLE,
+    TILE_ROWS,
+    TILE_START,
+    tiles_of,
+)
 from skipsr_jax.types import Array, Float, Int
-
-ROW_MULTIPLE = 8
-"""Arrays are padded to a multiple of it: what the copy engine of Hopper moves at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ def _packs(
     """Back from ``_flat``, with zeros in rows of no segment."""
     packs, rows, _, head_dim = like.shape
     x = x[: packs * rows, :, :head_dim].reshape(like.shape)
-    return jnp.where(row_bounds(cu_seqlens, rows)[2][:, :, None, None], x, 0)
+    return zero_outside(x, cu_seqlens)
 
 
 def _by_tile(x: Float[Array, "b s a"], table: Int[Array, "t c"]) -> Float[Array, "a t r"]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.kernels.varlen_attention.segments import row_bounds
+from skipsr_jax.kernels.varlen_attention.segments import row_bounds, zero_outside
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,11 @@ def test_bounds_of_each_row(bounds):
         want[start:end] = start, end, 1
     got = row_bounds(jnp.asarray([bounds], jnp.int32), rows)
     np.testing.assert_array_equal(np.stack([np.asarray(x[0]) for x in got], axis=1), want)
+
+
+@pytest.mark.parametrize("bounds", [[0, 3, 7], [0, 0, 10], [2, 5, 9], [0, 0, 0]])
+def test_rows_without_a_segment_become_zero(bounds):
+    x = np.full((1, 10, 2), np.nan)
+    x[:, bounds[0] : bounds[-1]] = 3.0
+    got = np.asarray(zero_outside(jnp.asarray(x), jnp.asarray([bounds], jnp.int32)))
+    assert (got == np.nan_to_num(x)).all()
