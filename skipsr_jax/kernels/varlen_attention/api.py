@@ -11,7 +11,7 @@ import functools
 import logging
 from collections.abc import Callable
 
-from skipsr_jax.kernels.varlen_attention import cudnn, pallas_tpu, pallas_triton, xla
+from skipsr_jax.kernels.varlen_attention import cudnn, pallas_gpu, pallas_tpu, pallas_triton, xla
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, current_target
 from skipsr_jax.types import Array, Float, Int
 
@@ -29,6 +29,7 @@ class Implementation:
 # Fastest first; the last one runs everywhere.
 IMPLEMENTATIONS = {
     "cudnn": Implementation(cudnn.supported, cudnn.varlen_attention),
+    "pallas_gpu": Implementation(pallas_gpu.supported, pallas_gpu.varlen_attention),
     "pallas_triton": Implementation(pallas_triton.supported, pallas_triton.varlen_attention),
     "pallas_tpu": Implementation(pallas_tpu.supported, pallas_tpu.varlen_attention),
     "xla": Implementation(xla.supported, xla.varlen_attention),

@@ -20,10 +20,12 @@ from jax.experimental.pallas import triton as plgpu
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
 from skipsr_jax.kernels.varlen_attention.tiled import Kernels, tiled_attention
 from skipsr_jax.kernels.varlen_attention.tiles import (
-    SEGMENT_LENGTH,
+    ROW_BEGIN,
+    ROW_END,
+    SEGMENT_BEGIN,
+    SEGMENT_END,
     SEGMENT_START,
     SEGMENT_TILE,
-    TILE_COUNT,
     TILE_ROWS,
     TILE_START,
 )
@@ -50,18 +52,16 @@ def supported(problem: Problem, target: Target) -> str | None:
     return None
 
 
-def _rows(ref, start, rows, head, end):
-    """``rows`` rows of a head from ``start`` on, zeros from ``end`` on (None: all are before)."""
+def _rows(ref, start, rows, head, inside):
+    """``rows`` rows of a head from ``start`` on, zeros where not ``inside`` (None: all are)."""
     part = ref.at[pl.ds(start, rows), head, :]
-    if end is None:
+    if inside is None:
         return plgpu.load(part)
-    inside = start + jnp.arange(rows) < end
     mask = jnp.broadcast_to(inside[:, None], (rows, ref.shape[-1]))
     return plgpu.load(part, mask=mask, other=0.0)
 
 
-def _write(ref, start, end, head, value):
-    inside = start + jnp.arange(TILE_ROWS) < end
+def _write(ref, start, inside, head, value):
     mask = jnp.broadcast_to(inside[:, None], value.shape)
     plgpu.store(ref.at[pl.ds(start, TILE_ROWS), head, :], value.astype(ref.dtype), mask=mask)
 
@@ -71,43 +71,38 @@ def _matmul(a, b):
 
 
 def _place(table, tile):
-    """First row and end of the tile's rows, and of its segment's."""
-    start, segment = table[tile, TILE_START], table[tile, SEGMENT_START]
-    end = start + table[tile, TILE_COUNT]
-    return start, end, segment, segment + table[tile, SEGMENT_LENGTH]
+    """First row of the tile, which of its rows are the segment's, and the segment's bounds."""
+    start = table[tile, TILE_START]
+    row = start + jnp.arange(TILE_ROWS)
+    inside = (row >= table[tile, ROW_BEGIN]) & (row < table[tile, ROW_END])
+    return start, inside, table[tile, SEGMENT_BEGIN], table[tile, SEGMENT_END]
 
 
-def _over_blocks(block, segment, end, body, carry):
-    """Folds ``body(row, end, carry)`` over blocks; ``end`` is None but in the last of them."""
-    whole = lax.div(end - segment - 1, block)
-
-    def step(i, carry):
-        return body(segment + i * block, None, carry)
-
-    carry = lax.fori_loop(0, whole, step, carry)
-    return body(segment + whole * block, end, carry)
+def _over_blocks(block, begin, end, body, carry):
+    """Folds ``body(row, inside, carry)`` over blocks; ``inside`` is None but in the last one."""
+    whole = lax.div(end - begin - 1, block)
+    carry = lax.fori_loop(0, whole, lambda i, carry: body(begin + i * block, None, carry), carry)
+    row = begin + whole * block
+    return body(row, row + jnp.arange(block) < end, carry)
 
 
-def _masked(x, row, end):
-    """Zero in columns of rows from ``end`` on."""
-    if end is None:
-        return x
-    return jnp.where((row + jnp.arange(x.shape[1]) < end)[None, :], x, 0.0)
+def _masked(x, inside, other=0.0):
+    """``other`` in columns that are not inside."""
+    return x if inside is None else jnp.where(inside[None, :], x, other)
 
 
 def _forward_kernel(tile, head, table, q, k, v, out, lse, *, scale):
-    start, tile_end, segment, end = _place(table, tile)
-    queries = _rows(q, start, TILE_ROWS, head, tile_end)
+    start, mine, begin, end = _place(table, tile)
+    queries = _rows(q, start, TILE_ROWS, head, mine)
 
-    def body(row, end, carry):
+    def body(row, inside, carry):
         so_far, peak, total = carry
-        scores = _matmul(queries, _rows(k, row, BLOCK, head, end).T) * (scale * LOG2_E)
-        if end is not None:
-            scores = jnp.where((row + jnp.arange(BLOCK) < end)[None, :], scores, -jnp.inf)
+        scores = _matmul(queries, _rows(k, row, BLOCK, head, inside).T) * (scale * LOG2_E)
+        scores = _masked(scores, inside, -jnp.inf)
         new_peak = jnp.maximum(peak, scores.max(axis=1))
         keep = jnp.exp2(peak - new_peak)
         weights = jnp.exp2(scores - new_peak[:, None])
-        values = _rows(v, row, BLOCK, head, end)
+        values = _rows(v, row, BLOCK, head, inside)
         so_far = so_far * keep[:, None] + _matmul(weights.astype(v.dtype), values)
         return so_far, new_peak, total * keep + weights.sum(axis=1)
 
@@ -116,55 +111,53 @@ def _forward_kernel(tile, head, table, q, k, v, out, lse, *, scale):
         jnp.full((TILE_ROWS,), -jnp.inf, jnp.float32),
         jnp.zeros((TILE_ROWS,), jnp.float32),
     )
-    so_far, peak, total = _over_blocks(BLOCK, segment, end, body, carry)
+    so_far, peak, total = _over_blocks(BLOCK, begin, end, body, carry)
     lse[head, tile, :] = peak + jnp.log2(total)
-    _write(out, start, tile_end, head, so_far / total[:, None])
+    _write(out, start, mine, head, so_far / total[:, None])
 
 
 def _query_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_q, *, scale):
-    start, tile_end, segment, end = _place(table, tile)
-    queries = _rows(q, start, TILE_ROWS, head, tile_end)
-    d_outs = _rows(d_out, start, TILE_ROWS, head, tile_end)
+    start, mine, begin, end = _place(table, tile)
+    queries = _rows(q, start, TILE_ROWS, head, mine)
+    d_outs = _rows(d_out, start, TILE_ROWS, head, mine)
     lse_rows, delta_rows = lse[head, tile, :][:, None], delta[head, tile, :][:, None]
 
-    def body(row, end, grad):
-        keys = _rows(k, row, BACKWARD_BLOCK, head, end)
-        values = _rows(v, row, BACKWARD_BLOCK, head, end)
+    def body(row, inside, grad):
+        keys = _rows(k, row, BACKWARD_BLOCK, head, inside)
+        values = _rows(v, row, BACKWARD_BLOCK, head, inside)
         weights = jnp.exp2(_matmul(queries, keys.T) * (scale * LOG2_E) - lse_rows)
         slopes = weights * (_matmul(d_outs, values.T) - delta_rows)
-        return grad + _matmul(_masked(slopes, row, end).astype(k.dtype), keys)
+        return grad + _matmul(_masked(slopes, inside).astype(k.dtype), keys)
 
     zero = jnp.zeros((TILE_ROWS, q.shape[-1]), jnp.float32)
-    grad = _over_blocks(BACKWARD_BLOCK, segment, end, body, zero)
-    _write(d_q, start, tile_end, head, grad * scale)
+    grad = _over_blocks(BACKWARD_BLOCK, begin, end, body, zero)
+    _write(d_q, start, mine, head, grad * scale)
 
 
 def _key_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_k, d_v, *, scale):
-    start, tile_end, segment, end = _place(table, tile)
-    keys = _rows(k, start, TILE_ROWS, head, tile_end)
-    values = _rows(v, start, TILE_ROWS, head, tile_end)
-    first = table[tile, SEGMENT_TILE]
+    start, mine, begin, end = _place(table, tile)
+    keys = _rows(k, start, TILE_ROWS, head, mine)
+    values = _rows(v, start, TILE_ROWS, head, mine)
+    first = TILE_ROWS * table[tile, SEGMENT_TILE] - table[tile, SEGMENT_START]
 
     def columns(ref, row):
-        """Of the queries from ``row`` on, which lie in one tile."""
-        place = row - segment
-        within = pl.ds(lax.rem(place, TILE_ROWS), BACKWARD_BLOCK)
-        return ref[head, first + lax.div(place, TILE_ROWS), within][None, :]
+        """Of the queries from ``row`` on, which lie in this tile and the next of the segment."""
+        return ref[head, pl.ds(first + row, BACKWARD_BLOCK)][None, :]
 
-    def body(row, end, grads):
-        queries = _rows(q, row, BACKWARD_BLOCK, head, end)
-        d_outs = _rows(d_out, row, BACKWARD_BLOCK, head, end)
+    def body(row, inside, grads):
+        queries = _rows(q, row, BACKWARD_BLOCK, head, inside)
+        d_outs = _rows(d_out, row, BACKWARD_BLOCK, head, inside)
         weights = jnp.exp2(_matmul(keys, queries.T) * (scale * LOG2_E) - columns(lse, row))
-        weights = _masked(weights, row, end)
+        weights = _masked(weights, inside)
         slopes = weights * (_matmul(values, d_outs.T) - columns(delta, row))
-        slopes = _masked(slopes, row, end).astype(q.dtype)
+        slopes = _masked(slopes, inside).astype(q.dtype)
         grad_v = grads[1] + _matmul(weights.astype(q.dtype), d_outs)
         return grads[0] + _matmul(slopes, queries), grad_v
 
     zero = jnp.zeros((TILE_ROWS, q.shape[-1]), jnp.float32)
-    grad_k, grad_v = _over_blocks(BACKWARD_BLOCK, segment, end, body, (zero, zero))
-    _write(d_k, start, tile_end, head, grad_k * scale)
-    _write(d_v, start, tile_end, head, grad_v)
+    grad_k, grad_v = _over_blocks(BACKWARD_BLOCK, begin, end, body, (zero, zero))
+    _write(d_k, start, mine, head, grad_k * scale)
+    _write(d_v, start, mine, head, grad_v)
 
 
 def _launch(kernel, operands, out_shape, heads, interpret):
@@ -172,7 +165,8 @@ def _launch(kernel, operands, out_shape, heads, interpret):
 
     def where_there_is_work(table, *refs):
         tile, head = pl.program_id(0), pl.program_id(1)
-        pl.when(table[tile, TILE_COUNT] > 0)(lambda: kernel(tile, head, table, *refs))
+        some = table[tile, ROW_END] > table[tile, ROW_BEGIN]
+        pl.when(some)(lambda: kernel(tile, head, table, *refs))
 
     return pl.pallas_call(
         where_there_is_work,
@@ -194,11 +188,12 @@ def _forward(table, q, k, v, *, scale, with_lse, interpret):
 
 def _backward(table, q, k, v, d_out, lse, delta, *, scale, interpret):
     operands = (table, q, k, v, d_out, lse, delta)
+    flat = (table, q, k, v, d_out, *(x.reshape(x.shape[0], -1) for x in (lse, delta)))
     grad = jax.ShapeDtypeStruct(q.shape, q.dtype)
     query_kernel = functools.partial(_query_kernel, scale=scale)
     key_kernel = functools.partial(_key_kernel, scale=scale)
     (d_q,) = _launch(query_kernel, operands, [grad], q.shape[1], interpret)
-    return d_q, *_launch(key_kernel, operands, [grad, grad], q.shape[1], interpret)
+    return d_q, *_launch(key_kernel, flat, [grad, grad], q.shape[1], interpret)
 
 
 def _kernels(interpret: bool) -> Kernels:

@@ -44,3 +44,10 @@ def current_target() -> Target:
         return Target(device.platform)
     major, minor = str(device.compute_capability).split(".")
     return Target("gpu", (int(major), int(minor)))
+
+
+def current_cores() -> int:
+    """Multiprocessors of the GPU in use, or meant by the mesh in scope; raises off GPUs."""
+    meant = jax.sharding.get_abstract_mesh().abstract_device
+    cores = None if meant is None else meant.num_cores
+    return cores or jax.devices()[0].core_count

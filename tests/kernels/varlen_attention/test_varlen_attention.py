@@ -79,16 +79,21 @@ NEEDS_AMPERE = pytest.mark.skipif(
 NEEDS_HOPPER = pytest.mark.skipif(
     (TARGET.compute_capability or (0, 0)) < (9, 0), reason="needs a Hopper GPU"
 )
+NEEDS_HOPPER_ITSELF = pytest.mark.skipif(
+    (TARGET.compute_capability or (0, 0))[0] != 9, reason="needs a GPU of the Hopper generation"
+)
 NEEDS_TPU = pytest.mark.skipif(TARGET.platform != "tpu", reason="needs a TPU")
 MARKS = {
     "cudnn": (pytest.mark.gpu, NEEDS_HOPPER),
     "cudnn_in_short_rows": (pytest.mark.gpu, NEEDS_HOPPER),
+    "pallas_gpu": (pytest.mark.gpu, NEEDS_HOPPER_ITSELF),
     "pallas_triton": (pytest.mark.gpu, NEEDS_AMPERE),
     "pallas_tpu": (NEEDS_TPU,),
 }
 DTYPES = {
     "cudnn": [jnp.bfloat16, jnp.float16],
     "cudnn_in_short_rows": [jnp.bfloat16],
+    "pallas_gpu": [jnp.bfloat16, jnp.float16],
     "pallas_triton": [jnp.bfloat16, jnp.float16],
     "pallas_triton_interpreted": [jnp.bfloat16],
 }
