@@ -10,7 +10,13 @@ import numpy as np
 from skipsr_jax.data import realworld
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.resize import Method, area_down, resize
-from skipsr_jax.tokens.criterion import TAU, needs_refinement, patch_mse
+from skipsr_jax.tokens.criterion import (
+    PATCH_FRAMES,
+    PATCH_PIXELS,
+    TAU,
+    frame_mse,
+    needs_refinement,
+)
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 Degradation = Method | RealWorld
@@ -56,15 +62,19 @@ def oracle_error(
     """
     size = frames.shape[1:3]
     unit = np.float32(1 / 255)
-    # Five frames at a time stay in cache; the first of a later group only completes 4k + 1.
-    groups = [slice(0, 1), *(slice(i - 1, i + 4) for i in range(1, len(frames) - 3, 4))]
-    if (len(frames) - 1) % 4:
-        raise ValueError(f"{len(frames)} frames are not 4k + 1: cut the clip")
+    if (len(frames) - 1) % PATCH_FRAMES or size[0] % PATCH_PIXELS or size[1] % PATCH_PIXELS:
+        raise ValueError(
+            f"{len(frames)} frames of {size[0]} x {size[1]} are not 4k + 1 frames in multiples of "
+            f"{PATCH_PIXELS} pixels: cut the clip"
+        )
     errors = []
-    for group in groups:
+    # The frames of one patch at a time stay in cache.
+    starts = range(1, len(frames), PATCH_FRAMES)
+    for group in (slice(0, 1), *(slice(start, start + PATCH_FRAMES) for start in starts)):
         pixels = frames[group] * unit
         below = area_down(pixels, scale) if small is None else small[group] * unit
-        errors.append(patch_mse(pixels, resize(below, size, "bilinear"))[-1])
+        rebuilt = resize(below, size, "bilinear")
+        errors.append(frame_mse(pixels, rebuilt, PATCH_PIXELS).mean(axis=0))
     return np.stack(errors)
 
 

@@ -18,6 +18,16 @@ PATCH_PIXELS = 16
 PATCH_FRAMES = 4
 
 
+def frame_mse(
+    frames: Float[HostArray, "f h w 3"], rebuilt: Float[HostArray, "f h w 3"], patch: int
+) -> Float[HostArray, "f r c"]:
+    """Mean squared difference per frame and ``patch`` x ``patch`` pixels, which divide h and w."""
+    count, height, width, _ = frames.shape
+    error = np.square(frames.astype(np.float32) - rebuilt.astype(np.float32))
+    error = error.reshape(count, height // patch, patch, width // patch, patch * 3)
+    return error.mean(axis=(2, 4))
+
+
 def patch_mse(
     frames: Float[HostArray, "f h w 3"],
     rebuilt: Float[HostArray, "f h w 3"],
@@ -40,9 +50,7 @@ def patch_mse(
             f"frames (after the first) and {patch}x{patch} pixels; pad to 4k+1 frames and "
             f"multiples of {patch}"
         )
-    error = np.square(frames.astype(np.float32) - rebuilt.astype(np.float32))
-    error = error.reshape(count, height // patch, patch, width // patch, patch * 3)
-    error = error.mean(axis=(2, 4))
+    error = frame_mse(frames, rebuilt, patch)
     later = error[1:].reshape(-1, PATCH_FRAMES, *error.shape[1:]).mean(axis=1)
     return np.concatenate([error[:1], later])
 
