@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality --folder=../shared/data/eval --out=quality.json
     python -m benchmarks.quality --config=configs/tiny.py --folder=clips --frames=9 --nodense
+    python -m benchmarks.quality --folder=../shared/data/eval --nopictures  # the masks alone
 
 Each file is made smaller by area averaging (4x, or --scale) and upscaled again. The table gives
 PSNR (dB) and SSIM against the truth over the same pixels for all columns, the share of patches that
@@ -31,7 +32,7 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.inference.stages import Stages
-from skipsr_jax.inference.upscale import upscale_frames
+from skipsr_jax.inference.upscale import keep_mask, upscale_frames
 
 MULTIPLE = 16  # pixels: the oracle's masks need whole patches
 
@@ -45,6 +46,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("scale", 4, "How much smaller the input is.", flag_values=values)
     flags.DEFINE_integer("smallest", 400, "Least pixels on a side.", flag_values=values)
     flags.DEFINE_bool("dense", True, "Also run without skipping.", flag_values=values)
+    flags.DEFINE_bool("pictures", True, "Also score the pictures.", flag_values=values)
     return values
 
 
@@ -65,13 +67,23 @@ def run(low: np.ndarray, target: tuple[int, int], stages: Stages, settings: Sett
     return np.stack([frame for frame, _ in pairs]), keep[[0, *range(1, len(keep), 4)]]
 
 
+def mask_alone(low: np.ndarray, target: tuple[int, int], stages: Stages, settings: Settings):
+    """The mask without the pictures: seconds a clip. UserError where it comes from the latent."""
+    if settings.mask.source == "predictor" and not stages.masks_from_pixels:
+        raise UserError("--nopictures needs a predictor on pixels: this one sees the latent")
+    return keep_mask(settings.mask, stages, None, low, None, target)
+
+
 def measure(path: os.PathLike, stages: Stages, settings: Settings, values) -> Row:
     """One row of the table."""
     truth = read_truth(path, values.frames)
     low, target = low_quality(truth, values.scale), truth.shape[1:3]
-    skipped, keep = run(low, target, stages, settings)
-    dense = None
-    if values.dense:
+    skipped = dense = None
+    if values.pictures:
+        skipped, keep = run(low, target, stages, settings)
+    else:
+        keep = mask_alone(low, target, stages, settings)
+    if values.pictures and values.dense:
         everything = dataclasses.replace(settings.mask, source="none")
         dense, _ = run(low, target, stages, dataclasses.replace(settings, mask=everything))
     free = from_input(low / np.float32(255), target, settings.mask.input_tau)

@@ -56,7 +56,7 @@ def row(
     name: str,
     truth: UInt8[HostArray, "f h w 3"],
     scale: int,
-    skipped: Float[HostArray, "f h w 3"],
+    skipped: Float[HostArray, "f h w 3"] | None,
     keep: Bool[HostArray, "t r q"],
     dense: Float[HostArray, "f h w 3"] | None = None,
     training_free: Bool[HostArray, "t r q"] | None = None,
@@ -64,9 +64,9 @@ def row(
     """One clip or picture, whose input was ``low_quality(truth, scale)``.
 
     ``skipped`` are the frames in [0, 1] that the model made with the mask ``keep``, ``dense`` those
-    without skipping. The row has the scores of each, the shares of patches that the mask and the
-    oracle (Eq. 1) skip, and the other ``mask_scores`` of the mask; under ``training_free`` those of
-    that mask of the same input, under ``oracle`` those of the oracle's.
+    without skipping. The row has the scores of each that is given, the shares of patches that the
+    mask and the oracle (Eq. 1) skip, and the other ``mask_scores`` of the mask; under
+    ``training_free`` those of that mask of the same input, under ``oracle`` those of the oracle's.
     """
     low, target, unit = low_quality(truth, scale), truth.shape[1:3], truth / np.float32(255)
     wanted = oracle_mask(truth, scale)
@@ -77,14 +77,14 @@ def row(
         "height": truth.shape[1],
         "width": truth.shape[2],
         "bicubic": scores(upscale(low, target), truth),
-        "skipped": scores(skipped, truth),
         "skip_oracle": 1 - float(wanted.mean()),
         **mask_scores(keep, wanted, lost),
         "oracle": mask_scores(wanted, wanted, lost),
     }
     if training_free is not None:
         found["training_free"] = mask_scores(training_free, wanted, lost)
-    return found if dense is None else found | {"dense": scores(dense, truth)}
+    made = {"skipped": skipped, "dense": dense}
+    return found | {key: scores(x, truth) for key, x in made.items() if x is not None}
 
 
 def mean(rows: Sequence[Row], name: str) -> Row:
