@@ -35,7 +35,6 @@ from skipsr_jax.nn.rope import (
 from skipsr_jax.nn.window_rows import from_windows, to_windows
 from skipsr_jax.parallel.sequence import (
     QKV,
-    Heads,
     attend_by_heads,
     constrain_text,
     constrain_tokens,
@@ -100,11 +99,14 @@ class Branch(nnx.Module):
         shifted = modulate(normed, m, self.attn_shift, self.attn_scale)
         return jnp.where(modulated, shifted, normed).astype(self.qkv.dtype)
 
-    def qkv_heads(self, entering: Float[Array, "b n d"], heads: Heads) -> QKV:
-        """Queries and keys (normalised per head, float32) and values of some heads."""
-        kernel = heads.columns(self.qkv.kernel[...].astype(self.qkv.dtype), self.heads)
+    def qkv_kernel(self) -> Float[Array, "d i"]:
+        """Of the projection to queries, keys and values of all heads."""
+        return self.qkv.kernel[...].astype(self.qkv.dtype)
+
+    def qkv_heads(self, entering: Float[Array, "b n d"], kernel: Float[Array, "d i"]) -> QKV:
+        """Queries and keys (normalised per head, float32) and values of the kernel's heads."""
         pattern = "b n (three a p) -> three b n a p"
-        q, k, v = rearrange(entering @ kernel, pattern, three=3, a=heads.count)
+        q, k, v = rearrange(entering @ kernel, pattern, three=3, p=self.norm_q.scale.shape[-1])
         return self.norm_q(q), self.norm_k(k), v
 
     def attention_out(
@@ -190,14 +192,21 @@ class Block(nnx.Module):
         """The heads' results, from what enters the projections."""
         of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
         vid_angles, txt_angles = self._angles(layout, plan, txt.shape[1])
-        text = self._rotated(of_text.qkv_heads(txt, Heads(1, 0, self.heads)), txt_angles)
+        text = self._rotated(of_text.qkv_heads(txt, of_text.qkv_kernel()), txt_angles)
         attend = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
-        parts = []
-        for heads in head_parts(len(vid), self.heads):
-            # The compiler would merge what the goes share, and wait for all of them.
-            angles, indices = jax.lax.optimization_barrier((vid_angles, layout))
-            video = self._rotated(of_video.qkv_heads(vid, heads), angles)
-            parts.append(attend_by_heads(attend, video, tuple(map(heads.of, text)), indices))
+        goes, parts = head_parts(len(vid), self.heads), []
+        for heads in goes:
+            own = (
+                heads.columns(of_video.qkv_kernel(), self.heads),
+                tuple(map(heads.of, text)),
+                vid_angles,
+                layout,
+            )
+            if len(goes) > 1:  # the compiler would merge what goes share, and wait for all of them
+                own = jax.lax.optimization_barrier(own)
+            kernel, own_text, angles, indices = own
+            video = self._rotated(of_video.qkv_heads(vid, kernel), angles)
+            parts.append(attend_by_heads(attend, video, own_text, indices))
         vid_out, txt_out = map(join_heads, zip(*parts, strict=True))
         return vid_out, txt_out
 
