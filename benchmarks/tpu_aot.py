@@ -41,9 +41,6 @@ from skipsr_jax.training.sr import SrLoss
 
 PROGRAMS = ("refine", "encode", "decode", "train")
 
-OPTIONS = {"xla_tpu_enable_async_all_to_all": "true"}
-"""Of the compiler, as docs/launch.md gives them in LIBTPU_INIT_ARGS: chips attend meanwhile."""
-
 _NO_ROOM = (
     re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
     re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
@@ -181,7 +178,7 @@ def compile_row(
     began = time.perf_counter()
     try:
         with jax.set_mesh(mesh):
-            compiled = program.function.lower(*program.arguments).compile(OPTIONS)
+            compiled = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         room = _room_missing(error)
         if room is None:
