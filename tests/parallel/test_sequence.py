@@ -12,7 +12,7 @@ from hlo import collectives
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.nn.params import abstract, bind, to_dict
-from skipsr_jax.parallel.mesh import make_mesh, packs, replicated
+from skipsr_jax.parallel.mesh import make_mesh, replicated
 from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import attend_by_heads
@@ -21,10 +21,6 @@ from skipsr_jax.tokens.plan import build_plan, stack_plans
 
 QUICK = {"xla_backend_optimization_level": 0}
 BUCKET, WIDTH = Bucket(320, 16), 40
-SEPARATE = DiTConfig(
-    width=WIDTH, text_width=12, heads=8, head_dim=12, layers=2, mm_layers=2, expand_ratio=2,
-    gated_mlp=False, pixel_rope=True, rope_dim=12, output_modulation=True, plain_text_at_last=False,
-)  # fmt: skip
 SHARED = DiTConfig(
     width=WIDTH, text_width=12, heads=8, head_dim=12, layers=2, mm_layers=0, expand_ratio=2,
     gated_mlp=True, pixel_rope=False, rope_dim=12, output_modulation=False, plain_text_at_last=True,
@@ -54,34 +50,6 @@ def run_on(mesh, place, function, params, args):
 
 def one_device():
     return make_mesh(1, 1, 1, chosen=jax.devices()[:1])
-
-
-def test_a_training_step_on_data_fsdp_and_seq():
-    """Loss, output and gradients; no all-gather but of parameters, text and what is smaller."""
-    model = abstract(lambda: DiT(SEPARATE, rngs=nnx.Rngs(0)))
-    params = to_dict(DiT(SEPARATE, rngs=nnx.Rngs(1)))
-    args = inputs(4)
-
-    def loss(params, patches, text, timestep, plan):
-        out = bind(model, params)(patches, text, timestep, plan)
-        return jnp.square(jnp.where(plan.valid[..., None], out, 0)).mean()
-
-    step = jax.value_and_grad(loss)
-    (want, grads), _ = run_on(one_device(), packs, step, params, args)
-    (got, found), program = run_on(make_mesh(2, 2, 2), packs, step, params, args)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
-    for a, b in zip(*map(jax.tree.leaves, (found, grads)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * max(1e-3, np.abs(b).max()))
-
-    tokens, seen = BUCKET.tokens, collectives(program)
-    exchanged = {c.shapes for c in seen if c.kind == "all-to-all" and c.elements > tokens}
-    # To each of two devices a piece: q, k and v of two heads; and one result back.
-    assert exchanged == {((1, 3, 1, tokens // 2, 2, 12),) * 2, ((1, 1, tokens // 2, 2, 12),) * 2}
-    goes = [c for c in seen if c.kind == "all-to-all" and c.shapes in exchanged]
-    assert len(goes) == 2 * 2 * 2  # two goes of heads, there and back, forward and backward
-    for c in seen:
-        if c.kind == "all-gather":
-            assert all(tokens not in shape and tokens // 2 not in shape for shape in c.shapes), c
 
 
 def test_one_clip_uses_every_device():

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from hlo import collectives
 from small_training import EIGHT_HEADS, QUICK, random_autoencoder, write_pictures
 
 from skipsr_jax.checkpoints import store, train_state
@@ -17,6 +18,7 @@ from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training import sr
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
+from skipsr_jax.training.stage import by_shape
 from skipsr_jax.training.step import fresh_state, make_step, on_devices
 
 
@@ -28,39 +30,72 @@ def settings(tmp_path_factory):
     return Settings("sr", data, Optimizer(1e-2, warmup_steps=1, ema_decay=0.5), Loop(3), loss)
 
 
+# One set of weights for video and text: half as much to compile. No token count is 40.
+SHARED = dataclasses.replace(EIGHT_HEADS, width=40, mm_layers=0)
+
+
 def stage_for(settings):
-    return sr.make(settings, EIGHT_HEADS, random_autoencoder())
+    return sr.make(settings, SHARED, random_autoencoder())
 
 
-def three_steps(settings, mesh):
-    """Losses and the last state of three steps of stage sr on a mesh."""
+def latents_drawn(stage):
+    """The stage with latents in its batches, in place of the autoencoder that would make them."""
+    return dataclasses.replace(stage, prepare=None, frozen={})
+
+
+def draw_latents(batch, number):
+    rng = np.random.default_rng(number)
+    shapes = [
+        (*mask.shape[:2], 2 * mask.shape[2], 2 * mask.shape[3], 16)
+        for mask in by_shape(batch["mask"])
+    ]
+    return batch | {
+        name: tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+        for name in ("clean", "low")
+    }
+
+
+@pytest.fixture(scope="module")
+def start(settings):
+    """The state before the first step, on the host: made once for all meshes."""
+    stage = stage_for(settings)
+    make = jax.jit(lambda key: fresh_state(stage, settings.optimizer, key), compiler_options=QUICK)
+    return jax.device_get(make(jax.random.key(0)))
+
+
+def three_steps(settings, start, sizes, encode=False):
+    """Losses and the last state of three steps of stage sr on a mesh, and the compiled step."""
+    mesh = on(sizes)
     stage = fit_to_mesh(stage_for(settings), settings, mesh)
     dataset = batches(find_sources(settings.data.root), stage.recipe)
-
-    def make(key):
-        return fresh_state(stage, settings.optimizer, key)
-
-    key, losses = jax.random.key(0), []
-    places = shardings(jax.eval_shape(make, key), mesh)
-    step = jax.jit(make_step(stage, settings.optimizer, 0), compiler_options=QUICK)
+    stage = stage if encode else latents_drawn(stage)
+    losses, step = [], None
     with jax.set_mesh(mesh):
-        state = jax.jit(make, out_shardings=places, compiler_options=QUICK)(key)
+        state = jax.device_put(start, shardings(start, mesh))
         frozen = jax.device_put(stage.frozen, shardings(stage.frozen, mesh))
         for number in range(3):
-            batch = on_devices(dataset[number], mesh)
-            state, metrics = step(state, frozen, batch, np.float32(1e-2))
+            batch = dataset[number]
+            batch = on_devices(batch if encode else draw_latents(batch, number), mesh)
+            given = (state, frozen, batch, np.float32(1e-2))
+            if step is None:
+                step = jax.jit(make_step(stage, settings.optimizer, 0)).lower(*given).compile(QUICK)
+            state, metrics = step(*given)
             losses.append(float(metrics["loss"]))
-    return losses, state
+    return losses, state, step
+
+
+def on(sizes):
+    return make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
 
 
 @pytest.fixture(scope="module")
-def alone(settings):
-    return three_steps(settings, make_mesh(1, 1, 1, chosen=jax.devices()[:1]))
+def alone(settings, start):
+    return three_steps(settings, start, (1, 1, 1))
 
 
 @pytest.fixture(scope="module")
-def spread(settings):
-    return three_steps(settings, make_mesh(2, 2, 2))
+def spread(settings, start):
+    return three_steps(settings, start, (2, 2, 2))
 
 
 def check_equal(got, want):
@@ -73,42 +108,59 @@ def check_equal(got, want):
             assert np.abs(found[path] - wanted[path]).mean() < 2e-5, path
 
 
-@pytest.mark.slow
 def test_three_steps_are_those_of_one_device(spread, alone):
-    kernel = spread[1]["params"]["dit"]["mm_blocks"]["vid"]["qkv"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape == (2, 32, 288 // 2)
+    kernel = spread[1]["params"]["dit"]["shared_blocks"]["all"]["qkv"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (2, 40, 288 // 2)
     moved = np.abs(
         np.asarray(kernel)
-        - np.asarray(spread[1]["ema"]["dit"]["mm_blocks"]["vid"]["qkv"]["kernel"])
+        - np.asarray(spread[1]["ema"]["dit"]["shared_blocks"]["all"]["qkv"]["kernel"])
     )
     assert moved.max() > 1e-3  # the average lags: something was learned
     check_equal(spread, alone)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 4)])
-def test_three_steps_on_other_meshes(settings, alone, sizes):
-    mesh = make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
-    check_equal(three_steps(settings, mesh), alone)
+def test_tokens_meet_by_all_to_all_and_by_nothing_larger(spread, alone):
+    """No all-gather but of parameters, text and what is smaller; a device alone sends nothing."""
+    seen, p = collectives(spread[2]), SHARED.head_dim
+    exchanged = [c.shapes for c in seen if c.kind == "all-to-all" and c.shapes[0][-1:] == (p,)]
+    rows = exchanged[0][0][-3]
+    # To each of two devices a piece: q, k and v of two of eight heads; and one result back.
+    assert set(exchanged) == {((1, 3, 2, rows, 2, p),) * 2, ((1, 2, rows, 2, p),) * 2}
+    assert len(exchanged) == 2 * 2 * 2  # two goes of heads, there and back, forward and backward
+    for c in seen:
+        if c.kind == "all-gather":
+            assert all(not {rows, 2 * rows} & set(shape[:-1]) for shape in c.shapes), c
+    assert not collectives(alone[2])
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 1, 4)])
+def test_three_steps_on_other_meshes(settings, start, alone, sizes):
+    check_equal(three_steps(settings, start, sizes), alone)
 
 
 @pytest.mark.slow
-def test_mixed_packs_train_on_a_mesh_as_on_one_device(settings):
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 1, 4)])
+def test_three_steps_from_pixels(settings, start, sizes):
+    want = three_steps(settings, start, (1, 1, 1), encode=True)
+    check_equal(three_steps(settings, start, sizes, encode=True), want)
+
+
+@pytest.mark.slow
+def test_mixed_packs_train_on_a_mesh_as_on_one_device(settings, start):
     """A picture of one shape and two of another in each of eight sequences, over data and fsdp."""
     pack = ((1, 1, 32, 32), (2, 1, 16, 48))
     mixed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, pack=pack))
-    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
-    check_equal(three_steps(mixed, make_mesh(2, 2, 2)), three_steps(mixed, mesh))
+    want = three_steps(mixed, start, (1, 1, 1), encode=True)
+    check_equal(three_steps(mixed, start, (2, 2, 2), encode=True), want)
 
 
-@pytest.mark.slow
 def test_a_checkpoint_moves_between_meshes(spread, tmp_path):
     """Saved on (2, 2, 2); restored on (1, 8, 1) and one device; parameters alone too."""
-    _, state = spread
+    state = spread[1]
     with train_state.open_manager(tmp_path / "checkpoints") as manager:
         train_state.save_step(manager, 3, state, {})
         manager.wait_until_finished()
-        for mesh in (make_mesh(1, 8, 1), make_mesh(1, 1, 1, chosen=jax.devices()[:1])):
+        for mesh in (on((1, 8, 1)), on((1, 1, 1))):
             places = shardings(state, mesh)
             like = jax.tree.map(
                 lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
@@ -142,6 +194,6 @@ def test_a_checkpoint_moves_between_meshes(spread, tmp_path):
 )
 def test_what_does_not_fit_the_mesh(settings, sizes, changes, says):
     changed = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **changes))
-    mesh = make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
+    mesh = on(sizes)
     with pytest.raises(UserError, match=says):
         fit_to_mesh(stage_for(changed), changed, mesh)
