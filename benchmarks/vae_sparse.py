@@ -27,12 +27,13 @@ from benchmarks.measure import (
     write_json,
 )
 from benchmarks.vae import MODELS, make, noise
-from skipsr_jax.models.vae import SPACE_FACTOR, VAE
-from skipsr_jax.models.vae_slices import decode_clip, decode_step
+from skipsr_jax.models.vae import SPACE_FACTOR, TIME_FACTOR, VAE
+from skipsr_jax.models.vae_slices import decode_clip, decode_step, encode_clip, encode_step
 from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decode_step
-from skipsr_jax.tokens.blocks import plan_blocks, slots_for
+from skipsr_jax.models.vae_sparse_encode import encode_sparse_clip, sparse_encode_step
+from skipsr_jax.tokens.blocks import Blocks, plan_blocks, slots_for
 from skipsr_jax.tokens.criterion import PATCH_PIXELS
-from skipsr_jax.types import Array, Bool, HostArray
+from skipsr_jax.types import Bool, HostArray
 
 
 def define_flags() -> flags.FlagValues:
@@ -44,6 +45,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_integer("frames", 21, "Clip length, 4k + 1.", flag_values=values)
     flags.DEFINE_list("skips", ["0.75", "0.4", "0"], "Shares to skip.", flag_values=values)
+    flags.DEFINE_list("ways", ["decode", "encode"], "What to time.", flag_values=values)
     flags.DEFINE_string("errors", None, "Errors of real clips (.npz).", flag_values=values)
     flags.DEFINE_string("dtype", "bfloat16", "Of weights and convolutions.", flag_values=values)
     flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
@@ -74,63 +76,69 @@ def clip_masks(
         return {name: real_mask(errors, grid, skip) for name, errors in clips.items()}
 
 
-class Decoding:
-    """One clip of random latents, to be decoded either way."""
+class Clip:
+    """One clip of random numbers, to be coded either way."""
 
-    def __init__(self, module: VAE, params: dict, frames: int, height: int, width: int):
-        self.grid = ((frames - 1) // 4 + 1, height // PATCH_PIXELS, width // PATCH_PIXELS)
+    def __init__(self, module: VAE, params: dict, values: flags.FlagValues):
+        height, width = values.height, values.width
+        self.latents = (values.frames - 1) // TIME_FACTOR + 1
+        self.grid = (self.latents, height // PATCH_PIXELS, width // PATCH_PIXELS)
         small = (height // SPACE_FACTOR, width // SPACE_FACTOR, module.config.latent_channels)
         self._latent = noise((1, 1, *small))
-        self._frames = {n: noise((1, n, height, width, 3)) for n in (1, 4)}
-        self._residual, self._params = module.config.residual_decoder, params
-        self._dense, self._sparse = decode_step(module), sparse_decode_step(module)
+        self._frames = {n: noise((1, n, height, width, 3)) for n in (1, TIME_FACTOR)}
+        self._params, self._residual = params, module.config.residual_decoder
+        self._steps = {
+            "decode": (decode_step(module), sparse_decode_step(module)),
+            "encode": (encode_step(module), sparse_encode_step(module)),
+        }
 
-    def _given(self) -> list[Array]:
-        return [self._frames[4 if i else 1] for i in range(self.grid[0])]
-
-    def dense(self) -> Array:
-        """The last frames of the dense decoder."""
-        base = self._given() if self._residual else None
-        latents = [self._latent] * self.grid[0]
-        for last in decode_clip(self._dense, self._params, latents, base):
-            jax.block_until_ready(last)  # frames leave the device slice by slice
-        return last
-
-    def sparse(self, keep: Bool[HostArray, "t r q"], slots: int) -> Array:
-        """The last frames of the sparse one."""
-        plan = plan_blocks(keep, slots)
-        latents = [self._latent] * self.grid[0]
-        for last in decode_sparse_clip(self._sparse, self._params, latents, self._given(), plan):
-            jax.block_until_ready(last)
-        return last
+    def run(self, way: str, plan: list[Blocks] | None) -> None:
+        """``way``: decode or encode. ``plan``: None for the dense one."""
+        frames = [self._frames[TIME_FACTOR if i else 1] for i in range(self.latents)]
+        latents = [self._latent] * self.latents
+        dense, sparse = self._steps[way]
+        if way == "decode" and plan is None:
+            base = frames if self._residual else None
+            parts = decode_clip(dense, self._params, latents, base)
+        elif way == "decode":
+            parts = decode_sparse_clip(sparse, self._params, latents, frames, plan)
+        elif plan is None:
+            parts = encode_clip(dense, self._params, frames)
+        else:
+            parts = encode_sparse_clip(sparse, self._params, frames, plan)
+        for part in parts:
+            jax.block_until_ready(part)  # slice by slice they leave the device
 
 
-def measure_decoding(decoding: Decoding, skips: list[float], values: flags.FlagValues) -> list:
-    """Rows of the table."""
-    rows, blocks = [], decoding.grid[1] * decoding.grid[2]
-    frames = np.array([1] + [4] * (decoding.grid[0] - 1))
-    for skip in sorted(skips, reverse=True):
-        for name, keep in clip_masks(decoding.grid, skip, values.errors).items():
+def measure(clip: Clip, way: str, values: flags.FlagValues) -> list[dict]:
+    """Rows of the table for decoding or encoding."""
+    rows, blocks = [], clip.grid[1] * clip.grid[2]
+    frames = np.array([1] + [TIME_FACTOR] * (clip.latents - 1))
+    for skip in sorted(map(float, values.skips), reverse=True):
+        for name, keep in clip_masks(clip.grid, skip, values.errors).items():
             slots = slots_for(int(keep[1:].sum(axis=(1, 2)).max(initial=1)), blocks)
             active = keep.sum(axis=(1, 2)).astype(float)
             active[0] = blocks
-            seconds = median_seconds(lambda m=keep, n=slots: decoding.sparse(m, n), values.repeats)
+            room = np.full(clip.latents, slots)
+            room[0] = blocks
+            plan = plan_blocks(keep, slots)
+            seconds = median_seconds(lambda p=plan: clip.run(way, p), values.repeats)
             rows.append(
                 {
+                    "way": way,
                     "clip": name,
-                    "skipped": 1 - keep.mean(),
-                    "blocks": (active * frames).sum() / (blocks * frames.sum()),
-                    "slots": (slots * 4 * (len(frames) - 1) + blocks) / (blocks * frames.sum()),
-                    "sparse_seconds": seconds,
+                    "skipped": float(1 - keep.mean()),
+                    "blocks": float((active * frames).sum() / (blocks * frames.sum())),
+                    "slots": float((room * frames).sum() / (blocks * frames.sum())),
+                    "seconds": seconds,
                     "peak_gib": peak_gib(),
                 }
             )
             print(rows[-1], flush=True)
-    seconds = median_seconds(decoding.dense, values.repeats)
+    seconds = median_seconds(lambda: clip.run(way, None), values.repeats)
+    print(f"dense {way} {seconds:.3f} s, peak {peak_gib()} GiB", flush=True)
     for row in rows:
-        row["dense_seconds"] = seconds
-        row["of_dense"] = row["sparse_seconds"] / seconds
-    print(f"dense decoding {seconds:.3f} s, peak {peak_gib()} GiB", flush=True)
+        row["dense_seconds"], row["of_dense"] = seconds, row["seconds"] / seconds
     return rows
 
 
@@ -139,8 +147,8 @@ def main(argv: Sequence[str]) -> int:
     values = define_flags()
     values(list(argv))
     module, params = make(values.model, np.dtype(values.dtype))
-    decoding = Decoding(module, params, values.frames, values.height, values.width)
-    rows = measure_decoding(decoding, [float(s) for s in values.skips], values)
+    clip = Clip(module, params, values)
+    rows = [row for way in values.ways for row in measure(clip, way, values)]
     facts = device_facts() | {"size": [values.height, values.width], "frames": values.frames}
     print(f"{facts['device']}, {values.model} {values.width}x{values.height}, {values.dtype}")
     print(format_table(list(rows[0]), [list(row.values()) for row in rows]))

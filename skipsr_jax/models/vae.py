@@ -85,6 +85,12 @@ class Posterior(NamedTuple):
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
 
+def posterior_of(moments: Float[Array, "b f h w d"]) -> Posterior:
+    """From the encoder's output: means and log variances side by side."""
+    mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+    return Posterior(mean, jnp.clip(logvar, *_LOGVAR_RANGE))
+
+
 def check_frames(frames: int, height: int, width: int, first: bool = True) -> None:
     """Raises ValueError unless a slice of these sizes can be encoded."""
     if height % SPACE_FACTOR or width % SPACE_FACTOR or height < 1 or width < 1:
@@ -213,8 +219,7 @@ class VAE(nnx.Module):
         encoder = gathered(self.encoder, "encoder", self.dtype)
         moments, carry = encoder(constrain_space(x, SPACE_FACTOR), carry)
         moments = constrain_space(moments)
-        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-        return Posterior(mean, jnp.clip(logvar, *_LOGVAR_RANGE)), carry
+        return posterior_of(moments), carry
 
     def decode(
         self,

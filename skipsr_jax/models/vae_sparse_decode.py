@@ -6,7 +6,7 @@ frame at a time. The parameters are those of ``models.vae.Decoder``. Invariant: 
 active the frames are the dense decoder's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 
 from skipsr_jax.models.vae import RESIDUAL_GAIN, SPACE_FACTOR, TIME_FACTOR, VAE, Decoder
 from skipsr_jax.nn.block_sparse import (
+    activate,
     block_conv,
     block_group_norm,
-    block_resnet,
+    block_resnets,
     block_upsample,
-    into_slots,
     picture_conv,
     picture_resnet,
     put_blocks,
@@ -26,7 +26,7 @@ from skipsr_jax.nn.block_sparse import (
 )
 from skipsr_jax.nn.causal_conv import Carry
 from skipsr_jax.nn.params import Params, bind
-from skipsr_jax.nn.vae_blocks import Resnet, run_in_order, space_to_depth
+from skipsr_jax.nn.vae_blocks import run_in_order, space_to_depth
 from skipsr_jax.tokens.blocks import Blocks
 from skipsr_jax.tokens.criterion import PATCH_PIXELS
 from skipsr_jax.types import Array, Float, HostArray
@@ -51,18 +51,6 @@ class _Carry(NamedTuple):
     end: Carry
 
 
-def _resnets(
-    resnets: Sequence[Resnet], x: Float[Array, "n f h w i"], carry: Carry, blocks: Blocks
-) -> tuple[Float[Array, "n f h w o"], Carry]:
-    """Resnets on active blocks, one after the other."""
-    carries = [None] * len(resnets) if carry is None else carry
-    after = []
-    for resnet, before in zip(resnets, carries, strict=True):
-        x, remembered = block_resnet(resnet, x, before, blocks)
-        after.append(remembered)
-    return x, tuple(after)
-
-
 def _walk(
     decoder: Decoder,
     z: Float[Array, "1 1 v u c"],
@@ -71,6 +59,7 @@ def _walk(
     blocks: Blocks,
 ) -> tuple[Float[Array, "n f s s 3"], _Carry]:
     """The decoder's output on active blocks."""
+    active = activate(blocks, (HALF, PATCH_PIXELS))
     before = carry or _Carry(*(None,) * len(_Carry._fields))
     up = decoder.up_blocks
     x, start = decoder.conv_in(z, before.start)
@@ -80,14 +69,14 @@ def _walk(
     if decoder.residual:
         features, input_half = decoder.upscaled_half(space_to_depth(upscaled), before.input_half)
         x = x + features
-    x, entry = picture_resnet(up[2].resnets[0], x, before.entry, blocks, HALF)
-    x, half = _resnets(up[2].resnets[1:], x, before.half, blocks)
-    x, doubled = block_upsample(up[2].upsamplers[0], x, before.doubled, blocks)
+    x, entry = picture_resnet(up[2].resnets[0], x, before.entry, active, HALF)
+    x, half = block_resnets(up[2].resnets[1:], x, before.half, active)
+    x, doubled = block_upsample(up[2].upsamplers[0], x, before.doubled, active)
     if decoder.residual:
         x = x + picture_conv(decoder.upscaled_full, upscaled, None, blocks, PATCH_PIXELS)[0]
-    x, full = _resnets(up[3].resnets, x, before.full, blocks)
-    x, norm = block_group_norm(decoder.conv_norm_out, x, before.norm, blocks)
-    x, end = block_conv(decoder.conv_out, jax.nn.silu(x), before.end, blocks)
+    x, full = block_resnets(up[3].resnets, x, before.full, active)
+    x, norm = block_group_norm(decoder.conv_norm_out, x, before.norm, active)
+    x, end = block_conv(decoder.conv_out, jax.nn.silu(x), before.end, active)
     return x, _Carry(start, low, input_half, entry, half, doubled, full, norm, end)
 
 
@@ -119,15 +108,17 @@ def decode_sparse(
 
 
 def sparse_decode_step(vae: VAE) -> SparseDecodeStep:
-    """``decode_sparse`` (real or abstract module) compiled once per number of slots."""
-    return jax.jit(
-        lambda params, z, carry, upscaled, blocks: decode_sparse(
-            bind(vae, params), z, carry, upscaled, blocks
-        )
-    )
+    """``decode_sparse`` (real or abstract module) compiled once per number of slots.
 
+    The carry is used up: its memory becomes the next one's.
+    """
 
-_move = jax.jit(into_slots)
+    def decode(
+        params: Params, z: Array, carry: Carry, upscaled: Array, blocks: Blocks
+    ) -> tuple[Array, Carry]:
+        return decode_sparse(bind(vae, params), z, carry, upscaled, blocks)
+
+    return jax.jit(decode, donate_argnames="carry")
 
 
 def decode_sparse_clip(
@@ -139,11 +130,7 @@ def decode_sparse_clip(
 ) -> Iterator[Array]:
     """The frames of each latent frame of a clip. Frames without active blocks run as well, for
     what later ones remember. Raises ValueError when the three differ in number."""
-    carry, slots = None, 0
-    for z, frames, blocks in zip(latents, upscaled, plan, strict=True):
-        blocks = jax.device_put(blocks)
-        if carry is not None and len(blocks.place) != slots:
-            carry, blocks = _move(carry, blocks)
-        slots = len(blocks.place)
+    carry = None
+    for z, frames, blocks in zip(latents, upscaled, jax.device_put(list(plan)), strict=True):
         decoded, carry = step(params, z, carry, frames, blocks)
         yield decoded

@@ -1,15 +1,16 @@
 """Causal convolutions and group norms on the active blocks of a video, the rest left out.
 
-Blocks of one size lie one after the other in slots, (n, f, h, w, c); ``tokens.blocks.Blocks`` says
-which they are. A convolution extends each block by a border of one pixel from its neighbours and
-runs over the slots as over a batch. Beyond the picture the border is zero, as in the dense
-convolution; where the neighbour is not active it repeats the block's own edge.
+Blocks of one size lie one after the other in slots, (n, f, h, w, c); ``Active`` says which they
+are. A convolution extends each block by a border of one pixel from its neighbours and runs over the
+slots as over a batch. Beyond the picture the border is zero, as in the dense convolution; where the
+neighbour is not active it repeats the block's own edge.
 
-In time a block remembers what the dense layer does, its border included; one that was not active
-one latent frame before starts as a clip does, from copies of its first frame.
-Invariant: with every block active the result is the dense one.
+What a layer remembers in time lies in a table of all blocks, border included: one that was left out
+for a while continues from what it was when last active. So the first latent frame of a clip must
+hold all blocks in order. Invariant: with every block active the result is the dense one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,33 +20,57 @@ from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d
 from skipsr_jax.nn.group_norm import GroupNorm, Moments, moments, normalise
 from skipsr_jax.nn.upsample import Kernel, Upsample, edges, unfold
 from skipsr_jax.nn.vae_blocks import Resnet
-from skipsr_jax.tokens.blocks import MISSING, OUTSIDE, Blocks
-from skipsr_jax.types import Array, Float
+from skipsr_jax.tokens.blocks import OUTSIDE, Blocks
+from skipsr_jax.types import Array, Float, Int
 
 _VALID = ((0, 0), (0, 0))
 
 
-class Past(NamedTuple):
-    """The last input frames of a convolution: of each block of its latest slots, with border."""
+class Border(NamedTuple):
+    """Where each pixel of a block with its border comes from."""
 
-    frames: Float[Array, "n k v u c"]
+    slot: Int[Array, "n v u"]
+    pixel: Int[Array, "n v u"]
+    """Counted row by row in the block of that slot; -1 beyond the picture."""
 
 
-def with_border(x: Float[Array, "n f h w c"], blocks: Blocks) -> Float[Array, "n f v u c"]:
-    """Each block with one more pixel on every side: v = h + 2, u = w + 2."""
-    n, f, size, _, c = x.shape
+class Active(NamedTuple):
+    """The active blocks, and what each size of block needs to know of them."""
+
+    blocks: Blocks
+    borders: dict[int, Border]
+
+
+def _border(blocks: Blocks, size: int) -> Border:
     at = jnp.arange(-1, size + 1)
     third = (at >= 0).astype(jnp.int32) + (at >= size)  # before, in, or behind the block
-    source = blocks.neighbours[:, 3 * third[:, None] + third[None, :]]  # n v u
-    own = jnp.arange(n)[:, None, None]
+    source = blocks.neighbours[:, 3 * third[:, None] + third[None, :]]
+    own = jnp.arange(len(source), dtype=jnp.int32)[:, None, None]
     edge, wrapped = jnp.clip(at, 0, size - 1), at % size
     row = jnp.where(source < 0, edge[:, None], wrapped[:, None])
     column = jnp.where(source < 0, edge[None, :], wrapped[None, :])
-    slot = jnp.where(source < 0, own, source)
-    frame = jnp.arange(f)[:, None, None]
-    index = ((slot[:, None] * f + frame) * size + row[:, None]) * size + column[:, None]
+    pixel = jnp.where(source == OUTSIDE, -1, row * size + column)
+    return Border(jnp.where(source < 0, own, source), pixel)
+
+
+def activate(blocks: Blocks, sizes: Sequence[int]) -> Active:
+    """``blocks`` for layers on blocks of ``sizes`` pixels along a side.
+
+    The indices are computed here once: else every layer would, for each of its numbers.
+    """
+    blocks = jax.tree.map(jnp.asarray, blocks)
+    borders = {size: _border(blocks, size) for size in sizes}
+    return Active(blocks, jax.lax.optimization_barrier(borders))
+
+
+def with_border(x: Float[Array, "n f h w c"], active: Active) -> Float[Array, "n f v u c"]:
+    """Each block with one more pixel on every side: v = h + 2, u = w + 2."""
+    _, f, size, _, c = x.shape
+    slot, pixel = (part[:, None] for part in active.borders[size])
+    frame = jnp.arange(f, dtype=jnp.int32)[:, None, None]
+    index = (slot * f + frame) * (size * size) + jnp.maximum(pixel, 0)
     bordered = x.reshape(-1, c).at[index].get(mode="promise_in_bounds")
-    return jnp.where((source == OUTSIDE)[:, None, :, :, None], 0, bordered)
+    return jnp.where((pixel < 0)[..., None], 0, bordered)
 
 
 def take_blocks(
@@ -61,11 +86,12 @@ def take_blocks(
     row = (place // (w // size) * size)[:, None] + around  # n v
     column = (place % (w // size) * size)[:, None] + around
     inside = ((row >= 0) & (row < h))[:, :, None] & ((column >= 0) & (column < w))[:, None, :]
-    row, column = jnp.clip(row, 0, h - 1), jnp.clip(column, 0, w - 1)
-    frame = jnp.arange(f)[:, None, None]
-    index = (frame * h + row[:, None, :, None]) * w + column[:, None, None, :]
+    pixel = jnp.where(inside, row[:, :, None] * w + column[:, None, :], -1)
+    pixel = jax.lax.optimization_barrier(pixel)[:, None]  # n 1 v u
+    frame = jnp.arange(f, dtype=jnp.int32)[:, None, None]
+    index = frame * (h * w) + jnp.maximum(pixel, 0)
     cut = picture.reshape(-1, c).at[index].get(mode="promise_in_bounds")
-    return jnp.where(inside[:, None, :, :, None], cut, 0)
+    return jnp.where((pixel < 0)[..., None], 0, cut)
 
 
 def put_blocks(
@@ -83,33 +109,18 @@ def put_blocks(
 
 
 def _with_past(
-    x: Float[Array, "n f v u c"], carry: Past | None, blocks: Blocks, taps: int, steps: int = 1
-) -> tuple[Float[Array, "n g v u c"], Past]:
-    """x behind the frames before it, and what to remember. The frames before are, of blocks that
-    were not active, copies of x's first one."""
-    before = x[:, :1]
-    if carry is not None:
-        known = (blocks.before >= 0)[:, None, None, None, None]
-        frames = carry.frames.at[jnp.maximum(blocks.before, 0)].get(mode="promise_in_bounds")
-        before = jnp.where(known, frames.astype(x.dtype), before)
-    elif taps > 2:
-        before = jnp.repeat(before, taps - 1, axis=1)
-    x = jnp.concatenate([before, x], axis=1)
-    return x, Past(x[:, x.shape[1] - (taps - steps) :])
-
-
-def into_slots(carry: Carry, blocks: Blocks) -> tuple[Carry, Blocks]:
-    """What active blocks remember, moved into the slots of ``blocks``; and those, as if each had
-    been there before. So one program serves all frames after one with another number of slots."""
-
-    def move(part: Carry) -> Carry:
-        if not isinstance(part, Past):
-            return part
-        return Past(part.frames.at[jnp.maximum(blocks.before, 0)].get(mode="promise_in_bounds"))
-
-    moved = jax.tree.map(move, carry, is_leaf=lambda part: isinstance(part, Past))
-    here = jnp.arange(len(blocks.before), dtype=blocks.before.dtype)
-    return moved, blocks._replace(before=jnp.where(blocks.before >= 0, here, MISSING))
+    x: Float[Array, "n f v u c"], table: Carry, blocks: Blocks, taps: int, steps: int = 1
+) -> tuple[Float[Array, "n g v u c"], Float[Array, "m k v u c"]]:
+    """x behind the frames before it, and the table of the last taps - steps frames of all blocks.
+    Without a table x starts a clip."""
+    if table is None:
+        before = jnp.repeat(x[:, :1], taps - 1, axis=1)
+    else:
+        place = jnp.minimum(blocks.place, len(table) - 1)
+        before = table.at[place].get(mode="promise_in_bounds")
+    x = jax.lax.optimization_barrier(jnp.concatenate([before.astype(x.dtype), x], axis=1))
+    last = x[:, x.shape[1] - (taps - steps) :]  # behind the barrier: copied, not computed again
+    return x, last if table is None else table.at[blocks.place].set(last, mode="drop")
 
 
 def _run(conv: CausalConv3d, bordered: Array) -> Array:
@@ -122,18 +133,17 @@ def _run(conv: CausalConv3d, bordered: Array) -> Array:
 
 
 def block_conv(
-    conv: CausalConv3d, x: Float[Array, "n f h w i"], carry: Carry, blocks: Blocks
+    conv: CausalConv3d, x: Float[Array, "n f h w i"], table: Carry, active: Active
 ) -> tuple[Float[Array, "n g v u o"], Carry]:
-    """The layer ``conv`` on active blocks, and what to remember of them."""
-    x = x.astype(conv.dtype)
-    taps, steps = conv.kernel.shape[0], conv.strides[0]
+    """The layer ``conv`` on active blocks, and its table of what they leave to later frames."""
     if conv.kernel.shape[:3] == (1, 1, 1):
         return conv(x)[0], ()
-    x = with_border(x, blocks)
+    taps, steps = conv.kernel.shape[0], conv.strides[0]
+    x = with_border(x.astype(conv.dtype), active)
     if taps == 1:
         return _run(conv, x), ()
-    x, carry = _with_past(x, carry, blocks, taps, steps)
-    return _run(conv, x), carry
+    x, table = _with_past(x, table, active.blocks, taps, steps)
+    return _run(conv, x), table
 
 
 def picture_conv(
@@ -152,12 +162,13 @@ def picture_conv(
     if taps > 1:
         before = jnp.repeat(picture[:, :1], taps - 1, axis=1) if carry is None else carry
         picture = jnp.concatenate([before.astype(picture.dtype), picture], axis=1)
+        picture = jax.lax.optimization_barrier(picture)
     y = _run(conv, take_blocks(picture, blocks, size, 1))
     return y, picture[:, picture.shape[1] - (taps - 1) :] if taps > 1 else ()
 
 
 def block_group_norm(
-    norm: GroupNorm, x: Float[Array, "n f h w c"], memory: Carry, blocks: Blocks
+    norm: GroupNorm, x: Float[Array, "n f h w c"], memory: Carry, active: Active
 ) -> tuple[Float[Array, "n f h w c"], Carry]:
     """The layer ``norm`` on active blocks, in float32.
 
@@ -168,7 +179,7 @@ def block_group_norm(
     found = jnp.stack([part[:, :, 0, 0, ::width] for part in moments(x, norm.groups)], axis=2)
     if memory is not None:
         of_all = jnp.broadcast_to(memory[:, None], (len(memory), *found.shape[1:]))
-        found = of_all.at[blocks.place].set(found, mode="drop")
+        found = of_all.at[active.blocks.place].set(found, mode="drop")
     means, variances = found[:, :, 0], found[:, :, 1]  # blocks f g
     mean = means.mean(axis=0)
     variance = (variances + jnp.square(means - mean)).mean(axis=0)
@@ -178,60 +189,76 @@ def block_group_norm(
 
 
 def _second_half(
-    resnet: Resnet, x: Array, y: Array, norm2: Carry, conv2: Carry, blocks: Blocks
+    resnet: Resnet, x: Array, y: Array, norm2: Carry, conv2: Carry, active: Active
 ) -> tuple[Array, Carry, Carry]:
     """From the first convolution's result ``y`` on; x: the layer's input on active blocks."""
-    y, norm2 = block_group_norm(resnet.norm2, y, norm2, blocks)
-    y, conv2 = block_conv(resnet.conv2, jax.nn.silu(y), conv2, blocks)
+    y, norm2 = block_group_norm(resnet.norm2, y, norm2, active)
+    y, conv2 = block_conv(resnet.conv2, jax.nn.silu(y), conv2, active)
     if resnet.conv_shortcut is not None:
         x, _ = resnet.conv_shortcut(x)
     return x + y, norm2, conv2
 
 
 def block_resnet(
-    resnet: Resnet, x: Float[Array, "n f h w i"], carry: Carry, blocks: Blocks
+    resnet: Resnet, x: Float[Array, "n f h w i"], carry: Carry, active: Active
 ) -> tuple[Float[Array, "n f h w o"], Carry]:
     """The layer ``resnet`` on active blocks."""
     norm1, conv1, norm2, conv2 = (None,) * 4 if carry is None else carry
-    y, norm1 = block_group_norm(resnet.norm1, x, norm1, blocks)
-    y, conv1 = block_conv(resnet.conv1, jax.nn.silu(y), conv1, blocks)
-    y, norm2, conv2 = _second_half(resnet, x, y, norm2, conv2, blocks)
+    y, norm1 = block_group_norm(resnet.norm1, x, norm1, active)
+    y, conv1 = block_conv(resnet.conv1, jax.nn.silu(y), conv1, active)
+    y, norm2, conv2 = _second_half(resnet, x, y, norm2, conv2, active)
     return y, (norm1, conv1, norm2, conv2)
 
 
+def block_resnets(
+    resnets: Sequence[Resnet], x: Float[Array, "n f h w i"], carry: Carry, active: Active
+) -> tuple[Float[Array, "n f h w o"], Carry]:
+    """Resnets on active blocks, one after the other."""
+    carries = [None] * len(resnets) if carry is None else carry
+    after = []
+    for resnet, before in zip(resnets, carries, strict=True):
+        x, remembered = block_resnet(resnet, x, before, active)
+        after.append(remembered)
+    return x, tuple(after)
+
+
 def picture_resnet(
-    resnet: Resnet, picture: Float[Array, "1 f h w i"], carry: Carry, blocks: Blocks, size: int
+    resnet: Resnet, picture: Float[Array, "1 f h w i"], carry: Carry, active: Active, size: int
 ) -> tuple[Float[Array, "n f s s o"], Carry]:
     """The layer ``resnet`` on active blocks of a dense picture: exact up to its second half."""
     conv1, norm2, conv2 = (None,) * 3 if carry is None else carry
     y = jax.nn.silu(resnet.norm1(picture))
-    y, conv1 = picture_conv(resnet.conv1, y, conv1, blocks, size)
-    x = take_blocks(picture, blocks, size, 0)
-    y, norm2, conv2 = _second_half(resnet, x, y, norm2, conv2, blocks)
+    y, conv1 = picture_conv(resnet.conv1, y, conv1, active.blocks, size)
+    x = take_blocks(picture, active.blocks, size, 0)
+    y, norm2, conv2 = _second_half(resnet, x, y, norm2, conv2, active)
     return y, (conv1, norm2, conv2)
 
 
-def _constants(kernel: Kernel, bias: Float[Array, " o"], size: int, blocks: Blocks) -> Array:
-    """What ``kernel`` adds at each place of each block, less at the picture's borders: n v u q."""
+def _with_constants(y: Array, kernel: Kernel, bias: Float[Array, " o"], active: Active) -> Array:
+    """Adds the bias and what the pointwise bias sends to each place of each block (n f v u q), less
+    at the picture's borders. As in the dense layer the convolution adds what inner places get."""
     table = edges(edges(kernel.ones.sum(axis=0), 0), 1) + jnp.tile(bias, 4)
-    place = jnp.arange(size + 1)
+    y = jax.lax.optimization_barrier(y + table[1, 1].astype(y.dtype))
+    table = (table - table[1, 1]).astype(y.dtype)
+    last = y.shape[2] - 1
+    place = jnp.arange(last + 1)
 
     def kind(before: int, behind: int) -> Array:
-        first = (blocks.neighbours[:, before] == OUTSIDE)[:, None] & (place == 0)
-        last = (blocks.neighbours[:, behind] == OUTSIDE)[:, None] & (place == size)
-        return jnp.where(first, 0, jnp.where(last, 2, 1))
+        around = active.blocks.neighbours
+        is_first = (around[:, before] == OUTSIDE)[:, None] & (place == 0)
+        is_last = (around[:, behind] == OUTSIDE)[:, None] & (place == last)
+        return jnp.where(is_first, 0, jnp.where(is_last, 2, 1))
 
-    return table[kind(1, 7)[:, :, None], kind(3, 5)[:, None, :]]
+    return y + table[kind(1, 7)[:, :, None], kind(3, 5)[:, None, :]][:, None]
 
 
 def block_upsample(
-    upsample: Upsample, x: Float[Array, "n f h w c"], carry: Carry, blocks: Blocks
+    upsample: Upsample, x: Float[Array, "n f h w c"], carry: Carry, active: Active
 ) -> tuple[Float[Array, "n f v u c"], Carry]:
     """The layer ``upsample``, which must not double frames, on active blocks: v = 2 h, u = 2 w."""
     kernel = upsample.kernel()
-    x = with_border(x.astype(upsample.conv.dtype), blocks)
-    seen, carry = _with_past(x, carry, blocks, kernel.weights.shape[0])
+    x = with_border(x.astype(upsample.conv.dtype), active)
+    seen, carry = _with_past(x, carry, active.blocks, kernel.weights.shape[0])
     y = conv3d(seen, kernel.weights, padding=_VALID)
     bias = upsample.conv.bias[...].astype(jnp.float32)
-    constants = _constants(kernel, bias, x.shape[2] - 2, blocks)
-    return unfold(y + constants[:, None].astype(y.dtype), 1), carry
+    return unfold(_with_constants(y, kernel, bias, active), 1), carry

@@ -3,27 +3,32 @@
 import numpy as np
 import pytest
 
-from skipsr_jax.tokens.blocks import MISSING, OUTSIDE, plan_blocks, slots_for
+from skipsr_jax.tokens.blocks import (
+    MISSING,
+    OUTSIDE,
+    blocks_run,
+    clip_blocks,
+    plan_blocks,
+    slots_for,
+)
 
 
-def test_the_ladder_wastes_at_most_a_sixteenth_of_the_picture():
+def test_the_ladder_wastes_less_than_an_eighth():
     for blocks in (1, 6, 99, 3600):
-        rungs = {slots_for(count, blocks) for count in range(blocks + 1)}
-        assert len(rungs) <= 16
         for count in range(blocks + 1):
             slots = slots_for(count, blocks)
-            assert max(count, 1) <= slots <= min(blocks, max(count, 1) + -(-blocks // 16))
+            assert max(count, 1) <= slots <= min(blocks, max(1, count * 9 / 8))
+    assert len({slots_for(count, 3600) for count in range(225, 3601)}) <= 34
 
 
 def test_the_first_frame_runs_everything_in_order():
     first, second = plan_blocks(np.zeros((2, 2, 3), bool), 4)
     np.testing.assert_array_equal(first.place, np.arange(6))
-    np.testing.assert_array_equal(first.before, MISSING)
     assert (first.neighbours != MISSING).all()
     np.testing.assert_array_equal(second.place, 6)  # padding alone
 
 
-def test_neighbours_and_slots_are_those_of_the_picture():
+def test_neighbours_are_those_of_the_picture():
     active = np.random.default_rng(0).random((4, 5, 7)) < 0.5
     slots = int(active.sum(axis=(1, 2)).max()) + 2
     plan = plan_blocks(active, slots)
@@ -43,12 +48,18 @@ def test_neighbours_and_slots_are_those_of_the_picture():
                     assert blocks.place[neighbour] == 7 * r + c
                 else:
                     assert neighbour == MISSING
-            if frame and active[frame - 1].flat[place]:
-                assert plan[frame - 1].place[blocks.before[slot]] == place
-            else:
-                assert blocks.before[slot] == MISSING
 
 
 def test_too_few_slots_are_refused():
     with pytest.raises(ValueError, match="6 active blocks of 6; there are 4 slots"):
         plan_blocks(np.ones((2, 2, 3), bool), 4)
+
+
+def test_the_blocks_of_a_mask():
+    keep = np.ones((3, 4, 8), bool)
+    assert clip_blocks(keep) is None and clip_blocks(~keep[:1]) is None
+    keep[1, :2] = False
+    keep[2, :3] = False
+    plan = clip_blocks(keep)
+    assert blocks_run(plan) == 32 + 16 + 16
+    np.testing.assert_array_equal(plan[1].place, np.arange(16, 32))
