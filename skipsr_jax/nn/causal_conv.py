@@ -22,9 +22,26 @@ SpacePadding = tuple[tuple[int, int], tuple[int, int]]
 
 _SAME: SpacePadding = ((1, 1), (1, 1))
 
+_CHANNELS = 8
+"""A matrix unit takes channels by so many (cuDNN fills them up with zeros)."""
+
+
+def _taps_as_channels(x, kernel):
+    """The same convolution with its temporal taps side by side as channels, a multiple of 8."""
+    taps, kh, kw, c, out = kernel.shape
+    length, more = x.shape[1] - taps + 1, -taps * c % _CHANNELS
+    stacked = jnp.concatenate([x[:, t : t + length] for t in range(taps)], axis=-1)
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, kh, kw, taps * c, out)
+    return (
+        jnp.pad(stacked, ((0, 0),) * 4 + ((0, more),)),
+        jnp.pad(flat, ((0, 0),) * 3 + ((0, more), (0, 0))),
+    )
+
 
 def _as_conv3d(x, kernel, strides, padding):
     """One rank-5 convolution: best on GPU (with --xla_gpu_force_conv_nhwc) and on TPU."""
+    if strides[0] == 1 < kernel.shape[0] and kernel.shape[3] < _CHANNELS:
+        x, kernel = _taps_as_channels(x, kernel)  # of pixels: else more zeros than numbers
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -108,7 +125,12 @@ def causal_conv3d(
                 f"{x.shape[1]} frames ({before.shape[1]} of them from before) do not fill steps of "
                 f"{step} after the first {taps}: give 1 + k {step} frames first, then k {step}"
             )
-    remembered = x[:, x.shape[1] - (taps - step) :] if taps > step else ()
+    if taps == step or taps == 1:
+        return conv3d(x, kernel, strides, padding), ()
+    # The barrier makes XLA copy from the joined frames, once they are there. Left alone it copies
+    # from what makes them, which then cannot be computed into its place, and to and fro: the new
+    # carry would have to be ready before the memory of the old one is free.
+    remembered = jax.lax.optimization_barrier(x)[:, x.shape[1] - (taps - step) :]
     return conv3d(x, kernel, strides, padding), remembered
 
 

@@ -95,13 +95,19 @@ def edges(values: Array, axis: int) -> Array:
 def _add_constants(
     y: Float[Array, "b f v u q"], ones: Float[Array, "t 2 2 q"], bias: Float[Array, " o"]
 ) -> Float[Array, "b f v u q"]:
-    """Adds the bias and what the pointwise bias sends, less at the borders of the picture."""
+    """Adds the bias and what the pointwise bias sends, less at the borders of the picture.
+
+    The convolution adds what inner places get; its result is kept apart from the rest, which would
+    otherwise become a whole picture for it to read.
+    """
     constants = edges(edges(ones.sum(axis=0), 0), 1) + jnp.tile(bias, y.shape[-1] // bias.size)
+    y = jax.lax.optimization_barrier(y + constants[1, 1].astype(y.dtype))
+    constants = (constants - constants[1, 1]).astype(y.dtype)
     for axis, length in enumerate(y.shape[2:4]):
         place = jnp.arange(length).reshape(-1, *(1,) * (2 - axis))
         first, inner, last = jnp.split(constants, 3, axis=axis)
         constants = jnp.where(place == 0, first, jnp.where(place == length - 1, last, inner))
-    return y + constants.astype(y.dtype)
+    return y + constants
 
 
 def unfold(y: Float[Array, "b f v u q"], frames: int) -> Float[Array, "b g h w o"]:
@@ -193,6 +199,6 @@ class Upsample(nnx.Module):
         for frames, kernel in ((seen[:, :2], special), (seen[:, 1:], sent)):
             if frames.shape[1] > 1:
                 kernel = _gathering(kernel, 2, x.dtype)
-                y = conv3d(frames, kernel.weights, padding=_BETWEEN)
-                parts.append(self._complete(y, kernel))
-        return unfold(jnp.concatenate(parts, axis=1), 2), (x[:, -1:], jnp.asarray(False))
+                y = self._complete(conv3d(frames, kernel.weights, padding=_BETWEEN), kernel)
+                parts.append(unfold(y, 2))
+        return jnp.concatenate(parts, axis=1), (x[:, -1:], jnp.asarray(False))

@@ -1,4 +1,4 @@
-"""The causal convolution: both forms agree, with gradients; the first frame stands for the past."""
+"""The causal convolution: all forms agree, with gradients; the first frame stands for the past."""
 
 import functools
 
@@ -16,6 +16,7 @@ FORMS = [
     ((1, 3, 3), (1, 2, 2), END, 2),
     ((3, 3, 3), (1, 2, 2), SAME, 3),
     ((1, 1, 1), (1, 1, 1), ((0, 0), (0, 0)), 2),
+    ((2, 2, 2), (1, 1, 1), SAME, 3),
 ]
 
 
@@ -24,7 +25,7 @@ def _random(*shape, seed=0):
 
 
 @pytest.mark.parametrize(("size", "strides", "padding", "frames"), FORMS)
-def test_both_forms_agree_with_gradients(size, strides, padding, frames):
+def test_all_forms_agree_with_gradients(size, strides, padding, frames):
     x, kernel = _random(2, frames, 6, 8, 3), _random(*size, 3, 5, seed=1)
 
     def value_and_grads(form):
@@ -34,8 +35,14 @@ def test_both_forms_agree_with_gradients(size, strides, padding, frames):
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
 
-    (_, expected), expected_grads = value_and_grads(_as_conv3d)
-    for form in (_as_conv2d, conv3d):
+    def plain(x, kernel, strides, padding):
+        dimensions = ("NDHWC", "DHWIO", "NDHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, ((0, 0), *padding), dimension_numbers=dimensions
+        )
+
+    (_, expected), expected_grads = value_and_grads(plain)
+    for form in (_as_conv2d, _as_conv3d, conv3d):
         (_, y), grads = value_and_grads(form)
         np.testing.assert_allclose(y, expected, atol=1e-4)
         for got, want in zip(grads, expected_grads, strict=True):
