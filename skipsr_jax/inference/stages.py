@@ -6,7 +6,7 @@ the text length alone: resolution, frame count and mask reach it as index arrays
 Latents here are scaled (times the autoencoder's ``scaling_factor``), as the transformer sees them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,6 @@ from skipsr_jax.models.vae_slices import (
     decode_step,
     encode_clip,
     encode_step,
-    frame_slices,
     latent_slices,
 )
 from skipsr_jax.nn.params import bind
@@ -104,17 +103,16 @@ class Stages:
 
     def encode(
         self,
-        frames: Float[Array | HostArray, "b f h w 3"],
+        slices: Iterable[Array | HostArray],
         noise: Float[Array, "b t v u c"],
-        slice_latents: int = 1,
     ) -> Float[Array, "b t v u c"]:
-        """A sample of the posterior of frames in [-1, 1], scaled; f = 4t - 3, v = h/8, u = w/8.
+        """A sample of the posterior of frames in [-1, 1], scaled.
 
-        ``noise`` is standard normal; zeros give the mean. The autoencoder takes
-        ``slice_latents`` latent frames at a time, which changes memory and not the result.
+        ``slices``: consecutive frames (b, s, h, w, 3), as many as ``frame_slices`` says; how many
+        at a time changes memory and not the result. ``noise`` is standard normal, for all of them;
+        zeros give the mean. Slices from the host are uploaded while the ones before are computed.
         """
-        walk = spans(frame_slices(frames.shape[1], slice_latents))
-        parts = (self._on_devices(frames[:, part]) for part in walk)
+        parts = map(self._on_devices, slices)
         posteriors = encode_clip(self._encode_step, self.model.params["vae"], parts)
         return self._sample(list(posteriors), noise)
 
@@ -174,18 +172,20 @@ class Stages:
     def decode(
         self,
         latent: Float[Array, "b t v u c"],
-        upscaled: Float[Array | HostArray, "b f h w 3"],
+        upscaled: Iterable[Array | HostArray],
         slice_latents: int = 1,
     ) -> Iterator[Float[Array, "b s h w 3"]]:
-        """Frames in about [-1, 1], slice by slice. ``upscaled`` (the input, in [-1, 1]) is what a
-        residual decoder adds to; others do not look at it."""
+        """Frames in about [-1, 1], slice by slice, ``slice_latents`` latent frames at a time.
+
+        ``upscaled``: the input in [-1, 1], in slices as from ``frame_slices``, is what a residual
+        decoder adds to; others do not look at it.
+        """
         latents, params = latent.shape[1], self.model.params["vae"]
         unscaled = self._unscale(latent)
         parts = (unscaled[:, part] for part in spans(latent_slices(latents, slice_latents)))
         base = None
         if self.model.vae.config.residual_decoder:
-            walk = spans(frame_slices(upscaled.shape[1], slice_latents))
-            base = (self._on_devices(upscaled[:, part]) for part in walk)
+            base = map(self._on_devices, upscaled)
         return decode_clip(self._decode_step, params, parts, base)
 
     def attention(self, bucket: Bucket) -> str:

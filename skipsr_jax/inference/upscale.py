@@ -17,16 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipsr_jax.data import resize
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import masks
 from skipsr_jax.inference.chunks import OutputFrame, joined, overlapping
 from skipsr_jax.inference.colour import fix_colour
 from skipsr_jax.inference.compose import compose_pixels
-from skipsr_jax.inference.geometry import pad_frames, pad_space, token_grid
+from skipsr_jax.inference.geometry import pad_frames, padded_count, spans, token_grid
+from skipsr_jax.inference.given import Given
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, Settings
 from skipsr_jax.inference.stages import Stages
+from skipsr_jax.models.vae_slices import frame_slices
 from skipsr_jax.tokens.criterion import PATCH_FRAMES, dilate
 from skipsr_jax.types import Array, Bool, Float, HostArray
 
@@ -52,29 +53,35 @@ def _unit(frames: HostArray) -> HostArray:
     return frames.astype(np.float32) * np.float32(1 / np.iinfo(frames.dtype).max)
 
 
-_frame_of = jax.jit(lambda slice_of_frames, place: slice_of_frames[0, place])
-
-
 @functools.partial(jax.jit, static_argnames=("size", "colour", "keep_skipped", "feather"))
 def _finish(
-    decoded: Float[Array, "h w 3"],
-    upscaled: Float[Array, "h w 3"],
-    keep: Bool[Array, "r q"],
+    decoded: Float[Array, "1 s h w 3"],
+    upscaled: Float[Array, "1 s h w 3"],
+    keep: Bool[Array, "s r q"],
     size: tuple[int, int],
     colour: str,
     keep_skipped: bool,
     feather: int,
-) -> Float[Array, "h2 w2 3"]:
-    """A decoded frame in [-1, 1] -> shown pixels in [0, 1], cropped to ``size``.
-
-    One frame at a time: one program, whatever the length of the autoencoder's slices.
-    """
+) -> Float[Array, "s h2 w2 3"]:
+    """Decoded frames in [-1, 1] -> shown pixels in [0, 1], cropped to ``size``."""
     height, width = size
-    given = upscaled[:height, :width]
-    frame = fix_colour(0.5 * decoded[:height, :width] + 0.5, given, colour)
+    given = upscaled[0, :, :height, :width]
+    frames = fix_colour(0.5 * decoded[0, :, :height, :width] + 0.5, given, colour)
     if keep_skipped:
-        frame = compose_pixels(frame[None], given[None], keep[None], feather)[0]
-    return jnp.clip(frame, 0, 1)
+        frames = compose_pixels(frames, given, keep, feather)
+    return jnp.clip(frames, 0, 1)
+
+
+def _to_host(slices: Iterable[Array]) -> Iterator[HostArray]:
+    """Slices of frames, downloaded while the device computes the next one."""
+    before = None
+    for frames in slices:
+        frames.copy_to_host_async()
+        if before is not None:
+            yield np.asarray(before)
+        before = frames
+    if before is not None:
+        yield np.asarray(before)
 
 
 def keep_mask(
@@ -123,11 +130,10 @@ def _upscale_chunk(
     count, overlap = len(frames), settings.chunk.overlap if number else 0
     channels = stages.model.vae.config.latent_channels
     noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
-    with report.stage("upscale"):
-        upscaled = pad_space(pad_frames(resize.upscale(frames, target)))
+    given = Given(pad_frames(frames), target, stages.model.mesh)
+    walk = spans(frame_slices(padded_count(count), settings.slice_latents))
     with report.stage("encode"):
-        signed = 2 * upscaled[None] - 1
-        latent = stages.encode(signed, noise.posterior, settings.slice_latents)
+        latent = stages.encode(map(given.signed, walk), noise.posterior)
         latent.block_until_ready()
     report.advance("encode", count - overlap)
     with report.stage("mask"):
@@ -140,24 +146,23 @@ def _upscale_chunk(
     report.advance("refine", count - overlap)
     report.chunk(keep, bucket)
 
-    keep = keep[(np.arange(count) + PATCH_FRAMES - 1) // PATCH_FRAMES]  # of each frame
+    keep = keep[(np.arange(walk[-1].stop) + PATCH_FRAMES - 1) // PATCH_FRAMES]  # of each frame
     if bucket is None and settings.pixels.keep_skipped:  # decoding would leave no trace
-        report.advance("decode", count - overlap)
-        yield from zip(upscaled[:count, : target[0], : target[1]], keep, strict=True)
-        return
-    frame = 0
-    decoded = stages.decode(refined, signed, settings.slice_latents)
-    while frame < count:
+        shown = (given.unit(part)[0, :, : target[0], : target[1]] for part in walk)
+    else:
+        after = dataclasses.asdict(settings.pixels)
+        decoded = stages.decode(refined, map(given.signed, walk), settings.slice_latents)
+        shown = (
+            _finish(pixels, given.unit(part), keep[part], target, **after)
+            for pixels, part in zip(decoded, walk, strict=True)
+        )
+    on_host = _to_host(shown)
+    for part in walk:
         with report.stage("decode"):
-            pixels = next(decoded).block_until_ready()
-        for place in range(min(pixels.shape[1], count - frame)):
-            with report.stage("colour"):
-                given = jnp.asarray(upscaled[frame]), jnp.asarray(keep[frame])
-                after = dataclasses.asdict(settings.pixels)
-                shown = np.asarray(_finish(_frame_of(pixels, place), *given, target, **after))
+            pixels = next(on_host)
+        for frame in range(part.start, min(part.stop, count)):
             report.advance("decode", int(frame >= overlap))
-            yield shown, keep[frame]
-            frame += 1
+            yield pixels[frame - part.start], keep[frame]
 
 
 def upscale_frames(

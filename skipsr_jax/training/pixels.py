@@ -7,6 +7,7 @@ Networks see pixels in [-1, 1]. The upscaled input is the one that inference mak
 import jax.numpy as jnp
 
 from skipsr_jax.data.resize import weights
+from skipsr_jax.nn.resample import resample
 from skipsr_jax.tokens.criterion import PATCH_FRAMES, PATCH_PIXELS
 from skipsr_jax.types import Array, Bool, Float, UInt8
 
@@ -27,9 +28,7 @@ def upscaled(
     """The low-quality frames at ``size`` = (height, width): bicubic, clipped to [-1, 1]."""
     rows = weights(frames.shape[2], size[0], "bicubic")
     columns = weights(frames.shape[3], size[1], "bicubic")
-    x = jnp.einsum("bfhwc,vw->bfhvc", signed(frames), columns, precision="highest")
-    x = jnp.einsum("bfhvc,uh->bfuvc", x, rows, precision="highest")
-    return jnp.clip(x, -1.0, 1.0)
+    return jnp.clip(resample(signed(frames), rows, columns), -1.0, 1.0)
 
 
 def patches_to_pixels(mask: Bool[Array, "b t r q"]) -> Bool[Array, "b f h w 1"]:

@@ -11,11 +11,13 @@ import small_model
 from flax import nnx
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.geometry import spans
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.settings import Mask, Sampler
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import keep_mask
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
+from skipsr_jax.models.vae_slices import frame_slices
 from skipsr_jax.nn.params import to_dict
 from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
 from skipsr_jax.tokens.plan import roomy_bucket
@@ -32,6 +34,10 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stages(model):
     return Stages(model)
+
+
+def cut(frames, per_slice):
+    return [frames[:, part] for part in spans(frame_slices(frames.shape[1], per_slice))]
 
 
 def latent_of(grid, seed=0):
@@ -122,10 +128,10 @@ def test_slices_of_the_autoencoder_do_not_matter(stages):
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 9, 16, 16, 3)).astype(np.float32)
     noise = jnp.asarray(rng.normal(size=(1, 3, 2, 2, 16)).astype(np.float32))
-    one, all_at_once = (stages.encode(frames, noise, n) for n in (1, 3))
+    one, all_at_once = (stages.encode(cut(frames, n), noise) for n in (1, 3))
     np.testing.assert_allclose(np.asarray(one), np.asarray(all_at_once), atol=1e-5)
     whole, parts = (
-        np.concatenate([np.asarray(p) for p in stages.decode(one, frames, n)], axis=1)
+        np.concatenate([np.asarray(p) for p in stages.decode(one, cut(frames, n), n)], axis=1)
         for n in (3, 1)
     )
     assert whole.shape == frames.shape
@@ -146,11 +152,11 @@ def all_stages(path, mesh):
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 5, 32, 128, 3)).astype(np.float32)
     noise = jnp.asarray(rng.normal(size=(1, 2, 4, 16, 16)).astype(np.float32))
-    latent = stages.encode(frames, noise, slice_latents=2)
+    latent = stages.encode(cut(frames, 2), noise)
     keep = rng.random((2, 2, 8)) < 0.6
     refined, bucket = stages.refine(latent, keep, noise[:, :, ::-1], ONE_STEP)
     assert bucket.tokens % mesh.size == 0
-    decoded = list(stages.decode(refined, frames, slice_latents=2))
+    decoded = list(stages.decode(refined, cut(frames, 2), slice_latents=2))
     results = (latent, stages.mask_logits(latent), refined, *decoded)
     return [np.asarray(x) for x in results], model.params, decoded
 

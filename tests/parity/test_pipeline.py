@@ -12,9 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from skipsr_jax.checkpoints.convert import import_official
+from skipsr_jax.inference.geometry import spans
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.inference.stages import Stages
+from skipsr_jax.models.vae_slices import frame_slices
 
 LIMIT = 1e-4
 
@@ -65,7 +67,8 @@ def test_every_stage(case, golden, model):
         text = {"positive": jnp.asarray(arrays["txt"])}
         stages = Stages(dataclasses.replace(model, params=model.params | {"text": text}))
         frames = np.moveaxis(arrays["x"], 0, -1)[None]
-        latent = stages.encode(frames, jnp.asarray(arrays["eps"][None]))
+        slices = [frames[:, part] for part in spans(frame_slices(frames.shape[1]))]
+        latent = stages.encode(slices, jnp.asarray(arrays["eps"][None]))
         close(latent[0], arrays["latent"], f"{name} latent")
 
         grid = (latent.shape[1], latent.shape[2] // 2, latent.shape[3] // 2)
@@ -73,6 +76,6 @@ def test_every_stage(case, golden, model):
         refined, _ = stages.refine(latent, np.ones(grid, bool), noise, sampler)
         close(refined[0], arrays["x0"], f"{name} x0")
 
-        parts = [np.asarray(part) for part in stages.decode(refined, frames)]
+        parts = [np.asarray(part) for part in stages.decode(refined, slices)]
         video = np.moveaxis(np.concatenate(parts, axis=1)[0], -1, 0)
         close(video, arrays["video"], f"{name} video")

@@ -1,0 +1,13 @@
+"""Resizing of frames on the device: one matrix of weights for each axis."""
+
+import jax.numpy as jnp
+
+from skipsr_jax.types import Array, Float
+
+
+def resample(
+    frames: Float[Array, "*b h w c"], rows: Float[Array, "u h"], columns: Float[Array, "v w"]
+) -> Float[Array, "*b u v c"]:
+    """Each new row the mean of old ones with the weights of ``rows``, each new column likewise."""
+    x = jnp.einsum("...hwc,vw->...hvc", frames, columns, precision="highest")
+    return jnp.einsum("...hvc,uh->...uvc", x, rows, precision="highest")
