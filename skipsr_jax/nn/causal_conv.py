@@ -30,12 +30,14 @@ def _taps_as_channels(x, kernel):
     """The same convolution with its temporal taps side by side as channels, a multiple of 8."""
     taps, kh, kw, c, out = kernel.shape
     length, more = x.shape[1] - taps + 1, -taps * c % _CHANNELS
-    stacked = jnp.concatenate([x[:, t : t + length] for t in range(taps)], axis=-1)
+
+    def at_its_place(t):  # a sum of padded pieces: XLA's GPU backend joins thin pieces slowly
+        ends = (t * c, (taps - 1 - t) * c + more)
+        return jnp.pad(x[:, t : t + length], ((0, 0),) * 4 + (ends,))
+
     flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, kh, kw, taps * c, out)
-    return (
-        jnp.pad(stacked, ((0, 0),) * 4 + ((0, more),)),
-        jnp.pad(flat, ((0, 0),) * 3 + ((0, more), (0, 0))),
-    )
+    flat = jnp.pad(flat, ((0, 0),) * 3 + ((0, more), (0, 0)))
+    return sum(at_its_place(t) for t in range(taps)), flat
 
 
 def _as_conv3d(x, kernel, strides, padding):
