@@ -1,0 +1,204 @@
+"""The whole way of a clip, from small frames on the host to large ones: seconds of each stage.
+
+    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
+        python -m benchmarks.end_to_end --out=end_to_end.json
+    python -m benchmarks.end_to_end --model=tiny --clips=5x64x96 --skips=0,0.5 --dtype=float32
+    python -m benchmarks.end_to_end --masks=real.npy          # as benchmarks.masks writes them
+
+What infer.py runs (inference.upscale), with random weights and frames and given masks: connected
+blobs that skip --skips, or files. Frames come and go as bytes on the host, made ahead
+in a thread of their own; reading and writing of files is left out. ``total`` is the time on the
+clock. The first run of a row compiles and is not counted. The device counts its peak over the life
+of the process: rows run in the order given, so give small clips first.
+"""
+
+import dataclasses
+import pathlib
+import runpy
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from benchmarks.dit import size_of
+from benchmarks.masks import blob_mask
+from benchmarks.measure import (
+    conv_ceiling,
+    device_facts,
+    format_table,
+    matmul_ceiling,
+    peak_gib,
+    write_json,
+)
+from benchmarks.programs import TEXT_TOKENS
+from benchmarks.transformer import abstract_transformer, random_parameters
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.ahead import ahead
+from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.outputs import quantise
+from skipsr_jax.inference.report import Report
+from skipsr_jax.inference.settings import Settings, from_config
+from skipsr_jax.inference.stages import Stages
+from skipsr_jax.inference.upscale import upscale_frames
+from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.vae import VAE
+from skipsr_jax.nn.params import abstract
+from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.training.settings import DTYPES
+from skipsr_jax.training.vae import VAE_OF_MODEL
+from skipsr_jax.types import Array, Bool, HostArray
+
+CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
+CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
+STAGES = ("encode", "mask", "refine", "decode")
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    text = "Which model; its config in configs/ says how it runs."
+    models = [name for name in sorted(DIT_PRESETS) if (CONFIGS / f"{name}.py").exists()]
+    flags.DEFINE_enum("model", "seedvr2_3b", models, text, flag_values=values)
+    text = "frames x height x width of each, at the target size."
+    flags.DEFINE_list("clips", CLIPS, text, flag_values=values)
+    text = "Shares of patches that the blobs skip."
+    flags.DEFINE_list("skips", ["0.75", "0.4", "0"], text, flag_values=values)
+    text = "Masks from files (.npy, (t, r, q)), for the clips that they cover."
+    flags.DEFINE_list("masks", [], text, flag_values=values)
+    flags.DEFINE_integer("scale", 4, "How much smaller the input is.", flag_values=values)
+    flags.DEFINE_integer("repeats", 1, "Timed runs of each row.", flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+class GivenMask(Stages):
+    """The stages, with ``keep`` in place of what a predictor finds."""
+
+    keep: Bool[HostArray, "t r q"]
+    masks_from_pixels = False
+
+    def mask_logits(self, given: Array) -> HostArray:
+        """Of one clip; sure of everything."""
+        return np.where(self.keep, np.float32(9), np.float32(-9))[None]
+
+
+def make_stages(name: str, dtype: Any) -> GivenMask:
+    """Random weights on the first device."""
+    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    config = DIT_PRESETS[name]
+    kind = {"dtype": dtype, "param_dtype": dtype}
+    vae = abstract(lambda: VAE(VAE_OF_MODEL[name], rngs=nnx.Rngs(0), **kind))
+    dit = abstract_transformer(config, dtype)
+    text = jax.random.normal(jax.random.key(1), (TEXT_TOKENS, config.text_width)).astype(dtype)
+    params = {
+        part: random_parameters(module, mesh) for part, module in (("vae", vae), ("dit", dit))
+    }
+    return GivenMask(Model(name, vae, dit, None, params | {"text": {"positive": text}}, mesh))
+
+
+def settings_of(name: str) -> Settings:
+    """Those of the model's config, with the mask from the stages."""
+    settings = from_config(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]())
+    mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
+    return dataclasses.replace(settings, mask=mask)
+
+
+def masks_of(
+    grid: tuple[int, int, int], values: flags.FlagValues
+) -> Iterator[tuple[str, Bool[HostArray, "t r q"]]]:
+    """A name and a mask for each row of a clip. UserError for a file that is no mask."""
+    if not values.masks:
+        for skip in map(float, values.skips):
+            yield f"{100 * skip:g} % skipped", blob_mask(grid, skip)
+    for path in values.masks:
+        keep = np.load(path)
+        if keep.ndim != 3 or keep.dtype != bool:
+            raise UserError(f"{path} holds {keep.dtype} {keep.shape}: a mask is bool (t, r, q)")
+        if all(have >= want for have, want in zip(keep.shape, grid, strict=True)):
+            keep = keep[: grid[0], : grid[1], : grid[2]]
+            yield f"{pathlib.Path(path).stem}, {100 * (1 - keep.mean()):.1f} % skipped", keep
+
+
+def run_once(
+    frames: HostArray, target: tuple[int, int], stages: Stages, settings: Settings
+) -> dict[str, float]:
+    """Seconds of the stages and in total."""
+    report = Report("", len(frames), show=False)
+    began, count = time.perf_counter(), 0
+    for pixels, _ in ahead(upscale_frames(iter(frames), target, stages, settings, report), 8):
+        quantise(pixels, 8)
+        count += 1
+    total = time.perf_counter() - began
+    if count != len(frames):
+        raise UserError(f"{len(frames)} frames went in, {count} came out")
+    return {stage: report.seconds[stage] for stage in STAGES} | {"total": total}
+
+
+def rows_of(
+    clip: str, stages: GivenMask, settings: Settings, values: flags.FlagValues
+) -> Iterator[dict[str, Any]]:
+    """A row for each mask of a clip."""
+    count, height, width = size_of(clip)
+    small = (count, height // values.scale, width // values.scale, 3)
+    frames = np.random.default_rng(0).integers(0, 256, small, np.uint8)
+    for name, keep in masks_of(token_grid(count, height, width), values):
+        stages.keep = keep
+        runs = [
+            run_once(frames, (height, width), stages, settings) for _ in range(1 + values.repeats)
+        ]
+        seconds = {key: statistics.median(run[key] for run in runs[1:]) for key in runs[0]}
+        yield {
+            "case": f"{clip}, {name}",
+            "kept": int(keep.sum()),
+            **{f"{key}_s": value for key, value in seconds.items()},
+            "ms_a_frame": 1000 * seconds["total"] / count,
+            "peak_gib": peak_gib(),
+        }
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    dtype = jnp.dtype(values.dtype)
+    sizes = [size_of(clip) for clip in values.clips]
+    stages, settings = make_stages(values.model, dtype), settings_of(values.model)
+    widest = stages.model.vae.config.block_channels[0]
+    ceilings = {
+        "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),
+        "matmul_ceiling_tflops": matmul_ceiling(dtype, 8192 if values.model != "tiny" else 512),
+    }
+    facts = device_facts() | {"model": values.model, "dtype": values.dtype} | ceilings
+    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    rows = []
+    for clip in values.clips:
+        for row in rows_of(clip, stages, settings, values):
+            rows.append(row)
+            print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    if not rows:
+        raise UserError("no mask covers any clip: give larger masks or smaller --clips")
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    if values.out:
+        write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
+    return 0
+
+
+def run_main() -> None:
+    """Mistakes end in one line and status 1."""
+    try:
+        sys.exit(main(sys.argv))
+    except UserError as error:
+        sys.exit(f"end_to_end: {error}")
+
+
+if __name__ == "__main__":
+    run_main()
