@@ -4,6 +4,7 @@ y = (x - mean) / sqrt(var + eps) * scale + bias, with mean and variance over the
 and the channels of one group, in float32. Invariant: no frame's output depends on another frame.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +78,11 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
         self.groups = groups
+
+    def of(self, x: Float[Array, "b f h w c"]) -> Callable[[Array], Array]:
+        """The norm by the statistics of ``x``, for any part of its pixels."""
+        statistics = moments(x, self.groups)
+        return lambda part: normalise(part, statistics, self.scale[...], self.bias[...])
 
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
         return group_norm(x, self.scale[...], self.bias[...], self.groups)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, causal_conv3d, conv3d
+from skipsr_jax.nn.strips import in_strips, with_halo
 from skipsr_jax.types import Array, Float
 
 # Place i of n + 1 along an axis holds the new pixels 2 i - 1 and 2 i of n small ones.
@@ -93,20 +94,27 @@ def edges(values: Array, axis: int) -> Array:
 
 
 def _add_constants(
-    y: Float[Array, "b f v u q"], ones: Float[Array, "t 2 2 q"], bias: Float[Array, " o"]
+    y: Float[Array, "b f v u q"],
+    ones: Float[Array, "t 2 2 q"],
+    bias: Float[Array, " o"],
+    rows: int,
+    start: int | Array = 0,
 ) -> Float[Array, "b f v u q"]:
     """Adds the bias and what the pointwise bias sends, less at the borders of the picture.
 
-    The convolution adds what inner places get; its result is kept apart from the rest, which would
+    The places of ``y`` are those from row ``start`` on, of a picture of ``rows`` small pixels. The
+    convolution adds what inner places get; its result is kept apart from the rest, which would
     otherwise become a whole picture for it to read.
     """
     constants = edges(edges(ones.sum(axis=0), 0), 1) + jnp.tile(bias, y.shape[-1] // bias.size)
     y = jax.lax.optimization_barrier(y + constants[1, 1].astype(y.dtype))
     constants = (constants - constants[1, 1]).astype(y.dtype)
-    for axis, length in enumerate(y.shape[2:4]):
-        place = jnp.arange(length).reshape(-1, *(1,) * (2 - axis))
+    for axis, (length, begin, end) in enumerate(
+        ((y.shape[2], start, rows), (y.shape[3], 0, y.shape[3] - 1))
+    ):
+        place = begin + jnp.arange(length).reshape(-1, *(1,) * (2 - axis))
         first, inner, last = jnp.split(constants, 3, axis=axis)
-        constants = jnp.where(place == 0, first, jnp.where(place == length - 1, last, inner))
+        constants = jnp.where(place == 0, first, jnp.where(place == end, last, inner))
     return y + constants
 
 
@@ -145,12 +153,14 @@ class Upsample(nnx.Module):
         )
         self.conv = CausalConv3d(channels, channels, **kind)
 
-    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
+    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None, strips: int = 1):
         x = x.astype(self.conv.dtype)
         if not _worth_merging(x):
             return self.conv(self.spread(x, first=carry is None), carry)
         if self.time_factor == 2:
             return self._with_frames(x, self._merged(), carry)
+        if strips > 1:
+            return self._in_strips(x, carry, strips)
         kernel = self.kernel()
         y, carry = causal_conv3d(x, kernel.weights, carry, padding=_BETWEEN)
         return unfold(self._complete(y, kernel), 1), carry
@@ -174,8 +184,24 @@ class Upsample(nnx.Module):
         x = x.reshape(b, f * z, h * 2, w * 2, c)
         return jnp.concatenate([x[:, :1], x[:, 2:]], axis=1) if first and z == 2 else x
 
+    def _in_strips(self, x: Float[Array, "b f h w c"], carry: Carry, strips: int):
+        """Of places too each strip makes one more than it has small rows; its ends are cut off."""
+        kernel, bias = self.kernel(), self.conv.bias[...].astype(jnp.float32)
+        taps, (b, f, h, w, c) = kernel.weights.shape[0], x.shape
+        before = jnp.repeat(x[:, :1], taps - 1, axis=1) if carry is None else carry
+        joined, rows = jnp.concatenate([before.astype(x.dtype), x], axis=1), h // strips
+
+        def make(number: Array) -> Array:
+            seen = with_halo(joined, number * rows, rows, lambda part: part)
+            y = conv3d(seen, kernel.weights, padding=((0, 0), _BETWEEN[1]))
+            return unfold(_add_constants(y, kernel.ones, bias, h, number * rows), 1)
+
+        y = in_strips(strips, (b, f, 2 * h, 2 * w, c), x.dtype, make)
+        return y, joined[:, -(taps - 1) :]
+
     def _complete(self, y: Float[Array, "b f v u q"], kernel: Kernel):
-        return _add_constants(y, kernel.ones, self.conv.bias[...].astype(jnp.float32))
+        bias = self.conv.bias[...].astype(jnp.float32)
+        return _add_constants(y, kernel.ones, bias, y.shape[2] - 1)
 
     def _with_frames(self, x: Float[Array, "b f h w c"], products: Array, carry: Carry):
         """Frames 2 k - 1 and 2 k from small frames k - 1 and k. Carry: the last small frame, and

@@ -5,8 +5,9 @@ None in the first slice of a clip, else what the part returned for the slice bef
 the names of the public checkpoints' keys.
 """
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from flax import nnx
 
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d
 from skipsr_jax.nn.group_norm import GroupNorm
+from skipsr_jax.nn.strips import Pointwise, conv_in_strips
 from skipsr_jax.nn.upsample import Upsample
 from skipsr_jax.parallel.space import attend_within_frames
 from skipsr_jax.types import Array, Float
@@ -48,6 +50,19 @@ def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f v u o"]:
     return x.reshape(b, f, h // 2, w // 2, 4 * c)
 
 
+def normed_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
+    """silu(norm(x)), for parts of x."""
+    by_statistics = norm.of(x)
+    return lambda part: jax.nn.silu(by_statistics(part))
+
+
+def in_strips_too(parts: "Iterable[Resnet | Upsample]", strips: int) -> list[Part]:
+    """The parts, each over so many strips of the picture."""
+    if strips == 1:
+        return list(parts)
+    return [functools.partial(part, strips=strips) for part in parts]
+
+
 class Resnet(nnx.Module):
     """x + conv2(silu(norm2(conv1(silu(norm1(x)))))); x through a 1x1x1 one if widths differ."""
 
@@ -71,13 +86,24 @@ class Resnet(nnx.Module):
         else:
             self.conv_shortcut = None
 
-    def __call__(self, x: Float[Array, "b f h w i"], carry: Carry = None):
+    def __call__(self, x: Float[Array, "b f h w i"], carry: Carry = None, strips: int = 1):
         first, second = (None, None) if carry is None else carry
+        if strips > 1:
+            return self._in_strips(x, first, second, strips)
         y, first = self.conv1(jax.nn.silu(self.norm1(x)), first)
         y, second = self.conv2(jax.nn.silu(self.norm2(y)), second)
         if self.conv_shortcut is not None:
             x, _ = self.conv_shortcut(x)
         return x + y, (first, second)
+
+    def _in_strips(self, x: Float[Array, "b f h w i"], first: Carry, second: Carry, strips: int):
+        def shortcut(part: Array) -> Array:
+            return part if self.conv_shortcut is None else self.conv_shortcut(part)[0]
+
+        y, first = conv_in_strips(self.conv1, normed_silu(self.norm1, x), x, first, strips)
+        act, added = normed_silu(self.norm2, y), (shortcut, x)
+        y, second = conv_in_strips(self.conv2, act, y, second, strips, added)
+        return y, (first, second)
 
 
 class Downsample(nnx.Module):
@@ -176,8 +202,8 @@ class DownBlock(nnx.Module):
         else:
             self.downsamplers = nnx.List([])
 
-    def parts(self) -> list[Part]:
-        return [*self.resnets, *self.downsamplers]
+    def parts(self, strips: int = 1) -> list[Part]:
+        return [*in_strips_too(self.resnets, strips), *self.downsamplers]
 
 
 class UpBlock(nnx.Module):
@@ -205,5 +231,5 @@ class UpBlock(nnx.Module):
         else:
             self.upsamplers = nnx.List([])
 
-    def parts(self) -> list[Part]:
-        return [*self.resnets, *self.upsamplers]
+    def parts(self, strips: int = 1) -> list[Part]:
+        return in_strips_too([*self.resnets, *self.upsamplers], strips)
