@@ -19,6 +19,7 @@ def get_config():
             "max_frames": 0,  # all
             "sample_frames": 17,  # of the sample clip, when there is no --input
             "slice_latents": 1,  # latent frames the autoencoder takes at a time
+            "vae_memory_gib": 0.0,  # of the autoencoder; 0: what is free. Strips where it is short
             "size": {"factor": 4.0, "height": 0, "width": 0},
             "mask": {
                 "source": "input",  # the public weights have no predictor

@@ -40,6 +40,7 @@ def get_config():
     config.chunk.frames = 33
     config.chunk.overlap = 4
     config.slice_latents = 1  # latent frames the autoencoder takes at a time
+    config.vae_memory_gib = 0.0  # of the autoencoder; 0: what is free. Strips where it is short
 
     config.pixels = ml_collections.ConfigDict()
     config.pixels.colour = "wavelet"  # wavelet, adain, none

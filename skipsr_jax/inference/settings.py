@@ -164,6 +164,8 @@ class Settings:
       max_frames: stop after so many input frames; 0: never.
       sample_frames: the same for the sample clip of a run without --input.
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
+      vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
+        needs more, its two finest levels run in strips, with the same result.
       mesh: devices, all of which share each clip; parameters are cut over its fsdp.
     """
 
@@ -173,6 +175,7 @@ class Settings:
     max_frames: int
     sample_frames: int
     slice_latents: int
+    vae_memory_gib: float
     size: Size
     mask: Mask
     sampler: Sampler
@@ -189,6 +192,8 @@ class Settings:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")
         good = 1 <= self.slice_latents <= 64
         _require(good, "slice_latents", self.slice_latents, "from 1 to 64")
+        gib = self.vae_memory_gib
+        _require(0 <= gib < 2**20, "vae_memory_gib", gib, "GiB of device memory, or 0 for all")
 
 
 _PARTS = {

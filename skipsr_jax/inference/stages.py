@@ -26,7 +26,10 @@ from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.predictor import PixelMaskPredictor
 from skipsr_jax.models.vae import SPACE_FACTOR
+from skipsr_jax.models.vae_memory import need
 from skipsr_jax.models.vae_slices import (
+    DecodeStep,
+    EncodeStep,
     decode_clip,
     decode_step,
     encode_clip,
@@ -40,6 +43,14 @@ from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.types import Array, Bool, Float, HostArray
+
+
+def free_bytes() -> int | None:
+    """Of the first device, by its own account; None where it keeps none."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
 def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
@@ -69,8 +80,8 @@ class Stages:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
             return joined.sample(noise) * scale
 
-        self._encode_step = on_mesh(mesh, encode_step(vae))
-        self._decode_step = on_mesh(mesh, decode_step(vae))
+        self._strips: dict[tuple, int] = {}
+        self._vae_steps: dict[int, tuple[Callable, Callable]] = {}
         self._sample = jax.jit(sample)
         self._unscale = jax.jit(lambda latent: latent / scale)
         self._velocity_step = velocity_step(dit)
@@ -101,10 +112,41 @@ class Stages:
         place = None if mesh is None else space_sharding(mesh, frames.shape, SPACE_FACTOR)
         return jax.device_put(frames, place)
 
+    def strips(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+        """Into how many strips the autoencoder cuts pictures of ``size`` (height, width), padded.
+
+        ``memory_gib``: what it may take; 0: what the device has left, where it says. Raises
+        UserError when a given amount is too little.
+        """
+        asked = (size, slice_latents, memory_gib)
+        if asked not in self._strips:
+            self._strips[asked] = self._strips_of(*asked)
+        return self._strips[asked]
+
+    def _strips_of(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+        free = free_bytes()
+        if self.devices > 1 or not (memory_gib or free):
+            return 1  # devices that share a clip have a part of the picture each
+        needed = need(self.model.vae, *size, slice_latents)
+        if not memory_gib:  # the parameters are there already
+            return needed.strips_within(max(free + needed.params, needed.least))
+        try:
+            return needed.strips_within(int(memory_gib * 2**30))
+        except ValueError as error:
+            raise UserError(f"config.vae_memory_gib={memory_gib:g}: {error}") from error
+
+    def _steps(self, strips: int) -> tuple[EncodeStep, DecodeStep]:
+        if strips not in self._vae_steps:
+            vae, mesh = self.model.vae, self.model.mesh
+            steps = encode_step(vae, strips), decode_step(vae, strips)
+            self._vae_steps[strips] = on_mesh(mesh, steps[0]), on_mesh(mesh, steps[1])
+        return self._vae_steps[strips]
+
     def encode(
         self,
         slices: Iterable[Array | HostArray],
         noise: Float[Array, "b t v u c"],
+        strips: int = 1,
     ) -> Float[Array, "b t v u c"]:
         """A sample of the posterior of frames in [-1, 1], scaled.
 
@@ -113,7 +155,7 @@ class Stages:
         zeros give the mean. Slices from the host are uploaded while the ones before are computed.
         """
         parts = map(self._on_devices, slices)
-        posteriors = encode_clip(self._encode_step, self.model.params["vae"], parts)
+        posteriors = encode_clip(self._steps(strips)[0], self.model.params["vae"], parts)
         return self._sample(list(posteriors), noise)
 
     @property
@@ -174,6 +216,7 @@ class Stages:
         latent: Float[Array, "b t v u c"],
         upscaled: Iterable[Array | HostArray],
         slice_latents: int = 1,
+        strips: int = 1,
     ) -> Iterator[Float[Array, "b s h w 3"]]:
         """Frames in about [-1, 1], slice by slice, ``slice_latents`` latent frames at a time.
 
@@ -186,7 +229,7 @@ class Stages:
         base = None
         if self.model.vae.config.residual_decoder:
             base = map(self._on_devices, upscaled)
-        return decode_clip(self._decode_step, params, parts, base)
+        return decode_clip(self._steps(strips)[1], params, parts, base)
 
     def attention(self, bucket: Bucket) -> str:
         """Name of the attention kernel that runs a bucket here."""

@@ -22,7 +22,13 @@ from skipsr_jax.inference import masks
 from skipsr_jax.inference.chunks import OutputFrame, joined, overlapping
 from skipsr_jax.inference.colour import fix_colour
 from skipsr_jax.inference.compose import compose_pixels
-from skipsr_jax.inference.geometry import pad_frames, padded_count, spans, token_grid
+from skipsr_jax.inference.geometry import (
+    pad_frames,
+    padded_count,
+    padded_size,
+    spans,
+    token_grid,
+)
 from skipsr_jax.inference.given import Given
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, Settings
@@ -132,8 +138,10 @@ def _upscale_chunk(
     noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
     given = Given(pad_frames(frames), target, stages.model.mesh)
     walk = spans(frame_slices(padded_count(count), settings.slice_latents))
+    padded = padded_size(*target)
+    strips = stages.strips(padded, settings.slice_latents, settings.vae_memory_gib)
     with report.stage("encode"):
-        latent = stages.encode(map(given.signed, walk), noise.posterior)
+        latent = stages.encode(map(given.signed, walk), noise.posterior, strips)
         latent.block_until_ready()
     report.advance("encode", count - overlap)
     with report.stage("mask"):
@@ -151,7 +159,8 @@ def _upscale_chunk(
         shown = (given.unit(part)[0, :, : target[0], : target[1]] for part in walk)
     else:
         after = dataclasses.asdict(settings.pixels)
-        decoded = stages.decode(refined, map(given.signed, walk), settings.slice_latents)
+        upscaled = map(given.signed, walk)
+        decoded = stages.decode(refined, upscaled, settings.slice_latents, strips)
         shown = (
             _finish(pixels, given.unit(part), keep[part], target, **after)
             for pixels, part in zip(decoded, walk, strict=True)

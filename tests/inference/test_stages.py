@@ -17,6 +17,7 @@ from skipsr_jax.inference.settings import Mask, Sampler
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import keep_mask
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
+from skipsr_jax.models.vae_memory import need
 from skipsr_jax.models.vae_slices import frame_slices
 from skipsr_jax.nn.params import to_dict
 from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
@@ -136,6 +137,21 @@ def test_slices_of_the_autoencoder_do_not_matter(stages):
     )
     assert whole.shape == frames.shape
     np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+    in_strips = stages.encode(cut(frames, 3), noise, 2)
+    np.testing.assert_allclose(np.asarray(in_strips), np.asarray(one), atol=1e-5)
+    (shown,) = stages.decode(one, cut(frames, 3), 3, 2)
+    np.testing.assert_allclose(np.asarray(shown), whole, atol=1e-5)
+
+
+def test_the_memory_given_decides_about_strips(stages):
+    assert stages.strips((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
+    needed = need(stages.model.vae, 64, 64, 1)
+    fit = needed.strips[2] / 2**30
+    assert stages.strips((64, 64), 1, needed.strips[1] / 2**30) == 1
+    assert stages.strips((64, 64), 1, fit) == 2
+    with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* GiB even in strips"):
+        stages.strips((64, 64), 1, 1e-6)
 
 
 @pytest.fixture

@@ -100,6 +100,11 @@ def test_every_pixel_setting_changes_pixels(stages, settings, clip):
     assert np.abs(usual - other)[skipped].max() > 1e-3
 
 
+def test_memory_that_cannot_do_is_refused(stages, settings, clip):
+    with pytest.raises(UserError, match="vae_memory_gib"):
+        run(stages, settings, clip, vae_memory_gib=1e-6)
+
+
 def test_16_bit_frames(stages, settings, clip):
     deep = clip.astype(np.uint16) * 257
     eight, _, _ = run(stages, settings, clip, mask={"source": "none"})

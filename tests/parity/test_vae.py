@@ -108,8 +108,9 @@ def test_whole_clips(folder, vae, params):
         _close(decoded, case["decoded"], f"{name} decoded")
 
 
-def test_in_slices(folder, vae, params):
-    encode, decode = encode_step(vae), decode_step(vae)
+def test_in_slices_and_strips(folder, vae, params):
+    """And in strips: the smaller pictures have four rows of latents."""
+    encode, decode = encode_step(vae, strips=2), decode_step(vae, strips=2)
     for name, case in _cases(folder):
         x, z = _ours(case["x"]), _ours(case["z"])
         slices = _cut(x, frame_slices(x.shape[1]))
