@@ -218,6 +218,7 @@ def measure(shape: str, values: flags.FlagValues) -> tuple[list[dict], dict[str,
             row |= {f"{kind}_ms": seconds * 1e3, f"{kind}_tflops": work / seconds / 1e12}
         errors = [worst_error(*pair, bounds) for pair in zip(runs[2](), want, strict=True)]
         rows.append(row | {"out_error": errors[0], "gradient_error": float(np.max(errors[1:]))})
+        print(format_table(list(rows[-1]), [list(rows[-1].values())]), flush=True)
     return rows, refused
 
 
