@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from jax._src.mesh import AbstractDevice
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from skipsr_jax.kernels.varlen_attention import pallas_gpu
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target

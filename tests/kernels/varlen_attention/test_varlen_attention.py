@@ -31,6 +31,7 @@ SHAPES = {
     "longer_than_a_block": (300, 1, 8, [[5, 270, 20]]),
     "single_rows": (19, 3, 8, [[1] * 19]),
     "real_heads": (700, 2, 128, [[64, 128, 130, 1, 300, 60]]),
+    "more_tiles_than_cores": (1500, 24, 64, [[333, 5, 700, 77, 380]]),
 }
 
 
@@ -97,7 +98,7 @@ DTYPES = {
     "pallas_triton": [jnp.bfloat16, jnp.float16],
     "pallas_triton_interpreted": [jnp.bfloat16],
 }
-GPU_ONLY = ("real_heads",)  # shapes that take a CPU too long
+GPU_ONLY = ("real_heads", "more_tiles_than_cores")  # shapes that take a CPU too long
 # Interpreted kernels take seconds to compile: where one shape shows what the dtype changes.
 ONE_SHAPE = ("pallas_tpu_interpreted", jnp.bfloat16)
 INTERPRETED_TRITON = ("uneven", "longer_than_a_block")
