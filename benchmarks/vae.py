@@ -1,10 +1,12 @@
 """Speed and memory of the autoencoder, slice by slice as inference runs it.
 
-    XLA_FLAGS=--xla_gpu_force_conv_nhwc=true python -m benchmarks.vae --out=vae.json
+    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
+        python -m benchmarks.vae --out=vae.json
     python -m benchmarks.vae --model=tiny --height=64 --width=64 --frames=1,5
 
-Random weights and frames, made on the device. Encode and decode of whole clips, and of one later
-slice; the ceiling is a 3 x 3 x 3 convolution of the widest level, measured in the same run.
+Random weights and frames, made on the device. Encode and decode of whole clips; beside the measured
+peak what ``models.vae_memory`` foresees of a later slice. The ceiling is a 3 x 3 x 3 convolution at
+the picture's size, measured in the same run.
 """
 
 import itertools
@@ -25,6 +27,7 @@ from benchmarks.measure import (
     write_json,
 )
 from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TINY, VAE
+from skipsr_jax.models.vae_memory import need
 from skipsr_jax.models.vae_slices import (
     decode_clip,
     decode_step,
@@ -48,6 +51,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_list("frames", ["1", "21", "101"], "Clip lengths, 4k + 1.", flag_values=values)
     flags.DEFINE_integer("slice_latents", 1, "Latent frames a slice.", flag_values=values)
+    text = "Strips that the picture is cut into, a divisor of height / 8."
+    flags.DEFINE_integer("strips", 1, text, flag_values=values)
     flags.DEFINE_string("dtype", "bfloat16", "Of weights and convolutions.", flag_values=values)
     flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
@@ -76,7 +81,7 @@ def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) ->
     inputs = {length: noise((1, length, height, width, 3)) for length in set(pixels)}
     grid = (height // SPACE_FACTOR, width // SPACE_FACTOR, module.config.latent_channels)
     codes = {length: noise((1, length, *grid)) for length in set(latents)}
-    encode, decode = encode_step(module), decode_step(module)
+    encode, decode = encode_step(module, values.strips), decode_step(module, values.strips)
 
     def run_encode() -> list:
         return list(encode_clip(encode, params, (inputs[n] for n in pixels)))
@@ -104,9 +109,18 @@ def main(argv: Sequence[str]) -> int:
     ceiling = conv_ceiling(widest, jnp.dtype(values.dtype))
     rows = [measure(module, params, int(n), values) for n in values.frames]
     columns = list(rows[0])
-    facts = device_facts() | {"size": [values.height, values.width], "slice": values.slice_latents}
+    needed = need(module, values.height, values.width, values.slice_latents)
+    foreseen = needed.strips.get(values.strips)
+    facts = device_facts() | {
+        "size": [values.height, values.width],
+        "slice": values.slice_latents,
+        "strips": values.strips,
+        "foreseen_gib": None if foreseen is None else foreseen / 2**30,
+    }
     print(f"{facts['device']}, {values.model} {values.width}x{values.height}, {values.dtype}")
     print(f"convolution ceiling {ceiling:.0f} TFLOP/s")
+    if foreseen is not None:
+        print(f"foreseen peak of later slices {foreseen / 2**30:.2f} GiB")
     print(format_table(columns, [[row[c] for c in columns] for row in rows]))
     if values.out:
         content = facts | {"argv": list(itertools.islice(argv, 1, None)), "rows": rows}
