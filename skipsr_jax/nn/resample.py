@@ -2,11 +2,13 @@
 
 import jax.numpy as jnp
 
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Array, Float, HostArray
 
 
 def resample(
-    frames: Float[Array, "*b h w c"], rows: Float[Array, "u h"], columns: Float[Array, "v w"]
+    frames: Float[Array, "*b h w c"],
+    rows: Float[Array | HostArray, "u h"],
+    columns: Float[Array | HostArray, "v w"],
 ) -> Float[Array, "*b u v c"]:
     """Each new row the mean of old ones with the weights of ``rows``, each new column likewise."""
     x = jnp.einsum("...hwc,vw->...hvc", frames, columns, precision="highest")
