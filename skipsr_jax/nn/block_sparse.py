@@ -2,8 +2,9 @@
 
 Blocks of one size lie one after the other in slots, (n, f, h, w, c); ``Active`` says which they
 are. A convolution extends each block by a border of one pixel from its neighbours and runs over the
-slots as over a batch. Beyond the picture the border is zero, as in the dense convolution; where the
-neighbour is not active it repeats the block's own edge.
+slots as over a batch. The edge of what is active is to it what the edge of the picture is to the
+dense convolution: beyond it the border is zero. (That came nearer to the dense decoder than
+repeating the block's edge: docs/performance.md.)
 
 What a layer remembers in time lies in a table of all blocks, border included: one that was left out
 for a while continues from what it was when last active. So the first latent frame of a clip must
@@ -20,7 +21,7 @@ from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d
 from skipsr_jax.nn.group_norm import GroupNorm, Moments, moments, normalise
 from skipsr_jax.nn.upsample import Kernel, Upsample, edges, unfold
 from skipsr_jax.nn.vae_blocks import Resnet
-from skipsr_jax.tokens.blocks import OUTSIDE, Blocks
+from skipsr_jax.tokens.blocks import MISSING, Blocks
 from skipsr_jax.types import Array, Float, Int
 
 _VALID = ((0, 0), (0, 0))
@@ -31,7 +32,7 @@ class Border(NamedTuple):
 
     slot: Int[Array, "n v u"]
     pixel: Int[Array, "n v u"]
-    """Counted row by row in the block of that slot; -1 beyond the picture."""
+    """Counted row by row in the block of that slot; -1 without a neighbour."""
 
 
 class Active(NamedTuple):
@@ -45,12 +46,8 @@ def _border(blocks: Blocks, size: int) -> Border:
     at = jnp.arange(-1, size + 1)
     third = (at >= 0).astype(jnp.int32) + (at >= size)  # before, in, or behind the block
     source = blocks.neighbours[:, 3 * third[:, None] + third[None, :]]
-    own = jnp.arange(len(source), dtype=jnp.int32)[:, None, None]
-    edge, wrapped = jnp.clip(at, 0, size - 1), at % size
-    row = jnp.where(source < 0, edge[:, None], wrapped[:, None])
-    column = jnp.where(source < 0, edge[None, :], wrapped[None, :])
-    pixel = jnp.where(source == OUTSIDE, -1, row * size + column)
-    return Border(jnp.where(source < 0, own, source), pixel)
+    pixel = (at % size)[:, None] * size + at % size
+    return Border(jnp.maximum(source, 0), jnp.where(source == MISSING, -1, pixel))
 
 
 def activate(blocks: Blocks, sizes: Sequence[int]) -> Active:
@@ -236,7 +233,7 @@ def picture_resnet(
 
 def _with_constants(y: Array, kernel: Kernel, bias: Float[Array, " o"], active: Active) -> Array:
     """Adds the bias and what the pointwise bias sends to each place of each block (n f v u q), less
-    at the picture's borders. As in the dense layer the convolution adds what inner places get."""
+    where no neighbour is. As in the dense layer the convolution adds what inner places get."""
     table = edges(edges(kernel.ones.sum(axis=0), 0), 1) + jnp.tile(bias, 4)
     y = jax.lax.optimization_barrier(y + table[1, 1].astype(y.dtype))
     table = (table - table[1, 1]).astype(y.dtype)
@@ -245,8 +242,8 @@ def _with_constants(y: Array, kernel: Kernel, bias: Float[Array, " o"], active: 
 
     def kind(before: int, behind: int) -> Array:
         around = active.blocks.neighbours
-        is_first = (around[:, before] == OUTSIDE)[:, None] & (place == 0)
-        is_last = (around[:, behind] == OUTSIDE)[:, None] & (place == last)
+        is_first = (around[:, before] == MISSING)[:, None] & (place == 0)
+        is_last = (around[:, behind] == MISSING)[:, None] & (place == last)
         return jnp.where(is_first, 0, jnp.where(is_last, 2, 1))
 
     return y + table[kind(1, 7)[:, :, None], kind(3, 5)[:, None, :]][:, None]

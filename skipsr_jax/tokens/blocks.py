@@ -16,9 +16,7 @@ import numpy as np
 from skipsr_jax.types import Array, Bool, HostArray, Int
 
 MISSING = -1
-"""In place of a slot: this block lies in the picture and is not active."""
-OUTSIDE = -2
-"""In place of a slot: beyond the border of the picture."""
+"""In place of a slot: this block is not active, or lies beyond the border of the picture."""
 
 RUNGS = 8
 """Numbers of slots that programs are compiled for, in each octave."""
@@ -29,7 +27,7 @@ class Blocks(NamedTuple):
 
     Attributes:
       place: the block of each slot, counted row by row; the number of all blocks marks padding.
-      neighbours: slots of the 3 x 3 blocks around each, row by row; MISSING or OUTSIDE without.
+      neighbours: slots of the 3 x 3 blocks around each, row by row; or MISSING.
     """
 
     place: Int[Array | HostArray, " n"]
@@ -45,7 +43,7 @@ def slots_for(count: int, blocks: int) -> int:
 
 def _neighbours(slots: Int[HostArray, "r q"], place: Int[HostArray, " n"]) -> HostArray:
     """The slots around each place, from the picture of slots."""
-    around = np.pad(slots, 1, constant_values=OUTSIDE)
+    around = np.pad(slots, 1, constant_values=MISSING)
     row, column = np.divmod(place, slots.shape[1])
     shifts = [(i, j) for i in range(3) for j in range(3)]
     return np.stack([around[row + i, column + j] for i, j in shifts], axis=1)
@@ -60,7 +58,7 @@ def _blocks(active: Bool[HostArray, "r q"], slots: int) -> Blocks:
     around = _neighbours(slot_of.reshape(active.shape), place)
     return Blocks(
         np.pad(place, padding, constant_values=active.size),
-        np.pad(around, (padding, (0, 0)), constant_values=OUTSIDE),
+        np.pad(around, (padding, (0, 0)), constant_values=MISSING),
     )
 
 
