@@ -152,6 +152,7 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
     report = Report(source.name, count_frames(media, job.limit), show=sys.stderr.isatty())
     frames = ahead(timed_frames(media, job.limit, report), FRAMES_AHEAD)
     reference = itertools.islice(job.reference.frames(), job.limit) if job.reference else None
+    before, dense_before = stages.done.copy(), stages.dense.copy()
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
         stack.enter_context(contextlib.closing(frames))
@@ -181,6 +182,8 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
         mask_source=settings.mask.source,
         attention=stages.attention(bucket) if bucket else "",
         device=devices_of(stages.model.mesh, job.target),
+        done=stages.done - before,
+        dense=stages.dense - dense_before,
     ).lines(report)
 
 

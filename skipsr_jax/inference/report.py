@@ -2,15 +2,19 @@
 
 import contextlib
 import dataclasses
+import math
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from skipsr_jax.inference.cost import work_line
+from skipsr_jax.tokens.blocks import Blocks, blocks_run
 from skipsr_jax.tokens.buckets import Bucket
 
 STAGES = ("read", "encode", "mask", "refine", "decode", "write")
@@ -28,6 +32,7 @@ class Report:
         self._began = time.perf_counter()
         self.kept = self.patches = self.frames = 0
         self.buckets: dict[Bucket, int] = {}
+        self._blocks: dict[str, tuple[int, int]] = {}
         layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
         self._bar = tqdm(
             total=frames, desc=title, bar_format=layout if frames else None, disable=not show
@@ -46,6 +51,18 @@ class Report:
     def advance(self, stage: str, frames: int) -> None:
         """Moves the bar: a stage is done with so many (new) frames."""
         self._bar.update(_SHARES[stage] * frames)
+
+    def blocks(self, way: str, plan: list[Blocks] | None, grid: tuple[int, int, int]) -> None:
+        """Notes how many blocks of a chunk were encoded or decoded; no plan: all."""
+        total = math.prod(grid)
+        ran, of = self._blocks.get(way, (0, 0))
+        self._blocks[way] = ran + (total if plan is None else blocks_run(plan)), of + total
+
+    @property
+    def left_out(self) -> str:
+        """The share of blocks that were neither encoded nor decoded."""
+        shares = {way: 1 - ran / total for way, (ran, total) in self._blocks.items()}
+        return ", ".join(f"{way} {100 * share:.1f} %" for way, share in shares.items())
 
     def chunk(self, keep: np.ndarray, bucket: Bucket | None) -> None:
         """Notes what ran of a chunk; no bucket: the transformer did not run."""
@@ -93,6 +110,8 @@ class Summary:
     mask_source: str
     attention: str
     device: str
+    done: Counter
+    dense: Counter
 
     def lines(self, report: Report) -> list[str]:
         """What to print."""
@@ -105,8 +124,10 @@ class Summary:
             f"{self.source} -> {self.target}",
             f"  size     {sizes[0]} -> {sizes[1]}, {report.frames} frame{plural}",
             f"  skipped  {100 * report.skipped:.1f} % of patches (mask: {self.mask_source})",
+            f"  blocks   left out: {report.left_out}",
             f"  bucket   {ran or 'none'}",
             f"  kernel   {kernel} on {self.device}",
+            f"  TFLOP    {work_line(self.done, self.dense)}",
             f"  seconds  {report.passed:.1f}: {stages}",
             f"  memory   {peak_memory()}",
         ]

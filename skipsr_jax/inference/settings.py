@@ -15,6 +15,7 @@ from skipsr_jax.parallel.mesh import MeshSizes
 
 MASK_SOURCES = ("predictor", "input", "oracle", "none")
 COLOUR_FIXES = ("wavelet", "adain", "none")
+CODINGS = ("dense", "sparse")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -166,6 +167,8 @@ class Settings:
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
       vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
         needs more, its two finest levels run in strips, with the same result.
+      encode, decode: dense, or sparse: only the blocks of kept patches, one latent frame at a time.
+        Sparse encoding needs a mask from pixels.
       mesh: devices, all of which share each clip; parameters are cut over its fsdp.
     """
 
@@ -176,6 +179,8 @@ class Settings:
     sample_frames: int
     slice_latents: int
     vae_memory_gib: float
+    encode: str
+    decode: str
     size: Size
     mask: Mask
     sampler: Sampler
@@ -188,6 +193,11 @@ class Settings:
         _require(bool(self.checkpoint), "checkpoint", self.checkpoint, "the path of a model")
         _require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
         _one_of("dtype", self.dtype, DTYPES)
+        for name in ("encode", "decode"):
+            _one_of(name, getattr(self, name), CODINGS)
+        good = self.decode == "dense" or self.pixels.keep_skipped
+        rule = "dense without pixels.keep_skipped: it shows decoded pixels of skipped patches"
+        _require(good, "decode", self.decode, rule)
         for name in ("max_frames", "sample_frames"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")
         good = 1 <= self.slice_latents <= 64

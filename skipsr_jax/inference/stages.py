@@ -6,7 +6,8 @@ the text length alone: resolution, frame count and mask reach it as index arrays
 Latents here are scaled (times the autoencoder's ``scaling_factor``), as the transformer sees them.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from skipsr_jax.diffusion.sampler import euler_sample
 from skipsr_jax.diffusion.timesteps import uniform_trailing
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.compose import gather_patches, scatter_patches
+from skipsr_jax.inference.cost import Counted, dense_flops, refine_flops
 from skipsr_jax.inference.geometry import spans
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.settings import Sampler
@@ -36,9 +38,12 @@ from skipsr_jax.models.vae_slices import (
     encode_step,
     latent_slices,
 )
+from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decode_step
+from skipsr_jax.models.vae_sparse_encode import encode_sparse_clip, sparse_encode_step
 from skipsr_jax.nn.params import bind
 from skipsr_jax.parallel.mesh import on_mesh
 from skipsr_jax.parallel.space import space_sharding
+from skipsr_jax.tokens.blocks import Blocks
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
@@ -69,7 +74,11 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
 
 
 class Stages:
-    """The compiled stages of one model. Making it compiles nothing."""
+    """The compiled stages of one model. Making it compiles nothing.
+
+    ``done`` counts the operations of the networks so far (encode, refine, decode), ``dense`` those
+    of dense ones on the same clips.
+    """
 
     def __init__(self, model: Model):
         vae, dit, predictor, mesh = model.vae, model.dit, model.predictor, model.mesh
@@ -80,8 +89,12 @@ class Stages:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
             return joined.sample(noise) * scale
 
+        self.done, self.dense = Counter(), Counter()
+        self._dense_flops: dict[tuple, float] = {}
         self._strips: dict[tuple, int] = {}
         self._vae_steps: dict[int, tuple[Callable, Callable]] = {}
+        self._sparse_encode_step = self._counted("encode", sparse_encode_step(vae), self.done)
+        self._sparse_decode_step = self._counted("decode", sparse_decode_step(vae), self.done)
         self._sample = jax.jit(sample)
         self._unscale = jax.jit(lambda latent: latent / scale)
         self._velocity_step = velocity_step(dit)
@@ -135,11 +148,15 @@ class Stages:
         except ValueError as error:
             raise UserError(f"config.vae_memory_gib={memory_gib:g}: {error}") from error
 
+    def _counted(self, name: str, step: Callable, *counters: Counter) -> Callable:
+        return on_mesh(self.model.mesh, Counted(name, step, *counters))
+
     def _steps(self, strips: int) -> tuple[EncodeStep, DecodeStep]:
         if strips not in self._vae_steps:
-            vae, mesh = self.model.vae, self.model.mesh
-            steps = encode_step(vae, strips), decode_step(vae, strips)
-            self._vae_steps[strips] = on_mesh(mesh, steps[0]), on_mesh(mesh, steps[1])
+            vae, both = self.model.vae, (self.done, self.dense)
+            encode = self._counted("encode", encode_step(vae, strips), *both)
+            decode = self._counted("decode", decode_step(vae, strips), *both)
+            self._vae_steps[strips] = encode, decode
         return self._vae_steps[strips]
 
     def encode(
@@ -147,15 +164,20 @@ class Stages:
         slices: Iterable[Array | HostArray],
         noise: Float[Array, "b t v u c"],
         strips: int = 1,
+        plan: Sequence[Blocks] | None = None,
     ) -> Float[Array, "b t v u c"]:
         """A sample of the posterior of frames in [-1, 1], scaled.
 
         ``slices``: consecutive frames (b, s, h, w, 3), as many as ``frame_slices`` says; how many
         at a time changes memory and not the result. ``noise`` is standard normal, for all of them;
         zeros give the mean. Slices from the host are uploaded while the ones before are computed.
+        ``plan``: the blocks to encode, then with one latent frame a slice; None: all, densely.
         """
-        parts = map(self._on_devices, slices)
-        posteriors = encode_clip(self._steps(strips)[0], self.model.params["vae"], parts)
+        parts, params = map(self._on_devices, slices), self.model.params["vae"]
+        if plan is None:
+            posteriors = encode_clip(self._steps(strips)[0], params, parts)
+        else:
+            posteriors = encode_sparse_clip(self._sparse_encode_step, params, parts, plan)
         return self._sample(list(posteriors), noise)
 
     @property
@@ -207,6 +229,8 @@ class Stages:
                 return results[0]
             return combine(*results, sampler.guidance, sampler.rescale)
 
+        plans = [plan for _, plan in prompts]
+        self.done["refine"] += refine_flops(self.model.dit.config, plans, sampler.steps)
         start = self._gather(noise, index)
         refined = euler_sample(predict, start, uniform_trailing(sampler.steps))
         return self._scatter(latent, refined, index), bucket
@@ -217,19 +241,35 @@ class Stages:
         upscaled: Iterable[Array | HostArray],
         slice_latents: int = 1,
         strips: int = 1,
+        plan: Sequence[Blocks] | None = None,
     ) -> Iterator[Float[Array, "b s h w 3"]]:
         """Frames in about [-1, 1], slice by slice, ``slice_latents`` latent frames at a time.
 
         ``upscaled``: the input in [-1, 1], in slices as from ``frame_slices``, is what a residual
-        decoder adds to; others do not look at it.
+        decoder adds to; others do not look at it. ``plan``: the blocks to decode, with one latent
+        frame a slice; the others hold ``upscaled``. None: all, densely.
         """
         latents, params = latent.shape[1], self.model.params["vae"]
         unscaled = self._unscale(latent)
         parts = (unscaled[:, part] for part in spans(latent_slices(latents, slice_latents)))
-        base = None
-        if self.model.vae.config.residual_decoder:
-            base = map(self._on_devices, upscaled)
+        base = map(self._on_devices, upscaled)
+        if plan is not None:
+            return decode_sparse_clip(self._sparse_decode_step, params, parts, base, plan)
+        if not self.model.vae.config.residual_decoder:
+            base = None
         return decode_clip(self._steps(strips)[1], params, parts, base)
+
+    def count_dense(
+        self, names: Iterable[str], grid: tuple[int, int, int], sampler: Sampler
+    ) -> None:
+        """Adds to ``dense`` what the networks ``names``, which did not run densely, would have
+        taken for a chunk of ``grid`` tokens (frames, rows, columns)."""
+        texts = tuple(len(self.model.params["text"][name]) for name in self._prompts_of(sampler))
+        for name in names:
+            asked = name, grid, sampler.steps, texts
+            if asked not in self._dense_flops:
+                self._dense_flops[asked] = dense_flops(name, self.model, *asked[1:])
+            self.dense[name] += self._dense_flops[asked]
 
     def attention(self, bucket: Bucket) -> str:
         """Name of the attention kernel that runs a bucket here."""

@@ -34,6 +34,7 @@ from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, Settings
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.models.vae_slices import frame_slices
+from skipsr_jax.tokens.blocks import Blocks, clip_blocks
 from skipsr_jax.tokens.criterion import PATCH_FRAMES, dilate
 from skipsr_jax.types import Array, Bool, Float, HostArray
 
@@ -137,15 +138,27 @@ def _upscale_chunk(
     channels = stages.model.vae.config.latent_channels
     noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
     given = Given(pad_frames(frames), target, stages.model.mesh)
-    walk = spans(frame_slices(padded_count(count), settings.slice_latents))
     padded = padded_size(*target)
     strips = stages.strips(padded, settings.slice_latents, settings.vae_memory_gib)
+
+    def slices(plan: list[Blocks] | None) -> list[slice]:
+        per_slice = settings.slice_latents if plan is None else 1
+        return spans(frame_slices(padded_count(count), per_slice))
+
+    def masked(latent: Array | None) -> Bool[HostArray, "t r q"]:
+        with report.stage("mask"):
+            return keep_mask(settings.mask, stages, latent, frames, truth, target)
+
+    ahead = settings.encode == "sparse"
+    keep = masked(None) if ahead else None
+    plan = clip_blocks(keep) if ahead else None
     with report.stage("encode"):
-        latent = stages.encode(map(given.signed, walk), noise.posterior, strips)
+        signed = map(given.signed, slices(plan))
+        latent = stages.encode(signed, noise.posterior, strips, plan)
         latent.block_until_ready()
+    report.blocks("encode", plan, token_grid(count, *target))
     report.advance("encode", count - overlap)
-    with report.stage("mask"):
-        keep = keep_mask(settings.mask, stages, latent, frames, truth, target)
+    keep = keep if ahead else masked(latent)
     with report.stage("refine"):
         refined, bucket = stages.refine(
             latent, keep, noise.start, settings.sampler, noise.condition
@@ -154,13 +167,22 @@ def _upscale_chunk(
     report.advance("refine", count - overlap)
     report.chunk(keep, bucket)
 
+    otherwise = ["refine"] if plan is None else ["refine", "encode"]
+    plan = clip_blocks(keep) if settings.decode == "sparse" else None
+    if bucket is None and settings.pixels.keep_skipped:
+        plan = []
+    stages.count_dense(
+        otherwise if plan is None else [*otherwise, "decode"], keep.shape, settings.sampler
+    )
+    report.blocks("decode", plan, keep.shape)
+    walk = slices(plan)
     keep = keep[(np.arange(walk[-1].stop) + PATCH_FRAMES - 1) // PATCH_FRAMES]  # of each frame
-    if bucket is None and settings.pixels.keep_skipped:  # decoding would leave no trace
+    if plan == []:  # decoding would leave no trace
         shown = (given.unit(part)[0, :, : target[0], : target[1]] for part in walk)
     else:
         after = dataclasses.asdict(settings.pixels)
-        upscaled = map(given.signed, walk)
-        decoded = stages.decode(refined, upscaled, settings.slice_latents, strips)
+        signed = map(given.signed, walk)
+        decoded = stages.decode(refined, signed, settings.slice_latents, strips, plan)
         shown = (
             _finish(pixels, given.unit(part), keep[part], target, **after)
             for pixels, part in zip(decoded, walk, strict=True)
@@ -172,6 +194,22 @@ def _upscale_chunk(
         for frame in range(part.start, min(part.stop, count)):
             report.advance("decode", int(frame >= overlap))
             yield pixels[frame - part.start], keep[frame]
+
+
+def _check_sparse(stages: Stages, settings: Settings) -> None:
+    """Raises UserError for sparse coding that this model or these devices cannot do."""
+    sparse = [name for name in ("encode", "decode") if getattr(settings, name) == "sparse"]
+    if sparse and stages.devices > 1:
+        raise UserError(
+            f"config.{sparse[0]}=sparse runs on one device and the mesh has {stages.devices}: set "
+            f"config.{sparse[0]}=dense"
+        )
+    on_latents = settings.mask.source == "predictor" and not stages.masks_from_pixels
+    if settings.encode == "sparse" and on_latents:
+        raise UserError(
+            f"{stages.model.source} predicts its mask from the latent, which config.encode=sparse "
+            "needs the mask for: set config.encode=dense or config.mask.source=input"
+        )
 
 
 def upscale_frames(
@@ -192,6 +230,7 @@ def upscale_frames(
       report: where the stages note their time and what was skipped.
       reference: the true frames at the target size; the oracle mask needs them.
     """
+    _check_sparse(stages, settings)
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))

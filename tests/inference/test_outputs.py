@@ -1,6 +1,7 @@
 """Names of results, and what refuses before any work."""
 
 import pathlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from skipsr_jax.data.reader import Media
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import outputs
+from skipsr_jax.inference.cost import work_line
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Size
+from skipsr_jax.tokens.blocks import plan_blocks
 from skipsr_jax.tokens.buckets import Bucket
 
 FOUR = Size(4.0, 0, 0)
@@ -74,3 +77,8 @@ def test_the_report_adds_up():
     assert report.skipped == 7 / 8
     assert report.buckets == {Bucket(64, 16): 1}
     assert report.seconds["encode"] > 0
+    report.blocks("decode", plan_blocks(np.ones((3, 1, 4), bool), 4)[:1], (2, 1, 4))
+    report.blocks("decode", None, (2, 1, 4))
+    assert report.left_out == "decode 25.0 %"
+    said = work_line(Counter(refine=1e12, decode=2e12), Counter(refine=3e12, decode=2e12))
+    assert said == "refine 1 of 3, decode 2 of 2; 40.0 % saved"

@@ -35,6 +35,15 @@ def test_overrides_arrive():
     assert made.mask.dilate == 3
 
 
+def test_sparse_decoding_shows_the_input_in_skipped_patches():
+    _, config = parse("--config.decode=sparse", "--noconfig.pixels.keep_skipped")
+    with pytest.raises(UserError, match=r"config\.decode.*dense without pixels\.keep_skipped"):
+        settings.from_config(config)
+    _, config = parse("--config.encode=sparce")
+    with pytest.raises(UserError, match=r"config\.encode.*one of dense, sparse"):
+        settings.from_config(config)
+
+
 def test_bool_entries_have_a_no_form():
     _, config = parse("--noconfig.pixels.keep_skipped")
     assert not settings.from_config(config).pixels.keep_skipped

@@ -110,3 +110,32 @@ def test_16_bit_frames(stages, settings, clip):
     eight, _, _ = run(stages, settings, clip, mask={"source": "none"})
     sixteen, _, _ = run(stages, settings, deep, mask={"source": "none"})
     np.testing.assert_allclose(eight, sixteen, atol=1e-4)
+
+
+def test_sparse_coding(stages, settings, clip):
+    """The first latent frame is whole; later the kept patches' own, near what dense coding gives;
+    skipped ones hold the input."""
+    mask = {"source": "input"}
+    dense, keep, whole = run(stages, settings, clip, mask=mask)
+    decoded, same, report = run(stages, settings, clip, mask=mask, decode="sparse")
+    np.testing.assert_array_equal(keep, same)
+    np.testing.assert_allclose(decoded[0], dense[0], atol=1e-4)
+    pixels = np.repeat(np.repeat(keep, 16, 1), 16, 2)[:, :32, :40]
+    np.testing.assert_array_equal(decoded[~pixels], dense[~pixels])
+    error = np.abs(decoded - dense)[1:]
+    assert error.max() > 0 and error.mean() < 0.1 * np.abs(dense - 0.5).mean()
+    assert whole.left_out == "encode 0.0 %, decode 0.0 %"
+    assert report.left_out.startswith("encode 0.0 %, decode ") and not report.left_out.endswith(
+        " 0.0 %"
+    )
+
+    encoded, same, report = run(stages, settings, clip, mask=mask, encode="sparse")
+    np.testing.assert_array_equal(keep, same)
+    assert not report.left_out.startswith("encode 0.0 %")
+    assert np.abs(encoded - dense)[1:].max() > 0
+    np.testing.assert_array_equal(encoded[~pixels], dense[~pixels])
+
+
+def test_sparse_encoding_needs_a_mask_before_the_latent(stages, settings, clip):
+    with pytest.raises(UserError, match=r"config\.encode=dense or config\.mask\.source=input"):
+        run(stages, settings, clip, encode="sparse")

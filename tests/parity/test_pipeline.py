@@ -17,6 +17,7 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.models.vae_slices import frame_slices
+from skipsr_jax.tokens.blocks import plan_blocks
 
 LIMIT = 1e-4
 
@@ -76,6 +77,8 @@ def test_every_stage(case, golden, model):
         refined, _ = stages.refine(latent, np.ones(grid, bool), noise, sampler)
         close(refined[0], arrays["x0"], f"{name} x0")
 
-        parts = [np.asarray(part) for part in stages.decode(refined, slices)]
-        video = np.moveaxis(np.concatenate(parts, axis=1)[0], -1, 0)
-        close(video, arrays["video"], f"{name} video")
+        plan = plan_blocks(np.ones(grid, bool), grid[1] * grid[2])
+        for way in (None, plan) if grid[0] > 1 else (None,):
+            parts = [np.asarray(part) for part in stages.decode(refined, slices, plan=way)]
+            video = np.moveaxis(np.concatenate(parts, axis=1)[0], -1, 0)
+            close(video, arrays["video"], f"{name} video, {'sparse' if way else 'dense'}")
