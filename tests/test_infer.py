@@ -74,6 +74,7 @@ def frames_of(path):
     return np.stack(list(open_media(path).frames()))
 
 
+@pytest.mark.slow
 def test_a_clip_in_chunks(clip, checkpoint, capsys):
     """Size, length, rate; chunks of 5 with an overlap of 1; the mask beside; the same twice."""
     args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--config.size.factor=2",
@@ -117,6 +118,7 @@ def test_everything_skipped_is_the_upscaled_input(clip, checkpoint, capsys):
     np.testing.assert_allclose(frames_of("out").astype(int), 255 * given, atol=0.501)
 
 
+@pytest.mark.slow
 def test_images_folders_and_limits(clip, checkpoint):
     """A folder of numbered PNGs is a clip, another one separate files; max_frames cuts."""
     folder = pathlib.Path("shots")

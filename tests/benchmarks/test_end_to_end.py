@@ -9,6 +9,7 @@ from benchmarks import end_to_end
 from skipsr_jax.errors import UserError
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_writes_json(tmp_path, capsys):
     out, mask = tmp_path / "rows.json", tmp_path / "half.npy"
     keep = np.zeros((2, 4, 4), bool)

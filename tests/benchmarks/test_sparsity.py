@@ -46,6 +46,7 @@ def run():
     return of
 
 
+@pytest.mark.slow
 def test_masked_attention_gives_kept_tokens_what_the_way_around_gives_them(run):
     keep = blob_mask(GRID, 0.5)
     around, masked = run(plan_for(keep)), run(sparse_plans.attention_masked(keep))

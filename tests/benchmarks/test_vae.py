@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from benchmarks import vae
 
 
+@pytest.mark.slow
 def test_prints_a_table_and_writes_json(tmp_path, capsys):
     out = tmp_path / "vae.json"
     arguments = (

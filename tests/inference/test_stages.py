@@ -125,6 +125,7 @@ def test_noise_on_the_condition_reaches_the_transformer_only(stages):
     np.testing.assert_array_equal(np.asarray(other)[:, 1], np.asarray(latent)[:, 1])
 
 
+@pytest.mark.slow
 def test_slices_of_the_autoencoder_do_not_matter(stages):
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 9, 16, 16, 3)).astype(np.float32)

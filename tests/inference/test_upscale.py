@@ -50,6 +50,7 @@ def run(stages, settings, clip, reference=None, **parts):
     return np.stack([p for p, _ in pairs]), np.stack([k for _, k in pairs]), report
 
 
+@pytest.mark.slow
 def test_nothing_skipped_equals_dense(stages, settings, clip):
     dense, keep, report = run(stages, settings, clip, mask={"source": "none"})
     assert dense.shape == (5, *TARGET, 3)

@@ -147,6 +147,7 @@ def test_two_resolutions_and_two_masks_of_one_bucket_compile_once():
     assert run._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", sorted(set(REMAT_POLICIES) - {"none"}))
 def test_rematerialising_changes_no_gradient(remat):
     patches, text = random_sample(0, (1, 6, 8), 3)

@@ -58,7 +58,11 @@ def test_paths_are_those_of_the_public_keys():
     assert "conv_shortcut" in flat["encoder"]["down_blocks"]["2"]["resnets"]["0"]
 
 
-@pytest.mark.parametrize("slices", [(1, 4, 4, 4), (5, 8)], ids=lambda s: "+".join(map(str, s)))
+@pytest.mark.parametrize(
+    "slices",
+    [(5, 8), pytest.param((1, 4, 4, 4), marks=pytest.mark.slow)],
+    ids=lambda s: "+".join(map(str, s)),
+)
 def test_any_slicing_gives_the_whole(small, slices):
     vae, params = small
     encode, decode = _encode(vae), _decode(vae)
@@ -97,6 +101,7 @@ def test_an_earlier_output_never_sees_a_later_frame(small):
     assert jnp.abs(changed[:, 5:] - before[:, 5:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_residual_decoder_in_slices(residual):
     vae, params = residual
     decode = _decode(vae)
@@ -137,6 +142,7 @@ def test_residual_option_off_has_no_extra_parameters():
     }
 
 
+@pytest.mark.slow
 def test_remat_changes_memory_not_numbers(small, fill):
     vae, params = small
     again, _ = fill(_build(dataclasses.replace(SMALL, remat=True)))

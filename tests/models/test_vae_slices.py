@@ -47,6 +47,7 @@ def test_gathering_single_frames():
         list(gather_slices(iter(frames), [4]))
 
 
+@pytest.mark.slow
 def test_two_programs_serve_clips_of_any_length(fill):
     config = VAEConfig((4, 4, 8, 8), layers_per_block=1, norm_groups=2, residual_decoder=True)
     vae, params = fill(lambda: VAE(config, rngs=nnx.Rngs(0)))

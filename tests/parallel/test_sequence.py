@@ -52,6 +52,7 @@ def one_device():
     return make_mesh(1, 1, 1, chosen=jax.devices()[:1])
 
 
+@pytest.mark.slow
 def test_one_clip_uses_every_device():
     """Inference: one pack on a mesh of data, fsdp and seq lies over all of them."""
     model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))

@@ -155,6 +155,7 @@ def test_inner_activations(shared, networks_of, folder):
     assert checked >= network.config.layers
 
 
+@pytest.mark.slow
 def test_skipping(shared, networks_of):
     """Every mask: only kept tokens run, in the windows and at the places of the full grid."""
     folder = shared / "golden/F_skip"

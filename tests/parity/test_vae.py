@@ -70,6 +70,10 @@ def params(folder):
     return unflatten(flat)
 
 
+SMALLEST = (4, 6)
+"""Rows and columns of the latents of most cases."""
+
+
 def _cases(folder):
     found = sorted(folder.glob("*.npz"))
     assert found, f"no cases in {folder}"
@@ -97,9 +101,12 @@ def _join(slices):
     return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *slices)
 
 
-def test_whole_clips(folder, vae, params):
+@pytest.mark.parametrize("larger", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_whole_clips(folder, vae, params, larger):
     encode, decode = encode_step(vae), decode_step(vae)
-    for name, case in _cases(folder):
+    cases = [(n, c) for n, c in _cases(folder) if (c["z"].shape[3:] != SMALLEST) == larger]
+    assert cases
+    for name, case in cases:
         posterior, _ = encode(params, _ours(case["x"]), None)
         _close(posterior.mean, case["mean"], f"{name} mean")
         _close(posterior.logvar, case["logvar"], f"{name} logvar")
@@ -108,6 +115,7 @@ def test_whole_clips(folder, vae, params):
         _close(decoded, case["decoded"], f"{name} decoded")
 
 
+@pytest.mark.slow
 def test_in_slices_and_strips(folder, vae, params):
     """And in strips: the smaller pictures have four rows of latents."""
     encode, decode = encode_step(vae, strips=2), decode_step(vae, strips=2)
@@ -121,10 +129,11 @@ def test_in_slices_and_strips(folder, vae, params):
         _close(decoded, case["decoded"], f"{name} decoded")
 
 
+@pytest.mark.slow
 def test_sparse_with_every_block_active(folder, vae, params):
     encode, decode = sparse_encode_step(vae), sparse_decode_step(vae)
     for name, case in _cases(folder):
-        if case["z"].shape[2:] != (5, 4, 6):  # longest of the smallest pictures
+        if case["z"].shape[2:] != (5, *SMALLEST):  # the longest
             continue
         x, z = _ours(case["x"]), _ours(case["z"])
         active = np.ones((z.shape[1], z.shape[2] // 2, z.shape[3] // 2), bool)

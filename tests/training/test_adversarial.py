@@ -136,6 +136,7 @@ def test_the_discriminator_begins_as_the_generator_and_keeps_its_buffers(start):
     assert untrained - buffers == {"text/positive", "text/negative"}
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_to_tell_when_the_generator_stands_still(judge, start, batch):
     seen, params = judge.play(start, batch)
     assert seen[0]["discriminator"] > 0.6  # about log 2: it cannot tell yet

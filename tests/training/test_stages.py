@@ -138,6 +138,7 @@ def preview_of(stage, settings, params):
     return seen, batch, kept, given
 
 
+@pytest.mark.slow
 def test_sr_shows_the_input_in_skipped_patches_and_its_own_work_in_kept_ones(root, autoencoder):
     loss = sr.SrLoss(samples_per_pack=2, dense_share=0.0, random_drop=0.0)
     settings = settings_for("sr", loss, root, 1e-2, autoencoder)
@@ -150,6 +151,7 @@ def test_sr_shows_the_input_in_skipped_patches_and_its_own_work_in_kept_ones(roo
     assert np.abs(seen.frames - given)[kept].mean() > 0.01
 
 
+@pytest.mark.slow
 def test_predictor_shows_what_its_own_mask_loses(root, autoencoder):
     settings = settings_for("predictor", predictor.PredictorLoss(), root, 1e-2, autoencoder)
     stage = predictor.make(settings, PredictorConfig(width=16))
