@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from skipsr_jax.kernels.varlen_attention import xla
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
+from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, gpu_refusal
 from skipsr_jax.kernels.varlen_attention.segments import zero_outside
 from skipsr_jax.types import Array, Float, Int
 
@@ -84,13 +84,10 @@ def supported(problem: Problem, target: Target) -> str | None:
     """None when cuDNN can run this problem forward and backward, else the reason."""
     if _fused is None:
         return "this jax has no jax._src.cudnn.fused_attention_stablehlo"
-    if target.compute_capability is None:
-        return f"it needs an NVIDIA GPU, and this is {target.platform}"
-    if target.compute_capability < (9, 0):
-        found = ".".join(map(str, target.compute_capability))
-        return f"the packed layout needs compute capability 9.0 (Hopper), and this GPU has {found}"
-    if problem.dtype not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
-        return f"it takes bfloat16 or float16, not {problem.dtype}"
+    needs = "the packed layout needs compute capability 9.0 (Hopper)"
+    refused = gpu_refusal(problem, target, needs, (9, 0))
+    if refused is not None:
+        return refused
     if problem.head_dim % 8 or problem.head_dim > HEAD_DIM_LIMIT:
         return (
             f"head_dim must be a multiple of 8 and at most {HEAD_DIM_LIMIT}, not {problem.head_dim}"

@@ -17,7 +17,6 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from skipsr_jax.kernels.varlen_attention.pallas_gpu_parts import (
     GROUP_ROWS,
     GROUPS,
-    LOG2_E,
     STAGES,
     WGMMA,
     Stream,
@@ -27,11 +26,13 @@ from skipsr_jax.kernels.varlen_attention.pallas_gpu_parts import (
     own_rows,
     slot_of,
     spread,
+    steps_of,
     swizzled,
     write_rows,
     zero_outside,
     zeros,
 )
+from skipsr_jax.kernels.varlen_attention.tiled import LOG2_E
 from skipsr_jax.kernels.varlen_attention.tiles import (
     SEGMENT_BEGIN,
     SEGMENT_END,
@@ -43,11 +44,6 @@ from skipsr_jax.types import Array, Float, Int
 
 BLOCK = 64  # rows of what goes by
 SHAPE = (GROUP_ROWS, BLOCK)
-
-
-def _steps(table, tile) -> Array:
-    rows = table[tile, SEGMENT_END] - table[tile, SEGMENT_START]
-    return lax.div(rows + (BLOCK - 1), jnp.int32(BLOCK))
 
 
 def _fetch(sources, held, group):
@@ -66,7 +62,7 @@ def _over_blocks(table, tile, body):
     Counted in rows from the block's first; None where all of the block is the segment's. Gives the
     number of blocks.
     """
-    steps, start = _steps(table, tile), table[tile, SEGMENT_START]
+    steps, start = steps_of(table, tile, BLOCK), table[tile, SEGMENT_START]
 
     def edge(step):
         row = start + step * BLOCK
@@ -146,7 +142,7 @@ def _query_copy(head, tile, done, table, q, k, v, d_out, lse, delta, d_q, *, hel
             **streams[name],
         )
 
-    steps = _steps(table, tile)
+    steps = steps_of(table, tile, BLOCK)
     copy_streams((stream("k", k), stream("v", v)), steps, done)
     return steps
 
@@ -222,26 +218,20 @@ def _key_copy(
 
     blocks = {"q": rows(q), "d_out": rows(d_out), "lse": by_tile(lse), "delta": by_tile(delta)}
     found = tuple(Stream(block=block, free=free, **streams[name]) for name, block in blocks.items())
-    steps = _steps(table, tile)
+    steps = steps_of(table, tile, BLOCK)
     copy_streams(found, steps, done)
     return steps
 
 
-def _stream(shape, dtype=None):
-    """Buffers of one array that goes by; plain float32 without a dtype."""
-    whole = (STAGES, *shape)
+def _buffers(number, shape, dtype=None):
+    """Memory of one array, so many times, and when each is there; float32 without a dtype.
+
+    GROUPS of what stands still, STAGES of what goes by.
+    """
+    whole = (number, *shape)
     return {
         "shared": plgpu.SMEM(whole, jnp.float32) if dtype is None else swizzled(whole, dtype),
-        "ready": plgpu.Barrier(num_barriers=STAGES),
-    }
-
-
-def _still(shape, dtype=None):
-    """Memory of one array that stands still."""
-    whole = (GROUPS, *shape)
-    return {
-        "shared": plgpu.SMEM(whole, jnp.float32) if dtype is None else swizzled(whole, dtype),
-        "ready": plgpu.Barrier(num_barriers=GROUPS),
+        "ready": plgpu.Barrier(num_barriers=number),
     }
 
 
@@ -274,13 +264,16 @@ def backward(
         [grad],
         {
             "held": {
-                "q": _still(wide, q.dtype),
-                "d_out": _still(wide, q.dtype),
-                "lse": _still((GROUP_ROWS,)),
-                "delta": _still((GROUP_ROWS,)),
+                "q": _buffers(GROUPS, wide, q.dtype),
+                "d_out": _buffers(GROUPS, wide, q.dtype),
+                "lse": _buffers(GROUPS, (GROUP_ROWS,)),
+                "delta": _buffers(GROUPS, (GROUP_ROWS,)),
                 "tail": tail,
             },
-            "streams": {"k": _stream(block, q.dtype), "v": _stream(block, q.dtype)},
+            "streams": {
+                "k": _buffers(STAGES, block, q.dtype),
+                "v": _buffers(STAGES, block, q.dtype),
+            },
             "free": free,
         },
         heads,
@@ -291,12 +284,16 @@ def backward(
         operands,
         [grad, grad],
         {
-            "held": {"k": _still(wide, q.dtype), "v": _still(wide, q.dtype), "tail": tail},
+            "held": {
+                "k": _buffers(GROUPS, wide, q.dtype),
+                "v": _buffers(GROUPS, wide, q.dtype),
+                "tail": tail,
+            },
             "streams": {
-                "q": _stream(block, q.dtype),
-                "d_out": _stream(block, q.dtype),
-                "lse": _stream((BLOCK,)),
-                "delta": _stream((BLOCK,)),
+                "q": _buffers(STAGES, block, q.dtype),
+                "d_out": _buffers(STAGES, block, q.dtype),
+                "lse": _buffers(STAGES, (BLOCK,)),
+                "delta": _buffers(STAGES, (BLOCK,)),
             },
             "free": free,
         },

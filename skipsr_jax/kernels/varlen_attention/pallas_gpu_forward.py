@@ -18,7 +18,6 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from skipsr_jax.kernels.varlen_attention.pallas_gpu_parts import (
     GROUP_ROWS,
     GROUPS,
-    LOG2_E,
     STAGES,
     WGMMA,
     Stream,
@@ -28,11 +27,13 @@ from skipsr_jax.kernels.varlen_attention.pallas_gpu_parts import (
     own_rows,
     slot_of,
     spread,
+    steps_of,
     swizzled,
     write_rows,
     zero_outside,
     zeros,
 )
+from skipsr_jax.kernels.varlen_attention.tiled import LOG2_E
 from skipsr_jax.kernels.varlen_attention.tiles import (
     SEGMENT_BEGIN,
     SEGMENT_END,
@@ -42,11 +43,6 @@ from skipsr_jax.kernels.varlen_attention.tiles import (
 from skipsr_jax.types import Array, Float, Int
 
 KEYS = 128  # of one block
-
-
-def _steps(table, tile) -> Array:
-    keys = table[tile, SEGMENT_END] - table[tile, SEGMENT_START]
-    return lax.div(keys + (KEYS - 1), jnp.int32(KEYS))
 
 
 def _row_values(value: float) -> Array:
@@ -59,7 +55,7 @@ def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams
     del k, v
     group, turn = lax.axis_index("group"), held["turn"]
     own = own_rows(table, tile, group)
-    steps = _steps(table, tile)
+    steps = steps_of(table, tile, KEYS)
     begin, end = (
         table[tile, column] - table[tile, SEGMENT_START] for column in (SEGMENT_BEGIN, SEGMENT_END)
     )
@@ -151,7 +147,7 @@ def _copy(head, tile, done, table, q, k, v, out, lse, *, held, streams):
             block=lambda step: source.at[pl.ds(start + step * KEYS, KEYS), head], **streams[name]
         )
 
-    steps = _steps(table, tile)
+    steps = steps_of(table, tile, KEYS)
     copy_streams((stream("k", k), stream("v", v)), steps, done)
     return steps
 

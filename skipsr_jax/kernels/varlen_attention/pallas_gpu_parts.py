@@ -5,7 +5,6 @@ shared memory, and one that copies the rows that go by, STAGES blocks ahead of t
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,8 @@ from skipsr_jax.kernels.varlen_attention.problem import current_cores
 from skipsr_jax.kernels.varlen_attention.tiles import (
     ROW_BEGIN,
     ROW_END,
+    SEGMENT_END,
+    SEGMENT_START,
     TILE_ROWS,
     TILE_START,
     TILES,
@@ -34,7 +35,6 @@ GROUPS = 2
 GROUP_ROWS = TILE_ROWS // GROUPS
 STAGES = 2
 COMPUTE_REGISTERS, COPY_REGISTERS = 240, 24  # of a thread; 2 x 128 x 240 + 128 x 24 <= 65,536
-LOG2_E = math.log2(math.e)
 WGMMA = plgpu.Layout.WGMMA
 
 
@@ -58,6 +58,12 @@ def between(first: Array, end: Array, shape: tuple[int, int], axis: int) -> Arra
     """Where the index along ``axis`` is in [first, end)."""
     index = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
     return (index >= first) & (index < end)
+
+
+def steps_of(table: Any, tile: Array, block: int) -> Array:
+    """In how many blocks of ``block`` rows the tile's segment goes by."""
+    rows = table[tile, SEGMENT_END] - table[tile, SEGMENT_START]
+    return lax.div(rows + (block - 1), jnp.int32(block))
 
 
 def slot_of(step: Array) -> Array:

@@ -9,7 +9,6 @@ Pallas on Triton is deprecated since jax 0.11. It serves GPUs that cuDNN's packe
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
-from skipsr_jax.kernels.varlen_attention.tiled import Kernels, tiled_attention
+from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, gpu_refusal
+from skipsr_jax.kernels.varlen_attention.tiled import LOG2_E, Kernels, tiled_attention
 from skipsr_jax.kernels.varlen_attention.tiles import (
     ROW_BEGIN,
     ROW_END,
@@ -34,22 +33,14 @@ from skipsr_jax.types import Array, Float, Int
 BLOCK = 64  # rows that go by at a time, forward
 BACKWARD_BLOCK = 32
 WARPS, STAGES = 8, 2
-LOG2_E = math.log2(math.e)
-DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
 def supported(problem: Problem, target: Target) -> str | None:
     """None when the Triton kernels can run this problem, else the reason."""
-    if target.compute_capability is None:
-        return f"it needs an NVIDIA GPU, and this is {target.platform}"
-    if target.compute_capability < (8, 0):
-        found = ".".join(map(str, target.compute_capability))
-        return f"it needs compute capability 8.0 (Ampere), and this GPU has {found}"
-    if problem.dtype not in DTYPES:
-        return f"it takes bfloat16 or float16, not {problem.dtype}"
-    if problem.head_dim > WIDTHS[-1]:
+    refused = gpu_refusal(problem, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
+    if refused is None and problem.head_dim > WIDTHS[-1]:
         return f"head_dim must be at most {WIDTHS[-1]}, not {problem.head_dim}"
-    return None
+    return refused
 
 
 def _rows(ref, start, rows, head, inside):

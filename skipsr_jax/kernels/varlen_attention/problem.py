@@ -7,7 +7,11 @@ the reason in one sentence. All of it is static, so the choice is made while tra
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+HALF_PRECISION = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+"""What the tensor cores of the kernels for NVIDIA GPUs take."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,28 @@ class Target:
 
     platform: str
     compute_capability: tuple[int, int] | None = None
+
+
+def gpu_refusal(
+    problem: Problem,
+    target: Target,
+    needs: str,
+    least: tuple[int, int],
+    below: tuple[int, int] | None = None,
+) -> str | None:
+    """Why a half-precision kernel for NVIDIA GPUs cannot run on the target, in this dtype; or None.
+
+    It runs at compute capabilities from ``least`` to before ``below`` (None: to any), which
+    ``needs`` says in words.
+    """
+    found = target.compute_capability
+    if found is None:
+        return f"it needs an NVIDIA GPU, and this is {target.platform}"
+    if found < least or (below is not None and found >= below):
+        return f"{needs}, and this GPU has {'.'.join(map(str, found))}"
+    if problem.dtype not in HALF_PRECISION:
+        return f"it takes bfloat16 or float16, not {problem.dtype}"
+    return None
 
 
 def current_target() -> Target:

@@ -7,6 +7,7 @@ do not write them; they are selected to zero here.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -20,6 +21,9 @@ from skipsr_jax.kernels.varlen_attention.tiles import (
     tiles_of,
 )
 from skipsr_jax.types import Array, Float, Int
+
+LOG2_E = math.log2(math.e)
+"""The kernels' exponents are in base 2."""
 
 
 @dataclasses.dataclass(frozen=True)
