@@ -11,16 +11,17 @@ for a while continues from what it was when last active. So the first latent fra
 hold all blocks in order. Invariant: with every block active the result is the dense one.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d
+from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
 from skipsr_jax.nn.group_norm import GroupNorm, Moments, moments, normalise
-from skipsr_jax.nn.upsample import Kernel, Upsample, edges, unfold
-from skipsr_jax.nn.vae_blocks import Resnet
+from skipsr_jax.nn.upsample import Kernel, Upsample, add_inner, unfold
+from skipsr_jax.nn.vae_blocks import Resnet, run_in_order
 from skipsr_jax.tokens.blocks import MISSING, Blocks
 from skipsr_jax.types import Array, Float, Int
 
@@ -105,17 +106,16 @@ def put_blocks(
     return tiles.reshape(picture.shape)
 
 
-def _with_past(
+def _with_table(
     x: Float[Array, "n f v u c"], table: Carry, blocks: Blocks, taps: int, steps: int = 1
 ) -> tuple[Float[Array, "n g v u c"], Float[Array, "m k v u c"]]:
     """x behind the frames before it, and the table of the last taps - steps frames of all blocks.
     Without a table x starts a clip."""
-    if table is None:
-        before = jnp.repeat(x[:, :1], taps - 1, axis=1)
-    else:
+    before = None
+    if table is not None:
         place = jnp.minimum(blocks.place, len(table) - 1)
         before = table.at[place].get(mode="promise_in_bounds")
-    x = jax.lax.optimization_barrier(jnp.concatenate([before.astype(x.dtype), x], axis=1))
+    x = jax.lax.optimization_barrier(with_past(x, before, taps - 1))
     last = x[:, x.shape[1] - (taps - steps) :]  # behind the barrier: copied, not computed again
     return x, last if table is None else table.at[blocks.place].set(last, mode="drop")
 
@@ -139,7 +139,7 @@ def block_conv(
     x = with_border(x.astype(conv.dtype), active)
     if taps == 1:
         return _run(conv, x), ()
-    x, table = _with_past(x, table, active.blocks, taps, steps)
+    x, table = _with_table(x, table, active.blocks, taps, steps)
     return _run(conv, x), table
 
 
@@ -157,9 +157,7 @@ def picture_conv(
     picture = picture.astype(conv.dtype)
     taps = conv.kernel.shape[0]
     if taps > 1:
-        before = jnp.repeat(picture[:, :1], taps - 1, axis=1) if carry is None else carry
-        picture = jnp.concatenate([before.astype(picture.dtype), picture], axis=1)
-        picture = jax.lax.optimization_barrier(picture)
+        picture = jax.lax.optimization_barrier(with_past(picture, carry, taps - 1))
     y = _run(conv, take_blocks(picture, blocks, size, 1))
     return y, picture[:, picture.shape[1] - (taps - 1) :] if taps > 1 else ()
 
@@ -211,12 +209,8 @@ def block_resnets(
     resnets: Sequence[Resnet], x: Float[Array, "n f h w i"], carry: Carry, active: Active
 ) -> tuple[Float[Array, "n f h w o"], Carry]:
     """Resnets on active blocks, one after the other."""
-    carries = [None] * len(resnets) if carry is None else carry
-    after = []
-    for resnet, before in zip(resnets, carries, strict=True):
-        x, remembered = block_resnet(resnet, x, before, active)
-        after.append(remembered)
-    return x, tuple(after)
+    parts = [functools.partial(block_resnet, resnet, active=active) for resnet in resnets]
+    return run_in_order(parts, x, carry)
 
 
 def picture_resnet(
@@ -233,10 +227,8 @@ def picture_resnet(
 
 def _with_constants(y: Array, kernel: Kernel, bias: Float[Array, " o"], active: Active) -> Array:
     """Adds the bias and what the pointwise bias sends to each place of each block (n f v u q), less
-    where no neighbour is. As in the dense layer the convolution adds what inner places get."""
-    table = edges(edges(kernel.ones.sum(axis=0), 0), 1) + jnp.tile(bias, 4)
-    y = jax.lax.optimization_barrier(y + table[1, 1].astype(y.dtype))
-    table = (table - table[1, 1]).astype(y.dtype)
+    where no neighbour is."""
+    y, table = add_inner(y, kernel.ones, bias)
     last = y.shape[2] - 1
     place = jnp.arange(last + 1)
 
@@ -255,7 +247,7 @@ def block_upsample(
     """The layer ``upsample``, which must not double frames, on active blocks: v = 2 h, u = 2 w."""
     kernel = upsample.kernel()
     x = with_border(x.astype(upsample.conv.dtype), active)
-    seen, carry = _with_past(x, carry, active.blocks, kernel.weights.shape[0])
+    seen, carry = _with_table(x, carry, active.blocks, kernel.weights.shape[0])
     y = conv3d(seen, kernel.weights, padding=_VALID)
     bias = upsample.conv.bias[...].astype(jnp.float32)
     return unfold(_with_constants(y, kernel, bias, active), 1), carry

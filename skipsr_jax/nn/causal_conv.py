@@ -106,6 +106,13 @@ def conv3d(
     return run(x, kernel)
 
 
+def with_past(x: Float[Array, "b f h w c"], carry: Carry, count: int) -> Float[Array, "b g h w c"]:
+    """x behind the ``count`` frames before it, in its dtype: the carry's, or at the start of a clip
+    (None) copies of its first frame."""
+    before = jnp.repeat(x[:, :1], count, axis=1) if carry is None else carry
+    return jnp.concatenate([before.astype(x.dtype), x], axis=1)
+
+
 def causal_conv3d(
     x: Float[Array, "b f h w i"],
     kernel: Float[Array, "kt kh kw i o"],
@@ -120,12 +127,12 @@ def causal_conv3d(
     """
     taps, step = kernel.shape[0], strides[0]
     if taps > 1:
-        before = jnp.repeat(x[:, :1], taps - 1, axis=1) if carry is None else carry
-        x = jnp.concatenate([before.astype(x.dtype), x], axis=1)
+        given = x.shape[1]
+        x = with_past(x, carry, taps - 1)
         if x.shape[1] < taps or (x.shape[1] - taps) % step:
             raise ValueError(
-                f"{x.shape[1]} frames ({before.shape[1]} of them from before) do not fill steps of "
-                f"{step} after the first {taps}: give 1 + k {step} frames first, then k {step}"
+                f"{x.shape[1]} frames ({x.shape[1] - given} of them from before) do not fill steps "
+                f"of {step} after the first {taps}: give 1 + k {step} frames first, then k {step}"
             )
     if taps == step or taps == 1:
         return conv3d(x, kernel, strides, padding), ()

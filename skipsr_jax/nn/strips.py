@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d
+from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
 from skipsr_jax.types import Array, DType, Float, Int
 
 Pointwise = Callable[[Array], Array]
@@ -60,14 +60,10 @@ def conv_in_strips(
     kernel, bias = conv.kernel[...].astype(dtype), conv.bias[...].astype(dtype)
     remembered = kernel.shape[0] - 1
 
-    def joined(before: Array | None, seen: Array) -> Array:
-        past = jnp.repeat(seen[:, :1], remembered, axis=1) if before is None else before
-        return jnp.concatenate([past.astype(dtype), seen.astype(dtype)], axis=1)
-
     def make(number: Array) -> Array:
         first = number * rows
         before = None if carry is None else with_halo(carry, first, rows, lambda part: part)
-        frames = joined(before, with_halo(x, first, rows, prepare))
+        frames = with_past(with_halo(x, first, rows, prepare).astype(dtype), before, remembered)
         y = conv3d(frames, kernel, padding=((0, 0), (1, 1))) + bias
         if added is None:
             return y
@@ -77,7 +73,7 @@ def conv_in_strips(
     y = in_strips(strips, (b, f, h, w, kernel.shape[-1]), dtype, make)
     # After all strips: only then is the memory of the old carry free for the new one.
     x, y = jax.lax.optimization_barrier((x, y))
-    last = prepare(x)[:, -remembered:]
+    last = prepare(x)[:, -remembered:].astype(dtype)
     if f < remembered:
-        last = joined(carry, last)[:, -remembered:]
-    return y, last.astype(dtype)
+        last = with_past(last, carry, remembered)[:, -remembered:]
+    return y, last

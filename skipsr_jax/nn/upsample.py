@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, causal_conv3d, conv3d
+from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, causal_conv3d, conv3d, with_past
 from skipsr_jax.nn.strips import in_strips, with_halo
 from skipsr_jax.types import Array, Float
 
@@ -93,6 +93,20 @@ def edges(values: Array, axis: int) -> Array:
     return jnp.stack([after, before + after, before], axis=axis)
 
 
+def add_inner(
+    y: Float[Array, "b f v u q"], ones: Float[Array, "t 2 2 q"], bias: Float[Array, " o"]
+) -> tuple[Float[Array, "b f v u q"], Float[Array, "3 3 q"]]:
+    """Adds the bias and what the pointwise bias sends to inner places, and gives what first, inner
+    and last ones of rows and columns get beyond that.
+
+    The convolution adds the former; its result is kept apart from the rest, which would otherwise
+    become a whole picture for it to read.
+    """
+    constants = edges(edges(ones.sum(axis=0), 0), 1) + jnp.tile(bias, y.shape[-1] // bias.size)
+    y = jax.lax.optimization_barrier(y + constants[1, 1].astype(y.dtype))
+    return y, (constants - constants[1, 1]).astype(y.dtype)
+
+
 def _add_constants(
     y: Float[Array, "b f v u q"],
     ones: Float[Array, "t 2 2 q"],
@@ -102,13 +116,9 @@ def _add_constants(
 ) -> Float[Array, "b f v u q"]:
     """Adds the bias and what the pointwise bias sends, less at the borders of the picture.
 
-    The places of ``y`` are those from row ``start`` on, of a picture of ``rows`` small pixels. The
-    convolution adds what inner places get; its result is kept apart from the rest, which would
-    otherwise become a whole picture for it to read.
+    The places of ``y`` are those from row ``start`` on, of a picture of ``rows`` small pixels.
     """
-    constants = edges(edges(ones.sum(axis=0), 0), 1) + jnp.tile(bias, y.shape[-1] // bias.size)
-    y = jax.lax.optimization_barrier(y + constants[1, 1].astype(y.dtype))
-    constants = (constants - constants[1, 1]).astype(y.dtype)
+    y, constants = add_inner(y, ones, bias)
     for axis, (length, begin, end) in enumerate(
         ((y.shape[2], start, rows), (y.shape[3], 0, y.shape[3] - 1))
     ):
@@ -188,8 +198,7 @@ class Upsample(nnx.Module):
         """Of places too each strip makes one more than it has small rows; its ends are cut off."""
         kernel, bias = self.kernel(), self.conv.bias[...].astype(jnp.float32)
         taps, (b, f, h, w, c) = kernel.weights.shape[0], x.shape
-        before = jnp.repeat(x[:, :1], taps - 1, axis=1) if carry is None else carry
-        joined, rows = jnp.concatenate([before.astype(x.dtype), x], axis=1), h // strips
+        joined, rows = with_past(x, carry, taps - 1), h // strips
 
         def make(number: Array) -> Array:
             seen = with_halo(joined, number * rows, rows, lambda part: part)
