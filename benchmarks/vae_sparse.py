@@ -31,7 +31,7 @@ from skipsr_jax.models.vae import SPACE_FACTOR, TIME_FACTOR, VAE
 from skipsr_jax.models.vae_slices import decode_clip, decode_step, encode_clip, encode_step
 from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decode_step
 from skipsr_jax.models.vae_sparse_encode import encode_sparse_clip, sparse_encode_step
-from skipsr_jax.tokens.blocks import Blocks, plan_blocks, slots_for
+from skipsr_jax.tokens.blocks import Blocks, plan_blocks
 from skipsr_jax.tokens.criterion import PATCH_PIXELS
 from skipsr_jax.types import Bool, HostArray
 
@@ -116,12 +116,9 @@ def measure(clip: Clip, way: str, values: flags.FlagValues) -> list[dict]:
     frames = np.array([1] + [TIME_FACTOR] * (clip.latents - 1))
     for skip in sorted(map(float, values.skips), reverse=True):
         for name, keep in clip_masks(clip.grid, skip, values.errors).items():
-            slots = slots_for(int(keep[1:].sum(axis=(1, 2)).max(initial=1)), blocks)
-            active = keep.sum(axis=(1, 2)).astype(float)
-            active[0] = blocks
-            room = np.full(clip.latents, slots)
-            room[0] = blocks
-            plan = plan_blocks(keep, slots)
+            plan = plan_blocks(keep)
+            active = np.array([(part.place < blocks).sum() for part in plan])
+            room = np.array([len(part.place) for part in plan])
             seconds = median_seconds(lambda p=plan: clip.run(way, p), values.repeats)
             rows.append(
                 {

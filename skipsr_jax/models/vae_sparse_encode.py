@@ -24,14 +24,12 @@ from skipsr_jax.nn.block_sparse import (
 from skipsr_jax.nn.causal_conv import Carry
 from skipsr_jax.nn.params import Params, bind
 from skipsr_jax.nn.vae_blocks import run_in_order
-from skipsr_jax.tokens.blocks import Blocks
+from skipsr_jax.tokens.blocks import HALF, Blocks
 from skipsr_jax.tokens.criterion import PATCH_PIXELS
 from skipsr_jax.types import Array, Float, HostArray
 
 SPARSE_LEVELS = 2
 """Full and half resolution."""
-HALF = PATCH_PIXELS // 2
-"""Pixels along a block at half resolution."""
 
 SparseEncodeStep = Callable[[Params, Array, Carry, Blocks], tuple[Posterior, Carry]]
 

@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skipsr_jax.tokens.criterion import PATCH_PIXELS
 from skipsr_jax.types import Array, Bool, HostArray, Int
 
+HALF = PATCH_PIXELS // 2
+"""Pixels along a block at half resolution."""
 MISSING = -1
 """In place of a slot: this block is not active, or lies beyond the border of the picture."""
 
@@ -62,11 +65,15 @@ def _blocks(active: Bool[HostArray, "r q"], slots: int) -> Blocks:
     )
 
 
-def plan_blocks(active: Bool[HostArray, "t r q"], slots: int) -> list[Blocks]:
-    """The blocks of each latent frame of a clip: all of them in the first, then the active ones,
-    in ``slots`` slots. Raises ValueError when a frame has more active blocks than slots."""
+def plan_blocks(active: Bool[HostArray, "t r q"], slots: int | None = None) -> list[Blocks]:
+    """The blocks of each latent frame of a clip: all of them in the first, then the active ones.
+
+    ``slots``: for the latter; by default what the fullest frame needs. Raises ValueError when a
+    frame has more active blocks than slots.
+    """
     blocks = active[0].size
     most = int(active[1:].sum(axis=(1, 2)).max(initial=0))
+    slots = slots_for(most, blocks) if slots is None else slots
     if most > slots:
         raise ValueError(f"a frame has {most} active blocks of {blocks}; there are {slots} slots")
     everything = _blocks(np.ones_like(active[0]), blocks)
@@ -74,12 +81,9 @@ def plan_blocks(active: Bool[HostArray, "t r q"], slots: int) -> list[Blocks]:
 
 
 def clip_blocks(keep: Bool[HostArray, "t r q"]) -> list[Blocks] | None:
-    """The blocks of a clip's kept patches, in as many slots as its fullest frame needs. None where
-    nothing can be left out: of a picture, and where everything is kept."""
-    if len(keep) == 1 or keep[1:].all():
-        return None
-    most = int(keep[1:].sum(axis=(1, 2)).max())
-    return plan_blocks(keep, slots_for(most, keep[0].size))
+    """The blocks of a clip's kept patches. None where nothing can be left out: of a picture, and
+    where everything is kept."""
+    return None if len(keep) == 1 or keep[1:].all() else plan_blocks(keep)
 
 
 def blocks_run(plan: list[Blocks]) -> int:
