@@ -27,7 +27,7 @@ from skipsr_jax.diffusion.timesteps import shift_timestep
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.discriminator import Discriminator, body_of
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
+from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.tokens.patches import join_channels
@@ -47,7 +47,7 @@ from skipsr_jax.training.flow import (
     skip_percent,
     texts,
 )
-from skipsr_jax.training.frozen import load_vae, with_latents
+from skipsr_jax.training.frozen import coding_flops, load_vae, with_latents
 from skipsr_jax.training.gan import (
     Pairing,
     discriminator_loss,
@@ -57,7 +57,7 @@ from skipsr_jax.training.gan import (
 from skipsr_jax.training.settings import Settings, require
 from skipsr_jax.training.shown import one_step_preview, shown_loss
 from skipsr_jax.training.sr import abstract_dit, fresh_params
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, by_shape, recipe_of
+from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
 from skipsr_jax.types import Array, Float
 
 DISTANCES = {"l1": jnp.abs, "l2": jnp.square}
@@ -299,19 +299,16 @@ def make(
 
 def _flops(weight: AdversarialLoss, config: DiTConfig, vae: VAE, parts: int):
     """Operations of a step; the heads, a small share, are not counted."""
-    cost = functools.cache(lambda shape: vae_flops(vae, shape))
-    judged = weight.depths[-1] / config.layers
+    coding, judged = coding_flops(vae), weight.depths[-1] / config.layers
     looks = 2 + bool(weight.r1) + bool(weight.r2)
     of_discriminator = 1 + looks * (1 + BACKWARD) * judged
     of_generator = 1 + BACKWARD + (2 + BACKWARD_FROZEN) * judged
 
+    def decoded(samples: int) -> int:
+        return min(weight.pixel_samples, samples // parts) * parts * bool(weight.pixel_weight)
+
     def flops(batch: Batch) -> float:
-        total = (of_discriminator + of_generator) * dit_flops(config, batch["plan"]).total
-        for clips in by_shape(batch["hr"]):
-            encoding, decoding = cost((1, *clips.shape[1:4]))
-            decoded = min(weight.pixel_samples, len(clips) // parts) * parts
-            decoded *= bool(weight.pixel_weight)
-            total += 2 * len(clips) * encoding + (1 + BACKWARD_FROZEN) * decoded * decoding
-        return total
+        transformers = (of_discriminator + of_generator) * dit_flops(config, batch["plan"]).total
+        return transformers + coding(batch, decoded)
 
     return flops

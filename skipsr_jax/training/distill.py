@@ -25,7 +25,7 @@ from skipsr_jax.diffusion.guidance import combine
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
-from skipsr_jax.models.flops import BACKWARD, dit_flops, vae_flops
+from skipsr_jax.models.flops import BACKWARD, dit_flops
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, bind, flatten, unflatten
 from skipsr_jax.training.flow import (
@@ -42,11 +42,11 @@ from skipsr_jax.training.flow import (
     skip_percent,
     texts,
 )
-from skipsr_jax.training.frozen import load_vae, with_latents
+from skipsr_jax.training.frozen import coding_flops, load_vae, with_latents
 from skipsr_jax.training.settings import Settings, require
 from skipsr_jax.training.shown import one_step_preview
 from skipsr_jax.training.sr import abstract_dit, fresh_params
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, by_shape, recipe_of
+from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
 from skipsr_jax.types import Array, DType, Float
 
 
@@ -187,15 +187,11 @@ def make(
         }
         return (velocity if weight.matching == "v" else clean_error), metrics
 
-    cost = functools.cache(lambda shape: vae_flops(vae, shape))
+    coding = coding_flops(vae)
 
     def flops(batch: Batch) -> float:
         # Student, and twice the teacher; what guidance adds in the first phase is not counted.
-        encoding = sum(
-            len(clips) * cost((1, *clips.shape[1:4]))[0] for clips in by_shape(batch["hr"])
-        )
-        transformer = (1 + BACKWARD + 2) * dit_flops(config, batch["plan"]).total
-        return transformer + 2 * encoding
+        return (1 + BACKWARD + 2) * dit_flops(config, batch["plan"]).total + coding(batch)
 
     return Stage(
         init=init,

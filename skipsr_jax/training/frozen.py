@@ -1,5 +1,8 @@
 """The trained autoencoder that later stages read and leave alone."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +10,7 @@ from flax import nnx
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import from_json
 from skipsr_jax.errors import UserError
+from skipsr_jax.models.flops import BACKWARD_FROZEN, vae_flops
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.models.vae_slices import encode_scanned
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
@@ -86,6 +90,23 @@ def with_latents(module: VAE, frozen: Params, batch: Batch, key: Array) -> Batch
         pairs.append(encode_pair(module, frozen["vae"], truth, given, own))
     clean, low = zip(*pairs, strict=True)
     return batch | {"clean": clean, "low": low}
+
+
+def coding_flops(module: VAE) -> Callable[..., float]:
+    """(batch on the host, how many samples are decoded of so many of one shape: none by default) ->
+    operations of a step: true clips and inputs encoded, some decoded and derived by their latents.
+    """
+    cost = functools.cache(functools.partial(vae_flops, module))
+
+    def flops(batch: Batch, decoded: Callable[[int], int] = lambda samples: 0) -> float:
+        total = 0.0
+        for clips in by_shape(batch["hr"]):
+            encoding, decoding = cost((1, *clips.shape[1:4]))
+            total += 2 * len(clips) * encoding
+            total += (1 + BACKWARD_FROZEN) * decoded(len(clips)) * decoding
+        return total
+
+    return flops
 
 
 def latent_shape(module: VAE, frames: Float[Array, "b f h w 3"]) -> tuple[int, int, int, int, int]:

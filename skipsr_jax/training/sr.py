@@ -19,7 +19,7 @@ from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
-from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
+from skipsr_jax.models.flops import BACKWARD, dit_flops
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import Params, abstract, bind, flatten, to_dict, unflatten
 from skipsr_jax.training.flow import (
@@ -35,7 +35,7 @@ from skipsr_jax.training.flow import (
     skip_percent,
     velocity_error,
 )
-from skipsr_jax.training.frozen import load_vae, with_latents
+from skipsr_jax.training.frozen import coding_flops, load_vae, with_latents
 from skipsr_jax.training.settings import Settings, require
 from skipsr_jax.training.shown import one_step_preview, shown_loss
 from skipsr_jax.training.stage import (
@@ -43,7 +43,6 @@ from skipsr_jax.training.stage import (
     Metrics,
     Stage,
     buffers,
-    by_shape,
     recipe_of,
 )
 from skipsr_jax.types import Array, Bool, DType, Float
@@ -221,15 +220,11 @@ def make(
             total, metrics = total + weight.pixel_weight * pixel, metrics | seen
         return total, metrics
 
-    cost = functools.cache(lambda shape: vae_flops(vae, shape))
+    coding, parts = coding_flops(vae), settings.optimizer.accumulate
 
     def flops(batch: Batch) -> float:
-        parts, total = settings.optimizer.accumulate, 0.0
-        for clips in by_shape(batch["hr"]):
-            encoding, decoding = cost((1, *clips.shape[1:4]))
-            decoded = _decoded_samples(weight, len(clips) // parts) * parts
-            total += 2 * len(clips) * encoding + (1 + BACKWARD_FROZEN) * decoded * decoding
-        return total + (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
+        codes = coding(batch, lambda samples: _decoded_samples(weight, samples // parts) * parts)
+        return codes + (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
 
     return Stage(
         init=functools.partial(fresh_params, config=config, text_lengths=weight.text_lengths),
