@@ -28,7 +28,7 @@ from absl import flags
 from flax import nnx
 
 from benchmarks.dit import size_of
-from benchmarks.masks import blob_mask
+from benchmarks.masks import blob_mask, load_mask
 from benchmarks.measure import (
     conv_ceiling,
     device_facts,
@@ -37,8 +37,7 @@ from benchmarks.measure import (
     peak_gib,
     write_json,
 )
-from benchmarks.programs import TEXT_TOKENS
-from benchmarks.transformer import abstract_transformer, random_parameters
+from benchmarks.transformer import TEXT_TOKENS, abstract_transformer, random_parameters
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.ahead import ahead
 from skipsr_jax.inference.geometry import token_grid
@@ -120,9 +119,7 @@ def masks_of(
         for skip in map(float, values.skips):
             yield f"{100 * skip:g} % skipped", blob_mask(grid, skip)
     for path in values.masks:
-        keep = np.load(path)
-        if keep.ndim != 3 or keep.dtype != bool:
-            raise UserError(f"{path} holds {keep.dtype} {keep.shape}: a mask is bool (t, r, q)")
+        keep = load_mask(path)
         if all(have >= want for have, want in zip(keep.shape, grid, strict=True)):
             keep = keep[: grid[0], : grid[1], : grid[2]]
             yield f"{pathlib.Path(path).stem}, {100 * (1 - keep.mean()):.1f} % skipped", keep

@@ -52,6 +52,20 @@ def blob_mask(grid: tuple[int, int, int], skip: float, seed: int = 0) -> Bool[Ho
     return keep.reshape(grid)
 
 
+def load_mask(path: str) -> Bool[HostArray, "t r q"]:
+    """The keep mask in an .npy file. UserError for a file that is no mask."""
+    try:
+        keep = np.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--masks: cannot read {path}: {error}") from error
+    if keep.ndim != 3 or keep.dtype != bool:
+        raise UserError(
+            f"--masks: {path} holds {keep.dtype} {keep.shape}: "
+            "it must hold booleans (t, r, q), True where a patch runs"
+        )
+    return keep
+
+
 def define_flags() -> flags.FlagValues:
     """The command line."""
     values = flags.FlagValues()

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.transformer import TEXT_TOKENS, abstract_transformer
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
@@ -22,7 +23,7 @@ from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.stages import velocity_step
 from skipsr_jax.kernels.varlen_attention import choose
 from skipsr_jax.kernels.varlen_attention.problem import Problem
-from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
+from skipsr_jax.models.dit import PATCH_AREA, DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
 from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TIME_FACTOR, VAE
 from skipsr_jax.models.vae_slices import decode_step, encode_step
@@ -33,14 +34,11 @@ from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.parallel.space import space_sharding
 from skipsr_jax.tokens.buckets import Bucket
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
+from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.training import sr
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.step import fresh_state, make_step
-
-TEXT_TOKENS = 58
-"""Of the published positive embedding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +129,10 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
     clips = clip.number(mesh)
     place = placement(clips, mesh)
     check_heads(place.shards, config.heads)
-    dit = abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    dit = abstract_transformer(config, dtype)
     params, keep = to_dict(dit), clip.keep()
     over_packs = NamedSharding(mesh, PartitionSpec(place.packs or None))
-    bucket = required_bucket([keep], place.shards)
+    bucket = roomy_bucket([keep], place.shards)
     plan = build_plan([keep], [TEXT_TOKENS], bucket)
     flops = clips * dit_flops(config, plan).total
 

@@ -34,10 +34,15 @@ from absl import flags
 from flax import nnx
 
 from benchmarks import sparse_plans
-from benchmarks.masks import blob_mask
+from benchmarks.masks import blob_mask, load_mask
 from benchmarks.measure import device_facts, format_table, median_seconds, write_json
-from benchmarks.programs import TEXT_TOKENS
-from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from benchmarks.transformer import (
+    TEXT_TOKENS,
+    abstract_transformer,
+    plan_for,
+    random_inputs,
+    random_parameters,
+)
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import masks
 from skipsr_jax.inference.geometry import token_grid
@@ -89,12 +94,9 @@ def read_mask(text: str, grid: tuple[int, int, int]) -> Bool[HostArray, "t r q"]
             raise UserError(
                 f"--masks: {text!r} is no share from 0 to 1 and no .npy file"
             ) from error
-    try:
-        keep = np.load(text)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--masks: cannot read {text}: {error}") from error
-    if keep.ndim != 3 or keep.dtype != bool or not keep.any():
-        raise UserError(f"--masks: {text} must hold booleans (t, r, q), True where a patch runs")
+    keep = load_mask(text)
+    if not keep.any():
+        raise UserError(f"--masks: {text} keeps no patch: it must be True where one runs")
     return keep
 
 

@@ -33,6 +33,7 @@ from benchmarks.measure import (
     peak_gib,
     write_json,
 )
+from benchmarks.transformer import TEXT_TOKENS
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
@@ -46,8 +47,6 @@ from skipsr_jax.training.stage import Batch, Stage
 from skipsr_jax.training.step import fresh_state, make_step
 from skipsr_jax.training.vae import VAE_OF_MODEL
 
-TEXT = 58
-"""Tokens of the public positive text."""
 RATE = np.float32(1e-5)
 
 
@@ -77,7 +76,7 @@ def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
     """Stage ``sr`` for random parameters, and its autoencoder as shapes."""
     dtype = jnp.dtype(values.dtype)
     vae = abstract(lambda: VAE(VAE_OF_MODEL[values.model], rngs=nnx.Rngs(0), dtype=dtype))
-    weight = sr.SrLoss(pixel_weight=0.0, text_lengths=(TEXT, TEXT))
+    weight = sr.SrLoss(pixel_weight=0.0, text_lengths=(TEXT_TOKENS, TEXT_TOKENS))
     crop = values.height, values.width
     settings = Settings(
         stage="sr",
@@ -101,7 +100,7 @@ def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
     masks = [blob_mask(shape.grid, skip, seed) for seed in range(values.packs)]
     rng = np.random.default_rng(0)
     batch: Batch = {
-        "plan": stack_plans([build_plan([mask], [TEXT]) for mask in masks]),
+        "plan": stack_plans([build_plan([mask], [TEXT_TOKENS]) for mask in masks]),
         "negative": np.zeros((values.packs, 1), bool),
     }
     if not values.include_vae:

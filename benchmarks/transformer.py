@@ -7,12 +7,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from benchmarks.programs import TEXT_TOKENS
 from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
 from skipsr_jax.nn.params import abstract, to_dict
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.types import Bool, HostArray
+
+TEXT_TOKENS = 58
+"""Of the published positive embedding."""
 
 
 def abstract_transformer(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:

@@ -88,8 +88,10 @@ def test_all_ways_in_one_run(tmp_path, monkeypatch, kept_queries):
 
 def test_masks_that_are_none(tmp_path):
     np.save(tmp_path / "wrong.npy", np.zeros((2, 2)))
+    np.save(tmp_path / "none.npy", np.zeros((2, 2, 2), bool))
     for mask, says in (("half", "'half' is no share"), ("no.npy", "cannot read no.npy"),
-                       (f"{tmp_path}/wrong.npy", "must hold booleans")):  # fmt: skip
+                       (f"{tmp_path}/wrong.npy", "must hold booleans"),
+                       (f"{tmp_path}/none.npy", "keeps no patch")):  # fmt: skip
         with pytest.raises(UserError, match=says):
             sparsity.main(["sparsity", f"--masks={mask}"])
     with pytest.raises(UserError, match="--clip"):
