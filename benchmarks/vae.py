@@ -107,7 +107,10 @@ def main(argv: Sequence[str]) -> int:
     module, params = make(values.model, jnp.dtype(values.dtype))
     widest = (4, values.height, values.width, module.config.block_channels[0])
     ceiling = conv_ceiling(widest, jnp.dtype(values.dtype))
-    rows = [measure(module, params, int(n), values) for n in values.frames]
+    rows = []
+    for frames in map(int, values.frames):
+        rows.append(measure(module, params, frames, values))
+        print(rows[-1], flush=True)
     columns = list(rows[0])
     needed = need(module, values.height, values.width, values.slice_latents)
     foreseen = needed.strips.get(values.strips)
