@@ -15,7 +15,7 @@ from skipsr_jax.parallel.mesh import MeshSizes
 
 MASK_SOURCES = ("predictor", "input", "oracle", "none")
 COLOUR_FIXES = ("wavelet", "adain", "none")
-CODINGS = ("dense", "sparse")
+CODINGS = ("auto", "dense", "sparse")
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -167,8 +167,10 @@ class Settings:
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
       vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
         needs more, its two finest levels run in strips, with the same result.
-      encode, decode: dense, or sparse: only the blocks of kept patches, one latent frame at a time.
-        Sparse encoding needs a mask from pixels.
+      encode, decode: dense; sparse: only the blocks of kept patches, one latent frame at a time
+        (encoding then needs a mask from pixels); auto: sparse for chunks of one scene with few
+        enough blocks, where it can be done.
+      sparse_up_to: auto: the share of blocks, 0 to 1, up to which a chunk is coded sparsely.
       mesh: devices, all of which share each clip; parameters are cut over its fsdp.
     """
 
@@ -181,6 +183,7 @@ class Settings:
     vae_memory_gib: float
     encode: str
     decode: str
+    sparse_up_to: float
     size: Size
     mask: Mask
     sampler: Sampler
@@ -195,9 +198,13 @@ class Settings:
         _one_of("dtype", self.dtype, DTYPES)
         for name in ("encode", "decode"):
             _one_of(name, getattr(self, name), CODINGS)
-        good = self.decode == "dense" or self.pixels.keep_skipped
-        rule = "dense without pixels.keep_skipped: it shows decoded pixels of skipped patches"
+        good = self.decode != "sparse" or self.pixels.keep_skipped
+        rule = (
+            "dense or auto without pixels.keep_skipped: it shows decoded pixels of skipped patches"
+        )
         _require(good, "decode", self.decode, rule)
+        share = self.sparse_up_to
+        _require(0 <= share <= 1, "sparse_up_to", share, "from 0 to 1")
         for name in ("max_frames", "sample_frames"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")
         good = 1 <= self.slice_latents <= 64

@@ -20,6 +20,7 @@ import numpy as np
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import masks
 from skipsr_jax.inference.chunks import OutputFrame, joined, overlapping
+from skipsr_jax.inference.coding import Coding, check_sparse, may_be_sparse
 from skipsr_jax.inference.colour import fix_colour
 from skipsr_jax.inference.compose import compose_pixels
 from skipsr_jax.inference.geometry import (
@@ -34,7 +35,7 @@ from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, Settings
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.models.vae_slices import frame_slices
-from skipsr_jax.tokens.blocks import Blocks, clip_blocks
+from skipsr_jax.tokens.blocks import Blocks
 from skipsr_jax.tokens.criterion import PATCH_FRAMES, dilate
 from skipsr_jax.types import Array, Bool, Float, HostArray
 
@@ -149,9 +150,10 @@ def _upscale_chunk(
         with report.stage("mask"):
             return keep_mask(settings.mask, stages, latent, frames, truth, target)
 
-    ahead = settings.encode == "sparse"
+    coding = Coding(frames, strips, stages, settings)
+    ahead = may_be_sparse("encode", stages, settings)
     keep = masked(None) if ahead else None
-    plan = clip_blocks(keep) if ahead else None
+    plan = coding.blocks("encode", keep) if ahead else None
     with report.stage("encode"):
         signed = map(given.signed, slices(plan))
         latent = stages.encode(signed, noise.posterior, strips, plan)
@@ -168,7 +170,7 @@ def _upscale_chunk(
     report.chunk(keep, bucket)
 
     otherwise = ["refine"] if plan is None else ["refine", "encode"]
-    plan = clip_blocks(keep) if settings.decode == "sparse" else None
+    plan = coding.blocks("decode", keep)
     if bucket is None and settings.pixels.keep_skipped:
         plan = []
     stages.count_dense(
@@ -196,22 +198,6 @@ def _upscale_chunk(
             yield pixels[frame - part.start], keep[frame]
 
 
-def _check_sparse(stages: Stages, settings: Settings) -> None:
-    """Raises UserError for sparse coding that this model or these devices cannot do."""
-    sparse = [name for name in ("encode", "decode") if getattr(settings, name) == "sparse"]
-    if sparse and stages.devices > 1:
-        raise UserError(
-            f"config.{sparse[0]}=sparse runs on one device and the mesh has {stages.devices}: set "
-            f"config.{sparse[0]}=dense"
-        )
-    on_latents = settings.mask.source == "predictor" and not stages.masks_from_pixels
-    if settings.encode == "sparse" and on_latents:
-        raise UserError(
-            f"{stages.model.source} predicts its mask from the latent, which config.encode=sparse "
-            "needs the mask for: set config.encode=dense or config.mask.source=input"
-        )
-
-
 def upscale_frames(
     frames: Iterable[HostArray],
     target: tuple[int, int],
@@ -230,7 +216,7 @@ def upscale_frames(
       report: where the stages note their time and what was skipped.
       reference: the true frames at the target size; the oracle mask needs them.
     """
-    _check_sparse(stages, settings)
+    check_sparse(stages, settings)
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))

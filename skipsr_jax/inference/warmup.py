@@ -1,9 +1,10 @@
 """Every program that inputs of one size can ask for, compiled before the first of them comes.
 
 The whole way runs on made-up frames, twice: once to compile, once to see how long the first frame
-takes from then on. Then the transformer runs once in each bucket of the ladder, so that whatever
-share of a clip is kept, its program is in the compile cache. Running is the surest way to compile
-the very programs that a real input will ask for.
+takes from then on. Then the transformer runs once in each bucket of the ladder, and where the
+autoencoder may leave blocks out, so does each of its programs for fewer blocks: whatever share of
+a clip is kept, its programs are in the compile cache. Running is the surest way to compile the very
+programs that a real input will ask for.
 """
 
 import dataclasses
@@ -14,11 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.inference.coding import may_be_sparse
+from skipsr_jax.inference.geometry import pad_frames, spans, token_grid
+from skipsr_jax.inference.given import Given
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Chunk, Settings
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import keep_mask, upscale_frames
+from skipsr_jax.models.vae import TIME_FACTOR
+from skipsr_jax.models.vae_slices import frame_slices
+from skipsr_jax.tokens.blocks import plan_blocks, slot_numbers
 from skipsr_jax.tokens.buckets import ladder
 
 
@@ -42,6 +48,41 @@ def _first_frame(
     for _ in shown:
         pass
     return seconds
+
+
+def coding_programs(
+    clip: np.ndarray,
+    target: tuple[int, int],
+    stages: Stages,
+    settings: Settings,
+    fewest: float,
+) -> Iterator[str]:
+    """Codes the start of ``clip`` in each number of slots that may be asked for; as ``warm_up``."""
+    ways = [name for name in ("encode", "decode") if may_be_sparse(name, stages, settings)]
+    clip = pad_frames(clip[: 1 + TIME_FACTOR])
+    if not ways or len(clip) == 1:
+        return
+    given, parts = Given(clip, target, stages.model.mesh), spans(frame_slices(len(clip)))
+    _, rows, columns = token_grid(len(clip), *target)
+    blocks, channels = rows * columns, stages.model.vae.config.latent_channels
+    latent = jnp.zeros((1, len(parts), 2 * rows, 2 * columns, channels))
+    for name in ways:
+        most = 1.0 if getattr(settings, name) == "sparse" else settings.sparse_up_to
+        began = time.perf_counter()
+        numbers = slot_numbers(max(1, round(fewest * blocks)), int(most * blocks), blocks)
+        for slots in numbers:
+            plan = plan_blocks(np.zeros((len(parts), rows, columns), bool), slots)
+            signed = map(given.signed, parts)
+            if name == "encode":
+                jax.block_until_ready(stages.encode(signed, latent, plan=plan))
+            else:
+                jax.block_until_ready(list(stages.decode(latent, signed, plan=plan)))
+        seconds = time.perf_counter() - began
+        if numbers:
+            yield (
+                f"  {name} on {numbers[0]} to {numbers[-1]} of {blocks} blocks in {seconds:.1f} s: "
+                f"{len(numbers)} programs"
+            )
 
 
 def warm_up(
@@ -80,3 +121,4 @@ def warm_up(
             jax.block_until_ready(refined)
         seconds = time.perf_counter() - began
         yield f"  {len(rungs)} buckets of {rungs[0]} to {rungs[-1]} tokens in {seconds:.1f} s"
+        yield from coding_programs(clip, target, stages, settings, fewest)

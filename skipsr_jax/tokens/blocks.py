@@ -86,6 +86,20 @@ def clip_blocks(keep: Bool[HostArray, "t r q"]) -> list[Blocks] | None:
     return None if len(keep) == 1 or keep[1:].all() else plan_blocks(keep)
 
 
+def share_run(plan: list[Blocks]) -> float:
+    """Which share of all blocks later latent frames run, padding included, 0 to 1."""
+    return len(plan[-1].place) / len(plan[0].place)
+
+
+def slot_numbers(fewest: int, most: int, blocks: int) -> tuple[int, ...]:
+    """The numbers of slots that ``fewest`` to ``most`` active of ``blocks`` blocks take, rising."""
+    numbers: list[int] = []
+    while fewest <= most:
+        numbers.append(slots_for(fewest, blocks))
+        fewest = numbers[-1] + 1
+    return tuple(numbers)
+
+
 def blocks_run(plan: list[Blocks]) -> int:
     """How many blocks of latent frames run, padding included."""
     return sum(len(blocks.place) for blocks in plan)

@@ -37,10 +37,12 @@ def test_overrides_arrive():
 
 def test_sparse_decoding_shows_the_input_in_skipped_patches():
     _, config = parse("--config.decode=sparse", "--noconfig.pixels.keep_skipped")
-    with pytest.raises(UserError, match=r"config\.decode.*dense without pixels\.keep_skipped"):
+    with pytest.raises(
+        UserError, match=r"config\.decode.*dense or auto without pixels\.keep_skipped"
+    ):
         settings.from_config(config)
     _, config = parse("--config.encode=sparce")
-    with pytest.raises(UserError, match=r"config\.encode.*one of dense, sparse"):
+    with pytest.raises(UserError, match=r"config\.encode.*one of auto, dense, sparse"):
         settings.from_config(config)
 
 

@@ -137,6 +137,21 @@ def test_sparse_coding(stages, settings, clip):
     np.testing.assert_array_equal(encoded[~pixels], dense[~pixels])
 
 
+def test_auto_is_sparse_where_few_blocks_are_kept_in_one_scene(stages, settings, clip):
+    mask = {"source": "input"}
+    _, keep, dense = run(stages, settings, clip, mask=mask)
+    share = float(keep[1:].mean())
+    few = {"mask": mask, "decode": "auto", "encode": "auto", "sparse_up_to": 1.0}
+    assert run(stages, settings, clip, **few)[2].left_out != dense.left_out
+    many = few | {"sparse_up_to": 0.9 * share}
+    assert run(stages, settings, clip, **many)[2].left_out == dense.left_out
+    other = np.repeat(clip[:1], 5, axis=0)
+    other[3:, :, :12] = 200
+    assert run(stages, settings, other, **few)[2].left_out == dense.left_out
+    on_latents = few | {"mask": {"source": "predictor"}, "decode": "dense"}
+    assert run(stages, settings, clip, **on_latents)[2].left_out.startswith("encode 0.0 %")
+
+
 def test_sparse_encoding_needs_a_mask_before_the_latent(stages, settings, clip):
     with pytest.raises(UserError, match=r"config\.encode=dense or config\.mask\.source=input"):
         run(stages, settings, clip, encode="sparse")

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import runpy
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from skipsr_jax.inference.chunks import overlapping
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.settings import Chunk, from_config
 from skipsr_jax.inference.stages import Stages
-from skipsr_jax.inference.warmup import chunk_lengths, warm_up
+from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
 from skipsr_jax.tokens.buckets import TOKEN_FLOOR, ladder, rung
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -35,6 +36,42 @@ def test_the_ladder_has_a_rung_for_every_number_of_tokens(shards):
     for tokens in (40, 64, 65, 1000, 2999, 3000):
         assert -(-rung(tokens, TOKEN_FLOOR) // shards) * shards in rungs
     assert ladder(5, 6) == (64,)
+
+
+class Recorder(Stages):
+    """Stages that note how many blocks they are asked to code."""
+
+    devices, masks_from_pixels = 1, True
+
+    def __init__(self):
+        config = types.SimpleNamespace(latent_channels=16)
+        vae = types.SimpleNamespace(config=config)
+        self.model = types.SimpleNamespace(vae=vae, mesh=None)
+        self.asked = {"encode": [], "decode": []}
+
+    def encode(self, slices, noise, plan):
+        self.asked["encode"].append(tuple(len(blocks.place) for blocks in plan))
+        assert [part.shape for part in slices] == [(1, 1, 64, 112, 3), (1, 4, 64, 112, 3)]
+        return noise
+
+    def decode(self, latent, upscaled, plan):
+        self.asked["decode"].append(tuple(len(blocks.place) for blocks in plan))
+        assert latent.shape[1] == len(list(upscaled)) == len(plan)
+        return latent
+
+
+def test_every_number_of_slots_runs_once_where_blocks_may_be_left_out():
+    config = runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]()
+    settings = dataclasses.replace(from_config(config), encode="auto", decode="sparse")
+    settings = dataclasses.replace(settings, sparse_up_to=0.5)
+    stages = Recorder()
+    clip = np.zeros((6, 16, 28, 3), np.uint8)
+    lines = list(coding_programs(clip, (64, 112), stages, settings, 0.4))
+    assert lines[0].startswith("  encode on 11 to 14 of 28 blocks in")
+    assert stages.asked["encode"] == [(28, n) for n in (11, 12, 13, 14)]
+    assert stages.asked["decode"] == [(28, n) for n in (*range(11, 17), *range(18, 29, 2))]
+    dense = dataclasses.replace(settings, encode="dense", decode="dense")
+    assert not list(coding_programs(clip, (64, 112), stages, dense, 0.4))
 
 
 @pytest.mark.slow

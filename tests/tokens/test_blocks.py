@@ -8,6 +8,8 @@ from skipsr_jax.tokens.blocks import (
     blocks_run,
     clip_blocks,
     plan_blocks,
+    share_run,
+    slot_numbers,
     slots_for,
 )
 
@@ -58,4 +60,11 @@ def test_the_blocks_of_a_mask():
     keep[2, :3] = False
     plan = clip_blocks(keep)
     assert blocks_run(plan) == 32 + 16 + 16
+    assert share_run(plan) == 0.5
     np.testing.assert_array_equal(plan[1].place, np.arange(16, 32))
+
+
+def test_the_numbers_of_slots():
+    numbers = slot_numbers(20, 100, 100)
+    assert numbers == tuple(sorted({slots_for(n, 100) for n in range(20, 101)}))
+    assert numbers[-1] == 100 and slot_numbers(5, 4, 100) == ()
