@@ -17,6 +17,7 @@ matmul ceiling in the same run.
 need not be there (libtpu must be installed), see ``benchmarks.attention_tpu``.
 """
 
+import dataclasses
 import functools
 import itertools
 import sys
@@ -30,6 +31,7 @@ from absl import flags
 
 from benchmarks import attention_tpu
 from benchmarks.measure import (
+    compile_together,
     device_facts,
     format_table,
     matmul_ceiling,
@@ -119,11 +121,10 @@ def outer_heads(x: Any) -> Any:
     return x[:, :, :: max(1, x.shape[2] - 1)]
 
 
-def exact_results(inputs: tuple[Array, ...]) -> tuple[np.ndarray, ...]:
-    """Output and gradients (s, heads, head_dim) of the outer heads, in float32."""
+def exact_inputs(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Outer heads in float32, and cu_seqlens."""
     *arrays, cu = inputs
-    arrays = (outer_heads(x).astype(jnp.float32) for x in arrays)
-    return tuple(np.asarray(x[0]) for x in differentiated(xla.varlen_attention)(*arrays, cu))
+    return *(outer_heads(x).astype(jnp.float32) for x in arrays), cu
 
 
 def worst_error(got: np.ndarray, want: np.ndarray, bounds: np.ndarray) -> float:
@@ -136,22 +137,35 @@ def worst_error(got: np.ndarray, want: np.ndarray, bounds: np.ndarray) -> float:
     return float(np.max(norms(got.astype(np.float32) - want) / norms(want)))
 
 
-def jax_runs(name: str, inputs: tuple[Array, ...]) -> tuple[Callable, Callable, Callable]:
-    """Forward, forward with backward, and outer heads of the latter's results."""
-    q, k, v, d_out, cu = inputs
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Forward, forward with backward, and the outer heads of the latter's results."""
+
+    forward: Callable[[], Any]
+    both: Callable[[], Any]
+    results: Callable[[], list[np.ndarray]]
+
+
+def jax_programs(name: str, inputs: tuple[Array, ...]) -> tuple[jax.stages.Lowered, ...]:
+    """Forward, and forward with backward, not compiled."""
+    q, k, v, _, cu = inputs
     run = functools.partial(varlen_attention, implementation=name)
     forward = jax.jit(functools.partial(run, scale=q.shape[-1] ** -0.5))
-    both = differentiated(run)
+    return forward.lower(q, k, v, cu), differentiated(run).lower(*inputs)
+
+
+def jax_runs(programs: Sequence[jax.stages.Compiled], inputs: tuple[Array, ...]) -> Runs:
+    """Of the two programs, compiled."""
+    q, k, v, _, cu = inputs
+    forward, both = programs
 
     def results() -> list[np.ndarray]:
-        return [np.asarray(outer_heads(x)[0]) for x in both(q, k, v, d_out, cu)]
+        return [np.asarray(outer_heads(x)[0]) for x in both(*inputs)]
 
-    return lambda: forward(q, k, v, cu), lambda: both(q, k, v, d_out, cu), results
+    return Runs(lambda: forward(q, k, v, cu), lambda: both(*inputs), results)
 
 
-def torch_runs(
-    inputs: tuple[Array, ...], longest: int
-) -> tuple[Callable, Callable, Callable] | None:
+def torch_runs(inputs: tuple[Array, ...], longest: int) -> Runs | None:
     """The same of torch's varlen attention; None without torch, CUDA or a 16-bit dtype."""
     try:
         import torch
@@ -184,41 +198,81 @@ def torch_runs(
         found = (both().detach(), q.grad, k.grad, v.grad)
         return [outer_heads(x[None])[0].float().cpu().numpy() for x in found]
 
-    return forward, both, results
+    return Runs(forward, both, results)
 
 
-def measure(shape: str, values: flags.FlagValues) -> tuple[list[dict], dict[str, str]]:
-    """Rows of the table for one shape, and why the others did not run."""
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Windows of one kind, and what is run on them."""
+
+    shape: str
+    lengths: np.ndarray
+    inputs: tuple[Array, ...]
+    lowered: dict[str, tuple[jax.stages.Lowered, ...]]
+    exact: jax.stages.Lowered
+    refused: dict[str, str]
+
+
+def prepare(shape: str, values: flags.FlagValues) -> Case:
+    """Inputs, programs not yet compiled, and why the other implementations do not run."""
     lengths = window_lengths(shape, grid_of(values), values.text)
     inputs = make_inputs(lengths, values)
-    want = exact_results(inputs)
-    bounds = np.asarray(inputs[4][0])
-    candidates: dict[str, Callable] = {}
-    refused = {}
+    lowered, refused = {}, {}
     for name, implementation in IMPLEMENTATIONS.items():
         reason = implementation.supported(problem_of(inputs[0], inputs[4]), current_target())
         if name in values.without:
             refused[name] = "left out by --without"
         elif reason is None:
-            candidates[name] = functools.partial(jax_runs, name, inputs)
+            lowered[name] = jax_programs(name, inputs)
         else:
             refused[name] = reason
-    candidates["torch varlen"] = functools.partial(torch_runs, inputs, int(lengths.max()))
-    rows = []
-    for name, prepare in candidates.items():
-        runs = prepare()
-        if runs is None:
-            refused[name] = "no torch with CUDA and varlen attention, or not bfloat16"
-            continue
-        row = {"shape": shape, "implementation": name, "rows": int(lengths.sum())}
-        row["windows"] = len(lengths)
-        for kind, run, per_pair in (("forward", runs[0], FORWARD), ("both", runs[1], BOTH)):
-            seconds = median_seconds(run, values.repeats, warmup=2)
-            work = useful_operations(lengths, values.heads, values.head_dim, per_pair)
-            row |= {f"{kind}_ms": seconds * 1e3, f"{kind}_tflops": work / seconds / 1e12}
-        errors = [worst_error(*pair, bounds) for pair in zip(runs[2](), want, strict=True)]
-        rows.append(row | {"out_error": errors[0], "gradient_error": float(np.max(errors[1:]))})
-        print(format_table(list(rows[-1]), [list(rows[-1].values())]), flush=True)
+    exact = differentiated(xla.varlen_attention).lower(*exact_inputs(inputs))
+    return Case(shape, lengths, inputs, lowered, exact, refused)
+
+
+def time_runs(case: Case, name: str, runs: Runs, values: flags.FlagValues) -> dict:
+    """One row of the table, printed at once."""
+    row = {"shape": case.shape, "implementation": name, "rows": int(case.lengths.sum())}
+    row["windows"] = len(case.lengths)
+    for kind, run, per_pair in (("forward", runs.forward, FORWARD), ("both", runs.both, BOTH)):
+        seconds = median_seconds(run, values.repeats, warmup=2)
+        work = useful_operations(case.lengths, values.heads, values.head_dim, per_pair)
+        row |= {f"{kind}_ms": seconds * 1e3, f"{kind}_tflops": work / seconds / 1e12}
+    print(format_table(list(row), [list(row.values())]), flush=True)
+    return row
+
+
+def errors_of(runs: Runs, want: tuple[np.ndarray, ...], bounds: np.ndarray) -> dict:
+    """Of the output, and of the worst gradient."""
+    errors = [worst_error(*pair, bounds) for pair in zip(runs.results(), want, strict=True)]
+    return {"out_error": errors[0], "gradient_error": float(np.max(errors[1:]))}
+
+
+def measure(
+    case: Case,
+    compiled: dict[str, Sequence[jax.stages.Compiled]],
+    exact: jax.stages.Compiled,
+    values: flags.FlagValues,
+) -> tuple[list[dict], dict[str, str]]:
+    """Rows of the table for one shape, torch's first, and why the others did not run.
+
+    Times come before errors, so that what is cut short has the ratios.
+    """
+    refused = dict(case.refused)
+    beside = torch_runs(case.inputs, int(case.lengths.max()))
+    if beside is None:
+        refused["torch varlen"] = "no torch with CUDA and varlen attention, or not bfloat16"
+    runs = {} if beside is None else {"torch varlen": beside}
+    runs |= {name: jax_runs(programs, case.inputs) for name, programs in compiled.items()}
+    rows = [time_runs(case, name, each, values) for name, each in runs.items()]
+    want = tuple(np.asarray(x[0]) for x in exact(*exact_inputs(case.inputs)))
+    bounds = np.asarray(case.inputs[4][0])
+    for row, (name, each) in zip(rows, runs.items(), strict=True):
+        row |= errors_of(each, want, bounds)
+        print(
+            f"{case.shape}, {name}: errors {row['out_error']:.2e}, {row['gradient_error']:.2e}",
+            flush=True,
+        )
     return rows, refused
 
 
@@ -228,10 +282,12 @@ def run_here(values: flags.FlagValues) -> dict:
         known = ", ".join(IMPLEMENTATIONS)
         raise UserError(f"--without={','.join(sorted(unknown))} is not among {known}")
     dtype = jnp.dtype(values.dtype)
+    cases = [prepare(shape, values) for shape in values.shapes]
+    compiled = compile_together([(case.lowered, case.exact) for case in cases])
     ceiling = matmul_ceiling(dtype, values.ceiling_side)
     rows, refused = [], {}
-    for shape in values.shapes:
-        more, refused = measure(shape, values)
+    for case, programs in zip(cases, compiled, strict=True):
+        more, refused = measure(case, *programs, values)
         rows += more
     facts = device_facts() | {"heads": values.heads, "head_dim": values.head_dim}
     print(f"{facts['device']}, {values.heads} heads x {values.head_dim}, {values.dtype}")
