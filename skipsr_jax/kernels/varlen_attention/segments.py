@@ -5,7 +5,6 @@
 anywhere. Rows before the first bound or from the last bound on belong to no segment.
 """
 
-import jax
 import jax.numpy as jnp
 
 from skipsr_jax.types import Array, Bool, Float, Int
@@ -28,10 +27,11 @@ def row_bounds(
 ) -> tuple[Int[Array, "b s"], Int[Array, "b s"], Bool[Array, "b s"]]:
     """Start and end of each row's segment, and whether it has one (start = end = 0 where not)."""
     cu = cu_seqlens.astype(jnp.int32)
-    row = jnp.arange(rows, dtype=jnp.int32)
-    # side="right" steps over empty segments: the last bound that is <= row opens row's segment.
-    find = jax.vmap(lambda bounds: jnp.searchsorted(bounds, row, side="right", method="scan"))
-    after = find(cu).astype(jnp.int32)
+    # How many bounds are <= row: the last of them opens row's segment, which steps over empty ones.
+    # Summed, not searched for: a binary search would be a loop of small kernels in every layer.
+    pack = jnp.arange(len(cu), dtype=jnp.int32)[:, None]
+    bounds_at = jnp.zeros((len(cu), rows), jnp.int32).at[pack, cu].add(1, mode="drop")
+    after = jnp.cumsum(bounds_at, axis=1)
     last = cu.shape[1] - 1
     inside = (after > 0) & (after <= last)
     start = jnp.take_along_axis(cu, jnp.clip(after - 1, 0, last), axis=1)

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,13 @@ def test_bounds_of_each_row(bounds):
         want[start:end] = start, end, 1
     got = row_bounds(jnp.asarray([bounds], jnp.int32), rows)
     np.testing.assert_array_equal(np.stack([np.asarray(x[0]) for x in got], axis=1), want)
+
+
+def test_bounds_of_rows_take_no_loop():
+    """A search would be one, of many small kernels, in every layer."""
+    cu = jax.ShapeDtypeStruct((2, 5), jnp.int32)
+    program = jax.jit(lambda cu: row_bounds(cu, 100)).trace(cu)
+    assert "stablehlo.while" not in program.lower(lowering_platforms=("cuda",)).as_text()
 
 
 @pytest.mark.parametrize("bounds", [[0, 3, 7], [0, 0, 10], [2, 5, 9], [0, 0, 0]])
