@@ -18,11 +18,9 @@ need not be there (libtpu must be installed), see ``benchmarks.attention_tpu``.
 """
 
 import dataclasses
-import functools
 import itertools
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +28,14 @@ import numpy as np
 from absl import flags
 
 from benchmarks import attention_tpu
+from benchmarks.attention_runs import (
+    Runs,
+    differentiated,
+    jax_programs,
+    jax_runs,
+    outer_heads,
+    torch_runs,
+)
 from benchmarks.measure import (
     compile_together,
     device_facts,
@@ -39,7 +45,7 @@ from benchmarks.measure import (
     write_json,
 )
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, varlen_attention, xla
+from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, xla
 from skipsr_jax.kernels.varlen_attention.api import problem_of
 from skipsr_jax.kernels.varlen_attention.problem import current_target
 from skipsr_jax.tokens.windows import window_boxes
@@ -104,23 +110,6 @@ def make_inputs(lengths: np.ndarray, values: flags.FlagValues) -> tuple[Array, .
     return *arrays, jnp.asarray(np.cumsum([0, *lengths])[None], jnp.int32)
 
 
-def differentiated(run: Callable) -> Callable:
-    """(q, k, v, gradient of the output, cu_seqlens) -> output and gradients of q, k and v."""
-
-    @jax.jit
-    def both(q: Array, k: Array, v: Array, d_out: Array, cu: Array) -> tuple[Array, ...]:
-        scale = q.shape[-1] ** -0.5
-        out, pull = jax.vjp(lambda *x: run(*x, cu, scale=scale), q, k, v)
-        return out, *pull(d_out)
-
-    return both
-
-
-def outer_heads(x: Any) -> Any:
-    """The first and the last head of (b, s, a, p)."""
-    return x[:, :, :: max(1, x.shape[2] - 1)]
-
-
 def exact_inputs(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
     """Outer heads in float32, and cu_seqlens."""
     *arrays, cu = inputs
@@ -135,70 +124,6 @@ def worst_error(got: np.ndarray, want: np.ndarray, bounds: np.ndarray) -> float:
         return np.sqrt(np.add.reduceat(squares, bounds[:-1]))
 
     return float(np.max(norms(got.astype(np.float32) - want) / norms(want)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """Forward, forward with backward, and the outer heads of the latter's results."""
-
-    forward: Callable[[], Any]
-    both: Callable[[], Any]
-    results: Callable[[], list[np.ndarray]]
-
-
-def jax_programs(name: str, inputs: tuple[Array, ...]) -> tuple[jax.stages.Lowered, ...]:
-    """Forward, and forward with backward, not compiled."""
-    q, k, v, _, cu = inputs
-    run = functools.partial(varlen_attention, implementation=name)
-    forward = jax.jit(functools.partial(run, scale=q.shape[-1] ** -0.5))
-    return forward.lower(q, k, v, cu), differentiated(run).lower(*inputs)
-
-
-def jax_runs(programs: Sequence[jax.stages.Compiled], inputs: tuple[Array, ...]) -> Runs:
-    """Of the two programs, compiled."""
-    q, k, v, _, cu = inputs
-    forward, both = programs
-
-    def results() -> list[np.ndarray]:
-        return [np.asarray(outer_heads(x)[0]) for x in both(*inputs)]
-
-    return Runs(lambda: forward(q, k, v, cu), lambda: both(*inputs), results)
-
-
-def torch_runs(inputs: tuple[Array, ...], longest: int) -> Runs | None:
-    """The same of torch's varlen attention; None without torch, CUDA or a 16-bit dtype."""
-    try:
-        import torch
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    if not torch.cuda.is_available() or inputs[0].dtype != jnp.bfloat16:
-        return None
-
-    def move(x: Array) -> Any:
-        return torch.from_numpy(np.asarray(x[0], np.float32)).to("cuda", torch.bfloat16)
-
-    q, k, v = (move(x).requires_grad_() for x in inputs[:3])
-    d_out = move(inputs[3])
-    cu = torch.from_numpy(np.array(inputs[4][0])).to("cuda")
-
-    def forward() -> None:
-        with torch.no_grad():
-            varlen_attn(q, k, v, cu, cu, longest, longest)
-        torch.cuda.synchronize()
-
-    def both() -> Any:
-        q.grad = k.grad = v.grad = None
-        out = varlen_attn(q, k, v, cu, cu, longest, longest)
-        out.backward(d_out)
-        torch.cuda.synchronize()
-        return out
-
-    def results() -> list[np.ndarray]:
-        found = (both().detach(), q.grad, k.grad, v.grad)
-        return [outer_heads(x[None])[0].float().cpu().numpy() for x in found]
-
-    return Runs(forward, both, results)
 
 
 @dataclasses.dataclass(frozen=True)
