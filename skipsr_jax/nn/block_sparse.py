@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
-from skipsr_jax.nn.group_norm import GroupNorm, Moments, moments, normalise
+from skipsr_jax.nn.group_norm import GroupNorm, Moments, channel_sums, moments_of, normalise
 from skipsr_jax.nn.upsample import Kernel, Upsample, add_inner, unfold
 from skipsr_jax.nn.vae_blocks import Resnet, run_in_order
 from skipsr_jax.tokens.blocks import MISSING, Blocks
@@ -92,6 +92,12 @@ def take_blocks(
     return jnp.where((pixel < 0)[..., None], 0, cut)
 
 
+def _put(table: Array, blocks: Blocks, values: Array) -> Array:
+    """The table of all blocks with those of the active ones replaced. Places are told apart even
+    where they are padding: else a GPU puts each number by an atomic exchange."""
+    return table.at[blocks.place].set(values, mode="drop", unique_indices=True)
+
+
 def put_blocks(
     picture: Float[Array, "1 f h w c"], x: Float[Array, "n f s s c"], blocks: Blocks
 ) -> Float[Array, "1 f h w c"]:
@@ -101,7 +107,7 @@ def put_blocks(
     rows, columns = h // size, w // size
     tiles = picture.reshape(f, rows, size, columns, size, c).transpose(1, 3, 0, 2, 4, 5)
     tiles = tiles.reshape(rows * columns, f, size, size, c)
-    tiles = tiles.at[blocks.place].set(x.astype(picture.dtype), mode="drop")
+    tiles = _put(tiles, blocks, x.astype(picture.dtype))
     tiles = tiles.reshape(rows, columns, f, size, size, c).transpose(2, 0, 3, 1, 4, 5)
     return tiles.reshape(picture.shape)
 
@@ -117,7 +123,7 @@ def _with_table(
         before = table.at[place].get(mode="promise_in_bounds")
     x = jax.lax.optimization_barrier(with_past(x, before, taps - 1))
     last = x[:, x.shape[1] - (taps - steps) :]  # behind the barrier: copied, not computed again
-    return x, last if table is None else table.at[blocks.place].set(last, mode="drop")
+    return x, last if table is None else _put(table, blocks, last)
 
 
 def _run(conv: CausalConv3d, bordered: Array) -> Array:
@@ -171,10 +177,14 @@ def block_group_norm(
     were when last active. That is the memory, (blocks, 2, g); None: x holds all blocks in order.
     """
     width = x.shape[-1] // norm.groups
-    found = jnp.stack([part[:, :, 0, 0, ::width] for part in moments(x, norm.groups)], axis=2)
+    # The barrier keeps the pass over the pixels out of the scatter, which would make it in one
+    # thread for each of its numbers.
+    sums = jax.lax.optimization_barrier(channel_sums(x))
+    statistics = moments_of(sums, norm.groups)
+    found = jnp.stack([part[:, :, 0, 0, ::width] for part in statistics], axis=2)
     if memory is not None:
         of_all = jnp.broadcast_to(memory[:, None], (len(memory), *found.shape[1:]))
-        found = of_all.at[active.blocks.place].set(found, mode="drop")
+        found = _put(of_all, active.blocks, found)
     means, variances = found[:, :, 0], found[:, :, 1]  # blocks f g
     mean = means.mean(axis=0)
     variance = (variances + jnp.square(means - mean)).mean(axis=0)

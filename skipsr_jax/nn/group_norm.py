@@ -21,26 +21,41 @@ class Moments(NamedTuple):
     variance: Float[Array, "b f 1 1 c"]
 
 
-def moments(x: Float[Array, "b f h w c"], groups: int) -> Moments:
-    """The statistics of each frame, in float32, in one pass over ``x``.
+class ChannelSums(NamedTuple):
+    """Of each frame's pixels, channel by channel, in float32: the first one, and the mean and mean
+    square of what all are apart from it, so that a large mean costs no precision."""
 
-    Sums of differences from each channel's first pixel, so that a large mean costs no precision.
-    Pixels are reduced first, so that only the small (b, f, c) arrays are ever regrouped.
-    """
+    origin: Float[Array, "b f c"]
+    first: Float[Array, "b f c"]
+    second: Float[Array, "b f c"]
+
+
+def channel_sums(x: Float[Array, "b f h w c"]) -> ChannelSums:
+    """In one pass over ``x``."""
     origin = jax.lax.stop_gradient(x[:, :, :1, :1].astype(jnp.float32))
     apart = x.astype(jnp.float32) - origin
     pixels = x.shape[2] * x.shape[3]
     first = apart.sum(axis=(2, 3)) / pixels
     second = jnp.square(apart).sum(axis=(2, 3)) / pixels
+    return ChannelSums(origin[:, :, 0, 0], first, second)
+
+
+def moments_of(sums: ChannelSums, groups: int) -> Moments:
+    """Pixels are reduced already: only small arrays are regrouped."""
 
     def of_group(channels: Float[Array, "b f c"]) -> Float[Array, "b f c"]:
         grouped = channels.reshape(*channels.shape[:2], groups, -1).mean(axis=-1)
-        return jnp.repeat(grouped, x.shape[-1] // groups, axis=-1)
+        return jnp.repeat(grouped, channels.shape[-1] // groups, axis=-1)
 
-    channel_mean = origin[:, :, 0, 0] + first
+    channel_mean = sums.origin + sums.first
     mean = of_group(channel_mean)
-    variance = of_group(second - jnp.square(first) + jnp.square(channel_mean - mean))
+    variance = of_group(sums.second - jnp.square(sums.first) + jnp.square(channel_mean - mean))
     return Moments(mean[:, :, None, None], variance[:, :, None, None])
+
+
+def moments(x: Float[Array, "b f h w c"], groups: int) -> Moments:
+    """The statistics of each frame, in float32, in one pass over ``x``."""
+    return moments_of(channel_sums(x), groups)
 
 
 def normalise(

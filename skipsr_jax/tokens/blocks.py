@@ -29,7 +29,8 @@ class Blocks(NamedTuple):
     """The active blocks of one latent frame. Slots beyond them are padding.
 
     Attributes:
-      place: the block of each slot, counted row by row; the number of all blocks marks padding.
+      place: the block of each slot, counted row by row, none twice; numbers from that of all blocks
+        on mark padding.
       neighbours: slots of the 3 x 3 blocks around each, row by row; or MISSING.
     """
 
@@ -57,11 +58,11 @@ def _blocks(active: Bool[HostArray, "r q"], slots: int) -> Blocks:
     place = np.flatnonzero(active).astype(np.int32)
     slot_of = np.full(active.size, MISSING, np.int32)
     slot_of[place] = np.arange(len(place), dtype=np.int32)
-    padding = (0, slots - len(place))
+    padding = slots - len(place)
     around = _neighbours(slot_of.reshape(active.shape), place)
     return Blocks(
-        np.pad(place, padding, constant_values=active.size),
-        np.pad(around, (padding, (0, 0)), constant_values=MISSING),
+        np.concatenate([place, active.size + np.arange(padding, dtype=np.int32)]),
+        np.pad(around, ((0, padding), (0, 0)), constant_values=MISSING),
     )
 
 

@@ -25,7 +25,7 @@ def test_the_ladder_wastes_less_than_an_eighth():
 def test_the_first_frame_runs_everything_in_order():
     first, second = plan_blocks(np.zeros((2, 2, 3), bool), 4)
     np.testing.assert_array_equal(first.place, np.arange(6))
-    np.testing.assert_array_equal(second.place, 6)  # padding alone
+    np.testing.assert_array_equal(second.place, [6, 7, 8, 9])  # padding alone
 
 
 def test_neighbours_are_those_of_the_picture():
@@ -37,7 +37,9 @@ def test_neighbours_are_those_of_the_picture():
         count = int(active[frame].sum())
         places = list(np.flatnonzero(active[frame]))
         assert list(blocks.place[:count]) == places
-        assert (blocks.place[count:] == 35).all() and (blocks.neighbours[count:] == MISSING).all()
+        assert (blocks.place[count:] >= 35).all()
+        assert len(set(blocks.place)) == len(blocks.place)
+        assert (blocks.neighbours[count:] == MISSING).all()
         for slot, place in enumerate(places):
             row, column = divmod(int(place), 7)
             around = [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
