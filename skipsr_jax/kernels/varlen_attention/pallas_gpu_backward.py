@@ -121,13 +121,9 @@ def _query_compute(
     steps, grad = pl.run_scoped(
         scope, plgpu.ACC(SHAPE), plgpu.ACC(SHAPE), plgpu.ACC((GROUP_ROWS, head_dim))
     )
-    write_rows(
-        (grad * scale).astype(q.dtype),
-        d_q.at[:, head],
-        own,
-        q_mine,
-        held["tail"].at[group],
-    )
+    tail = held["tail"].at[group]
+    write_rows((grad * scale).astype(q.dtype), d_q.at[:, head], own, q_mine, tail)
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
     return steps
 
 
@@ -196,6 +192,7 @@ def _key_compute(
     tail = held["tail"].at[group]
     write_rows((grad_k * scale).astype(dtype), d_k.at[:, head], own, k_mine, tail)
     write_rows(grad_v.astype(dtype), d_v.at[:, head], own, v_mine, tail)
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
     return steps
 
 

@@ -39,6 +39,7 @@ from skipsr_jax.kernels.varlen_attention.tiles import (
     SEGMENT_END,
     SEGMENT_START,
     TILE_ROWS,
+    TILE_START,
 )
 from skipsr_jax.types import Array, Float, Int
 
@@ -60,9 +61,6 @@ def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams
         table[tile, column] - table[tile, SEGMENT_START] for column in (SEGMENT_BEGIN, SEGMENT_END)
     )
     q_mine = held["q"].at[group]
-    plgpu.copy_gmem_to_smem(
-        q.at[pl.ds(own.start, GROUP_ROWS), head], q_mine, held["q_ready"].at[group]
-    )
     # The first turn on the tensor cores is the first warpgroup's.
     pl.when((group == 1) & (done == 0))(lambda: plgpu.barrier_arrive(turn.at[0]))
     plgpu.barrier_wait(held["q_ready"].at[group])
@@ -102,7 +100,9 @@ def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams
             scores = scores_acc[...]
             release("v", step - 1)
             release("k", step)
-            scores = masked(scores, step) if last else scores
+            if last:
+                plgpu.barrier_arrive(held["q_free"])
+                scores = masked(scores, step)
             weights, peak, total, keep = softmax(scores, peak, total)
             so_far = out_acc[...]
             out_acc[...] = so_far * spread(keep, so_far.shape, 0)
@@ -113,6 +113,7 @@ def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams
         plgpu.wgmma(scores_acc, q_mine, block("k", first).T)
         scores = masked(scores_acc[...], first)
         release("k", first)
+        pl.when(steps == 1)(lambda: plgpu.barrier_arrive(held["q_free"]))
         carry = softmax(scores, _row_values(-jnp.inf), _row_values(0.0))[:3]
         zero_outside(block("v", first), begin, end)
         carry = lax.fori_loop(1, steps - 1, functools.partial(advance, last=False), carry)
@@ -127,19 +128,25 @@ def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams
 
     accumulators = (plgpu.ACC(shape), plgpu.ACC((GROUP_ROWS, q.shape[-1])))
     found, peak, total = pl.run_scoped(scope, *accumulators)
+    found = (found * spread(1 / total, found.shape, 0)).astype(q.dtype)
+    plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # what the tile before wrote
     if lse is not None:
         held["lse"][group] = peak + jnp.log2(total)
         plgpu.commit_smem()
         part = pl.ds(group * GROUP_ROWS, GROUP_ROWS)
         plgpu.copy_smem_to_gmem(held["lse"].at[group], lse.at[head, tile, part])
-    found = (found / spread(total, found.shape, 0)).astype(q.dtype)
-    write_rows(found, out.at[:, head], own, q_mine, held["tail"].at[group])
+    whole, tail = held["out"]
+    write_rows(found, out.at[:, head], own, whole.at[group], tail.at[group])
     return steps
 
 
 def _copy(head, tile, done, table, q, k, v, out, lse, *, held, streams):
-    """What the copying warpgroup does: keys and values of the segment."""
-    del q, out, lse, held
+    """What the copying warpgroup does: the tile's queries, keys and values of the segment."""
+    del out, lse
+    pl.when(done > 0)(lambda: plgpu.barrier_wait(held["q_free"]))
+    for group in range(GROUPS):
+        rows = pl.ds(table[tile, TILE_START] + group * GROUP_ROWS, GROUP_ROWS)
+        plgpu.copy_gmem_to_smem(q.at[rows, head], held["q"].at[group], held["q_ready"].at[group])
     start = table[tile, SEGMENT_START]
 
     def stream(name, source):
@@ -176,7 +183,12 @@ def forward(
         "q": swizzled((GROUPS, GROUP_ROWS, head_dim), q.dtype),
         "q_ready": plgpu.Barrier(num_barriers=GROUPS),
         "turn": plgpu.Barrier(num_barriers=GROUPS),
-        "tail": plgpu.SMEM((GROUPS, GROUP_ROWS, head_dim), q.dtype),
+        "q_free": plgpu.Barrier(num_arrivals=GROUPS),
+        # One memory under two layouts.
+        "out": plgpu.RefUnion(
+            swizzled((GROUPS, GROUP_ROWS, head_dim), q.dtype),
+            plgpu.SMEM((GROUPS, GROUP_ROWS, head_dim), q.dtype),
+        ),
         "lse": plgpu.SMEM((GROUPS, GROUP_ROWS), jnp.float32),
     }
     out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype)]

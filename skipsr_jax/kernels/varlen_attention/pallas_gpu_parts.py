@@ -18,6 +18,7 @@ from skipsr_jax.kernels.varlen_attention.problem import current_cores
 from skipsr_jax.kernels.varlen_attention.tiles import (
     ROW_BEGIN,
     ROW_END,
+    ROW_MULTIPLE,
     SEGMENT_END,
     SEGMENT_START,
     TILE_ROWS,
@@ -79,11 +80,15 @@ def zero_outside(rows: Any, first: Array, end: Array) -> None:
 
     @pl.when((first > 0) | (end < rows.shape[0]))
     def _():
-        for part_start in range(0, rows.shape[0], 64):
-            part = rows.at[pl.ds(part_start, 64)]
-            held = plgpu.layout_cast(part[...], WGMMA)
-            inside = between(first - part_start, end - part_start, held.shape, 0)
-            part[...] = jnp.where(inside, held, jnp.zeros_like(held))
+        for start in range(0, rows.shape[0], 64):
+
+            @pl.when((first > start) | (end < start + 64))
+            def _(start=start):
+                part = rows.at[pl.ds(start, 64)]
+                held = plgpu.layout_cast(part[...], WGMMA)
+                inside = between(first - start, end - start, held.shape, 0)
+                part[...] = jnp.where(inside, held, jnp.zeros_like(held))
+
         plgpu.commit_smem()
 
 
@@ -142,29 +147,39 @@ def own_rows(table: Any, tile: Array, group: Array) -> Own:
 
 
 def write_rows(value: Array, target: Any, own: Own, whole: Any, tail: Any) -> None:
-    """The segment's rows of ``value`` to ``target``, and no others.
+    """The segment's rows of ``value`` to ``target``, and no others; does not wait at the end.
 
-    ``whole`` is swizzled shared memory for all of them at once, ``tail`` plain shared memory for a
-    row at a time.
+    ``whole`` is swizzled shared memory, of which whole multiples of eight rows are copied; what is
+    left at the segment's ends goes a row at a time through ``tail``, plain and perhaps the same.
     """
-    count = own.end - own.first
+    whole[...] = value
+    plgpu.commit_smem()
 
-    @pl.when(count == GROUP_ROWS)
+    @pl.when(own.end - own.first == GROUP_ROWS)
     def _():
-        whole[...] = value
-        plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(whole, target.at[pl.ds(own.start, GROUP_ROWS)])
 
-    @pl.when(count < GROUP_ROWS)
+    @pl.when(own.end - own.first < GROUP_ROWS)
     def _():
+        for row in range(0, GROUP_ROWS, ROW_MULTIPLE):
+            eight = pl.ds(row, ROW_MULTIPLE)
+
+            @pl.when((own.first <= row) & (own.end >= row + ROW_MULTIPLE))
+            def _(row=row, eight=eight):
+                rows = target.at[pl.ds(own.start + row, ROW_MULTIPLE)]
+                plgpu.copy_smem_to_gmem(whole.at[eight], rows)
+
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         _store_plain(tail, value)
         plgpu.commit_smem()
 
-        @pl.loop(own.first, own.end)
-        def _(row):
+        def copy_row(row):
             plgpu.copy_smem_to_gmem(tail.at[row], target.at[own.start + row])
 
-    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        eight = jnp.int32(ROW_MULTIPLE)
+        begun = jnp.minimum(lax.div(own.first + (ROW_MULTIPLE - 1), eight) * eight, own.end)
+        pl.loop(own.first, begun)(copy_row)
+        pl.loop(jnp.maximum(lax.div(own.end, eight) * eight, begun), own.end)(copy_row)
 
 
 def launch(
