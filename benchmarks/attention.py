@@ -7,17 +7,19 @@
 
 Windows of the regular partition, of the shifted one, and regular ones with a random 40-80 % of each
 window's video tokens kept; every window also holds the text. Forward, and forward with backward, in
-milliseconds and TFLOP/s of useful work: 4 (14 with backward) multiply-adds' operations per pair of
-rows of one segment, per head and channel. The errors are relative, of the output and of the three
-gradients in the worst window, first and last head, against the XLA version in float32. torch's
-varlen attention (FlashAttention-2) is timed beside where a torch with CUDA is installed, and the
-matmul ceiling in the same run.
+milliseconds and TFLOP/s of useful work: each call waited for, and queued, that is so many calls
+waited for once, as within a larger program. Useful work is 4 (14 with backward) operations per pair
+of rows of one segment, per head and channel. The errors are relative, of the output and of the
+three gradients in the worst window, first and last head, against the XLA version in float32.
+torch's varlen attention (FlashAttention-2) is timed beside where a torch with CUDA is installed,
+and the matmul ceiling in the same run.
 
 --tpu runs nothing: it compiles the TPU kernels of heads of 128 channels in bfloat16 for chips that
 need not be there (libtpu must be installed), see ``benchmarks.attention_tpu``.
 """
 
 import dataclasses
+import functools
 import itertools
 import sys
 from collections.abc import Sequence
@@ -67,7 +69,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("head_dim", 128, "Channels of a head.", flag_values=values)
     text = "Of queries, keys, values."
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, text, flag_values=values)
-    flags.DEFINE_integer("repeats", 10, "Timed calls of each.", flag_values=values)
+    flags.DEFINE_integer("repeats", 10, "Timings of each.", flag_values=values)
+    flags.DEFINE_integer("queue", 8, "Calls of a queued timing.", flag_values=values)
     flags.DEFINE_list("without", [], "Implementations not to time.", flag_values=values)
     flags.DEFINE_integer("ceiling_side", 8192, "Matrices of the ceiling.", flag_values=values)
     flags.DEFINE_bool("tpu", False, "Compile for TPUs, run nothing.", flag_values=values)
@@ -160,9 +163,11 @@ def time_runs(case: Case, name: str, runs: Runs, values: flags.FlagValues) -> di
     row = {"shape": case.shape, "implementation": name, "rows": int(case.lengths.sum())}
     row["windows"] = len(case.lengths)
     for kind, run, per_pair in (("forward", runs.forward, FORWARD), ("both", runs.both, BOTH)):
-        seconds = median_seconds(run, values.repeats, warmup=2)
         work = useful_operations(case.lengths, values.heads, values.head_dim, per_pair)
-        row |= {f"{kind}_ms": seconds * 1e3, f"{kind}_tflops": work / seconds / 1e12}
+        for calls, column in ((1, kind), (values.queue, f"{kind}_queued")):
+            repeat = functools.partial(runs.queued, run, calls)
+            seconds = median_seconds(repeat, values.repeats, warmup=2) / calls
+            row |= {f"{column}_ms": seconds * 1e3, f"{column}_tflops": work / seconds / 1e12}
     print(format_table(list(row), [list(row.values())]), flush=True)
     return row
 

@@ -32,11 +32,21 @@ def outer_heads(x: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Forward, forward with backward, and the outer heads of the latter's results."""
+    """Forward, forward with backward, and the outer heads of the latter's results.
+
+    The first two start the work; ``wait`` waits for what they gave.
+    """
 
     forward: Callable[[], Any]
     both: Callable[[], Any]
+    wait: Callable[[Any], Any]
     results: Callable[[], list[np.ndarray]]
+
+    def queued(self, run: Callable[[], Any], calls: int) -> None:
+        """So many calls, waited for once; results before the last one are let go."""
+        for _ in range(calls):
+            given = run()
+        self.wait(given)
 
 
 def jax_programs(name: str, inputs: tuple[Array, ...]) -> tuple[jax.stages.Lowered, ...]:
@@ -55,7 +65,8 @@ def jax_runs(programs: Sequence[jax.stages.Compiled], inputs: tuple[Array, ...])
     def results() -> list[np.ndarray]:
         return [np.asarray(outer_heads(x)[0]) for x in both(*inputs)]
 
-    return Runs(lambda: forward(q, k, v, cu), lambda: both(*inputs), results)
+    wait = jax.block_until_ready
+    return Runs(lambda: forward(q, k, v, cu), lambda: both(*inputs), wait, results)
 
 
 def torch_runs(inputs: tuple[Array, ...], longest: int) -> Runs | None:
@@ -75,20 +86,22 @@ def torch_runs(inputs: tuple[Array, ...], longest: int) -> Runs | None:
     d_out = move(inputs[3])
     cu = torch.from_numpy(np.array(inputs[4][0])).to("cuda")
 
-    def forward() -> None:
+    def forward() -> Any:
         with torch.no_grad():
-            varlen_attn(q, k, v, cu, cu, longest, longest)
-        torch.cuda.synchronize()
+            return varlen_attn(q, k, v, cu, cu, longest, longest)
 
     def both() -> Any:
         q.grad = k.grad = v.grad = None
         out = varlen_attn(q, k, v, cu, cu, longest, longest)
         out.backward(d_out)
-        torch.cuda.synchronize()
         return out
+
+    def wait(given: Any) -> None:
+        del given
+        torch.cuda.synchronize()
 
     def results() -> list[np.ndarray]:
         found = (both().detach(), q.grad, k.grad, v.grad)
         return [outer_heads(x[None])[0].float().cpu().numpy() for x in found]
 
-    return Runs(forward, both, results)
+    return Runs(forward, both, wait, results)

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import attention, attention_tpu
+from benchmarks import attention, attention_runs, attention_tpu
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import Blocks
 
@@ -38,6 +38,7 @@ def test_times_what_runs_here_and_writes_json(tmp_path, capsys):
     rows = {row["implementation"]: row for row in found["rows"]}
     assert rows["xla"]["out_error"] < 1e-5 and rows["xla"]["gradient_error"] < 1e-5
     assert rows["xla"]["both_ms"] > 0 and rows["xla"]["forward_tflops"] > 0
+    assert 0 < rows["xla"]["both_queued_ms"] < 20 * rows["xla"]["both_ms"]
     assert set(rows) | set(found["not_run"]) == {*attention.IMPLEMENTATIONS, "torch varlen"}
     assert found["not_run"]["cudnn"] == "left out by --without"
     printed = capsys.readouterr().out
@@ -124,3 +125,10 @@ def test_without_the_tpu_compiler_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(attention_tpu.topologies, "get_topology_desc", none_here)
     with pytest.raises(UserError, match="pip install libtpu"):
         attention_tpu.compile_pass(attention_tpu.own_pass, 256, 2, 3, "v5e")
+
+
+def test_queued_calls_are_waited_for_once():
+    given, waited = iter(range(10)), []
+    runs = attention_runs.Runs(None, lambda: next(given), waited.append, None)
+    runs.queued(runs.both, 4)
+    assert waited == [3]
