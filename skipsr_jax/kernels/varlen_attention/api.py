@@ -93,7 +93,8 @@ def varlen_attention(
         [cu_seqlens[b, i], cu_seqlens[b, i + 1]). Pad it by repeating its last value; empty
         segments may stand anywhere. Run-time data: other bounds need no other program.
       scale: factor on the scores, usually p ** -0.5.
-      implementation: a key of IMPLEMENTATIONS, or None for the fastest that runs here.
+      implementation: a key of IMPLEMENTATIONS, or None for the fastest that runs here. The
+        gradients of "cudnn" do not repeat bit for bit, those of the Pallas kernels do.
 
     Returns:
       Attention output in q's dtype, softmax in float32. Rows that belong to no segment are exactly

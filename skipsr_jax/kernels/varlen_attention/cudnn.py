@@ -18,7 +18,9 @@ Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
   such a call to the XLA version; forward, the packs are one row, and the limit all of it;
 * rows that belong to no segment come back unwritten, and so do their gradients: both are selected
   to zero here. It reads none of those rows: NaN there changes nothing;
-* its dq is summed in an order that varies: gradients do not repeat bit for bit;
+* its dq is summed in an order that varies: gradients do not repeat bit for bit, unless XLA is told
+  ``--xla_gpu_deterministic_ops=true``, with which the backward pass takes two thirds longer;
+  ``pallas_gpu`` repeats without that and is the faster of the two;
 * one segment alone is not treated as packed: there are two slots for segments at least.
 """
 
