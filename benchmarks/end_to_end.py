@@ -44,7 +44,7 @@ from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.outputs import quantise
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import Settings, from_config
+from skipsr_jax.inference.settings import CODINGS, Settings, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import upscale_frames
 from skipsr_jax.models.presets import DIT_PRESETS
@@ -72,6 +72,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("skips", ["0.75", "0.4", "0"], text, flag_values=values)
     text = "Masks from files (.npy, (t, r, q)), for the clips that they cover."
     flags.DEFINE_list("masks", [], text, flag_values=values)
+    text = "How the autoencoder runs; other than dense at a scale of 4 alone, where masks fit."
+    flags.DEFINE_enum("coding", "dense", CODINGS, text, flag_values=values)
     flags.DEFINE_integer("scale", 4, "How much smaller the input is.", flag_values=values)
     flags.DEFINE_integer("repeats", 1, "Timed runs of each row.", flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
@@ -83,7 +85,7 @@ class GivenMask(Stages):
     """The stages, with ``keep`` in place of what a predictor finds."""
 
     keep: Bool[HostArray, "t r q"]
-    masks_from_pixels = False
+    masks_from_pixels: bool = False
 
     def mask_logits(self, given: Array) -> HostArray:
         """Of one clip; sure of everything."""
@@ -104,11 +106,11 @@ def make_stages(name: str, dtype: Any) -> GivenMask:
     return GivenMask(Model(name, vae, dit, None, params | {"text": {"positive": text}}, mesh))
 
 
-def settings_of(name: str) -> Settings:
-    """Those of the model's config, with the mask from the stages."""
+def settings_of(name: str, coding: str) -> Settings:
+    """Those of the model's config, with the mask from the stages, encoded and decoded so."""
     settings = from_config(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]())
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
-    return dataclasses.replace(settings, mask=mask)
+    return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding)
 
 
 def masks_of(
@@ -168,7 +170,10 @@ def main(argv: Sequence[str]) -> int:
     values(list(argv))
     dtype = jnp.dtype(values.dtype)
     sizes = [size_of(clip) for clip in values.clips]
-    stages, settings = make_stages(values.model, dtype), settings_of(values.model)
+    stages, settings = make_stages(values.model, dtype), settings_of(values.model, values.coding)
+    if values.coding != "dense" and values.scale != 4:
+        raise UserError(f"--coding={values.coding} needs --scale=4: masks from pixels fit there")
+    stages.masks_from_pixels = values.coding != "dense"
     widest = stages.model.vae.config.block_channels[0]
     ceilings = {
         "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),

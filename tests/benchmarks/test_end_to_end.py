@@ -24,6 +24,11 @@ def test_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "decode_s" in capsys.readouterr().out
 
 
+def test_sparse_coding_needs_the_scale_at_which_masks_fit():
+    with pytest.raises(UserError, match="--scale=4"):
+        end_to_end.main(["", "--model=tiny", "--clips=1x32x32", "--coding=auto", "--scale=2"])
+
+
 def test_masks_are_cut_to_the_clip_or_left_out(tmp_path):
     values = end_to_end.define_flags()
     small, wrong = tmp_path / "small.npy", tmp_path / "wrong.npy"
