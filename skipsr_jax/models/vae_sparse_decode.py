@@ -72,8 +72,8 @@ def _walk(
     if decoder.residual:
         x = x + picture_conv(decoder.upscaled_full, upscaled, None, blocks, PATCH_PIXELS)[0]
     x, full = block_resnets(up[3].resnets, x, before.full, active)
-    x, norm = block_group_norm(decoder.conv_norm_out, x, before.norm, active)
-    x, end = block_conv(decoder.conv_out, jax.nn.silu(x), before.end, active)
+    affine, norm = block_group_norm(decoder.conv_norm_out, x, before.norm, active)
+    x, end = block_conv(decoder.conv_out, x, before.end, active, affine)
     return x, _Carry(start, low, input_half, entry, half, doubled, full, norm, end)
 
 

@@ -18,22 +18,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from skipsr_jax.kernels.block_join import join_blocks
+from skipsr_jax.kernels.block_join.problem import Affine
+from skipsr_jax.kernels.block_join.xla import Border, activated, border_of, put, with_border
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
-from skipsr_jax.nn.group_norm import GroupNorm, Moments, channel_sums, moments_of, normalise
+from skipsr_jax.nn.group_norm import GroupNorm, channel_sums, gain_of, moments_of
 from skipsr_jax.nn.upsample import Kernel, Upsample, add_inner, unfold
 from skipsr_jax.nn.vae_blocks import Resnet, run_in_order
 from skipsr_jax.tokens.blocks import MISSING, Blocks
-from skipsr_jax.types import Array, Float, Int
+from skipsr_jax.types import Array, Float
 
 _VALID = ((0, 0), (0, 0))
-
-
-class Border(NamedTuple):
-    """Where each pixel of a block with its border comes from."""
-
-    slot: Int[Array, "n v u"]
-    pixel: Int[Array, "n v u"]
-    """Counted row by row in the block of that slot; -1 without a neighbour."""
 
 
 class Active(NamedTuple):
@@ -43,32 +38,14 @@ class Active(NamedTuple):
     borders: dict[int, Border]
 
 
-def _border(blocks: Blocks, size: int) -> Border:
-    at = jnp.arange(-1, size + 1)
-    third = (at >= 0).astype(jnp.int32) + (at >= size)  # before, in, or behind the block
-    source = blocks.neighbours[:, 3 * third[:, None] + third[None, :]]
-    pixel = (at % size)[:, None] * size + at % size
-    return Border(jnp.maximum(source, 0), jnp.where(source == MISSING, -1, pixel))
-
-
 def activate(blocks: Blocks, sizes: Sequence[int]) -> Active:
     """``blocks`` for layers on blocks of ``sizes`` pixels along a side.
 
     The indices are computed here once: else every layer would, for each of its numbers.
     """
     blocks = jax.tree.map(jnp.asarray, blocks)
-    borders = {size: _border(blocks, size) for size in sizes}
+    borders = {size: border_of(blocks.neighbours, size) for size in sizes}
     return Active(blocks, jax.lax.optimization_barrier(borders))
-
-
-def with_border(x: Float[Array, "n f h w c"], active: Active) -> Float[Array, "n f v u c"]:
-    """Each block with one more pixel on every side: v = h + 2, u = w + 2."""
-    _, f, size, _, c = x.shape
-    slot, pixel = (part[:, None] for part in active.borders[size])
-    frame = jnp.arange(f, dtype=jnp.int32)[:, None, None]
-    index = (slot * f + frame) * (size * size) + jnp.maximum(pixel, 0)
-    bordered = x.reshape(-1, c).at[index].get(mode="promise_in_bounds")
-    return jnp.where((pixel < 0)[..., None], 0, bordered)
 
 
 def take_blocks(
@@ -92,12 +69,6 @@ def take_blocks(
     return jnp.where((pixel < 0)[..., None], 0, cut)
 
 
-def _put(table: Array, blocks: Blocks, values: Array) -> Array:
-    """The table of all blocks with those of the active ones replaced. Places are told apart even
-    where they are padding: else a GPU puts each number by an atomic exchange."""
-    return table.at[blocks.place].set(values, mode="drop", unique_indices=True)
-
-
 def put_blocks(
     picture: Float[Array, "1 f h w c"], x: Float[Array, "n f s s c"], blocks: Blocks
 ) -> Float[Array, "1 f h w c"]:
@@ -107,23 +78,27 @@ def put_blocks(
     rows, columns = h // size, w // size
     tiles = picture.reshape(f, rows, size, columns, size, c).transpose(1, 3, 0, 2, 4, 5)
     tiles = tiles.reshape(rows * columns, f, size, size, c)
-    tiles = _put(tiles, blocks, x.astype(picture.dtype))
+    tiles = put(tiles, blocks.place, x.astype(picture.dtype))
     tiles = tiles.reshape(rows, columns, f, size, size, c).transpose(2, 0, 3, 1, 4, 5)
     return tiles.reshape(picture.shape)
 
 
-def _with_table(
-    x: Float[Array, "n f v u c"], table: Carry, blocks: Blocks, taps: int, steps: int = 1
+def _joined(
+    x: Float[Array, "n f h w c"],
+    affine: Affine | None,
+    table: Carry,
+    active: Active,
+    taps: int,
+    steps: int = 1,
 ) -> tuple[Float[Array, "n g v u c"], Float[Array, "m k v u c"]]:
-    """x behind the frames before it, and the table of the last taps - steps frames of all blocks.
-    Without a table x starts a clip."""
-    before = None
+    """x with borders behind the frames before it, and the table of the last taps - steps frames of
+    all blocks. ``affine``: x goes through it and a silu. Without a table x starts a clip."""
+    blocks, border = active.blocks, active.borders[x.shape[2]]
     if table is not None:
-        place = jnp.minimum(blocks.place, len(table) - 1)
-        before = table.at[place].get(mode="promise_in_bounds")
-    x = jax.lax.optimization_barrier(with_past(x, before, taps - 1))
-    last = x[:, x.shape[1] - (taps - steps) :]  # behind the barrier: copied, not computed again
-    return x, last if table is None else _put(table, blocks, last)
+        return join_blocks(x, affine, table, blocks.place, blocks.neighbours, border)
+    x = with_past(with_border(activated(x, affine), border), None, taps - 1)
+    x = jax.lax.optimization_barrier(x)
+    return x, x[:, x.shape[1] - (taps - steps) :]  # behind the barrier: not computed again
 
 
 def _run(conv: CausalConv3d, bordered: Array) -> Array:
@@ -136,16 +111,23 @@ def _run(conv: CausalConv3d, bordered: Array) -> Array:
 
 
 def block_conv(
-    conv: CausalConv3d, x: Float[Array, "n f h w i"], table: Carry, active: Active
+    conv: CausalConv3d,
+    x: Float[Array, "n f h w i"],
+    table: Carry,
+    active: Active,
+    affine: Affine | None = None,
 ) -> tuple[Float[Array, "n g v u o"], Carry]:
-    """The layer ``conv`` on active blocks, and its table of what they leave to later frames."""
+    """The layer ``conv`` on active blocks, and its table of what they leave to later frames.
+
+    ``affine``: x goes through it and a silu first; for layers of three taps in time.
+    """
     if conv.kernel.shape[:3] == (1, 1, 1):
         return conv(x)[0], ()
     taps, steps = conv.kernel.shape[0], conv.strides[0]
-    x = with_border(x.astype(conv.dtype), active)
+    x = x.astype(conv.dtype)
     if taps == 1:
-        return _run(conv, x), ()
-    x, table = _with_table(x, table, active.blocks, taps, steps)
+        return _run(conv, with_border(x, active.borders[x.shape[2]])), ()
+    x, table = _joined(x, affine, table, active, taps, steps)
     return _run(conv, x), table
 
 
@@ -170,8 +152,8 @@ def picture_conv(
 
 def block_group_norm(
     norm: GroupNorm, x: Float[Array, "n f h w c"], memory: Carry, active: Active
-) -> tuple[Float[Array, "n f h w c"], Carry]:
-    """The layer ``norm`` on active blocks, in float32.
+) -> tuple[Affine, Carry]:
+    """The layer ``norm`` on active blocks, as what it makes of each channel in each frame.
 
     The statistics of a frame are over all blocks: of active ones as they are, of the others as they
     were when last active. That is the memory, (blocks, 2, g); None: x holds all blocks in order.
@@ -184,21 +166,21 @@ def block_group_norm(
     found = jnp.stack([part[:, :, 0, 0, ::width] for part in statistics], axis=2)
     if memory is not None:
         of_all = jnp.broadcast_to(memory[:, None], (len(memory), *found.shape[1:]))
-        found = _put(of_all, active.blocks, found)
+        found = put(of_all, active.blocks.place, found)
     means, variances = found[:, :, 0], found[:, :, 1]  # blocks f g
     mean = means.mean(axis=0)
     variance = (variances + jnp.square(means - mean)).mean(axis=0)
-    mean, variance = (jnp.repeat(v, width, axis=-1)[None, :, None, None] for v in (mean, variance))
-    y = normalise(x, Moments(mean, variance), norm.scale[...], norm.bias[...])
-    return y, found[:, -1]
+    mean, variance = (jnp.repeat(v, width, axis=-1) for v in (mean, variance))
+    bias = jnp.broadcast_to(norm.bias[...].astype(jnp.float32), mean.shape)
+    return Affine(mean, gain_of(variance, norm.scale[...]), bias), found[:, -1]
 
 
 def _second_half(
     resnet: Resnet, x: Array, y: Array, norm2: Carry, conv2: Carry, active: Active
 ) -> tuple[Array, Carry, Carry]:
     """From the first convolution's result ``y`` on; x: the layer's input on active blocks."""
-    y, norm2 = block_group_norm(resnet.norm2, y, norm2, active)
-    y, conv2 = block_conv(resnet.conv2, jax.nn.silu(y), conv2, active)
+    affine, norm2 = block_group_norm(resnet.norm2, y, norm2, active)
+    y, conv2 = block_conv(resnet.conv2, y, conv2, active, affine)
     if resnet.conv_shortcut is not None:
         x, _ = resnet.conv_shortcut(x)
     return x + y, norm2, conv2
@@ -209,8 +191,8 @@ def block_resnet(
 ) -> tuple[Float[Array, "n f h w o"], Carry]:
     """The layer ``resnet`` on active blocks."""
     norm1, conv1, norm2, conv2 = (None,) * 4 if carry is None else carry
-    y, norm1 = block_group_norm(resnet.norm1, x, norm1, active)
-    y, conv1 = block_conv(resnet.conv1, jax.nn.silu(y), conv1, active)
+    affine, norm1 = block_group_norm(resnet.norm1, x, norm1, active)
+    y, conv1 = block_conv(resnet.conv1, x, conv1, active, affine)
     y, norm2, conv2 = _second_half(resnet, x, y, norm2, conv2, active)
     return y, (norm1, conv1, norm2, conv2)
 
@@ -256,8 +238,8 @@ def block_upsample(
 ) -> tuple[Float[Array, "n f v u c"], Carry]:
     """The layer ``upsample``, which must not double frames, on active blocks: v = 2 h, u = 2 w."""
     kernel = upsample.kernel()
-    x = with_border(x.astype(upsample.conv.dtype), active)
-    seen, carry = _with_table(x, carry, active.blocks, kernel.weights.shape[0])
+    x = x.astype(upsample.conv.dtype)
+    seen, carry = _joined(x, None, carry, active, kernel.weights.shape[0])
     y = conv3d(seen, kernel.weights, padding=_VALID)
     bias = upsample.conv.bias[...].astype(jnp.float32)
     return unfold(_with_constants(y, kernel, bias, active), 1), carry

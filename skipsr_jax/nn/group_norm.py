@@ -58,6 +58,13 @@ def moments(x: Float[Array, "b f h w c"], groups: int) -> Moments:
     return moments_of(channel_sums(x), groups)
 
 
+def gain_of(
+    variance: Float[Array, "... c"], scale: Float[Array, " c"], eps: float = 1e-6
+) -> Float[Array, "... c"]:
+    """What differences from the mean are multiplied with, in float32."""
+    return scale.astype(jnp.float32) * jax.lax.rsqrt(variance + eps)
+
+
 def normalise(
     x: Float[Array, "b f h w c"],
     statistics: Moments,
@@ -66,7 +73,7 @@ def normalise(
     eps: float = 1e-6,
 ) -> Float[Array, "b f h w c"]:
     """Frames normalised by given statistics, in float32."""
-    gain = scale.astype(jnp.float32) * jax.lax.rsqrt(statistics.variance + eps)
+    gain = gain_of(statistics.variance, scale, eps)
     return (x.astype(jnp.float32) - statistics.mean) * gain + bias.astype(jnp.float32)
 
 
