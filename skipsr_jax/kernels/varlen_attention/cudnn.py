@@ -16,8 +16,8 @@ Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
   ``Rows`` never makes so many;
 * a segment longer than the limit would be cut: backward, ``lax.cond`` on the run-time lengths sends
   such a call to the XLA version; forward, the packs are one row, and the limit all of it;
-* rows that belong to no segment come back unwritten, and so do their gradients: both are selected
-  to zero here. It reads none of those rows: NaN there changes nothing;
+* rows that belong to no segment come back unwritten, and so do their gradients: zeros are written
+  there in place. It reads none of those rows: NaN there changes nothing;
 * its dq is summed in an order that varies: gradients do not repeat bit for bit, unless XLA is told
   ``--xla_gpu_deterministic_ops=true``, with which the backward pass takes two thirds longer;
   ``pallas_gpu`` repeats without that and is the faster of the two;
@@ -33,8 +33,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from skipsr_jax.kernels.varlen_attention import xla
+from skipsr_jax.kernels.varlen_attention.outside import clear_outside
 from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, gpu_refusal
-from skipsr_jax.kernels.varlen_attention.segments import zero_outside
 from skipsr_jax.types import Array, Float, Int
 
 try:
@@ -194,7 +194,7 @@ def _forward(call: _Call, q, k, v, cu_seqlens, training: bool):
     slots = call.rows.count * call.rows.slots
     one_row = dataclasses.replace(call, rows=Rows(1, limit, slots))
     out, *statistics = _run_forward(one_row, q, k, v, cu_seqlens, training)
-    return zero_outside(out, cu_seqlens), *statistics
+    return clear_outside(out, cu_seqlens), *statistics
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -228,7 +228,7 @@ def _attention_backward(call, saved, d_out):
     else:
         longest = jnp.max(cu_seqlens[:, 1:] - cu_seqlens[:, :-1])
         grads = lax.cond(longest <= call.rows.limit, usual, unusual)
-    return *(zero_outside(grad, cu_seqlens) for grad in grads), None
+    return *(clear_outside(grad, cu_seqlens) for grad in grads), None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

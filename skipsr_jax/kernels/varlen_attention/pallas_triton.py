@@ -192,6 +192,7 @@ def _kernels(interpret: bool) -> Kernels:
         functools.partial(_forward, interpret=interpret),
         functools.partial(_backward, interpret=interpret),
         WIDTHS,
+        interpret,
     )
 
 

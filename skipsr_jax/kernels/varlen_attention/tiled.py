@@ -2,7 +2,7 @@
 
 A pair of kernels works on tiles (``tiles``) of rows laid end to end, (t, a, l) with heads as wide
 as the kernels like. Rows of no segment may hold anything: no kernel lets a sum see them. Kernels
-do not write them; they are selected to zero here.
+do not write them; zeros are written there afterwards, in place.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from skipsr_jax.kernels.varlen_attention.segments import zero_outside
+from skipsr_jax.kernels.varlen_attention.outside import clear_outside
 from skipsr_jax.kernels.varlen_attention.tiles import (
     ROW_MULTIPLE,
     TILE_ROWS,
@@ -28,7 +28,7 @@ LOG2_E = math.log2(math.e)
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """Two passes over tiles, and the widths of a head that they take, ascending.
+    """Two passes over tiles, the widths of a head that they take, ascending; ``interpret``: on CPU.
 
     ``forward(table, q, k, v, scale=, with_lse=)`` gives the output and the log2 of the sum of
     exponents of each row of each tile (a, t, r), or None.
@@ -40,6 +40,7 @@ class Kernels:
     forward: Callable[..., tuple[Array, Array | None]]
     backward: Callable[..., tuple[Array, Array, Array]]
     widths: tuple[int, ...]
+    interpret: bool = False
 
 
 def _flat(x: Float[Array, "b s a p"], widths: tuple[int, ...]) -> Float[Array, "t a l"]:
@@ -50,12 +51,15 @@ def _flat(x: Float[Array, "b s a p"], widths: tuple[int, ...]) -> Float[Array, "
 
 
 def _packs(
-    x: Float[Array, "t a l"], like: Float[Array, "b s a p"], cu_seqlens: Int[Array, "b g1"]
+    x: Float[Array, "t a l"],
+    like: Float[Array, "b s a p"],
+    cu_seqlens: Int[Array, "b g1"],
+    interpret: bool,
 ) -> Float[Array, "b s a p"]:
     """Back from ``_flat``, with zeros in rows of no segment."""
     packs, rows, _, head_dim = like.shape
     x = x[: packs * rows, :, :head_dim].reshape(like.shape)
-    return zero_outside(x, cu_seqlens)
+    return clear_outside(x, cu_seqlens, interpret=interpret)
 
 
 def _by_tile(x: Float[Array, "b s a"], table: Int[Array, "t c"]) -> Float[Array, "a t r"]:
@@ -84,7 +88,7 @@ def _forward(q, k, v, cu_seqlens, kernels, scale, *, with_lse):
     flat = (_flat(x, kernels.widths) for x in (q, k, v))
     table = tiles_of(cu_seqlens, q.shape[1])
     out, lse = kernels.forward(table, *flat, scale=scale, with_lse=with_lse)
-    return _packs(out, q, cu_seqlens), lse
+    return _packs(out, q, cu_seqlens, kernels.interpret), lse
 
 
 def _attention_forward(q, k, v, cu_seqlens, kernels, scale):
@@ -98,7 +102,7 @@ def _attention_backward(kernels, scale, saved, d_out):
     delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
     flat = (_flat(x, kernels.widths) for x in (q, k, v, d_out))
     grads = kernels.backward(table, *flat, lse, _by_tile(delta, table), scale=scale)
-    return *(_packs(grad, q, cu_seqlens) for grad in grads), None
+    return *(_packs(grad, q, cu_seqlens, kernels.interpret) for grad in grads), None
 
 
 tiled_attention.defvjp(_attention_forward, _attention_backward)

@@ -103,6 +103,7 @@ FORWARD, BACKWARD = "@__cudnn$fmhaSoftmax(", "@__cudnn$fmhaSoftmaxBackward("
 
 
 @pytest.mark.skipif(cudnn._fused is None, reason="this jax has no cuDNN attention")
+@pytest.mark.usefixtures("abstract_h200")
 class TestLowering:
     @pytest.mark.parametrize(("rows", "segments"), [(64, 5), (63, 1)])
     def test_one_call_where_any_segment_fits(self, rows, segments):
