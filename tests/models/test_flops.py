@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from skipsr_jax.models.flops import dit_flops, peak_flops, traced_flops, vae_flops
 from skipsr_jax.models.presets import SEEDVR2_3B, TINY
@@ -84,6 +86,17 @@ def test_traced_programs_count_through_loops_and_branches():
     assert traced_flops(jax.jit(convolve), pictures) == 2 * 5 * 6 * 7 * 9 * 2
     with pytest.raises(ValueError, match="unknown length"):
         traced_flops(lambda x: jax.lax.while_loop(lambda v: v < 3, lambda v: v + 1, x), 0)
+
+
+def test_a_pallas_kernel_beside_what_is_counted():
+    def square(x, y):
+        y[...] = x[...] @ x[...]
+        triton.debug_barrier()  # has no result
+
+    def run(x):
+        return pl.pallas_call(square, out_shape=x)(x) @ x
+
+    assert traced_flops(run, jax.ShapeDtypeStruct((8, 8), jnp.float32)) == 2 * 8**3
 
 
 @pytest.mark.parametrize(
