@@ -183,9 +183,10 @@ def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
 
     step = encode_step(vae)
-    _, carry = jax.eval_shape(step, params, frames(1), None)
-    arguments = (params, frames(TIME_FACTOR), _carry_on(mesh, carry, clip.height))
-    return Program(step, arguments, clips, traced_flops(step, *arguments))
+    with jax.set_mesh(mesh):  # layers compute in another way where devices share a picture
+        _, carry = jax.eval_shape(step, params, frames(1), None)
+        arguments = (params, frames(TIME_FACTOR), _carry_on(mesh, carry, clip.height))
+        return Program(step, arguments, clips, traced_flops(step, *arguments))
 
 
 def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
@@ -196,9 +197,10 @@ def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
     shape = (clips, 1, *pixels, SEEDVR.latent_channels)
     latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=space_sharding(mesh, shape))
     step = decode_step(vae)
-    _, carry = jax.eval_shape(step, params, latent, None, None)
-    arguments = (params, latent, _carry_on(mesh, carry, clip.height), None)
-    return Program(step, arguments, clips, traced_flops(step, *arguments))
+    with jax.set_mesh(mesh):
+        _, carry = jax.eval_shape(step, params, latent, None, None)
+        arguments = (params, latent, _carry_on(mesh, carry, clip.height), None)
+        return Program(step, arguments, clips, traced_flops(step, *arguments))
 
 
 VAE_PROGRAMS = {"encode": encode, "decode": decode}

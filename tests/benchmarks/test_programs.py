@@ -23,6 +23,16 @@ def test_devices_that_share_a_clip(at_once, clips, devices):
     assert program.flops > 0 and program.tokens == 2 * 4 * 4
 
 
+@pytest.mark.parametrize("build", programs.VAE_PROGRAMS.values())
+def test_slices_of_the_autoencoder_over_devices(build):
+    mesh = make_mesh(1, 1, 4, chosen=jax.devices()[:4])
+    program = build(mesh, programs.Clip(5, 64, 64, 0.0, 1))
+    assert program.arguments[1].sharding.shard_shape(program.arguments[1].shape)[2] in (2, 16)
+    with jax.set_mesh(mesh):
+        program.function.trace(*program.arguments)  # the carry is the one that it takes there
+    assert program.flops > 0
+
+
 def test_heads_that_do_not_divide_over_the_devices_of_one_clip():
     clip = programs.Clip(5, 64, 64, 0.0, 1)
     with pytest.raises(UserError, match="4 heads do not divide over a mesh of 8"):
