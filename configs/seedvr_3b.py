@@ -22,7 +22,7 @@ def get_config():
             "vae_memory_gib": 0.0,  # of the autoencoder; 0: what is free. Strips where it is short
             "encode": "dense",  # sparse: only what is kept (needs a mask from pixels); or auto
             "decode": "dense",  # sparse: only what is kept; auto: where that pays
-            "sparse_up_to": 0.6,  # auto: the share of blocks up to which it pays
+            "sparse_up_to": 0.8,  # auto: the share of blocks up to which it pays (even at 0.9)
             "size": {"factor": 4.0, "height": 0, "width": 0},
             "mask": {
                 "source": "input",  # the public weights have no predictor
