@@ -143,12 +143,12 @@ def _place(
 ) -> _Placed:
     """``stored``: kept patches in the order of storage; ``token_of``: the inverse."""
     geometry = _geometry(keep.shape, shifted)
-    kept = keep.reshape(-1)[geometry.order]
-    return _Placed(
-        token=token_of[geometry.order[kept]],
-        window=geometry.window[kept],
-        position=geometry.position[stored],
-        extent=geometry.extent[stored],
+    kept = np.flatnonzero(keep.reshape(-1).take(geometry.order))
+    return _Placed(  # take: several times as fast as brackets for rows of three
+        token=token_of.take(geometry.order.take(kept)),
+        window=geometry.window.take(kept),
+        position=geometry.position.take(stored, axis=0),
+        extent=geometry.extent.take(stored, axis=0),
     )
 
 
@@ -223,7 +223,7 @@ def build_plan(
     patches, first_patch = [], 0
     for mask, count in zip(keep, counts, strict=True):
         order = _geometry(mask.shape, False).order
-        stored = order[mask.reshape(-1)[order]]
+        stored = order.take(np.flatnonzero(mask.reshape(-1).take(order)))
         token_of = np.empty(mask.size, np.int32)
         token_of[stored] = np.arange(count)
         for y, samples in placed.items():
