@@ -47,9 +47,9 @@ from benchmarks.measure import (
     write_json,
 )
 from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.target import current_target
 from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, xla
 from skipsr_jax.kernels.varlen_attention.api import problem_of
-from skipsr_jax.kernels.varlen_attention.problem import current_target
 from skipsr_jax.tokens.windows import window_boxes
 from skipsr_jax.types import Array
 

@@ -14,9 +14,11 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.transformer import plan_for
+from skipsr_jax.kernels.choice import Implementation
+from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.kernels.varlen_attention import cudnn, varlen_attention
-from skipsr_jax.kernels.varlen_attention.api import IMPLEMENTATIONS, Implementation
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, current_target
+from skipsr_jax.kernels.varlen_attention.api import IMPLEMENTATIONS
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.models.dit import Body, DiTConfig
 from skipsr_jax.tokens.patches import gather_kept, scatter_kept
 from skipsr_jax.tokens.plan import Layout, Leaf, TokenPlan

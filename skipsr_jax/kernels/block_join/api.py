@@ -4,16 +4,11 @@ Between two convolutions on blocks lies one pass over memory: normalise, activat
 around, put the frames before in front, and remember the last ones.
 """
 
-import functools
-import logging
-from collections.abc import Callable
-
 from skipsr_jax.kernels.block_join import pallas_triton, xla
 from skipsr_jax.kernels.block_join.problem import Affine, Join
-from skipsr_jax.kernels.varlen_attention.problem import Target, current_target
+from skipsr_jax.kernels.choice import Implementation, first_supported, log_choice
+from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.types import Array, Float, Int
-
-_log = logging.getLogger(__name__)
 
 
 def _everywhere(join: Join, target: Target) -> None:
@@ -21,28 +16,10 @@ def _everywhere(join: Join, target: Target) -> None:
 
 
 # Fastest first; the last one runs everywhere.
-IMPLEMENTATIONS: dict[str, tuple[Callable[[Join, Target], str | None], Callable[..., tuple]]] = {
-    "pallas_triton": (pallas_triton.supported, pallas_triton.join_blocks),
-    "xla": (_everywhere, xla.join_blocks),
+IMPLEMENTATIONS = {
+    "pallas_triton": Implementation(pallas_triton.supported, pallas_triton.join_blocks),
+    "xla": Implementation(_everywhere, xla.join_blocks),
 }
-
-
-def choose(join: Join, target: Target) -> tuple[str, dict[str, str]]:
-    """The first implementation that can do it there, and why those before it cannot."""
-    refused = {}
-    for name, (supported, _) in IMPLEMENTATIONS.items():
-        reason = supported(join, target)
-        if reason is None:
-            return name, refused
-        refused[name] = reason
-    raise ValueError(f"no implementation can do {join} on {target}: {refused}")
-
-
-@functools.lru_cache(maxsize=256)
-def _log_choice(name: str, refused: tuple[tuple[str, str], ...]) -> None:
-    """Once for each distinct choice: the cache is what makes it once."""
-    why = "".join(f"; not {other}: {reason}" for other, reason in refused)
-    _log.info("blocks are joined by %s%s", name, why)
 
 
 def join_blocks(
@@ -69,7 +46,7 @@ def join_blocks(
     """
     n, frames, size, _, channels = x.shape
     join = Join(n, frames, size, channels, table.shape[1], x.dtype)
-    name, refused = choose(join, current_target())
-    _log_choice(name, tuple(refused.items()))
+    name, refused = first_supported(IMPLEMENTATIONS, join, current_target())
+    log_choice("blocks are joined by", name, refused)
     where = neighbours if name == "pallas_triton" else border
-    return IMPLEMENTATIONS[name][1](x, affine, table, place, where)
+    return IMPLEMENTATIONS[name].run(x, affine, table, place, where)

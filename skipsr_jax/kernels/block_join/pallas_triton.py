@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from skipsr_jax.kernels.block_join.problem import Affine, Join
-from skipsr_jax.kernels.varlen_attention.problem import HALF_PRECISION, Target
+from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Array, Float, Int
 
 PIXELS, CHANNELS = 16, 128  # of a program
@@ -24,13 +24,9 @@ WARPS = 4
 
 def supported(join: Join, target: Target) -> str | None:
     """None when the kernel can run this problem, else the reason."""
-    if target.compute_capability is None:
-        return f"it needs an NVIDIA GPU, and this is {target.platform}"
-    if target.compute_capability < (8, 0):
-        found = ".".join(map(str, target.compute_capability))
-        return f"it needs compute capability 8.0 (Ampere), and this GPU has {found}"
-    if join.dtype not in HALF_PRECISION:
-        return f"it takes bfloat16 or float16, not {join.dtype}"
+    refused = gpu_refusal(join.dtype, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
+    if refused is not None:
+        return refused
     wide = min(join.channels, CHANNELS)
     if wide < LEAST_CHANNELS or wide & (wide - 1) or join.channels % wide:
         return f"it takes 16, 32, 64 or a multiple of 128 channels, not {join.channels}"

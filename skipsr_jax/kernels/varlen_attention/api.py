@@ -1,30 +1,16 @@
 """The public function, and the contract by which an implementation is chosen.
 
 ``implementation=None`` takes the first of IMPLEMENTATIONS that supports the problem on the target
-(``problem.current_target``: the mesh in scope, else this machine), and logs once which one ran and
+(``target.current_target``: the mesh in scope, else this machine), and logs once which one ran and
 why each faster one did not. A name means that one or an
 error: nothing falls back in silence.
 """
 
-import dataclasses
-import functools
-import logging
-from collections.abc import Callable
-
+from skipsr_jax.kernels.choice import Implementation, first_supported, log_choice
+from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.kernels.varlen_attention import cudnn, pallas_gpu, pallas_tpu, pallas_triton, xla
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, current_target
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.types import Array, Float, Int
-
-_log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Implementation:
-    """``supported(problem, target)`` gives None or the reason why not; ``run`` does the work."""
-
-    supported: Callable[[Problem, Target], str | None]
-    run: Callable[..., Array]
-
 
 # Fastest first; the last one runs everywhere.
 IMPLEMENTATIONS = {
@@ -56,24 +42,16 @@ def choose(
             f"choose one of {', '.join(IMPLEMENTATIONS)}, or None for the fastest that runs"
         )
     names = IMPLEMENTATIONS if implementation is None else (implementation,)
-    refused = {}
-    for name in names:
-        reason = IMPLEMENTATIONS[name].supported(problem, target)
-        if reason is None:
-            return name, refused
-        refused[name] = reason
+    name, refused = first_supported(
+        {name: IMPLEMENTATIONS[name] for name in names}, problem, target
+    )
+    if name is not None:
+        return name, refused
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise ValueError(
         f"attention implementation {implementation!r} cannot run here ({reasons}); "
         "use None for the fastest that runs"
     )
-
-
-@functools.lru_cache(maxsize=256)
-def _log_choice(name: str, refused: tuple[tuple[str, str], ...]) -> None:
-    """Once for each distinct choice: the cache is what makes it once."""
-    why = "".join(f"; not {other}: {reason}" for other, reason in refused)
-    _log.info("attention runs on %s%s", name, why)
 
 
 def varlen_attention(
@@ -115,5 +93,5 @@ def varlen_attention(
             "and at least one segment"
         )
     name, refused = choose(problem_of(q, cu_seqlens), implementation=implementation)
-    _log_choice(name, tuple(refused.items()))
+    log_choice("attention runs on", name, refused)
     return IMPLEMENTATIONS[name].run(q, k, v, cu_seqlens, scale=scale)

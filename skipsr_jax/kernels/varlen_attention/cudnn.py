@@ -32,9 +32,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.kernels.varlen_attention import xla
 from skipsr_jax.kernels.varlen_attention.outside import clear_outside
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, gpu_refusal
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.types import Array, Float, Int
 
 try:
@@ -87,7 +88,7 @@ def supported(problem: Problem, target: Target) -> str | None:
     if _fused is None:
         return "this jax has no jax._src.cudnn.fused_attention_stablehlo"
     needs = "the packed layout needs compute capability 9.0 (Hopper)"
-    refused = gpu_refusal(problem, target, needs, (9, 0))
+    refused = gpu_refusal(problem.dtype, target, needs, (9, 0))
     if refused is not None:
         return refused
     if problem.head_dim % 8 or problem.head_dim > HEAD_DIM_LIMIT:

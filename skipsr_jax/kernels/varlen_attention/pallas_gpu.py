@@ -7,9 +7,10 @@ a fixed order of sums, so results repeat bit for bit.
 Mosaic kernels are not partitioned by the compiler: on more than one GPU, call it in ``shard_map``.
 """
 
+from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.kernels.varlen_attention.pallas_gpu_backward import backward
 from skipsr_jax.kernels.varlen_attention.pallas_gpu_forward import forward
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, gpu_refusal
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.kernels.varlen_attention.tiled import Kernels, tiled_attention
 from skipsr_jax.types import Array, Float, Int
 
@@ -19,7 +20,7 @@ KERNELS = Kernels(forward, backward, widths=(64, 128))
 def supported(problem: Problem, target: Target) -> str | None:
     """None when the Hopper kernels can run this problem, else the reason."""
     needs = "its instructions are those of compute capability 9.x"
-    refused = gpu_refusal(problem, target, needs, (9, 0), (10, 0))
+    refused = gpu_refusal(problem.dtype, target, needs, (9, 0), (10, 0))
     if refused is None and problem.head_dim > KERNELS.widths[-1]:
         return f"head_dim must be at most {KERNELS.widths[-1]}, not {problem.head_dim}"
     return refused

@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skipsr_jax.kernels.varlen_attention.problem import current_cores
+from skipsr_jax.kernels.target import current_cores
 from skipsr_jax.kernels.varlen_attention.tiles import (
     ROW_BEGIN,
     ROW_END,

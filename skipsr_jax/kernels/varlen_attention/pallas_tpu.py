@@ -14,6 +14,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.kernels.varlen_attention.pallas_tpu_backward import backward
 from skipsr_jax.kernels.varlen_attention.pallas_tpu_forward import forward
 from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import (
@@ -23,7 +24,7 @@ from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import (
     blocks_for,
     visits,
 )
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.kernels.varlen_attention.segments import row_bounds
 from skipsr_jax.types import Array, Bool, Float, Int
 

@@ -16,7 +16,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target, gpu_refusal
+from skipsr_jax.kernels.target import Target, gpu_refusal
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.kernels.varlen_attention.tiled import LOG2_E, Kernels, tiled_attention
 from skipsr_jax.kernels.varlen_attention.tiles import (
     ROW_BEGIN,
@@ -37,7 +38,7 @@ WARPS, STAGES = 8, 2
 
 def supported(problem: Problem, target: Target) -> str | None:
     """None when the Triton kernels can run this problem, else the reason."""
-    refused = gpu_refusal(problem, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
+    refused = gpu_refusal(problem.dtype, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
     if refused is None and problem.head_dim > WIDTHS[-1]:
         return f"head_dim must be at most {WIDTHS[-1]}, not {problem.head_dim}"
     return refused

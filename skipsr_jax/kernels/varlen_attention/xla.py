@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
+from skipsr_jax.kernels.target import Target
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.kernels.varlen_attention.segments import row_bounds
 from skipsr_jax.types import Array, Bool, Float, Int
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from skipsr_jax.kernels.block_join import choose, join_blocks, pallas_triton, xla
+from skipsr_jax.kernels.block_join import IMPLEMENTATIONS, join_blocks, pallas_triton, xla
 from skipsr_jax.kernels.block_join.problem import Affine, Join
-from skipsr_jax.kernels.varlen_attention.problem import Target
+from skipsr_jax.kernels.choice import first_supported
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.tokens.blocks import plan_blocks
 
 GRID = (3, 4)
@@ -114,8 +115,8 @@ def test_compiled_on_a_gpu(channels):
     ],
 )
 def test_the_kernel_where_it_can_else_the_reference(change, target, reason):
-    assert choose(JOIN, HOPPER) == ("pallas_triton", {})
-    name, refused = choose(Join(**(vars(JOIN) | change)), target)
+    assert first_supported(IMPLEMENTATIONS, JOIN, HOPPER) == ("pallas_triton", {})
+    name, refused = first_supported(IMPLEMENTATIONS, Join(**(vars(JOIN) | change)), target)
     assert name == "xla" and reason in refused["pallas_triton"]
 
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.kernels.varlen_attention import choose, cudnn
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 
 HOPPER = Target("gpu", (9, 0))
 BFLOAT16 = jnp.dtype(jnp.bfloat16)

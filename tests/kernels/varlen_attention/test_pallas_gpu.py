@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.kernels.varlen_attention import pallas_gpu
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 
 HOPPER = Target("gpu", (9, 0))
 REAL = Problem(1, 95_688, 20, 128, 36, jnp.dtype(jnp.bfloat16))

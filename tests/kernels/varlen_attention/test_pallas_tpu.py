@@ -14,9 +14,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.kernels.varlen_attention import choose, pallas_tpu, varlen_attention, xla
 from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import Blocks, blocks_for, visits
-from skipsr_jax.kernels.varlen_attention.problem import Problem, Target
+from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.kernels.varlen_attention.segments import row_bounds
 
 TPU = Target("tpu")

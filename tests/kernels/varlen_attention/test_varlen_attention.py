@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skipsr_jax.kernels import choice
+from skipsr_jax.kernels.target import current_target
 from skipsr_jax.kernels.varlen_attention import (
     IMPLEMENTATIONS,
     choose,
@@ -17,9 +19,8 @@ from skipsr_jax.kernels.varlen_attention import (
     varlen_attention,
     xla,
 )
-from skipsr_jax.kernels.varlen_attention import api as api_module
+from skipsr_jax.kernels.varlen_attention.api import problem_of
 from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import Blocks
-from skipsr_jax.kernels.varlen_attention.problem import current_target
 
 # Name -> (rows, heads, head_dim, segment lengths of each pack); the rest of the rows is padding.
 SHAPES = {
@@ -274,12 +275,12 @@ class TestChoice:
 
     def test_the_pick_is_logged_once_with_reasons(self, caplog):
         q, k, v, _, cu = make("one_row", jnp.float32)
-        api_module._log_choice.cache_clear()
-        with caplog.at_level("INFO", logger=api_module.__name__):
+        choice._log_once.cache_clear()
+        with caplog.at_level("INFO", logger=choice.__name__):
             for _ in range(3):
                 varlen_attention(q, k, v, cu, scale=1.0)
         assert len(caplog.records) == 1
-        name, refused = choose(api_module.problem_of(q, cu))
+        name, refused = choose(problem_of(q, cu))
         text = caplog.records[0].getMessage()
         assert name in text
         assert all(reason in text for reason in refused.values())

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from skipsr_jax.kernels.varlen_attention.problem import Target, current_target
+from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.parallel.mesh import make_mesh
 
 

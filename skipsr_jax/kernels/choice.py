@@ -1,0 +1,47 @@
+"""How one of several implementations of a kernel is chosen.
+
+Every implementation offers ``supported(problem, target) -> str | None``: None when it can run, else
+the reason in one sentence. All of it is static, so the choice is made while tracing.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from skipsr_jax.kernels.target import Target
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """``supported(problem, target)`` gives None or the reason why not; ``run`` does the work."""
+
+    supported: Callable[[Any, Target], str | None]
+    run: Callable[..., Any]
+
+
+def first_supported(
+    implementations: Mapping[str, Implementation], problem: Any, target: Target
+) -> tuple[str | None, dict[str, str]]:
+    """The first that can run the problem there (None: no one can), and why those before it not."""
+    refused = {}
+    for name, implementation in implementations.items():
+        reason = implementation.supported(problem, target)
+        if reason is None:
+            return name, refused
+        refused[name] = reason
+    return None, refused
+
+
+@functools.lru_cache(maxsize=256)
+def _log_once(what: str, name: str, refused: tuple[tuple[str, str], ...]) -> None:
+    why = "".join(f"; not {other}: {reason}" for other, reason in refused)
+    _log.info("%s %s%s", what, name, why)
+
+
+def log_choice(what: str, name: str, refused: Mapping[str, str]) -> None:
+    """Once for each distinct choice. ``what``: "attention runs on"."""
+    _log_once(what, name, tuple(refused.items()))  # the cache is what makes it once
