@@ -4,12 +4,14 @@
         python -m benchmarks.end_to_end --out=end_to_end.json
     python -m benchmarks.end_to_end --model=tiny --clips=5x64x96 --skips=0,0.5 --dtype=float32
     python -m benchmarks.end_to_end --masks=real.npy          # as benchmarks.masks writes them
+    python -m benchmarks.end_to_end --errors=errors.npz --skips=0.4
 
-What infer.py runs (inference.upscale), with random weights and frames and given masks: connected
-blobs that skip --skips, or files. Frames come and go as bytes on the host, made ahead
-in a thread of their own; reading and writing of files is left out. ``total`` is the time on the
-clock. The first run of a row compiles and is not counted. The device counts its peak over the life
-of the process: rows run in the order given, so give small clips first.
+What infer.py runs (inference.upscale), with random weights and frames and given masks: those that
+skip --skips, connected blobs or cut from the errors of real clips of the same size, or files.
+Frames come and go as bytes on the host, made ahead in a thread of their own; reading and writing of
+files is left out. ``total`` is the time on the clock. The first run of a row compiles and is not
+counted. The device counts its peak over the life of the process: rows run in the order given, so
+give small clips first.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ from absl import flags
 from flax import nnx
 
 from benchmarks.dit import size_of
-from benchmarks.masks import blob_mask, load_mask
+from benchmarks.masks import clip_masks, load_mask
 from benchmarks.measure import (
     conv_ceiling,
     device_facts,
@@ -68,8 +70,9 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum("model", "seedvr2_3b", models, text, flag_values=values)
     text = "frames x height x width of each, at the target size."
     flags.DEFINE_list("clips", CLIPS, text, flag_values=values)
-    text = "Shares of patches that the blobs skip."
+    text = "Shares of patches to skip."
     flags.DEFINE_list("skips", ["0.75", "0.4", "0"], text, flag_values=values)
+    flags.DEFINE_string("errors", None, "Errors of real clips (.npz).", flag_values=values)
     text = "Masks from files (.npy, (t, r, q)), for the clips that they cover."
     flags.DEFINE_list("masks", [], text, flag_values=values)
     text = "How the autoencoder runs; other than dense at a scale of 4 alone, where masks fit."
@@ -119,7 +122,8 @@ def masks_of(
     """A name and a mask for each row of a clip. UserError for a file that is no mask."""
     if not values.masks:
         for skip in map(float, values.skips):
-            yield f"{100 * skip:g} % skipped", blob_mask(grid, skip)
+            for name, keep in clip_masks(grid, skip, values.errors).items():
+                yield f"{name}, {100 * skip:g} % skipped", keep
     for path in values.masks:
         keep = load_mask(path)
         if all(have >= want for have, want in zip(keep.shape, grid, strict=True)):

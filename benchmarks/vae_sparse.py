@@ -4,11 +4,11 @@
         python -m benchmarks.vae_sparse --errors=errors.npz --out=vae_sparse.json
     python -m benchmarks.vae_sparse --model=tiny --height=64 --width=64 --frames=5
 
-Random weights and frames, made on the device. Masks are cut from real errors at the quantile that
-skips each share: --errors names an .npz of arrays (t, r, q) such as ``masks.input_mse`` gives, one
-a clip; without it they are synthetic blobs. ``blocks`` is the share of blocks that run, the first
-latent frame included, ``slots`` that with padding. Peak memory is of the process so far: sparse
-runs come first, those that skip most before the others.
+Random weights and frames, made on the device. Masks are cut from the errors of real clips, as
+benchmarks.masks writes them, at the quantile that skips each share; without them they are synthetic
+blobs. ``blocks`` is the share of blocks that run, the first latent frame included, ``slots`` that
+with padding. Peak memory is of the process so far: sparse runs come first, those that skip most
+before the others.
 """
 
 import sys
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from benchmarks.masks import blob_mask
+from benchmarks.masks import clip_masks
 from benchmarks.measure import (
     device_facts,
     format_table,
@@ -33,7 +33,6 @@ from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decod
 from skipsr_jax.models.vae_sparse_encode import encode_sparse_clip, sparse_encode_step
 from skipsr_jax.tokens.blocks import Blocks, plan_blocks
 from skipsr_jax.tokens.criterion import PATCH_PIXELS
-from skipsr_jax.types import Bool, HostArray
 
 
 def define_flags() -> flags.FlagValues:
@@ -51,29 +50,6 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
-
-
-def real_mask(
-    errors: HostArray, grid: tuple[int, int, int], skip: float
-) -> Bool[HostArray, "t r q"]:
-    """The patches of ``grid`` whose error is above the quantile ``skip``; the clip is repeated in
-    time, back and forth, until it is long enough. Raises ValueError when it is too small."""
-    frames, *size = grid
-    if tuple(size) != errors.shape[1:]:
-        raise ValueError(f"errors of {errors.shape[1:]} patches do not fit a grid of {grid}")
-    there_and_back = np.concatenate([errors, errors[-2:0:-1]])
-    errors = there_and_back[np.arange(frames) % len(there_and_back)]
-    return errors > np.quantile(errors, skip) if skip > 0 else np.ones(grid, bool)
-
-
-def clip_masks(
-    grid: tuple[int, int, int], skip: float, path: str | None
-) -> dict[str, Bool[HostArray, "t r q"]]:
-    """One keep mask for each clip, by name."""
-    if path is None:
-        return {"blobs": blob_mask(grid, skip)}
-    with np.load(path) as clips:
-        return {name: real_mask(errors, grid, skip) for name, errors in clips.items()}
 
 
 class Clip:
