@@ -1,0 +1,202 @@
+"""From the command to the first frame: loading a checkpoint, compiling, and what a cache spares.
+
+    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
+        python -m benchmarks.startup --clip=21x720x1280 --out=startup.json
+    python -m benchmarks.startup --model=tiny --clip=1x64x64
+
+Writes a checkpoint of random numbers and a clip of random frames into a folder of its own, which it
+removes, and runs ``infer.py --warmup`` on them, twice, each in a process of its own: with no
+compiled program, and with those that the first left in the compile cache. ``loaded`` is the
+checkpoint's time by infer.py's account; files are put out of the page cache before, where the
+system lets it be asked. ``first frame`` counts from a loaded model, ``warm`` is the same again in
+that process. ``read`` is what plain reading of the checkpoint's files takes from the same disk.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+from PIL import Image
+
+from benchmarks.dit import size_of
+from benchmarks.measure import format_table, write_json
+from benchmarks.transformer import TEXT_TOKENS, abstract_transformer, random_parameters
+from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.checkpoints.store import save_model
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.vae import VAE
+from skipsr_jax.nn.params import abstract
+from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.training.settings import DTYPES
+from skipsr_jax.training.vae import VAE_OF_MODEL
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+READ_AT_ONCE = 2**24
+SAID = {
+    "loaded_s": r"loaded in ([\d.]+) s",
+    "first_frame_s": r"first frame after ([\d.]+) s",
+    "warm_s": r"warm ([\d.]+) s",
+}
+"""Where infer.py's lines hold the numbers."""
+
+
+def define_flags() -> flags.FlagValues:
+    """The command line."""
+    values = flags.FlagValues()
+    text = "Which model; its config in configs/ says how it runs."
+    models = [name for name in sorted(DIT_PRESETS) if config_of(name).exists()]
+    flags.DEFINE_enum("model", "seedvr2_3b", models, text, flag_values=values)
+    text = "frames x height x width, at the target size."
+    flags.DEFINE_string("clip", "21x720x1280", text, flag_values=values)
+    text = "Smallest share of kept patches to compile for."
+    flags.DEFINE_float("warmup_from", 1.0, text, 0, 1, flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the numbers stored.", flag_values=values)
+    text = "A folder on the disk to measure; default: the system's for such."
+    flags.DEFINE_string("folder", None, text, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+def config_of(model: str) -> pathlib.Path:
+    """The config of a model's inference."""
+    return REPOSITORY / "configs" / f"{model}.py"
+
+
+def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
+    """A model of random numbers."""
+    dtype = jnp.dtype(dtype_name)
+    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    kind = {"dtype": dtype, "param_dtype": dtype}
+    config, vae = DIT_PRESETS[model], VAE_OF_MODEL[model]
+    networks = {
+        "dit": abstract_transformer(config, dtype),
+        "vae": abstract(lambda: VAE(vae, rngs=nnx.Rngs(0), **kind)),
+    }
+    params = {
+        name: jax.device_get(random_parameters(module, mesh)) for name, module in networks.items()
+    }
+    text = np.random.default_rng(0).standard_normal((TEXT_TOKENS, config.text_width))
+    save_model(
+        path,
+        params | {"text": {"positive": text.astype(dtype)}},
+        {"dit": to_json(config), "vae": to_json(vae)},
+    )
+
+
+def write_clip(folder: pathlib.Path, count: int, height: int, width: int) -> None:
+    """Random frames, a picture each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        frame = rng.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(frame).save(folder / f"{number:04}.png")
+
+
+def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """All files below."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def forget(folder: pathlib.Path) -> None:
+    """Asks the system to read the files below from the disk next time."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in files_of(folder):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_all(folder: pathlib.Path) -> tuple[float, int]:
+    """Seconds that plain reading of all files takes, one after the other, and their bytes."""
+    began, total = time.perf_counter(), 0
+    for path in files_of(folder):
+        with open(path, "rb", buffering=0) as file:
+            while piece := file.read(READ_AT_ONCE):
+                total += len(piece)
+    return time.perf_counter() - began, total
+
+
+def run_infer(
+    model: str, checkpoint: pathlib.Path, clip: pathlib.Path, cache: pathlib.Path, share: float
+) -> dict[str, float]:
+    """Seconds of ``infer.py --warmup``, as it says them, and of the whole process."""
+    command = [
+        sys.executable, REPOSITORY / "infer.py", f"--config={config_of(model)}",
+        f"--config.checkpoint={checkpoint}", "--config.mask.source=input", f"--input={clip}",
+        "--folder=frames", "--warmup", f"--warmup_from={share}", f"--compile_cache_dir={cache}",
+    ]  # fmt: skip
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise UserError(f"infer.py ended with status {done.returncode}: {last}")
+    found = {key: re.search(form, done.stdout) for key, form in SAID.items()}
+    if not all(found.values()):
+        raise UserError(f"infer.py did not say how long it took: {done.stdout}")
+    return {key: float(said[1]) for key, said in found.items()} | {"process_s": seconds}
+
+
+def scale_of(model: str) -> float:
+    """By how much the model's config enlarges."""
+    return runpy.run_path(str(config_of(model)))["get_config"]().size.factor
+
+
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON."""
+    values = define_flags()
+    values(list(argv))
+    count, height, width = size_of(values.clip)
+    scale = int(scale_of(values.model))
+    if height % scale or width % scale:
+        raise UserError(f"--clip={values.clip}: its sides must be multiples of {scale}")
+    with tempfile.TemporaryDirectory(dir=values.folder) as folder:
+        root = pathlib.Path(folder)
+        checkpoint, clip, cache = root / "model", root / "clip", root / "cache"
+        alone = multiprocessing.get_context("spawn")  # leaves the device's memory to infer.py
+        with concurrent.futures.ProcessPoolExecutor(1, alone) as process:
+            process.submit(write_checkpoint, checkpoint, values.model, values.dtype).result()
+        write_clip(clip, count, height // scale, width // scale)
+        forget(checkpoint)
+        read, size = read_all(checkpoint)
+        rows = []
+        for name in ("no program compiled", "programs in the cache"):
+            forget(checkpoint)
+            rows.append(
+                {"run": name, "read_s": read}
+                | run_infer(values.model, checkpoint, clip, cache, values.warmup_from)
+            )
+            print(rows[-1], flush=True)
+    speed = size / read / 1e9
+    print(f"{values.model}, {values.clip}: {size / 1e9:.2f} GB, read at {speed:.2f} GB/s")
+    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    if values.out:
+        write_json(values.out, {"argv": list(argv)[1:], "checkpoint_bytes": size, "rows": rows})
+    return 0
+
+
+def run_main() -> None:
+    """Mistakes end in one line and status 1."""
+    try:
+        sys.exit(main(sys.argv))
+    except UserError as error:
+        sys.exit(f"startup: {error}")
+
+
+if __name__ == "__main__":
+    run_main()
