@@ -15,6 +15,7 @@ give small clips first.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import runpy
 import statistics
@@ -75,8 +76,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("errors", None, "Errors of real clips (.npz).", flag_values=values)
     text = "Masks from files (.npy, (t, r, q)), for the clips that they cover."
     flags.DEFINE_list("masks", [], text, flag_values=values)
-    text = "How the autoencoder runs; other than dense at a scale of 4 alone, where masks fit."
-    flags.DEFINE_enum("coding", "dense", CODINGS, text, flag_values=values)
+    text = f"How the autoencoder runs ({', '.join(CODINGS)}); one or several."
+    flags.DEFINE_list("coding", ["dense"], text, flag_values=values)
     flags.DEFINE_integer("scale", 4, "How much smaller the input is.", flag_values=values)
     flags.DEFINE_integer("repeats", 1, "Timed runs of each row.", flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
@@ -149,7 +150,7 @@ def run_once(
 def rows_of(
     clip: str, stages: GivenMask, settings: Settings, values: flags.FlagValues
 ) -> Iterator[dict[str, Any]]:
-    """A row for each mask of a clip."""
+    """A row for each mask of a clip, coded as the settings say."""
     count, height, width = size_of(clip)
     small = (count, height // values.scale, width // values.scale, 3)
     frames = np.random.default_rng(0).integers(0, 256, small, np.uint8)
@@ -161,6 +162,7 @@ def rows_of(
         seconds = {key: statistics.median(run[key] for run in runs[1:]) for key in runs[0]}
         yield {
             "case": f"{clip}, {name}",
+            "coding": settings.decode,
             "kept": int(keep.sum()),
             **{f"{key}_s": value for key, value in seconds.items()},
             "ms_a_frame": 1000 * seconds["total"] / count,
@@ -174,10 +176,12 @@ def main(argv: Sequence[str]) -> int:
     values(list(argv))
     dtype = jnp.dtype(values.dtype)
     sizes = [size_of(clip) for clip in values.clips]
-    stages, settings = make_stages(values.model, dtype), settings_of(values.model, values.coding)
-    if values.coding != "dense" and values.scale != 4:
-        raise UserError(f"--coding={values.coding} needs --scale=4: masks from pixels fit there")
-    stages.masks_from_pixels = values.coding != "dense"
+    wrong = [coding for coding in values.coding if coding not in CODINGS]
+    if wrong or not values.coding:
+        raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")
+    if values.coding != ["dense"] and values.scale != 4:
+        raise UserError("--coding other than dense needs --scale=4: masks from pixels fit there")
+    stages = make_stages(values.model, dtype)
     widest = stages.model.vae.config.block_channels[0]
     ceilings = {
         "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),
@@ -186,8 +190,9 @@ def main(argv: Sequence[str]) -> int:
     facts = device_facts() | {"model": values.model, "dtype": values.dtype} | ceilings
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
-    for clip in values.clips:
-        for row in rows_of(clip, stages, settings, values):
+    for clip, coding in itertools.product(values.clips, values.coding):
+        stages.masks_from_pixels = coding != "dense"
+        for row in rows_of(clip, stages, settings_of(values.model, coding), values):
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not rows:

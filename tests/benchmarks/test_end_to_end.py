@@ -15,18 +15,22 @@ def test_prints_a_table_and_writes_json(tmp_path, capsys):
     keep = np.zeros((2, 4, 4), bool)
     keep[:, :, 0] = True
     np.save(mask, keep)
-    arguments = f"end_to_end --model=tiny --clips=1x32x32 --dtype=float32 --masks={mask}"
-    assert end_to_end.main([*arguments.split(), f"--out={out}"]) == 0
-    row = json.loads(out.read_text())["rows"][0]
-    assert row["case"] == "1x32x32, half, 50.0 % skipped" and row["kept"] == 2
-    stages = [row[f"{stage}_s"] for stage in ("encode", "refine", "decode")]
-    assert min(stages) > 0 and sum(stages) <= row["total_s"]
+    arguments = "end_to_end --model=tiny --clips=1x32x32 --dtype=float32 --coding=dense,sparse"
+    assert end_to_end.main([*arguments.split(), f"--masks={mask}", f"--out={out}"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["coding"] for row in rows] == ["dense", "sparse"]
+    for row in rows:
+        assert row["case"] == "1x32x32, half, 50.0 % skipped" and row["kept"] == 2
+        stages = [row[f"{stage}_s"] for stage in ("encode", "refine", "decode")]
+        assert min(stages) > 0 and sum(stages) <= row["total_s"]
     assert "decode_s" in capsys.readouterr().out
 
 
 def test_sparse_coding_needs_the_scale_at_which_masks_fit():
     with pytest.raises(UserError, match="--scale=4"):
         end_to_end.main(["", "--model=tiny", "--clips=1x32x32", "--coding=auto", "--scale=2"])
+    with pytest.raises(UserError, match="--coding=dense,none"):
+        end_to_end.main(["", "--model=tiny", "--clips=1x32x32", "--coding=dense,none"])
 
 
 def test_masks_are_cut_to_the_clip_or_left_out(tmp_path):
