@@ -50,12 +50,11 @@ from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import upscale_frames
-from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import abstract
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.training.vae import VAE_OF_MODEL
 from skipsr_jax.types import Array, Bool, HostArray
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
@@ -101,7 +100,7 @@ def make_stages(name: str, dtype: Any) -> GivenMask:
     mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
     config = DIT_PRESETS[name]
     kind = {"dtype": dtype, "param_dtype": dtype}
-    vae = abstract(lambda: VAE(VAE_OF_MODEL[name], rngs=nnx.Rngs(0), **kind))
+    vae = abstract(lambda: VAE(VAE_PRESETS[name], rngs=nnx.Rngs(0), **kind))
     dit = abstract_transformer(config, dtype)
     text = jax.random.normal(jax.random.key(1), (TEXT_TOKENS, config.text_width)).astype(dtype)
     params = {

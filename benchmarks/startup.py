@@ -37,12 +37,11 @@ from benchmarks.transformer import TEXT_TOKENS, abstract_transformer, random_par
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.checkpoints.store import save_model
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import abstract
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.training.vae import VAE_OF_MODEL
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 READ_AT_ONCE = 2**24
@@ -81,7 +80,7 @@ def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
     dtype = jnp.dtype(dtype_name)
     mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
     kind = {"dtype": dtype, "param_dtype": dtype}
-    config, vae = DIT_PRESETS[model], VAE_OF_MODEL[model]
+    config, vae = DIT_PRESETS[model], VAE_PRESETS[model]
     networks = {
         "dit": abstract_transformer(config, dtype),
         "vae": abstract(lambda: VAE(vae, rngs=nnx.Rngs(0), **kind)),

@@ -37,7 +37,7 @@ from benchmarks.transformer import TEXT_TOKENS
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
-from skipsr_jax.models.presets import DIT_PRESETS
+from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.nn.params import abstract, count, to_dict
 from skipsr_jax.tokens.plan import build_plan, stack_plans
@@ -45,7 +45,6 @@ from skipsr_jax.training import sr
 from skipsr_jax.training.settings import DTYPES, Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Batch, Stage
 from skipsr_jax.training.step import fresh_state, make_step
-from skipsr_jax.training.vae import VAE_OF_MODEL
 
 RATE = np.float32(1e-5)
 
@@ -75,7 +74,7 @@ def define_flags() -> flags.FlagValues:
 def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
     """Stage ``sr`` for random parameters, and its autoencoder as shapes."""
     dtype = jnp.dtype(values.dtype)
-    vae = abstract(lambda: VAE(VAE_OF_MODEL[values.model], rngs=nnx.Rngs(0), dtype=dtype))
+    vae = abstract(lambda: VAE(VAE_PRESETS[values.model], rngs=nnx.Rngs(0), dtype=dtype))
     weight = sr.SrLoss(pixel_weight=0.0, text_lengths=(TEXT_TOKENS, TEXT_TOKENS))
     crop = values.height, values.width
     settings = Settings(

@@ -1,5 +1,6 @@
 """The model sizes, as values. 3B and 7B are the published ones; tiny is the one that ships here."""
 
+from skipsr_jax.models import vae
 from skipsr_jax.models.dit import DiTConfig
 
 SEEDVR2_3B = DiTConfig(
@@ -52,3 +53,5 @@ TINY = DiTConfig(
 layer lets training start from the condition itself (``training.sr.start_from_condition``)."""
 
 DIT_PRESETS = {"tiny": TINY, "seedvr2_3b": SEEDVR2_3B, "seedvr_7b": SEEDVR_7B}
+VAE_PRESETS = {"tiny": vae.TINY, "seedvr2_3b": vae.SEEDVR, "seedvr_7b": vae.SEEDVR}
+"""The autoencoder that goes with each transformer."""

@@ -20,7 +20,8 @@ from flax import nnx
 
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.models.flops import BACKWARD, vae_flops
-from skipsr_jax.models.vae import SEEDVR, TINY, VAE, Posterior, VAEConfig
+from skipsr_jax.models.presets import VAE_PRESETS
+from skipsr_jax.models.vae import VAE, Posterior, VAEConfig
 from skipsr_jax.nn.params import Params, abstract, bind, to_dict
 from skipsr_jax.training.pixels import (
     charbonnier,
@@ -37,8 +38,6 @@ from skipsr_jax.types import Array, Float
 INITIAL_LOGVAR = -6.0
 """Posteriors start narrow (std 0.05). Starting at std 1, the noise drowns the latents while a
 residual decoder can do without them, and the KL term closes the channel for good."""
-
-VAE_OF_MODEL = {"tiny": TINY, "seedvr2_3b": SEEDVR, "seedvr_7b": SEEDVR}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ def decode(
 
 def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
     """The stage. ``config`` stands in for the model's own autoencoder."""
-    config = config or VAE_OF_MODEL[settings.model]
+    config = config or VAE_PRESETS[settings.model]
     weight: VaeLoss = settings.loss
     dtype = jnp.dtype(settings.dtype)
     module = abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype))
