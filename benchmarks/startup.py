@@ -3,11 +3,12 @@
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.startup --clip=21x720x1280 --out=startup.json
     python -m benchmarks.startup --model=tiny --clip=1x64x64
+    python -m benchmarks.startup --nowarmup                   # loading alone, also on a CPU
 
 Writes a checkpoint of random numbers and a clip of random frames into a folder of its own, which it
 removes, and runs ``infer.py --warmup`` on them, twice, each in a process of its own: with no
 compiled program, and with those that the first left in the compile cache. ``loaded`` is the
-checkpoint's time by infer.py's account; files are put out of the page cache before, where the
+checkpoint's time, by its own account; files are put out of the page cache before, where the
 system lets it be asked. ``first frame`` counts from a loaded model, ``warm`` is the same again in
 that process. ``read`` is what plain reading of the checkpoint's files takes from the same disk.
 """
@@ -22,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +35,16 @@ from PIL import Image
 
 from benchmarks.dit import size_of
 from benchmarks.measure import format_table, write_json
-from benchmarks.transformer import TEXT_TOKENS, abstract_transformer, random_parameters
+from benchmarks.transformer import TEXT_TOKENS, abstract_transformer
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.checkpoints.store import save_model
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.model import load_model
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import abstract
-from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.nn.params import abstract, to_dict
 from skipsr_jax.training.settings import DTYPES
+from skipsr_jax.types import HostArray
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 READ_AT_ONCE = 2**24
@@ -64,6 +67,8 @@ def define_flags() -> flags.FlagValues:
     text = "Smallest share of kept patches to compile for."
     flags.DEFINE_float("warmup_from", 1.0, text, 0, 1, flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the numbers stored.", flag_values=values)
+    text = "Also run infer.py --warmup, not only load the checkpoint."
+    flags.DEFINE_bool("warmup", True, text, flag_values=values)
     text = "A folder on the disk to measure; default: the system's for such."
     flags.DEFINE_string("folder", None, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
@@ -76,24 +81,20 @@ def config_of(model: str) -> pathlib.Path:
 
 
 def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
-    """A model of random numbers."""
-    dtype = jnp.dtype(dtype_name)
-    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    """A model of random numbers, which no compression makes smaller."""
+    dtype, rng = jnp.dtype(dtype_name), np.random.default_rng(0)
     kind = {"dtype": dtype, "param_dtype": dtype}
     config, vae = DIT_PRESETS[model], VAE_PRESETS[model]
-    networks = {
-        "dit": abstract_transformer(config, dtype),
-        "vae": abstract(lambda: VAE(vae, rngs=nnx.Rngs(0), **kind)),
+    shapes = {
+        "dit": to_dict(abstract_transformer(config, dtype)),
+        "vae": to_dict(abstract(lambda: VAE(vae, rngs=nnx.Rngs(0), **kind))),
+        "text": {"positive": jax.ShapeDtypeStruct((TEXT_TOKENS, config.text_width), dtype)},
     }
-    params = {
-        name: jax.device_get(random_parameters(module, mesh)) for name, module in networks.items()
-    }
-    text = np.random.default_rng(0).standard_normal((TEXT_TOKENS, config.text_width))
-    save_model(
-        path,
-        params | {"text": {"positive": text.astype(dtype)}},
-        {"dit": to_json(config), "vae": to_json(vae)},
-    )
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> HostArray:
+        return 0.02 * rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
+
+    save_model(path, jax.tree.map(draw, shapes), {"dit": to_json(config), "vae": to_json(vae)})
 
 
 def write_clip(folder: pathlib.Path, count: int, height: int, width: int) -> None:
@@ -128,6 +129,19 @@ def read_all(folder: pathlib.Path) -> tuple[float, int]:
             while piece := file.read(READ_AT_ONCE):
                 total += len(piece)
     return time.perf_counter() - began, total
+
+
+def in_a_process(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives in a process of its own, which leaves the device's memory to the next."""
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(call, *arguments).result()
+
+
+def load(checkpoint: pathlib.Path, dtype: str) -> float:
+    """Seconds of loading the model."""
+    began = time.perf_counter()
+    jax.block_until_ready(load_model(str(checkpoint), dtype, with_predictor=False).params)
+    return time.perf_counter() - began
 
 
 def run_infer(
@@ -167,14 +181,14 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir=values.folder) as folder:
         root = pathlib.Path(folder)
         checkpoint, clip, cache = root / "model", root / "clip", root / "cache"
-        alone = multiprocessing.get_context("spawn")  # leaves the device's memory to infer.py
-        with concurrent.futures.ProcessPoolExecutor(1, alone) as process:
-            process.submit(write_checkpoint, checkpoint, values.model, values.dtype).result()
+        in_a_process(write_checkpoint, checkpoint, values.model, values.dtype)
         write_clip(clip, count, height // scale, width // scale)
         forget(checkpoint)
         read, size = read_all(checkpoint)
-        rows = []
-        for name in ("no program compiled", "programs in the cache"):
+        forget(checkpoint)
+        loaded = in_a_process(load, checkpoint, values.dtype)
+        rows = [{"run": "loading alone", "read_s": read, "loaded_s": loaded}]
+        for name in ("no program compiled", "programs in the cache") if values.warmup else ():
             forget(checkpoint)
             rows.append(
                 {"run": name, "read_s": read}
@@ -183,7 +197,8 @@ def main(argv: Sequence[str]) -> int:
             print(rows[-1], flush=True)
     speed = size / read / 1e9
     print(f"{values.model}, {values.clip}: {size / 1e9:.2f} GB, read at {speed:.2f} GB/s")
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    columns = ["run", "read_s", *SAID, "process_s"]
+    print(format_table(columns, [[row.get(column) for column in columns] for row in rows]))
     if values.out:
         write_json(values.out, {"argv": list(argv)[1:], "checkpoint_bytes": size, "rows": rows})
     return 0
