@@ -20,8 +20,8 @@ def get_config():
             "sample_frames": 17,  # of the sample clip, when there is no --input
             "slice_latents": 1,  # latent frames the autoencoder takes at a time
             "vae_memory_gib": 0.0,  # of the autoencoder; 0: what is free. Strips where it is short
-            "encode": "dense",  # sparse: only what is kept (needs a mask from pixels); or auto
-            "decode": "dense",  # sparse: only what is kept; auto: where that pays
+            "encode": "auto",  # kept patches alone where that pays (masks from pixels); or dense
+            "decode": "auto",  # likewise; sparse: even where it does not pay
             "sparse_up_to": 0.8,  # auto: the share of blocks up to which it pays (even at 0.9)
             "size": {"factor": 4.0, "height": 0, "width": 0},
             "mask": {
