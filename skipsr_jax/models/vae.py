@@ -152,7 +152,7 @@ class Encoder(nnx.Module):
         parts = [part for block, strips in blocks for part in block.parts(strips)]
         x, start = self.conv_in(x, start)
         x, body = run_in_order([*parts, *self.mid_block.parts()], x, body, remat=self.remat)
-        x, end = self.conv_out(jax.nn.silu(self.conv_norm_out(x)), end)
+        x, end = self.conv_out(x, end, self.conv_norm_out.affine(x))
         return x, (start, body, end)
 
 
@@ -210,7 +210,7 @@ class Decoder(nnx.Module):
             act = normed_silu(self.conv_norm_out, x)
             x, end = conv_in_strips(self.conv_out, act, x, end, strips)
         else:
-            x, end = self.conv_out(jax.nn.silu(self.conv_norm_out(x)), end)
+            x, end = self.conv_out(x, end, self.conv_norm_out.affine(x))
         return x, (start, low, half, () if half_in is None else half_in, full, end)
 
 

@@ -65,7 +65,7 @@ def _walk(
     picture = put_blocks(jnp.broadcast_to(last, shape), x, blocks)
     parts = [part for block in encoder.down_blocks[SPARSE_LEVELS:] for part in block.parts()]
     x, low = run_in_order([*parts, *encoder.mid_block.parts()], picture, before.low)
-    x, end = encoder.conv_out(jax.nn.silu(encoder.conv_norm_out(x)), before.end)
+    x, end = encoder.conv_out(x, before.end, encoder.conv_norm_out.affine(x))
     return x, _Carry(start, levels, picture[:, -1:], low, end)
 
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from skipsr_jax.kernels.affine import Affine, activated
 from skipsr_jax.kernels.block_join import join_blocks
-from skipsr_jax.kernels.block_join.problem import Affine
-from skipsr_jax.kernels.block_join.xla import Border, activated, border_of, put, with_border
+from skipsr_jax.kernels.block_join.xla import Border, border_of, put, with_border
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
 from skipsr_jax.nn.group_norm import GroupNorm, channel_sums, gain_of, moments_of
 from skipsr_jax.nn.upsample import Kernel, Upsample, add_inner, unfold

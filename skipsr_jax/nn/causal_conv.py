@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from skipsr_jax.kernels.affine import Affine, activated
+from skipsr_jax.kernels.frame_join import SpacePadding, join_frames, last_frames
 from skipsr_jax.types import Array, Float
 
 # What a layer remembers between slices: arrays, tuples of carries, or () for no memory. None in
 # place of a carry means that the slice is the first one of its clip.
 Carry = Any
-SpacePadding = tuple[tuple[int, int], tuple[int, int]]
 
 _SAME: SpacePadding = ((1, 1), (1, 1))
 
@@ -119,27 +120,28 @@ def causal_conv3d(
     carry: Carry = None,
     strides: tuple[int, int, int] = (1, 1, 1),
     padding: SpacePadding = _SAME,
+    affine: Affine | None = None,
 ) -> tuple[Float[Array, "b g v u o"], Carry]:
     """The next output frames, and the input frames to remember: the last kt - stride.
 
-    ``carry`` None: x starts a clip. Else the frames remembered from the slice before. Raises
-    ValueError when the frames do not fill whole strides.
+    ``carry`` None: x starts a clip. Else the frames remembered from the slice before. ``affine``:
+    x goes through it and a silu first. Raises ValueError when the frames do not fill whole strides.
     """
     taps, step = kernel.shape[0], strides[0]
-    if taps > 1:
-        given = x.shape[1]
-        x = with_past(x, carry, taps - 1)
-        if x.shape[1] < taps or (x.shape[1] - taps) % step:
-            raise ValueError(
-                f"{x.shape[1]} frames ({x.shape[1] - given} of them from before) do not fill steps "
-                f"of {step} after the first {taps}: give 1 + k {step} frames first, then k {step}"
-            )
-    if taps == step or taps == 1:
-        return conv3d(x, kernel, strides, padding), ()
-    # The barrier makes XLA copy from the joined frames, once they are there. Left alone it copies
-    # from what makes them, which then cannot be computed into its place, and to and fro: the new
-    # carry would have to be ready before the memory of the old one is free.
-    remembered = jax.lax.optimization_barrier(x)[:, x.shape[1] - (taps - step) :]
+    if taps == 1:
+        return conv3d(activated(x, affine), kernel, strides, padding), ()
+    before = taps - 1 if carry is None else carry.shape[1]
+    length = before + x.shape[1]
+    if length < taps or (length - taps) % step:
+        raise ValueError(
+            f"{length} frames ({before} of them from before) do not fill steps of {step} after the "
+            f"first {taps}: give 1 + k {step} frames first, then k {step}"
+        )
+    if carry is None:
+        x = with_past(activated(x, affine), None, before)
+        remembered = last_frames(x, taps - step)
+    else:
+        x, remembered, padding = join_frames(x, affine, carry, padding)
     return conv3d(x, kernel, strides, padding), remembered
 
 
@@ -169,8 +171,9 @@ class CausalConv3d(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, x: Float[Array, "b f h w i"], carry: Carry = None
+        self, x: Float[Array, "b f h w i"], carry: Carry = None, affine: Affine | None = None
     ) -> tuple[Float[Array, "b g v u o"], Carry]:
-        kernel = self.kernel[...].astype(self.dtype)
-        y, carry = causal_conv3d(x.astype(self.dtype), kernel, carry, self.strides, self.padding)
+        """``carry`` and ``affine`` as in ``causal_conv3d``."""
+        kernel, x = self.kernel[...].astype(self.dtype), x.astype(self.dtype)
+        y, carry = causal_conv3d(x, kernel, carry, self.strides, self.padding, affine)
         return y + self.bias[...].astype(self.dtype), carry

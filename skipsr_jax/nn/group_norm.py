@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from skipsr_jax.kernels.affine import Affine
 from skipsr_jax.types import Array, Float
 
 
@@ -105,6 +106,12 @@ class GroupNorm(nnx.Module):
         """The norm by the statistics of ``x``, for any part of its pixels."""
         statistics = moments(x, self.groups)
         return lambda part: normalise(part, statistics, self.scale[...], self.bias[...])
+
+    def affine(self, x: Float[Array, "b f h w c"]) -> Affine:
+        """What the norm makes of each channel of ``x`` in each frame."""
+        mean, variance = (part[:, :, 0, 0] for part in moments(x, self.groups))
+        bias = jnp.broadcast_to(self.bias[...].astype(jnp.float32), mean.shape)
+        return Affine(mean, gain_of(variance, self.scale[...]), bias)
 
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
         return group_norm(x, self.scale[...], self.bias[...], self.groups)

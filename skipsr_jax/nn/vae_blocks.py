@@ -90,8 +90,8 @@ class Resnet(nnx.Module):
         first, second = (None, None) if carry is None else carry
         if strips > 1:
             return self._in_strips(x, first, second, strips)
-        y, first = self.conv1(jax.nn.silu(self.norm1(x)), first)
-        y, second = self.conv2(jax.nn.silu(self.norm2(y)), second)
+        y, first = self.conv1(x, first, self.norm1.affine(x))
+        y, second = self.conv2(y, second, self.norm2.affine(y))
         if self.conv_shortcut is not None:
             x, _ = self.conv_shortcut(x)
         return x + y, (first, second)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skipsr_jax.kernels.block_join import xla
+from skipsr_jax.kernels.affine import activated as activate_frames
 from skipsr_jax.nn import block_sparse
 from skipsr_jax.nn.causal_conv import CausalConv3d
 from skipsr_jax.nn.group_norm import GroupNorm
@@ -124,8 +124,8 @@ def test_group_norm_counts_left_out_blocks_as_last_seen():
     def run(x):
         a, memory = block_sparse.block_group_norm(norm, cut(x[:, :1], first), None, first)
         b, _ = block_sparse.block_group_norm(norm, cut(x[:, 1:], second), memory, second)
-        a = xla.activated(cut(x[:, :1], first), a)
-        b = xla.activated(cut(x[:, 1:], second), b)
+        a = activate_frames(cut(x[:, :1], first), a)
+        b = activate_frames(cut(x[:, 1:], second), b)
         return a, b, jax.nn.silu(norm(x[:, :1]))
 
     a, b, dense = run(x)

@@ -4,8 +4,9 @@ Between two convolutions on blocks lies one pass over memory: normalise, activat
 around, put the frames before in front, and remember the last ones.
 """
 
+from skipsr_jax.kernels.affine import Affine
 from skipsr_jax.kernels.block_join import pallas_triton, xla
-from skipsr_jax.kernels.block_join.problem import Affine, Join
+from skipsr_jax.kernels.block_join.problem import Join
 from skipsr_jax.kernels.choice import Implementation, first_supported, log_choice
 from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.types import Array, Float, Int

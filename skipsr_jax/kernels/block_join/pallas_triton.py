@@ -13,7 +13,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from skipsr_jax.kernels.block_join.problem import Affine, Join
+from skipsr_jax.kernels.affine import Affine
+from skipsr_jax.kernels.block_join.problem import Join
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Array, Float, Int
 

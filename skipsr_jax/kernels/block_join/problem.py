@@ -1,19 +1,8 @@
-"""What is joined: the facts that decide which implementation can do it, and the affine map."""
+"""What is joined: the facts that decide which implementation can do it."""
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
-
-from skipsr_jax.types import Array, Float
-
-
-class Affine(NamedTuple):
-    """(x - mean) * gain + bias of each channel in each frame, in float32."""
-
-    mean: Float[Array, "f c"]
-    gain: Float[Array, "f c"]
-    bias: Float[Array, "f c"]
 
 
 @dataclasses.dataclass(frozen=True)

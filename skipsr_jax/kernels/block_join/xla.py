@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from skipsr_jax.kernels.block_join.problem import Affine
+from skipsr_jax.kernels.affine import Affine, activated
 from skipsr_jax.types import Array, Float, Int
 
 
@@ -34,14 +34,6 @@ def with_border(x: Float[Array, "n f h w c"], border: Border) -> Float[Array, "n
     index = (slot * f + frame) * (size * size) + jnp.maximum(pixel, 0)
     bordered = x.reshape(-1, c).at[index].get(mode="promise_in_bounds")
     return jnp.where((pixel < 0)[..., None], 0, bordered)
-
-
-def activated(x: Float[Array, "n f h w c"], affine: Affine | None) -> Float[Array, "n f h w c"]:
-    """silu of the affine map, in float32, then as x was; x itself without a map."""
-    if affine is None:
-        return x
-    mean, gain, bias = (part[:, None, None] for part in affine)
-    return jax.nn.silu((x.astype(jnp.float32) - mean) * gain + bias).astype(x.dtype)
 
 
 def put(

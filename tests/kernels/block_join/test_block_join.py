@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
+from skipsr_jax.kernels.affine import Affine
 from skipsr_jax.kernels.block_join import IMPLEMENTATIONS, join_blocks, pallas_triton, xla
-from skipsr_jax.kernels.block_join.problem import Affine, Join
+from skipsr_jax.kernels.block_join.problem import Join
 from skipsr_jax.kernels.choice import first_supported
 from skipsr_jax.kernels.target import Target
 from skipsr_jax.tokens.blocks import plan_blocks
