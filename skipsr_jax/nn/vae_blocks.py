@@ -141,7 +141,9 @@ class Downsample(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
-        return self.conv(x, carry)
+        y, carry = self.conv(x, carry)
+        # Several layers read it. The barrier keeps the bias with the convolution, not with them.
+        return jax.lax.optimization_barrier(y), carry
 
 
 class FrameAttention(nnx.Module):
