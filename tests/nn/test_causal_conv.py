@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
+from skipsr_jax.kernels.frame_join import api
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.nn.causal_conv import _as_conv2d, _as_conv3d, causal_conv3d, conv3d
 
 SAME, END = ((1, 1), (1, 1)), ((0, 1), (0, 1))
@@ -86,6 +89,23 @@ def test_slices_give_the_whole(stride, lengths):
         parts.append(part)
         start += length
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-5)
+
+
+def test_on_a_gpu_a_later_slice_is_joined_and_padded_by_the_kernel(monkeypatch):
+    monkeypatch.setattr(api, "current_target", lambda: Target("gpu", (9, 0)))
+    x = jnp.ones((1, 5, 6, 8, 16), jnp.bfloat16)
+    kernel = jnp.ones((3, 3, 3, 16, 16), jnp.bfloat16)
+    run = jax.jit(functools.partial(causal_conv3d, strides=(2, 2, 2), padding=END))
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="cuda")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        texts = [
+            run.trace(*given).lower(lowering_platforms=("cuda",)).as_text()
+            for given in ((x, kernel, None), (x[:, 1:], kernel, x[:, :1]))
+        ]
+    first, later = (text.count("triton") > 0 for text in texts)
+    assert (first, later) == (False, True)
+    assert "pad = [[0, 0], [0, 1], [0, 1]]" in texts[0]
+    assert "pad = [[0, 0], [0, 0], [0, 0]]" in texts[1]
 
 
 def test_no_memory_without_a_temporal_kernel():
