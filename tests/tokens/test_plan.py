@@ -4,7 +4,7 @@ import itertools
 import numpy as np
 import pytest
 
-from skipsr_jax.tokens.buckets import Bucket, bucket_for, rung
+from skipsr_jax.tokens.buckets import Bucket, bucket_for, ladder, rung
 from skipsr_jax.tokens.plan import Layout, build_plan, required_bucket, stack_plans
 from skipsr_jax.tokens.windows import window_boxes
 
@@ -105,8 +105,17 @@ def test_refusals():
         build_plan(full, [4, 4])
 
 
-def test_padding_costs_at_most_one_thirty_second():
-    for size in range(64 * 32, 300_000, 97):
+@pytest.mark.parametrize(
+    ("fewest", "most", "share"),
+    [(64 * 32, 2**15, 32), (2**15 + 1, 2**16, 64), (2**16 + 1, 300_000, 128)],
+)
+def test_padding_costs_a_smaller_share_of_more_tokens(fewest, most, share):
+    for size in range(fewest, most, 97):
         padded = rung(size, 64)
-        assert size <= padded and (padded - size) * 32 <= size
-    assert bucket_for(93_600, 80) == Bucket(94_208, 80)
+        assert size <= padded and (padded - size) * share <= size
+
+
+def test_a_clip_has_a_bucket_close_to_its_size():
+    assert bucket_for(93_600, 80) == Bucket(93_696, 80)
+    assert bucket_for(67_673, 80) == Bucket(68_096, 80)
+    assert len(ladder(93_600 // 5, 93_600)) == 147
