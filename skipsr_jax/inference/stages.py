@@ -46,7 +46,7 @@ from skipsr_jax.parallel.space import space_sharding
 from skipsr_jax.tokens.blocks import Blocks
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
+from skipsr_jax.tokens.plan import build_plan, roomy_bucket
 from skipsr_jax.types import Array, Bool, Float, HostArray
 
 
@@ -216,23 +216,28 @@ class Stages:
         if sampler.condition_noise > 0:
             given = self._condition_noise(latent, condition_noise, sampler.condition_noise)
         bucket = roomy_bucket([keep], self.devices)
-        prompts = [self._prompt(name, keep, bucket) for name in self._prompts_of(sampler)]
-        index = prompts[0][1].patch_index
+        texts = [self.model.params["text"][name][None] for name in self._prompts_of(sampler)]
+        plans = [build_plan([keep], [text.shape[1]], bucket) for text in texts]
+        # Committed to a device as the parameters are: else the first of several steps, whose noise
+        # is not, would have a program of its own.
+        placed = [
+            jax.device_put(plan, text.sharding) for text, plan in zip(texts, plans, strict=True)
+        ]
+        index = placed[0].patch_index
         conditions = self._gather_condition(given, index)
 
         def predict(noisy: Array, timestep: Array) -> Array:
             results = [
                 self._velocity(self.model.params["dit"], noisy, conditions, text, timestep, plan)
-                for text, plan in prompts
+                for text, plan in zip(texts, placed, strict=True)
             ]
             if len(results) == 1:
                 return results[0]
             return combine(*results, sampler.guidance, sampler.rescale)
 
-        plans = [plan for _, plan in prompts]
-        self.done["refine"] += refine_flops(self.model.dit.config, plans, sampler.steps)
         start = self._gather(noise, index)
         refined = euler_sample(predict, start, uniform_trailing(sampler.steps))
+        self.done["refine"] += refine_flops(self.model.dit.config, plans, sampler.steps)
         return self._scatter(latent, refined, index), bucket
 
     def decode(
@@ -289,12 +294,3 @@ class Stages:
                 f"{self.model.source} has no negative text embedding: set config.sampler.guidance=1"
             )
         return ("positive", "negative")
-
-    def _prompt(
-        self, name: str, keep: Bool[HostArray, "t r q"], bucket: Bucket
-    ) -> tuple[Float[Array, "1 m j"], TokenPlan]:
-        text = self.model.params["text"][name][None]
-        plan = build_plan([keep], [text.shape[1]], bucket)
-        # Committed to a device as the parameters are: else the first of several steps, whose noise
-        # is not, would have a program of its own.
-        return text, jax.device_put(plan, text.sharding)
