@@ -92,7 +92,8 @@ class _Geometry:
     """What a partition says of all patches of a grid, whichever of them are kept.
 
     Attributes:
-      order (p,): patches window by window, within one as the regular partition stores them.
+      order (p,): patches window by window, within one as the regular partition stores them; of the
+        kind of integers that numpy takes by without a cast.
       window (p,): of the patches in that order, rising.
       position, extent (p, 3): of each patch, in t, h, w order.
     """
@@ -115,41 +116,20 @@ def _geometry(grid: Grid, shifted: bool) -> _Geometry:
     stored = _geometry(grid, False).order if shifted else np.arange(len(window))
     order = stored[np.argsort(window[stored], kind="stable")]
     return _Geometry(
-        order.astype(np.int32),
+        order.astype(np.intp),
         window[order].astype(np.int32),
         (coordinates.T - starts).astype(np.int32),
         (ends - starts).astype(np.int32),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Placed:
-    """The kept tokens of one sample in one partition.
+def _kept(mask: Bool[HostArray, "_ _ _"], geometry: _Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """The kept patches of one sample window by window, and their windows, rising.
 
-    Attributes:
-      token (kept,): stored tokens, window by window.
-      window (kept,): their windows, rising.
-      position, extent (kept, 3): of each stored token, in the order of storage.
+    take: several times as fast as brackets for rows of three, and a little for numbers.
     """
-
-    token: np.ndarray
-    window: np.ndarray
-    position: np.ndarray
-    extent: np.ndarray
-
-
-def _place(
-    keep: Bool[HostArray, "_ _ _"], stored: np.ndarray, token_of: np.ndarray, shifted: bool
-) -> _Placed:
-    """``stored``: kept patches in the order of storage; ``token_of``: the inverse."""
-    geometry = _geometry(keep.shape, shifted)
-    kept = np.flatnonzero(keep.reshape(-1).take(geometry.order))
-    return _Placed(  # take: several times as fast as brackets for rows of three
-        token=token_of.take(geometry.order.take(kept)),
-        window=geometry.window.take(kept),
-        position=geometry.position.take(stored, axis=0),
-        extent=geometry.extent.take(stored, axis=0),
-    )
+    at = np.flatnonzero(mask.reshape(-1).take(geometry.order))
+    return geometry.order.take(at), geometry.window.take(at)
 
 
 def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
@@ -160,9 +140,8 @@ def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -
     windows = [0, 0]
     for mask in keep:
         for y in (REGULAR, SHIFTED):
-            geometry = _geometry(mask.shape, y == SHIFTED)
-            kept = geometry.window[mask.reshape(-1)[geometry.order]]
-            windows[y] += _steps(kept).size
+            _, window = _kept(mask, _geometry(mask.shape, y == SHIFTED))
+            windows[y] += _steps(window).size
     return bucket_for(sum(int(mask.sum()) for mask in keep), max(windows), shards)
 
 
@@ -219,24 +198,28 @@ def build_plan(
             f"{sum(counts)} kept tokens do not fit the bucket of {bucket}; "
             f"use one with at least {required_bucket(keep).tokens} tokens"
         )
-    placed: dict[int, list[_Placed]] = {REGULAR: [], SHIFTED: []}
-    patches, first_patch = [], 0
-    for mask, count in zip(keep, counts, strict=True):
-        order = _geometry(mask.shape, False).order
-        stored = order.take(np.flatnonzero(mask.reshape(-1).take(order)))
-        token_of = np.empty(mask.size, np.int32)
+    plan = _padding(bucket, len(keep), slots)
+    filled = [_Filled(), _Filled()]
+    first_patch = 0
+    for i, (mask, count) in enumerate(zip(keep, counts, strict=True)):
+        geometries = [_geometry(mask.shape, y == SHIFTED) for y in (REGULAR, SHIFTED)]
+        placed = [_kept(mask, geometry) for geometry in geometries]
+        stored = placed[REGULAR][0]
+        token_of = np.empty(mask.size, np.intp)
         token_of[stored] = np.arange(count)
-        for y, samples in placed.items():
-            samples.append(_place(mask, stored, token_of, y == SHIFTED))
-        patches.append(stored + first_patch)
+        here = slice(filled[REGULAR].tokens, filled[REGULAR].tokens + count)
+        plan.patch_index[0, here] = stored + first_patch
+        plan.sample[0, here] = i
+        for y, (patches, window) in enumerate(placed):
+            layout = jax.tree.map(lambda array, y=y: array[0, y], plan.layout)
+            geometry = geometries[y]
+            # "clip" writes to the place itself, the usual mode by way of a copy.
+            geometry.position.take(stored, axis=0, out=layout.position[here], mode="clip")
+            geometry.extent.take(stored, axis=0, out=layout.extent[here], mode="clip")
+            _fill(layout, filled[y], i, token_of.take(patches), window, text_lengths[i], bucket)
         first_patch += mask.size
-    layouts = [_layout(samples, text_lengths, bucket, slots) for samples in placed.values()]
-    return TokenPlan(
-        patch_index=_padded(np.concatenate(patches), bucket.tokens, -1)[None],
-        sample=_padded(np.repeat(np.arange(len(keep)), counts), bucket.tokens, 0)[None],
-        text_length=np.asarray(text_lengths, np.int32)[None],
-        layout=jax.tree.map(lambda *arrays: np.stack(arrays)[None], *layouts),
-    )
+    plan.text_length[0] = text_lengths
+    return plan
 
 
 def stack_plans(plans: Sequence[TokenPlan]) -> TokenPlan:
@@ -244,51 +227,74 @@ def stack_plans(plans: Sequence[TokenPlan]) -> TokenPlan:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *plans)
 
 
-def _padded(values: np.ndarray, length: int, fill: int) -> np.ndarray:
-    out = np.full((length, *values.shape[1:]), fill, np.int32)
-    out[: len(values)] = values
-    return out
+def _padding(bucket: Bucket, samples: int, slots: int) -> TokenPlan:
+    """A plan of nothing but padding, to be written to."""
+    n, windows = bucket.tokens, bucket.windows
+    rows = n + windows * slots
 
+    def full(fill: int, *shape: int) -> np.ndarray:
+        return np.full((1, *shape), fill, np.int32)
 
-def _layout(
-    placed: Sequence[_Placed], text_lengths: Sequence[int], bucket: Bucket, slots: int
-) -> Layout:
-    """One partition of a pack: ``Layout`` without its first two axes."""
-    samples = len(placed)
-    rows = bucket.tokens + bucket.windows * slots
-    gather = np.full(rows, bucket.tokens + samples * slots, np.int32)
-    video_rows = np.full(bucket.tokens, rows, np.int32)
-    text_rows = np.full((bucket.windows, slots), rows, np.int32)
-    weight = np.zeros((samples, bucket.windows), np.float32)
-    lengths = np.zeros(bucket.windows, np.int64)
-
-    token, window, row = 0, 0, 0  # filled so far
-    for i, (sample, text) in enumerate(zip(placed, text_lengths, strict=True)):
-        first = _steps(sample.window)
-        kept = np.diff(first, append=len(sample.window))
-        here = slice(window, window + len(first))
-        if here.stop > bucket.windows:
-            raise ValueError(f"{here.stop} windows or more do not fit the bucket of {bucket}")
-        lengths[here] = kept + text
-        starts = row + np.cumsum(lengths[here]) - lengths[here]
-
-        rank = np.arange(len(sample.token)) - np.repeat(first, kept)
-        video = np.repeat(starts, kept) + rank
-        video_rows[token + sample.token] = video
-        gather[video] = token + sample.token
-
-        copies = (starts + kept)[:, None] + np.arange(text)
-        text_rows[here, :text] = copies
-        gather[copies] = bucket.tokens + i * slots + np.arange(text)
-        weight[i, here] = 1.0 / max(len(first), 1)
-        token, window, row = token + len(rank), here.stop, row + int(lengths[here].sum())
-
-    return Layout(
-        position=_padded(np.concatenate([p.position for p in placed]), bucket.tokens, 0),
-        extent=_padded(np.concatenate([p.extent for p in placed]), bucket.tokens, 1),
-        gather=gather,
-        video_rows=video_rows,
-        text_rows=text_rows,
-        text_weight=weight,
-        cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+    return TokenPlan(
+        patch_index=full(-1, n),
+        sample=full(0, n),
+        text_length=full(0, samples),
+        layout=Layout(
+            position=full(0, 2, n, 3),
+            extent=full(1, 2, n, 3),
+            gather=full(n + samples * slots, 2, rows),
+            video_rows=full(rows, 2, n),
+            text_rows=full(rows, 2, windows, slots),
+            text_weight=np.zeros((1, 2, samples, windows), np.float32),
+            cu_seqlens=full(0, 2, windows + 1),
+        ),
     )
+
+
+@dataclasses.dataclass
+class _Filled:
+    """How much of a layout is filled so far: stored tokens, windows, attention rows."""
+
+    tokens: int = 0
+    windows: int = 0
+    rows: int = 0
+
+
+def _fill(
+    layout: Layout,
+    filled: _Filled,
+    sample: int,
+    token: np.ndarray,
+    window: np.ndarray,
+    text: int,
+    bucket: Bucket,
+) -> None:
+    """Writes a sample behind those before it, into one partition (a Layout without b and y).
+
+    ``token``: the kept tokens window by window, numbered as the sample stores them; ``window``:
+    their windows, rising; ``text``: how many text tokens.
+    """
+    first = _steps(window)
+    kept = np.diff(first, append=len(window))
+    here = slice(filled.windows, filled.windows + len(first))
+    if here.stop > bucket.windows:
+        raise ValueError(f"{here.stop} windows or more do not fit the bucket of {bucket}")
+    lengths = kept + text
+    ends = filled.rows + np.cumsum(lengths)
+    starts = ends - lengths
+    rows = filled.rows + int(lengths.sum())
+    layout.cu_seqlens[1 + here.start : 1 + here.stop] = ends
+    layout.cu_seqlens[1 + here.stop :] = rows
+
+    video = np.repeat(starts - first, kept)
+    video += np.arange(len(token))
+    token = token + filled.tokens
+    layout.video_rows[token] = video
+    layout.gather[video] = token
+
+    copies = (starts + kept)[:, None] + np.arange(text)
+    layout.text_rows[here, :text] = copies
+    text_row = bucket.tokens + sample * layout.text_rows.shape[1]
+    layout.gather[copies] = text_row + np.arange(text)
+    layout.text_weight[sample, here] = 1.0 / max(len(first), 1)
+    filled.tokens, filled.windows, filled.rows = filled.tokens + len(token), here.stop, rows
