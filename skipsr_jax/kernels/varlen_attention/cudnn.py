@@ -18,6 +18,9 @@ Traps that this file stands between, each seen on an H200 with cuDNN 9.19:
   such a call to the XLA version; forward, the packs are one row, and the limit all of it;
 * rows that belong to no segment come back unwritten, and so do their gradients: zeros are written
   there in place. It reads none of those rows: NaN there changes nothing;
+* XLA 0.11 fills a call's results and its workspace, the sum, with zeros before it, unless it
+  records the call with others in a command buffer. It records no fewer than five operations, and
+  each branch of a ``cond`` by itself: so the zeros outside are written within the branch;
 * its dq is summed in an order that varies: gradients do not repeat bit for bit, unless XLA is told
   ``--xla_gpu_deterministic_ops=true``, with which the backward pass takes two thirds longer;
   ``pallas_gpu`` repeats without that and is the faster of the two;
@@ -213,7 +216,8 @@ def _attention_backward(call, saved, d_out):
     q, k, v, cu_seqlens, statistics, out = saved
 
     def usual():
-        return _run_backward(call, q, k, v, cu_seqlens, statistics, out, d_out)
+        grads = _run_backward(call, q, k, v, cu_seqlens, statistics, out, d_out)
+        return tuple(clear_outside(grad, cu_seqlens) for grad in grads)
 
     def unusual():
         def one_head(arrays):
@@ -229,7 +233,7 @@ def _attention_backward(call, saved, d_out):
     else:
         longest = jnp.max(cu_seqlens[:, 1:] - cu_seqlens[:, :-1])
         grads = lax.cond(longest <= call.rows.limit, usual, unusual)
-    return *(clear_outside(grad, cu_seqlens) for grad in grads), None
+    return *grads, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)

@@ -122,3 +122,8 @@ class TestLowering:
         assert forward.count(FORWARD) == 1
         assert gradient.count("stablehlo.case") == 1
         assert gradient.count(BACKWARD) == 1
+        # Zeros are written outside: to the output before, to the gradients beside their call.
+        before, rest = gradient.split("stablehlo.case")
+        branches, end, _ = rest.partition("}) : (tensor<i32>)")
+        assert before.count("triton") == 1
+        assert end and branches.count("triton") == 3
