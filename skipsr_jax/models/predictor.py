@@ -13,6 +13,7 @@ space is zero padded. The predictor looks both ways in time: it runs once, on th
 """
 
 import dataclasses
+import itertools
 from typing import Any, Literal
 
 import jax
@@ -60,6 +61,23 @@ PAPER = PredictorConfig()  # 22,974,193 parameters; the paper says 23 M
 TINY = PredictorConfig(width=48)
 
 
+def _to_one_channel(
+    x: Float[Array, "b f h w i"], kernel: Float[Array, "3 3 3 i 1"]
+) -> Float[Array, "b t h w 1"]:
+    """The convolution as one matrix product, a map for each tap, and the sum of shifted maps.
+
+    A convolution with a single output leaves a matrix unit idle. Float32 from the product on.
+    """
+    maps = jnp.einsum("bfhwi,tyxi->bfhwtyx", x, kernel[..., 0], preferred_element_type=jnp.float32)
+    maps = jnp.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0)))
+    frames, height, width = x.shape[1] - 2, *x.shape[2:4]
+    shifted = (
+        maps[:, i : i + frames, j : j + height, k : k + width, i, j, k]
+        for i, j, k in itertools.product(range(3), repeat=3)
+    )
+    return sum(shifted)[..., None]
+
+
 class _Conv3d(nnx.Module):
     """3 x 3 x 3 convolution that sees one frame before and one after; outermost frames repeated."""
 
@@ -73,8 +91,12 @@ class _Conv3d(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t v u o"]:
         x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
-        y = conv3d(x, self.kernel[...].astype(x.dtype), (1, self.stride, self.stride))
-        return y + self.bias[...].astype(x.dtype)
+        kernel = self.kernel[...].astype(x.dtype)
+        if kernel.shape[-1] == 1 and self.stride == 1:
+            y = _to_one_channel(x, kernel)
+        else:
+            y = conv3d(x, kernel, (1, self.stride, self.stride))
+        return y + self.bias[...].astype(y.dtype)
 
 
 class MaskPredictor(nnx.Module):

@@ -42,6 +42,24 @@ def test_one_logit_per_patch(small, shape):
     assert logits.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("width", [6, 1])
+def test_four_plain_convolutions(fill, width):
+    module, params = fill(_build(PredictorConfig(width=width)))
+    x = latent = jax.random.normal(jax.random.key(0), (2, 3, 6, 10, 16))
+    for i in range(4):
+        layer = bind(module, params).layers[i]
+        x = jax.lax.conv_general_dilated(
+            jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)), mode="edge"),
+            layer.kernel[...],
+            (1, 2, 2) if i == 0 else (1, 1, 1),
+            ((0, 0), (1, 1), (1, 1)),
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )
+        x = x + layer.bias[...]
+        x = jax.nn.relu(x) if i < 3 else x
+    np.testing.assert_allclose(bind(module, params)(latent), x[..., 0], rtol=1e-4, atol=1e-5)
+
+
 def test_an_image_looks_like_a_still_video(small):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1, 6, 6, 16)), jnp.float32)
     video = jnp.repeat(image, 4, axis=1)
