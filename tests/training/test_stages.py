@@ -80,6 +80,7 @@ def test_a_residual_vae_begins_with_the_upscaled_input(root):
     assert float(found["psnr"]) == pytest.approx(float(found["psnr_upscaled"]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_predictor_learns_a_batch(root, autoencoder):
     settings = settings_for("predictor", predictor.PredictorLoss(), root, 1e-2, autoencoder)
     stage = predictor.make(settings, PredictorConfig(width=16))
