@@ -92,7 +92,7 @@ def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
     }
 
     def draw(leaf: jax.ShapeDtypeStruct) -> HostArray:
-        return 0.02 * rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
+        return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
 
     save_model(path, jax.tree.map(draw, shapes), {"dit": to_json(config), "vae": to_json(vae)})
 
