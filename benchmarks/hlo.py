@@ -41,6 +41,9 @@ _NO_TRAFFIC = {
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "while",
     "conditional", "call", "opt-barrier", "partition-id", "replica-id", "iota",
 }  # fmt: skip
+_SLICES = (" slice(", " dynamic-slice(")
+_COPIES = {"copy-start": (1, 0), "slice-start": (0, 1)}
+"""Copies that are under way while the chip works: where source and copy stand in their type."""
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _BOUND = re.compile(r"compare\([^%]*%([\w.\-]+),[^%]*%([\w.\-]+)\), direction=LT")
@@ -129,6 +132,13 @@ def _hbm_bytes(result: str, started: bool = False) -> float:
     return max(sizes, default=0.0) if started else sum(sizes)
 
 
+def _copied_bytes(result: str, source: int, copy: int) -> float:
+    """Bytes that a copy reads from and writes to the large memory."""
+    arrays = _PLACED.findall(result)
+    size = _array_bytes(*arrays[copy][:2])
+    return sum(size for place in (source, copy) if "S(" not in arrays[place][2])
+
+
 def _computations(text: str) -> tuple[dict[str, dict[str, str]], str]:
     """The instructions of every computation by name, and the name of the entry."""
     found: dict[str, dict[str, str]] = {}
@@ -166,7 +176,7 @@ def _sliced(fused: dict[str, str]) -> dict[int, float]:
         if number is None:
             continue
         users = [other for other in fused.values() if re.search(rf"%{re.escape(name)}[,)]", other)]
-        if users and all(" dynamic-slice(" in user for user in users):
+        if users and all(any(kind in user for kind in _SLICES) for user in users):
             found[int(number[1])] = sum(_hbm_bytes(_type_of(user)) for user in users)
         elif users and all(
             re.search(rf" dynamic-update-slice\(%{re.escape(name)},", user) for user in users
@@ -209,6 +219,8 @@ class _Walk:
         """Bytes of HBM that one instruction reads and writes."""
         if operation[1] in _NO_TRAFFIC:
             return 0.0
+        if operation[1] in _COPIES:
+            return _copied_bytes(line[: operation.start()], *_COPIES[operation[1]])
         around = self.computations[computation]
         called = _CALLED.search(line)
         inner = self.computations.get(called[1], {}) if called else {}
@@ -217,8 +229,8 @@ class _Walk:
         started = operation[1].removesuffix("-start") in KINDS and operation[1].endswith("-start")
         written = _hbm_bytes(line[: operation.start()], started)
         updates = [one for one in inner.values() if " dynamic-update-slice(" in one]
-        if operation[1] == "dynamic-slice":
-            return 2 * written
+        if f" {operation[1]}(" in _SLICES:
+            return _result_bytes(_type_of(line), False) + written
         if operation[1] == "dynamic-update-slice" or updates:
             within = updates[0] if updates else line
             part = _OPERANDS.findall(within.split("dynamic-update-slice(")[1])[1]

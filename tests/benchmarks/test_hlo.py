@@ -128,6 +128,22 @@ def test_only_the_slice_of_a_stack_is_read_and_fast_memory_is_free(found):
     assert found.hbm_bytes == loop + started + gathered + summed + sent_and_copied
 
 
+def test_a_copy_ahead_reads_its_slice_alone_once():
+    program = """
+ENTRY %main (a: bf16[100,8]) -> bf16[4,8] {
+  %a = bf16[100,8]{1,0} parameter(0)
+  %ahead = ((bf16[100,8]{1,0}), bf16[25,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[0:25], [0:8]}
+  %there = bf16[25,8]{1,0:T(8,128)S(1)} slice-done(%ahead)
+  %back = (bf16[25,8]{1,0}, bf16[25,8]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%there)
+  %home = bf16[25,8]{1,0} copy-done(%back)
+  %small = bf16[10,8]{1,0} slice(%home), slice={[0:10], [0:8]}
+  ROOT %fast = bf16[4,8]{1,0:T(8,128)S(1)} slice(%home), slice={[0:4], [0:8]}
+}
+"""
+    ahead, back, small, fast = 25 * 8 * 2, 25 * 8 * 2, 2 * 10 * 8 * 2, 4 * 8 * 2
+    assert moved(program, devices=1).hbm_bytes == ahead + back + small + fast
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
