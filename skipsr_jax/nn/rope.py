@@ -13,6 +13,7 @@ Frequencies are numbers of the checkpoint. All angles are float32.
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,8 +67,25 @@ def _angles(place: Float[Array, "*n 3"], frequencies: Float[Array, " k"]) -> Flo
 def rotate(x: Float[Array, "b n a p"], angles: Float[Array, "#b n r"]) -> Float[Array, "b n a p"]:
     """Rotates the first r pairs of the last axis of ``x``, in float32; the other channels pass."""
     idle = x.shape[-1] // 2 - angles.shape[-1]
-    angles = jnp.pad(angles, ((0, 0), (0, 0), (0, idle)))[..., None, :, None]
-    # Each channel from itself and its neighbour: one pass over memory, without slices and stacks.
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    angles = jnp.pad(angles, ((0, 0), (0, 0), (0, idle)))
+    return jax.lax.platform_dependent(
+        x.astype(jnp.float32), angles, tpu=_rotated_channels, default=_rotated_pairs
+    )
+
+
+def _rotated_pairs(x: Float[Array, "b n a p"], angles: Float[Array, "#b n h"]) -> Array:
+    """Each channel from itself and its neighbour: one pass over memory, no slices and stacks."""
+    angles = angles[..., None, :, None]
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
     turned = pairs[..., ::-1] * jnp.float32([-1, 1])
     return (pairs * jnp.cos(angles) + turned * jnp.sin(angles)).reshape(x.shape)
+
+
+def _rotated_channels(x: Float[Array, "b n a p"], angles: Float[Array, "#b n h"]) -> Array:
+    """The same without an axis of two, for which a TPU changes the layout of the whole array."""
+    angles = jnp.repeat(angles, 2, axis=-1)[..., None, :]
+    ends = ((0, 0),) * 3
+    after = jnp.pad(x[..., 1:], (*ends, (0, 1)))
+    before = jnp.pad(x[..., :-1], (*ends, (1, 0)))
+    turned = jnp.where(jnp.arange(x.shape[-1]) % 2 == 0, -after, before)
+    return x * jnp.cos(angles) + turned * jnp.sin(angles)
