@@ -23,6 +23,11 @@ class Implementation:
     run: Callable[..., Any]
 
 
+def everywhere(problem: Any, target: Target) -> None:
+    """``supported`` of what runs anything on any target."""
+    del problem, target
+
+
 def first_supported(
     implementations: Mapping[str, Implementation], problem: Any, target: Target
 ) -> tuple[str | None, dict[str, str]]:

@@ -7,19 +7,14 @@ around, put the frames before in front, and remember the last ones.
 from skipsr_jax.kernels.affine import Affine
 from skipsr_jax.kernels.block_join import pallas_triton, xla
 from skipsr_jax.kernels.block_join.problem import Join
-from skipsr_jax.kernels.choice import Implementation, first_supported, log_choice
-from skipsr_jax.kernels.target import Target, current_target
+from skipsr_jax.kernels.choice import Implementation, everywhere, first_supported, log_choice
+from skipsr_jax.kernels.target import current_target
 from skipsr_jax.types import Array, Float, Int
-
-
-def _everywhere(join: Join, target: Target) -> None:
-    return None
-
 
 # Fastest first; the last one runs everywhere.
 IMPLEMENTATIONS = {
     "pallas_triton": Implementation(pallas_triton.supported, pallas_triton.join_blocks),
-    "xla": Implementation(_everywhere, xla.join_blocks),
+    "xla": Implementation(everywhere, xla.join_blocks),
 }
 
 

@@ -16,10 +16,10 @@ from jax.experimental.pallas import triton as plgpu
 from skipsr_jax.kernels.affine import Affine
 from skipsr_jax.kernels.block_join.problem import Join
 from skipsr_jax.kernels.target import Target, gpu_refusal
+from skipsr_jax.kernels.triton_channels import CHANNELS, channels_refusal, mapped
 from skipsr_jax.types import Array, Float, Int
 
-PIXELS, CHANNELS = 16, 128  # of a program
-LEAST_CHANNELS = 16
+PIXELS = 16  # of a program
 WARPS = 4
 
 
@@ -28,9 +28,9 @@ def supported(join: Join, target: Target) -> str | None:
     refused = gpu_refusal(join.dtype, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
     if refused is not None:
         return refused
-    wide = min(join.channels, CHANNELS)
-    if wide < LEAST_CHANNELS or wide & (wide - 1) or join.channels % wide:
-        return f"it takes 16, 32, 64 or a multiple of 128 channels, not {join.channels}"
+    refused = channels_refusal(join.channels)
+    if refused is not None:
+        return refused
     if not 0 < join.past <= join.frames:
         return f"it takes 1 to {join.frames} frames of past, not {join.past}"
     return None
@@ -76,9 +76,8 @@ def _kernel(
         value = plgpu.load(rows(x, at), mask=seen, other=0.0)
         if affine is not None:
             line = jnp.full_like(channel, k)
-            mean, gain, bias = (plgpu.load(part.at[line, channel])[None] for part in affine)
-            y = (value.astype(jnp.float32) - mean) * gain + bias
-            value = jnp.where(seen, y / (1 + jnp.exp(-y)), 0).astype(join.dtype)
+            y = mapped(value, affine, line, channel)
+            value = jnp.where(seen, y, 0).astype(join.dtype)
         at = (slot * (past + frames) + past + k) * (side * side) + pixel
         plgpu.store(rows(joined, at), value, mask=real)
         if k >= frames - past:

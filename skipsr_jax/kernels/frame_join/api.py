@@ -9,21 +9,16 @@ import functools
 import jax
 
 from skipsr_jax.kernels.affine import Affine
-from skipsr_jax.kernels.choice import Implementation, first_supported, log_choice
+from skipsr_jax.kernels.choice import Implementation, everywhere, first_supported, log_choice
 from skipsr_jax.kernels.frame_join import pallas_triton, xla
 from skipsr_jax.kernels.frame_join.problem import Join, SpacePadding
-from skipsr_jax.kernels.target import Target, current_target
+from skipsr_jax.kernels.target import current_target
 from skipsr_jax.types import Array, Float
-
-
-def _everywhere(join: Join, target: Target) -> None:
-    return None
-
 
 # Fastest first; the last one runs everywhere.
 IMPLEMENTATIONS = {
     "pallas_triton": Implementation(pallas_triton.supported, pallas_triton.join_frames),
-    "xla": Implementation(_everywhere, xla.join_frames),
+    "xla": Implementation(everywhere, xla.join_frames),
 }
 
 

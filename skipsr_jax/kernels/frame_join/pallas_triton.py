@@ -16,10 +16,10 @@ from jax.experimental.pallas import triton as plgpu
 from skipsr_jax.kernels.affine import Affine
 from skipsr_jax.kernels.frame_join.problem import Ends, Join
 from skipsr_jax.kernels.target import Target, gpu_refusal
+from skipsr_jax.kernels.triton_channels import CHANNELS, channels_refusal, mapped
 from skipsr_jax.types import Array, Float
 
-PIXELS, CHANNELS = 16, 128  # of a program
-LEAST_CHANNELS = 16
+PIXELS = 16  # of a program
 WARPS = 8
 MOST_NUMBERS = 2**31 - 1  # places are counted in int32
 
@@ -31,9 +31,9 @@ def supported(join: Join, target: Target) -> str | None:
         return refused
     if join.devices > 1:
         return f"the frames are shared by {join.devices} devices"
-    wide = min(join.channels, CHANNELS)
-    if wide < LEAST_CHANNELS or wide & (wide - 1) or join.channels % wide:
-        return f"it takes 16, 32, 64 or a multiple of 128 channels, not {join.channels}"
+    refused = channels_refusal(join.channels)
+    if refused is not None:
+        return refused
     if not join.past:
         return "it needs frames from before"
     numbers = join.clips * (join.past + join.frames) * join.height * join.width * join.channels
@@ -76,9 +76,7 @@ def _kernel(x, affine, past, joined, after, *, join: Join, interpret: bool):
     for k, value in enumerate(new):
         if affine is not None:
             line = jnp.full_like(channel, clip * join.frames + k)
-            mean, gain, bias = (plgpu.load(part.at[line, channel])[None] for part in affine)
-            y = (value.astype(jnp.float32) - mean) * gain + bias
-            y = y / (1 + jnp.exp(-y))
+            y = mapped(value, affine, line, channel)
             value = (y if inside is None else jnp.where(inside, y, 0)).astype(join.dtype)
         frames.append(value)
     for k, value in enumerate(frames):
