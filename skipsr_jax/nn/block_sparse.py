@@ -22,7 +22,7 @@ from skipsr_jax.kernels.affine import Affine, activated
 from skipsr_jax.kernels.block_join import join_blocks
 from skipsr_jax.kernels.block_join.xla import Border, border_of, put, with_border
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
-from skipsr_jax.nn.group_norm import GroupNorm, channel_sums, gain_of, moments_of
+from skipsr_jax.nn.group_norm import GroupNorm, channel_sums, moments_of
 from skipsr_jax.nn.upsample import Kernel, Upsample, add_inner, unfold
 from skipsr_jax.nn.vae_blocks import Resnet, run_in_order
 from skipsr_jax.tokens.blocks import MISSING, Blocks
@@ -171,8 +171,7 @@ def block_group_norm(
     mean = means.mean(axis=0)
     variance = (variances + jnp.square(means - mean)).mean(axis=0)
     mean, variance = (jnp.repeat(v, width, axis=-1) for v in (mean, variance))
-    bias = jnp.broadcast_to(norm.bias[...].astype(jnp.float32), mean.shape)
-    return Affine(mean, gain_of(variance, norm.scale[...]), bias), found[:, -1]
+    return norm.affine_by(mean, variance), found[:, -1]
 
 
 def _second_half(
@@ -210,7 +209,7 @@ def picture_resnet(
 ) -> tuple[Float[Array, "n f s s o"], Carry]:
     """The layer ``resnet`` on active blocks of a dense picture: exact up to its second half."""
     conv1, norm2, conv2 = (None,) * 3 if carry is None else carry
-    y = jax.nn.silu(resnet.norm1(picture))
+    y = activated(picture, resnet.norm1.affine(picture))
     y, conv1 = picture_conv(resnet.conv1, y, conv1, active.blocks, size)
     x = take_blocks(picture, active.blocks, size, 0)
     y, norm2, conv2 = _second_half(resnet, x, y, norm2, conv2, active)

@@ -4,7 +4,6 @@ y = (x - mean) / sqrt(var + eps) * scale + bias, with mean and variance over the
 and the channels of one group, in float32. Invariant: no frame's output depends on another frame.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -102,14 +101,12 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
         self.groups = groups
 
-    def of(self, x: Float[Array, "b f h w c"]) -> Callable[[Array], Array]:
-        """The norm by the statistics of ``x``, for any part of its pixels."""
-        statistics = moments(x, self.groups)
-        return lambda part: normalise(part, statistics, self.scale[...], self.bias[...])
-
     def affine(self, x: Float[Array, "b f h w c"]) -> Affine:
         """What the norm makes of each channel of ``x`` in each frame."""
-        mean, variance = (part[:, :, 0, 0] for part in moments(x, self.groups))
+        return self.affine_by(*(part[:, :, 0, 0] for part in moments(x, self.groups)))
+
+    def affine_by(self, mean: Float[Array, "*b f c"], variance: Float[Array, "*b f c"]) -> Affine:
+        """What the norm makes of each channel by given statistics."""
         bias = jnp.broadcast_to(self.bias[...].astype(jnp.float32), mean.shape)
         return Affine(mean, gain_of(variance, self.scale[...]), bias)
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from skipsr_jax.kernels.affine import activated
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d
 from skipsr_jax.nn.group_norm import GroupNorm
@@ -53,8 +54,8 @@ def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f v u o"]:
 
 def normed_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
     """silu(norm(x)), for parts of x."""
-    by_statistics = norm.of(x)
-    return lambda part: jax.nn.silu(by_statistics(part))
+    affine = norm.affine(x)
+    return lambda part: activated(part, affine)
 
 
 def in_strips_too(parts: "Iterable[Resnet | Upsample]", strips: int) -> list[Part]:
