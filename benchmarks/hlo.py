@@ -219,18 +219,19 @@ class _Walk:
         """Bytes of HBM that one instruction reads and writes."""
         if operation[1] in _NO_TRAFFIC:
             return 0.0
+        result = line[: operation.start()]
         if operation[1] in _COPIES:
-            return _copied_bytes(line[: operation.start()], *_COPIES[operation[1]])
+            return _copied_bytes(result, *_COPIES[operation[1]])
         around = self.computations[computation]
         called = _CALLED.search(line)
         inner = self.computations.get(called[1], {}) if called else {}
         sliced = _sliced(inner) if operation[1] == "fusion" else {}
         arguments = line[operation.end() :].split("), ")[0]
         started = operation[1].removesuffix("-start") in KINDS and operation[1].endswith("-start")
-        written = _hbm_bytes(line[: operation.start()], started)
+        written = _hbm_bytes(result, started)
         updates = [one for one in inner.values() if " dynamic-update-slice(" in one]
         if f" {operation[1]}(" in _SLICES:
-            return _result_bytes(_type_of(line), False) + written
+            return _result_bytes(result, False) + written
         if operation[1] == "dynamic-update-slice" or updates:
             within = updates[0] if updates else line
             part = _OPERANDS.findall(within.split("dynamic-update-slice(")[1])[1]
