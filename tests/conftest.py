@@ -15,6 +15,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 import jax
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 from jaxtyping import install_import_hook
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -32,3 +33,11 @@ def shared() -> pathlib.Path:
             f"no reference data at {path}; set SKIPSR_SHARED to the folder that holds golden/"
         )
     return path
+
+
+@pytest.fixture
+def abstract_h200():
+    """Programs of the test are lowered for an H200."""
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="cuda")
+    with jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        yield
