@@ -21,7 +21,6 @@ need not be there (libtpu must be installed), see ``benchmarks.attention_tpu``.
 import dataclasses
 import functools
 import itertools
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -44,6 +43,7 @@ from benchmarks.measure import (
     format_table,
     matmul_ceiling,
     median_seconds,
+    run_program,
     write_json,
 )
 from skipsr_jax.errors import UserError
@@ -244,14 +244,5 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_main() -> None:
-    """``main`` with one clear line for what the user can mend."""
-    try:
-        sys.exit(main(sys.argv))
-    except (UserError, flags.Error) as error:
-        print(f"attention: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    run_main()
+    run_program("attention", main)

@@ -17,9 +17,7 @@ give small clips first.
 import dataclasses
 import itertools
 import pathlib
-import runpy
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 
 from benchmarks.dit import size_of
 from benchmarks.masks import clip_masks, load_mask
@@ -38,9 +35,11 @@ from benchmarks.measure import (
     format_table,
     matmul_ceiling,
     peak_gib,
+    run_program,
     write_json,
 )
-from benchmarks.transformer import TEXT_TOKENS, abstract_transformer, random_parameters
+from benchmarks.presets import MODELS, abstract_networks, load_config
+from benchmarks.transformer import TEXT_TOKENS, random_parameters
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.ahead import ahead
 from skipsr_jax.inference.geometry import token_grid
@@ -50,15 +49,11 @@ from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.upscale import upscale_frames
-from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
-from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import abstract
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.training.settings import DTYPES
 from skipsr_jax.types import Array, Bool, HostArray
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
-CONFIGS = pathlib.Path(__file__).resolve().parents[1] / "configs"
 STAGES = ("encode", "mask", "refine", "decode")
 
 
@@ -66,8 +61,7 @@ def define_flags() -> flags.FlagValues:
     """The command line."""
     values = flags.FlagValues()
     text = "Which model; its config in configs/ says how it runs."
-    models = [name for name in sorted(DIT_PRESETS) if (CONFIGS / f"{name}.py").exists()]
-    flags.DEFINE_enum("model", "seedvr2_3b", models, text, flag_values=values)
+    flags.DEFINE_enum("model", "seedvr2_3b", MODELS, text, flag_values=values)
     text = "frames x height x width of each, at the target size."
     flags.DEFINE_list("clips", CLIPS, text, flag_values=values)
     text = "Shares of patches to skip."
@@ -98,20 +92,17 @@ class GivenMask(Stages):
 def make_stages(name: str, dtype: Any) -> GivenMask:
     """Random weights on the first device."""
     mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
-    config = DIT_PRESETS[name]
-    kind = {"dtype": dtype, "param_dtype": dtype}
-    vae = abstract(lambda: VAE(VAE_PRESETS[name], rngs=nnx.Rngs(0), **kind))
-    dit = abstract_transformer(config, dtype)
-    text = jax.random.normal(jax.random.key(1), (TEXT_TOKENS, config.text_width)).astype(dtype)
-    params = {
-        part: random_parameters(module, mesh) for part, module in (("vae", vae), ("dit", dit))
-    }
-    return GivenMask(Model(name, vae, dit, None, params | {"text": {"positive": text}}, mesh))
+    networks = abstract_networks(name, dtype)
+    shape = TEXT_TOKENS, networks["dit"].config.text_width
+    text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
+    params = {part: random_parameters(module, mesh) for part, module in networks.items()}
+    params["text"] = {"positive": text}
+    return GivenMask(Model(name, **networks, predictor=None, params=params, mesh=mesh))
 
 
 def settings_of(name: str, coding: str) -> Settings:
     """Those of the model's config, with the mask from the stages, encoded and decoded so."""
-    settings = from_config(runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]())
+    settings = from_config(load_config(name))
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
     return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding)
 
@@ -202,13 +193,5 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_main() -> None:
-    """Mistakes end in one line and status 1."""
-    try:
-        sys.exit(main(sys.argv))
-    except UserError as error:
-        sys.exit(f"end_to_end: {error}")
-
-
 if __name__ == "__main__":
-    run_main()
+    run_program("end_to_end", main)

@@ -8,13 +8,16 @@ import concurrent.futures
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 
+from skipsr_jax.errors import UserError
 from skipsr_jax.types import Array
 
 CEILING_SIDE = 8192
@@ -103,6 +106,14 @@ def write_json(path: str, content: Any) -> None:
     with open(part, "w") as file:
         json.dump(content, file, indent=1)
     os.replace(part, path)
+
+
+def run_program(name: str, main: Callable[[Sequence[str]], int]) -> None:
+    """``main`` of a benchmark as a program: mistakes of the user end in one line and status 1."""
+    try:
+        sys.exit(main(sys.argv))
+    except (UserError, flags.Error) as error:
+        sys.exit(f"{name}: {error}")
 
 
 def device_facts() -> dict[str, Any]:

@@ -15,13 +15,12 @@ side are left out: they are inputs without a truth.
 import dataclasses
 import itertools
 import os
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import write_json
+from benchmarks.measure import run_program, write_json
 from skipsr_jax import commandline
 from skipsr_jax.data.degrade import low_quality
 from skipsr_jax.data.reader import list_inputs, open_media
@@ -114,14 +113,5 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_main() -> None:
-    """``main`` with one clear line for what the user can mend."""
-    try:
-        sys.exit(main(sys.argv))
-    except UserError as error:
-        print(f"quality: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
 if __name__ == "__main__":
-    run_main()
+    run_program("quality", main)

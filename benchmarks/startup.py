@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import pathlib
 import re
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -30,23 +29,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 from PIL import Image
 
 from benchmarks.dit import size_of
-from benchmarks.measure import format_table, write_json
-from benchmarks.transformer import TEXT_TOKENS, abstract_transformer
+from benchmarks.measure import format_table, run_program, write_json
+from benchmarks.presets import MODELS, REPOSITORY, abstract_networks, config_path, load_config
+from benchmarks.transformer import TEXT_TOKENS
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.checkpoints.store import save_model
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
-from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import abstract, to_dict
+from skipsr_jax.nn.params import to_dict
 from skipsr_jax.training.settings import DTYPES
 from skipsr_jax.types import HostArray
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 READ_AT_ONCE = 2**24
 SAID = {
     "loaded_s": r"loaded in ([\d.]+) s",
@@ -60,8 +56,7 @@ def define_flags() -> flags.FlagValues:
     """The command line."""
     values = flags.FlagValues()
     text = "Which model; its config in configs/ says how it runs."
-    models = [name for name in sorted(DIT_PRESETS) if config_of(name).exists()]
-    flags.DEFINE_enum("model", "seedvr2_3b", models, text, flag_values=values)
+    flags.DEFINE_enum("model", "seedvr2_3b", MODELS, text, flag_values=values)
     text = "frames x height x width, at the target size."
     flags.DEFINE_string("clip", "21x720x1280", text, flag_values=values)
     text = "Smallest share of kept patches to compile for."
@@ -75,26 +70,19 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def config_of(model: str) -> pathlib.Path:
-    """The config of a model's inference."""
-    return REPOSITORY / "configs" / f"{model}.py"
-
-
 def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
     """A model of random numbers, which no compression makes smaller."""
     dtype, rng = jnp.dtype(dtype_name), np.random.default_rng(0)
-    kind = {"dtype": dtype, "param_dtype": dtype}
-    config, vae = DIT_PRESETS[model], VAE_PRESETS[model]
-    shapes = {
-        "dit": to_dict(abstract_transformer(config, dtype)),
-        "vae": to_dict(abstract(lambda: VAE(vae, rngs=nnx.Rngs(0), **kind))),
-        "text": {"positive": jax.ShapeDtypeStruct((TEXT_TOKENS, config.text_width), dtype)},
-    }
+    networks = abstract_networks(model, dtype)
+    shapes = {name: to_dict(network) for name, network in networks.items()}
+    text = TEXT_TOKENS, networks["dit"].config.text_width
+    shapes["text"] = {"positive": jax.ShapeDtypeStruct(text, dtype)}
 
     def draw(leaf: jax.ShapeDtypeStruct) -> HostArray:
         return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
 
-    save_model(path, jax.tree.map(draw, shapes), {"dit": to_json(config), "vae": to_json(vae)})
+    configs = {name: to_json(network.config) for name, network in networks.items()}
+    save_model(path, jax.tree.map(draw, shapes), configs)
 
 
 def write_clip(folder: pathlib.Path, count: int, height: int, width: int) -> None:
@@ -149,7 +137,7 @@ def run_infer(
 ) -> dict[str, float]:
     """Seconds of ``infer.py --warmup``, as it says them, and of the whole process."""
     command = [
-        sys.executable, REPOSITORY / "infer.py", f"--config={config_of(model)}",
+        sys.executable, REPOSITORY / "infer.py", f"--config={config_path(model)}",
         f"--config.checkpoint={checkpoint}", "--config.mask.source=input", f"--input={clip}",
         "--folder=frames", "--warmup", f"--warmup_from={share}", f"--compile_cache_dir={cache}",
     ]  # fmt: skip
@@ -165,17 +153,12 @@ def run_infer(
     return {key: float(said[1]) for key, said in found.items()} | {"process_s": seconds}
 
 
-def scale_of(model: str) -> float:
-    """By how much the model's config enlarges."""
-    return runpy.run_path(str(config_of(model)))["get_config"]().size.factor
-
-
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
     values = define_flags()
     values(list(argv))
     count, height, width = size_of(values.clip)
-    scale = int(scale_of(values.model))
+    scale = int(load_config(values.model).size.factor)
     if height % scale or width % scale:
         raise UserError(f"--clip={values.clip}: its sides must be multiples of {scale}")
     with tempfile.TemporaryDirectory(dir=values.folder) as folder:
@@ -204,13 +187,5 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def run_main() -> None:
-    """Mistakes end in one line and status 1."""
-    try:
-        sys.exit(main(sys.argv))
-    except UserError as error:
-        sys.exit(f"startup: {error}")
-
-
 if __name__ == "__main__":
-    run_main()
+    run_program("startup", main)
