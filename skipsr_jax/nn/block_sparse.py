@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from skipsr_jax.kernels.affine import Affine, activated
 from skipsr_jax.kernels.block_join import join_blocks
 from skipsr_jax.kernels.block_join.xla import Border, border_of, put, with_border
+from skipsr_jax.kernels.frame_join import last_frames
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
 from skipsr_jax.nn.group_norm import GroupNorm, channel_sums, moments_of
 from skipsr_jax.nn.upsample import Kernel, Upsample, add_inner, unfold
@@ -97,8 +98,8 @@ def _joined(
     if table is not None:
         return join_blocks(x, affine, table, blocks.place, blocks.neighbours, border)
     x = with_past(with_border(activated(x, affine), border), None, taps - 1)
-    x = jax.lax.optimization_barrier(x)
-    return x, x[:, x.shape[1] - (taps - steps) :]  # behind the barrier: not computed again
+    x = jax.lax.optimization_barrier(x)  # what is remembered is not computed again
+    return x, last_frames(x, taps - steps)
 
 
 def _run(conv: CausalConv3d, bordered: Array) -> Array:
@@ -147,7 +148,7 @@ def picture_conv(
     if taps > 1:
         picture = jax.lax.optimization_barrier(with_past(picture, carry, taps - 1))
     y = _run(conv, take_blocks(picture, blocks, size, 1))
-    return y, picture[:, picture.shape[1] - (taps - 1) :] if taps > 1 else ()
+    return y, last_frames(picture, taps - 1) if taps > 1 else ()
 
 
 def block_group_norm(

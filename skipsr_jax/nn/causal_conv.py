@@ -86,9 +86,13 @@ def conv3d(
 ) -> Float[Array, "b g v u o"]:
     """Convolution without padding in time and zero padding ((top, bottom), (left, right)) in space.
 
+    A single frame under several taps stands for copies of it, one for each: their sum is one tap.
     The form is picked when the program is lowered for a platform, so that a program compiled on a
     CPU for another machine gets that machine's form.
     """
+    if x.shape[1] == 1 < kernel.shape[0]:
+        kernel = kernel.astype(jnp.float32).sum(axis=0, keepdims=True).astype(kernel.dtype)
+        strides = (1, *strides[1:])
     if kernel.shape[:3] == (1, 1, 1) and strides == (1, 1, 1):
         return x @ kernel[0, 0, 0]
 
@@ -109,7 +113,9 @@ def conv3d(
 
 def with_past(x: Float[Array, "b f h w c"], carry: Carry, count: int) -> Float[Array, "b g h w c"]:
     """x behind the ``count`` frames before it, in its dtype: the carry's, or at the start of a clip
-    (None) copies of its first frame."""
+    (None) copies of its first frame. A single frame without a carry stays alone: see ``conv3d``."""
+    if carry is None and x.shape[1] == 1:
+        return x
     before = jnp.repeat(x[:, :1], count, axis=1) if carry is None else carry
     return jnp.concatenate([before.astype(x.dtype), x], axis=1)
 

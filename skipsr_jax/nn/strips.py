@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from skipsr_jax.kernels.frame_join import last_frames
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, conv3d, with_past
 from skipsr_jax.types import Array, DType, Float, Int
 
@@ -75,5 +76,5 @@ def conv_in_strips(
     x, y = jax.lax.optimization_barrier((x, y))
     last = prepare(x)[:, -remembered:].astype(dtype)
     if f < remembered:
-        last = with_past(last, carry, remembered)[:, -remembered:]
+        last = last_frames(with_past(last, carry, remembered), remembered)
     return y, last

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from skipsr_jax.kernels.frame_join import last_frames
 from skipsr_jax.nn.causal_conv import Carry, CausalConv3d, causal_conv3d, conv3d, with_past
 from skipsr_jax.nn.strips import in_strips, with_halo
 from skipsr_jax.types import Array, Float
@@ -206,7 +207,7 @@ class Upsample(nnx.Module):
             return unfold(_add_constants(y, kernel.ones, bias, h, number * rows), 1)
 
         y = in_strips(strips, (b, f, 2 * h, 2 * w, c), x.dtype, make)
-        return y, joined[:, -(taps - 1) :]
+        return y, last_frames(joined, taps - 1)
 
     def _complete(self, y: Float[Array, "b f v u q"], kernel: Kernel):
         bias = self.conv.bias[...].astype(jnp.float32)

@@ -9,6 +9,7 @@ import pytest
 
 from skipsr_jax.kernels.frame_join import api
 from skipsr_jax.kernels.target import Target
+from skipsr_jax.models.flops import traced_flops
 from skipsr_jax.nn.causal_conv import _as_conv2d, _as_conv3d, causal_conv3d, conv3d
 
 SAME, END = ((1, 1), (1, 1)), ((0, 1), (0, 1))
@@ -73,6 +74,16 @@ def test_the_first_frame_stands_for_the_past():
     y, _ = causal_conv3d(x, kernel)
     extended = jnp.concatenate([x[:, :1], x[:, :1], x], axis=1)
     np.testing.assert_array_equal(y, conv3d(extended, kernel))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_single_frame_is_convolved_once_for_all_its_copies(stride):
+    x, kernel = _random(1, 1, 4, 6, 2), _random(3, 3, 3, 2, 3, seed=1)
+    y, carry = causal_conv3d(x, kernel, None, (stride, 1, 1))
+    np.testing.assert_allclose(y, conv3d(jnp.repeat(x, 3, axis=1), kernel), atol=1e-4)
+    np.testing.assert_array_equal(carry, jnp.repeat(x, 3 - stride, axis=1))
+    counted = traced_flops(lambda x, kernel: causal_conv3d(x, kernel)[0], x, kernel)
+    assert counted == 2 * y.size * 9 * 2
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -9,13 +9,14 @@ from skipsr_jax.types import Array, Float
 
 
 def last_frames(x: Float[Array, "b f h w c"], count: int) -> Float[Array, "b p h w c"]:
-    """Copies of the last ``count`` frames, to be remembered.
+    """Copies of the last ``count`` frames, to be remembered; of a single frame so many.
 
     The barrier makes XLA copy from x, once it is there. Left alone it copies from what makes x,
     which then cannot be computed into its place, and to and fro: the new memory would have to be
     ready before the old one is free.
     """
-    return jax.lax.optimization_barrier(x)[:, x.shape[1] - count :]
+    x = jax.lax.optimization_barrier(x)
+    return jnp.repeat(x, count, axis=1) if x.shape[1] == 1 else x[:, x.shape[1] - count :]
 
 
 def join_frames(
