@@ -61,21 +61,40 @@ PAPER = PredictorConfig()  # 22,974,193 parameters; the paper says 23 M
 TINY = PredictorConfig(width=48)
 
 
-def _to_one_channel(
-    x: Float[Array, "b f h w i"], kernel: Float[Array, "3 3 3 i 1"]
-) -> Float[Array, "b t h w 1"]:
-    """The convolution as one matrix product, a map for each tap, and the sum of shifted maps.
+_TILE, _FEW = 128, 8
+"""Channels that a matrix unit makes together, and how few beyond whole tiles are made apart."""
 
-    A convolution with a single output leaves a matrix unit idle. Float32 from the product on.
+
+def _to_few_channels(
+    x: Float[Array, "b f h w i"], kernel: Float[Array, "3 3 3 i o"]
+) -> Float[Array, "b t h w o"]:
+    """The convolution as one matrix product, maps for each tap, and the sum of shifted maps.
+
+    A convolution with few outputs leaves a matrix unit idle. Float32 from the product on.
     """
-    maps = jnp.einsum("bfhwi,tyxi->bfhwtyx", x, kernel[..., 0], preferred_element_type=jnp.float32)
-    maps = jnp.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0), (0, 0), (0, 0)))
+    maps = jnp.einsum("bfhwi,tyxio->bfhwtyxo", x, kernel, preferred_element_type=jnp.float32)
+    maps = jnp.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1), *[(0, 0)] * 4))
     frames, height, width = x.shape[1] - 2, *x.shape[2:4]
     shifted = (
         maps[:, i : i + frames, j : j + height, k : k + width, i, j, k]
         for i, j, k in itertools.product(range(3), repeat=3)
     )
-    return sum(shifted)[..., None]
+    return sum(shifted)
+
+
+def _convolved(
+    x: Float[Array, "b f h w i"], kernel: Float[Array, "3 3 3 i o"]
+) -> Float[Array, "b t h w o"]:
+    """The convolution, its last few channels apart where they would have a tile to themselves."""
+    channels = kernel.shape[-1]
+    few = channels % _TILE
+    if few == 0 or few > _FEW:
+        return conv3d(x, kernel)
+    whole, rest = jnp.split(kernel, [channels - few], axis=-1)
+    y = _to_few_channels(x, rest)
+    if few == channels:
+        return y
+    return jnp.concatenate([conv3d(x, whole), y.astype(x.dtype)], axis=-1)
 
 
 class _Conv3d(nnx.Module):
@@ -92,8 +111,8 @@ class _Conv3d(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t v u o"]:
         x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
         kernel = self.kernel[...].astype(x.dtype)
-        if kernel.shape[-1] == 1 and self.stride == 1:
-            y = _to_one_channel(x, kernel)
+        if self.stride == 1:
+            y = _convolved(x, kernel)
         else:
             y = conv3d(x, kernel, (1, self.stride, self.stride))
         return y + self.bias[...].astype(y.dtype)

@@ -42,7 +42,7 @@ def test_one_logit_per_patch(small, shape):
     assert logits.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("width", [6, 1])
+@pytest.mark.parametrize("width", [16, 6, 1, 130])
 def test_four_plain_convolutions(fill, width):
     module, params = fill(_build(PredictorConfig(width=width)))
     x = latent = jax.random.normal(jax.random.key(0), (2, 3, 6, 10, 16))
