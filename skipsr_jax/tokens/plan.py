@@ -16,14 +16,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.windows import Grid, window_cuts
-from skipsr_jax.types import Array, Bool, HostArray
+from skipsr_jax.types import Array, Bool, DType, HostArray
 
 Leaf = Any
 """An array on host or device, or whatever stands for it in a pytree (a shape, a sharding)."""
@@ -89,47 +89,84 @@ def _axis_index(cuts: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Geometry:
-    """What a partition says of all patches of a grid, whichever of them are kept.
+    """What a grid says of its patches, whichever of them are kept, in the order in which they would
+    be stored: window by window of the regular partition. Memory is then read from front to back.
+
+    Indices are of the kind of integers that numpy takes by without a cast.
 
     Attributes:
-      order (p,): patches window by window, within one as the regular partition stores them; of the
-        kind of integers that numpy takes by without a cast.
-      window (p,): of the patches in that order, rising.
-      position, extent (p, 3): of each patch, in t, h, w order.
+      patch (p,): the patches in that order.
+      shifted (p,): places in that order, window by window of the shifted partition.
+      starts: for each partition, where its windows begin among places so ordered.
+      position, extent (2, p, 3): as in Layout.
     """
 
-    order: np.ndarray
-    window: np.ndarray
+    patch: np.ndarray
+    shifted: np.ndarray
+    starts: tuple[np.ndarray, np.ndarray]
     position: np.ndarray
     extent: np.ndarray
 
 
 @functools.lru_cache(maxsize=16)
-def _geometry(grid: Grid, shifted: bool) -> _Geometry:
-    cuts = window_cuts(grid, shifted)
+def _geometry(grid: Grid) -> _Geometry:
     coordinates = np.indices(grid, np.int32).reshape(3, -1)
-    along = [_axis_index(c)[x] for c, x in zip(cuts, coordinates, strict=True)]
-    starts = np.stack([c[i] for c, i in zip(cuts, along, strict=True)], -1)
-    ends = np.stack([c[i + 1] for c, i in zip(cuts, along, strict=True)], -1)
-    frames, rows = len(cuts[0]) - 1, len(cuts[1]) - 1
-    window = (along[2] * rows + along[1]) * frames + along[0]
-    stored = _geometry(grid, False).order if shifted else np.arange(len(window))
-    order = stored[np.argsort(window[stored], kind="stable")]
+    windows, positions, extents = [], [], []
+    for y in (REGULAR, SHIFTED):
+        cuts = window_cuts(grid, y == SHIFTED)
+        along = [_axis_index(c)[x] for c, x in zip(cuts, coordinates, strict=True)]
+        begin = np.stack([c[i] for c, i in zip(cuts, along, strict=True)], -1)
+        end = np.stack([c[i + 1] for c, i in zip(cuts, along, strict=True)], -1)
+        frames, rows = len(cuts[0]) - 1, len(cuts[1]) - 1
+        windows.append((along[2] * rows + along[1]) * frames + along[0])
+        positions.append(coordinates.T - begin)
+        extents.append(end - begin)
+    patch = np.argsort(windows[REGULAR], kind="stable")
+    regular, shifted = (window[patch] for window in windows)
+    regrouped = np.argsort(shifted, kind="stable")
     return _Geometry(
-        order.astype(np.intp),
-        window[order].astype(np.int32),
-        (coordinates.T - starts).astype(np.int32),
-        (ends - starts).astype(np.int32),
+        patch,
+        regrouped,
+        (_steps(regular), _steps(shifted[regrouped])),
+        np.stack([position[patch] for position in positions]).astype(np.int16),
+        np.stack([extent[patch] for extent in extents]).astype(np.int16),
     )
 
 
-def _kept(mask: Bool[HostArray, "_ _ _"], geometry: _Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """The kept patches of one sample window by window, and their windows, rising.
+def _steps(rising: np.ndarray) -> np.ndarray:
+    """Where each new number of a rising list begins."""
+    return np.flatnonzero(np.diff(rising, prepend=-1))
 
-    take: several times as fast as brackets for rows of three, and a little for numbers.
+
+class _Kept(NamedTuple):
+    """The kept patches of one sample.
+
+    Attributes:
+      geometry: of its grid.
+      place (n,): where they would be stored if all patches were, rising.
+      shifted (n,): stored tokens window by window of the shifted partition.
+      counts: for each partition, how many each window has, windows without left out.
     """
-    at = np.flatnonzero(mask.reshape(-1).take(geometry.order))
-    return geometry.order.take(at), geometry.window.take(at)
+
+    geometry: _Geometry
+    place: np.ndarray
+    shifted: np.ndarray
+    counts: tuple[np.ndarray, np.ndarray]
+
+
+def _kept(mask: Bool[HostArray, "_ _ _"]) -> _Kept:
+    """take: several times as fast as brackets for rows of three, and a little for numbers."""
+    geometry = _geometry(mask.shape)
+    stored = mask.reshape(-1).take(geometry.patch)
+    flags = stored, stored.take(geometry.shifted)
+    counts = [
+        np.add.reduceat(flag, starts, dtype=np.int32)
+        for flag, starts in zip(flags, geometry.starts, strict=True)
+    ]
+    token_of = np.cumsum(stored, dtype=np.int32) - 1
+    shifted = token_of.take(geometry.shifted.take(np.flatnonzero(flags[SHIFTED])))
+    regular_counts, shifted_counts = (count[count > 0] for count in counts)
+    return _Kept(geometry, np.flatnonzero(stored), shifted, (regular_counts, shifted_counts))
 
 
 def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
@@ -137,19 +174,9 @@ def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -
 
     ``shards``: devices that share the pack, each an equal part of the bucket.
     """
-    windows = [0, 0]
-    for mask in keep:
-        for y in (REGULAR, SHIFTED):
-            _, window = _kept(mask, _geometry(mask.shape, y == SHIFTED))
-            windows[y] += _steps(window).size
-    return bucket_for(sum(int(mask.sum()) for mask in keep), max(windows), shards)
-
-
-def _steps(rising: np.ndarray) -> np.ndarray:
-    """Where each new number of a rising list begins."""
-    new = np.ones(len(rising), bool)
-    new[1:] = rising[1:] != rising[:-1]
-    return np.flatnonzero(new)
+    counts = [_kept(mask).counts for mask in keep]
+    windows = max(sum(len(one[y]) for one in counts) for y in (REGULAR, SHIFTED))
+    return bucket_for(sum(int(mask.sum()) for mask in keep), windows, shards)
 
 
 def roomy_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
@@ -202,21 +229,20 @@ def build_plan(
     filled = [_Filled(), _Filled()]
     first_patch = 0
     for i, (mask, count) in enumerate(zip(keep, counts, strict=True)):
-        geometries = [_geometry(mask.shape, y == SHIFTED) for y in (REGULAR, SHIFTED)]
-        placed = [_kept(mask, geometry) for geometry in geometries]
-        stored = placed[REGULAR][0]
-        token_of = np.empty(mask.size, np.intp)
-        token_of[stored] = np.arange(count)
+        kept = _kept(mask)
         here = slice(filled[REGULAR].tokens, filled[REGULAR].tokens + count)
-        plan.patch_index[0, here] = stored + first_patch
+        plan.patch_index[0, here] = kept.geometry.patch.take(kept.place)
+        plan.patch_index[0, here] += first_patch
         plan.sample[0, here] = i
-        for y, (patches, window) in enumerate(placed):
+        for y, token in ((REGULAR, np.arange(count, dtype=np.int32)), (SHIFTED, kept.shifted)):
             layout = jax.tree.map(lambda array, y=y: array[0, y], plan.layout)
-            geometry = geometries[y]
             # "clip" writes to the place itself, the usual mode by way of a copy.
-            geometry.position.take(stored, axis=0, out=layout.position[here], mode="clip")
-            geometry.extent.take(stored, axis=0, out=layout.extent[here], mode="clip")
-            _fill(layout, filled[y], i, token_of.take(patches), window, text_lengths[i], bucket)
+            for of_all, out in (
+                (kept.geometry.position, layout.position),
+                (kept.geometry.extent, layout.extent),
+            ):
+                of_all[y].take(kept.place, axis=0, out=out[here], mode="clip")
+            _fill(layout, filled[y], i, token, kept.counts[y], text_lengths[i], bucket)
         first_patch += mask.size
     plan.text_length[0] = text_lengths
     return plan
@@ -232,16 +258,16 @@ def _padding(bucket: Bucket, samples: int, slots: int) -> TokenPlan:
     n, windows = bucket.tokens, bucket.windows
     rows = n + windows * slots
 
-    def full(fill: int, *shape: int) -> np.ndarray:
-        return np.full((1, *shape), fill, np.int32)
+    def full(fill: int, *shape: int, dtype: DType = np.int32) -> np.ndarray:
+        return np.full((1, *shape), fill, dtype)
 
     return TokenPlan(
         patch_index=full(-1, n),
         sample=full(0, n),
         text_length=full(0, samples),
         layout=Layout(
-            position=full(0, 2, n, 3),
-            extent=full(1, 2, n, 3),
+            position=full(0, 2, n, 3, dtype=np.int16),
+            extent=full(1, 2, n, 3, dtype=np.int16),
             gather=full(n + samples * slots, 2, rows),
             video_rows=full(rows, 2, n),
             text_rows=full(rows, 2, windows, slots),
@@ -265,18 +291,16 @@ def _fill(
     filled: _Filled,
     sample: int,
     token: np.ndarray,
-    window: np.ndarray,
+    kept: np.ndarray,
     text: int,
     bucket: Bucket,
 ) -> None:
     """Writes a sample behind those before it, into one partition (a Layout without b and y).
 
-    ``token``: the kept tokens window by window, numbered as the sample stores them; ``window``:
-    their windows, rising; ``text``: how many text tokens.
+    ``token``: the kept tokens window by window, numbered as the sample stores them; ``kept``: how
+    many each window has, all some; ``text``: how many text tokens.
     """
-    first = _steps(window)
-    kept = np.diff(first, append=len(window))
-    here = slice(filled.windows, filled.windows + len(first))
+    here = slice(filled.windows, filled.windows + len(kept))
     if here.stop > bucket.windows:
         raise ValueError(f"{here.stop} windows or more do not fit the bucket of {bucket}")
     lengths = kept + text
@@ -286,15 +310,14 @@ def _fill(
     layout.cu_seqlens[1 + here.start : 1 + here.stop] = ends
     layout.cu_seqlens[1 + here.stop :] = rows
 
-    video = np.repeat(starts - first, kept)
+    video = np.repeat(starts - (np.cumsum(kept) - kept), kept)
     video += np.arange(len(token))
-    token = token + filled.tokens
-    layout.video_rows[token] = video
-    layout.gather[video] = token
+    layout.video_rows[filled.tokens :][token] = video
+    layout.gather[video] = token + np.int32(filled.tokens)
 
     copies = (starts + kept)[:, None] + np.arange(text)
     layout.text_rows[here, :text] = copies
     text_row = bucket.tokens + sample * layout.text_rows.shape[1]
     layout.gather[copies] = text_row + np.arange(text)
-    layout.text_weight[sample, here] = 1.0 / max(len(first), 1)
+    layout.text_weight[sample, here] = 1.0 / max(len(kept), 1)
     filled.tokens, filled.windows, filled.rows = filled.tokens + len(token), here.stop, rows
