@@ -133,7 +133,7 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
     params, keep = to_dict(dit), clip.keep()
     over_packs = NamedSharding(mesh, PartitionSpec(place.packs or None))
     bucket = roomy_bucket([keep], place.shards)
-    plan = build_plan([keep], [TEXT_TOKENS], bucket)
+    plan = build_plan([keep], [TEXT_TOKENS], bucket, shards=place.shards)
     flops = clips * dit_flops(config, plan).total
 
     def rows(channels: int) -> jax.ShapeDtypeStruct:

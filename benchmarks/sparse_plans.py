@@ -29,7 +29,7 @@ KEPT_QUERIES = "kept_queries"
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Routed(TokenPlan):
     """A plan of all tokens with the plan of the kept ones.
 
@@ -67,8 +67,6 @@ def attention_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
     video_rows[:, :, place[kept.valid[0]]] = kept.layout.video_rows[:, :, kept.valid[0]]
     layout = dataclasses.replace(
         kept.layout,
-        position=everything.layout.position,
-        extent=everything.layout.extent,
         gather=source[kept.layout.gather].astype(np.int32),
         video_rows=video_rows,
     )

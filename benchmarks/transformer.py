@@ -43,7 +43,7 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:
     """The plan of one clip in the bucket that inference takes."""
-    return build_plan([keep], [TEXT_TOKENS], roomy_bucket([keep], shards))
+    return build_plan([keep], [TEXT_TOKENS], roomy_bucket([keep], shards), shards=shards)
 
 
 def random_inputs(config: DiTConfig, plan: TokenPlan, dtype: Any) -> tuple[Any, ...]:

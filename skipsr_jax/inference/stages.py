@@ -217,7 +217,7 @@ class Stages:
             given = self._condition_noise(latent, condition_noise, sampler.condition_noise)
         bucket = roomy_bucket([keep], self.devices)
         texts = [self.model.params["text"][name][None] for name in self._prompts_of(sampler)]
-        plans = [build_plan([keep], [text.shape[1]], bucket) for text in texts]
+        plans = [build_plan([keep], [text.shape[1]], bucket, shards=self.devices) for text in texts]
         # Committed to a device as the parameters are: else the first of several steps, whose noise
         # is not, would have a program of its own.
         placed = [

@@ -116,7 +116,7 @@ def warm_up(
         began, tokens = time.perf_counter(), int(np.prod(grid))
         rungs = ladder(max(1, round(fewest * tokens)), tokens, stages.devices)
         for rung in rungs:
-            keep = np.arange(tokens) < min(rung, tokens)
+            keep = rng.permutation(tokens) < rung  # scattered, as windows of real masks are
             refined, _ = stages.refine(latent, keep.reshape(grid), latent, settings.sampler, latent)
             jax.block_until_ready(refined)
         seconds = time.perf_counter() - began

@@ -10,6 +10,7 @@ Invariant: a compiled forward depends on (bucket, samples per pack, text slots, 
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -183,15 +184,34 @@ class Body(nnx.Module):
         last = self.config.layers - 1
         modulate_text = (layers != last) | (not self.config.plain_text_at_last)
 
-        def body(carry, layer):
-            state, shifted, text_modulated = layer
+        def run(carry, layer, shifted):
+            state, text_modulated = layer
             block = gathered(nnx.merge(graphdef, state), "block", self.dtype)
-            args = (embedding, plan, shifted, text_modulated, self.attention)
-            return block(*carry, *args), None
+            return block(*carry, embedding, plan, shifted, text_modulated, self.attention)
 
-        body = jax.checkpoint(body, policy=REMAT_POLICIES[self.config.remat])
-        (vid, txt), _ = jax.lax.scan(body, (vid, txt), (stacked, layers % 2, modulate_text))
-        return vid, txt
+        policy = REMAT_POLICIES[self.config.remat]
+        if plan.parts is None:  # both partitions run the same program
+            body = jax.checkpoint(lambda carry, layer: (run(carry, *layer), None), policy=policy)
+            steps = (stacked, modulate_text), layers % 2
+            return jax.lax.scan(body, (vid, txt), steps)[0]
+
+        runs = [
+            jax.checkpoint(functools.partial(run, shifted=(first + i) % 2), policy=policy)
+            for i in range(2)
+        ]
+
+        def pair(carry, layers):
+            for i, one in enumerate(runs):
+                carry = one(carry, jax.tree.map(lambda x, i=i: x[i], layers))
+            return carry, None
+
+        carry, all_layers = (vid, txt), (stacked, modulate_text)
+        even = count - count % 2
+        pairs = jax.tree.map(lambda x: x[:even].reshape(-1, 2, *x.shape[1:]), all_layers)
+        carry, _ = jax.lax.scan(pair, carry, pairs)
+        if count % 2:
+            carry = runs[0](carry, jax.tree.map(lambda x: x[-1], all_layers))
+        return carry
 
 
 class DiT(Body):

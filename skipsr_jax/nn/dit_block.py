@@ -36,12 +36,13 @@ from skipsr_jax.nn.window_rows import from_windows, to_windows
 from skipsr_jax.parallel.sequence import (
     QKV,
     attend_by_heads,
+    attend_by_windows,
     constrain_text,
     constrain_tokens,
     head_parts,
     join_heads,
 )
-from skipsr_jax.tokens.plan import Layout, TokenPlan
+from skipsr_jax.tokens.plan import REGULAR, Layout, TokenPlan
 from skipsr_jax.types import Array, Bool, DType, Float, Int
 
 
@@ -147,7 +148,7 @@ class Block(nnx.Module):
         txt: Float[Array, "b m d"],
         embedding: Float[Array, "b k e"],
         plan: TokenPlan,
-        shifted: Int[Array, ""],
+        shifted: Int[Array, ""] | int,
         modulate_text: Bool[Array, ""],
         attention: str | None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b m d"]]:
@@ -156,15 +157,13 @@ class Block(nnx.Module):
         Args:
           vid: stored tokens. txt: the text of all samples, ``l`` slots each.
           embedding: of the timestep, per sample.
-          plan: who attends to whom. shifted: which of its partitions, 0 or 1.
+          plan: who attends to whom. shifted: which of its partitions, 0 or 1; known beforehand
+            where the plan has parts.
           modulate_text: False in the last block of SeedVR2-3B, which norms its text but neither
             shifts nor scales it before attention.
           attention: implementation of the attention kernel, None to pick.
         """
         of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
-        layout = jax.tree.map(
-            lambda a: jax.lax.dynamic_index_in_dim(a, shifted, axis=1, keepdims=False), plan.layout
-        )
         samples = plan.text_length.shape[1]
         text_sample = jnp.repeat(jnp.arange(samples), txt.shape[1] // samples)
         text_sample = jnp.broadcast_to(text_sample, txt.shape[:2])
@@ -173,7 +172,7 @@ class Block(nnx.Module):
         txt_m = per_token(embedding, text_sample, ATTENTION)
         vid_in = of_video.entering(vid, vid_m, jnp.asarray(True))
         txt_in = of_text.entering(txt, txt_m, modulate_text)
-        vid_out, txt_out = self._attend(vid_in, txt_in, layout, plan, attention)
+        vid_out, txt_out = self._attend(vid_in, txt_in, plan, shifted, attention)
 
         vid = of_video.attention_out(vid, vid_out, vid_m)
         txt = of_text.attention_out(txt, txt_out, txt_m)
@@ -185,15 +184,19 @@ class Block(nnx.Module):
         self,
         vid: Float[Array, "b n d"],
         txt: Float[Array, "b m d"],
-        layout: Layout,
         plan: TokenPlan,
+        shifted: Int[Array, ""] | int,
         attention: str | None,
     ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
         """The heads' results, from what enters the projections."""
         of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
-        vid_angles, txt_angles = self._angles(layout, plan, txt.shape[1])
+        vid_angles, txt_angles = self._angles(plan, shifted, txt.shape[1])
         text = self._rotated(of_text.qkv_heads(txt, of_text.qkv_kernel()), txt_angles)
         attend = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
+        if plan.parts is not None and shifted == REGULAR:
+            video = self._rotated(of_video.qkv_heads(vid, of_video.qkv_kernel()), vid_angles)
+            return attend_by_windows(attend, video, text, plan.parts)
+        layout = jax.tree.map(lambda array: _of_partition(array, shifted), plan.layout)
         goes, parts = head_parts(len(vid), self.heads), []
         for heads in goes:
             own = (
@@ -211,16 +214,16 @@ class Block(nnx.Module):
         return vid_out, txt_out
 
     def _angles(
-        self, layout: Layout, plan: TokenPlan, text_rows: int
+        self, plan: TokenPlan, shifted: Int[Array, ""] | int, text_rows: int
     ) -> tuple[Array, Array | None]:
         """By how much heads turn at each stored token, and at each row of text (None: not)."""
-        freqs = self.rope_freqs[...]
+        freqs, position = self.rope_freqs[...], _of_partition(plan.position, shifted)
         if self.pixel_rope:
-            return pixel_angles(layout.position, layout.extent, freqs), None
+            return pixel_angles(position, _of_partition(plan.extent, shifted), freqs), None
         length = jnp.take_along_axis(plan.text_length, plan.sample, axis=1)
         samples = plan.text_length.shape[1]
         places = jnp.tile(text_angles(text_rows // samples, freqs), (samples, 1))
-        return window_angles(layout.position, length, freqs), places[None]
+        return window_angles(position, length, freqs), places[None]
 
     def _rotated(self, qkv: QKV, angles: Array | None) -> QKV:
         """Queries and keys turned, values as they are, in the dtype of the kernel."""
@@ -228,6 +231,11 @@ class Block(nnx.Module):
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         return q.astype(self.dtype), k.astype(self.dtype), v.astype(self.dtype)
+
+
+def _of_partition(array: Array, shifted: Int[Array, ""] | int) -> Array:
+    """What a plan's array says of one partition."""
+    return jax.lax.dynamic_index_in_dim(array, shifted, axis=1, keepdims=False)
 
 
 def _attend_in_windows(

@@ -3,7 +3,8 @@
 Everything per token runs where the token lies. Attention looks at all tokens of a window, but at
 one head on its own: an all-to-all gives each of k devices all tokens of 1 / k of the heads, a
 second one brings the results back to their tokens (Jacobs et al. 2023, DeepSpeed Ulysses, arXiv
-2309.14509). Each token crosses the wire four times a block (q, k, v, result) whatever k is.
+2309.14509). Each token crosses the wire four times a block (q, k, v, result) whatever k is. Where
+the plan has dealt whole windows to the devices, none does in the layers of that partition.
 
 The text of a pack, a few rows, lies whole on each of its devices; in attention each device takes
 its own heads of it. Invariant: the result is that of one device, whatever mesh, mask or bucket.
@@ -147,6 +148,33 @@ def attend_by_heads(
         check_vma=False,
     )(video, text, plan)
     return video_out, constrain_text(text_out)
+
+
+def attend_by_windows(
+    attend: Attend, video: QKV, text: QKV, parts: Any
+) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+    """``attend`` with all heads where the tokens are, for windows that lie whole on a device.
+
+    Args: as ``attend_by_heads``; ``parts``: plans of the parts of the tokens, arrays with the packs
+      as first axis and the parts as second. Raises ValueError unless there is one for each device.
+    """
+    place = placement(len(video[0]))
+    dealt = jax.tree.leaves(parts)[0].shape[1]
+    if dealt != place.shards:
+        raise ValueError(
+            f"windows were dealt to {dealt} devices, but {place.shards} share the sequence: build "
+            f"the plan with shards={place.shards}"
+        )
+
+    def on_device(video: QKV, text: QKV, parts: Any) -> tuple[Array, Array]:
+        own = jax.tree.map(lambda array: array[:, 0], parts)
+        video_out, text_out = attend(video, text, own)
+        return video_out, jax.lax.psum(text_out, place.tokens)
+
+    packs, cut = place.packs or None, P(place.packs or None, place.tokens)
+    return jax.shard_map(
+        on_device, in_specs=(cut, P(packs), cut), out_specs=(cut, P(packs)), check_vma=False
+    )(video, text, parts)
 
 
 # What a device sends to another is one piece of memory in both of these, and q, k and v travel

@@ -15,6 +15,8 @@ STEPS, LARGE_STEPS = 32, 128
 """Steps between consecutive powers of two: of small sizes, and of the largest."""
 LONG_STEP = 512
 """What is not exceeded before steps are 1/LARGE_STEPS of the size."""
+SPARE, MOST_SPARE = 200, 6
+"""1/SPARE of the room stays free for each shard beyond the second, up to MOST_SPARE times."""
 
 
 def rung(size: int, floor: int) -> int:
@@ -47,16 +49,6 @@ class Bucket:
         return f"{self.tokens} tokens, {self.windows} windows"
 
 
-def ladder(fewest: int, most: int, shards: int = 1) -> tuple[int, ...]:
-    """Room for tokens in the buckets that hold ``fewest`` to ``most`` kept tokens, rising."""
-    rungs: list[int] = []
-    tokens = fewest
-    while tokens <= most:
-        rungs.append(bucket_for(tokens, 1, shards).tokens)
-        tokens = rungs[-1] + 1
-    return tuple(rungs)
-
-
 TOKEN_FLOOR = 64
 WINDOW_FLOOR = 16
 
@@ -69,5 +61,28 @@ def bucket_for(tokens: int, windows: int, shards: int = 1) -> Bucket:
     """
     if tokens < 1:
         raise ValueError(f"a bucket needs at least one kept token, got {tokens}")
-    room = -(-rung(tokens, TOKEN_FLOOR) // shards) * shards
-    return Bucket(room, rung(windows, WINDOW_FLOOR))
+    room = max(1, tokens - shards + 1)  # a rung below may reach it when rounded up
+    while True:
+        room = -(-rung(room, TOKEN_FLOOR) // shards) * shards
+        if capacity(room, shards) >= tokens:
+            return Bucket(room, rung(windows, WINDOW_FLOOR))
+        room += 1
+
+
+def capacity(room: int, shards: int = 1) -> int:
+    """How many kept tokens a bucket with room for ``room`` is taken for.
+
+    Between more than two shards windows can be dealt whole only with some room to spare.
+    """
+    return room - room * min(max(shards - 2, 0), MOST_SPARE) // SPARE
+
+
+def ladder(fewest: int, most: int, shards: int = 1) -> tuple[int, ...]:
+    """The most kept tokens that each bucket is taken for which ``fewest`` to ``most`` ask for,
+    rising."""
+    counts: list[int] = []
+    tokens = fewest
+    while tokens <= most:
+        counts.append(capacity(bucket_for(tokens, 1, shards).tokens, shards))
+        tokens = counts[-1] + 1
+    return tuple(counts)

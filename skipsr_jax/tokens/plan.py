@@ -5,7 +5,9 @@ token stays in the window that the full grid gives it, with the position it has 
 window (paper section 4.2, "Handling Window Attention"); windows with no kept token do nothing.
 Kept tokens are stored in regular-window order, windows contiguous. In attention order a window is
 its kept tokens followed by the text of its sample; the text's results are averaged over the
-sample's windows.
+sample's windows. For devices that share a pack, each with an equal part of its tokens, whole
+windows are dealt to the parts where that goes (``tokens.shards``): then attention in the regular
+partition stays on each device.
 
 Invariant: shapes depend on the bucket, the number of samples and the text slots only, never on
 resolution, frame count or mask. Padding points past the end of what it indexes, where gathers fill
@@ -22,6 +24,7 @@ import jax
 import numpy as np
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
+from skipsr_jax.tokens.shards import deal_windows
 from skipsr_jax.tokens.windows import Grid, window_cuts
 from skipsr_jax.types import Array, Bool, DType, HostArray
 
@@ -34,14 +37,12 @@ REGULAR, SHIFTED = 0, 1
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The two window partitions of a plan: index 0 of axis ``y`` is regular, index 1 shifted.
+    """Who attends to whom, in several partitions or parts, along axis ``y``.
 
     Axes: ``b`` packs, ``n`` stored tokens, ``s`` attention rows (n + g * l), ``g`` windows,
     ``k`` samples in a pack, ``l`` text slots of a sample, ``m = k * l`` text rows.
 
     Attributes:
-      position (b, y, n, 3): place of each stored token inside its whole window, from 0.
-      extent (b, y, n, 3): size of that whole window along (time, row, column).
       gather (b, y, s): attention row -> row of (video ++ text), n + m where the row is padding.
       video_rows (b, y, n): stored token -> attention row, s where the token is padding.
       text_rows (b, y, g, l): window and text slot -> attention row, s where there is none.
@@ -49,8 +50,6 @@ class Layout:
       cu_seqlens (b, y, g + 1): attention row at which each window begins, then the total, repeated.
     """
 
-    position: Leaf
-    extent: Leaf
     gather: Leaf
     video_rows: Leaf
     text_rows: Leaf
@@ -63,18 +62,28 @@ class Layout:
 class TokenPlan:
     """One or more packs of kept tokens, ready for the transformer.
 
+    Axes as in Layout; along ``y`` index 0 is the regular partition and index 1 the shifted one.
+
     Attributes:
       patch_index (b, n): stored token -> patch of the pack's samples laid end to end (each in
         t, h, w order), -1 where the token is padding.
       sample (b, n): stored token -> sample of the pack, 0 where the token is padding.
       text_length (b, k): text tokens of each sample, at most l.
-      layout: the two window partitions.
+      position (b, y, n, 3): place of each stored token inside its whole window, from 0.
+      extent (b, y, n, 3): size of that whole window along (time, row, column).
+      layout: the two partitions.
+      parts: the regular partition in as many parts of the tokens as there are devices, each part
+        with its own windows, tokens and rows; None where windows are cut by the parts, or there is
+        one part.
     """
 
     patch_index: Leaf
     sample: Leaf
     text_length: Leaf
+    position: Leaf
+    extent: Leaf
     layout: Layout
+    parts: Layout | None = None
 
     @property
     def valid(self) -> Bool[Array | HostArray, "b n"]:
@@ -98,7 +107,7 @@ class _Geometry:
       patch (p,): the patches in that order.
       shifted (p,): places in that order, window by window of the shifted partition.
       starts: for each partition, where its windows begin among places so ordered.
-      position, extent (2, p, 3): as in Layout.
+      position, extent (2, p, 3): as in TokenPlan.
     """
 
     patch: np.ndarray
@@ -195,11 +204,49 @@ def roomy_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> B
     return bucket_for(sum(int(mask.sum()) for mask in keep), max(windows), shards)
 
 
+class _Dealt(NamedTuple):
+    """Regular windows on the parts of a pack's tokens: of each sample's, the part, and where their
+    tokens are stored from; the number of parts and the size of each."""
+
+    owners: list[np.ndarray]
+    starts: list[np.ndarray]
+    shards: int
+    part: Bucket
+
+
+def _dealt(kept: Sequence[_Kept], bucket: Bucket, shards: int) -> _Dealt | None:
+    """None where some window would have to be cut."""
+    counts = [one.counts[REGULAR] for one in kept]
+    part, joined = Bucket(bucket.tokens // shards, bucket.windows), np.concatenate(counts)
+    owners = deal_windows(joined, shards, part.tokens)
+    if owners is None:
+        return None
+    starts = np.empty(len(joined), int)
+    for d in range(shards):
+        mine = owners == d
+        starts[mine] = d * part.tokens + np.cumsum(joined[mine]) - joined[mine]
+    ends = np.cumsum([len(one) for one in counts])[:-1]
+    return _Dealt(np.split(owners, ends), np.split(starts, ends), shards, part)
+
+
+def _parts(kept: Sequence[_Kept], texts: Sequence[int], dealt: _Dealt, slots: int) -> Layout:
+    """``TokenPlan.parts``."""
+    layout = _empty_layout(dealt.shards, dealt.part, len(kept), slots)
+    for d in range(dealt.shards):
+        filled = _Filled(dealt.part)
+        for i, (one, text) in enumerate(zip(kept, texts, strict=True)):
+            mine, counts = dealt.owners[i] == d, one.counts[REGULAR]
+            token = _within(dealt.starts[i][mine] - d * dealt.part.tokens, counts[mine])
+            _fill(_only(layout, d), filled, _Sample(i, text, len(counts)), token, counts[mine])
+    return layout
+
+
 def build_plan(
     keep: Sequence[Bool[HostArray, "_ _ _"]],
     text_lengths: Sequence[int],
     bucket: Bucket | None = None,
     text_slots: int | None = None,
+    shards: int = 1,
 ) -> TokenPlan:
     """The plan of one pack (b = 1), in numpy.
 
@@ -208,44 +255,60 @@ def build_plan(
       text_lengths: per sample, its number of text tokens.
       bucket: the sizes to pad to; by default the smallest that fits.
       text_slots: room for the text of one sample; by default the longest.
+      shards: devices that share the pack; whole windows are dealt to them if possible.
 
     Raises:
       ValueError: nothing is kept, or something does not fit into the bucket.
     """
     if len(keep) != len(text_lengths):
         raise ValueError(f"{len(keep)} keep masks but {len(text_lengths)} text lengths")
-    bucket = bucket or required_bucket(keep)
+    bucket = bucket or required_bucket(keep, shards)
     slots = max(text_lengths) if text_slots is None else text_slots
     if max(text_lengths) > slots:
         raise ValueError(f"a text of {max(text_lengths)} tokens does not fit {slots} text slots")
-
-    counts = [int(mask.sum()) for mask in keep]
-    if sum(counts) > bucket.tokens:
+    count = sum(int(mask.sum()) for mask in keep)
+    if count > bucket.tokens:
         raise ValueError(
-            f"{sum(counts)} kept tokens do not fit the bucket of {bucket}; "
+            f"{count} kept tokens do not fit the bucket of {bucket}; "
             f"use one with at least {required_bucket(keep).tokens} tokens"
         )
+    kept = [_kept(mask) for mask in keep]
     plan = _padding(bucket, len(keep), slots)
-    filled = [_Filled(), _Filled()]
-    first_patch = 0
-    for i, (mask, count) in enumerate(zip(keep, counts, strict=True)):
-        kept = _kept(mask)
-        here = slice(filled[REGULAR].tokens, filled[REGULAR].tokens + count)
-        plan.patch_index[0, here] = kept.geometry.patch.take(kept.place)
-        plan.patch_index[0, here] += first_patch
+    dealt = _dealt(kept, bucket, shards) if shards > 1 else None
+    if dealt is not None:
+        plan = dataclasses.replace(plan, parts=_parts(kept, text_lengths, dealt, slots))
+    filled = [_Filled(bucket), _Filled(bucket)]
+    first_patch = first = 0
+    for i, (one, text) in enumerate(zip(kept, text_lengths, strict=True)):
+        if dealt is None:  # one after the other, which is fast to write
+            here = slice(first, first + len(one.place))
+            token = np.arange(here.start, here.stop, dtype=np.int32)
+            shifted = one.shifted + np.int32(first)
+        else:
+            here = token = _within(dealt.starts[i], one.counts[REGULAR])
+            shifted = token.take(one.shifted)
+        plan.patch_index[0, here] = one.geometry.patch.take(one.place) + first_patch
         plan.sample[0, here] = i
-        for y, token in ((REGULAR, np.arange(count, dtype=np.int32)), (SHIFTED, kept.shifted)):
-            layout = jax.tree.map(lambda array, y=y: array[0, y], plan.layout)
-            # "clip" writes to the place itself, the usual mode by way of a copy.
-            for of_all, out in (
-                (kept.geometry.position, layout.position),
-                (kept.geometry.extent, layout.extent),
-            ):
-                of_all[y].take(kept.place, axis=0, out=out[here], mode="clip")
-            _fill(layout, filled[y], i, token, kept.counts[y], text_lengths[i], bucket)
-        first_patch += mask.size
+        for y, order in ((REGULAR, token), (SHIFTED, shifted)):
+            plan.position[0, y, here] = one.geometry.position[y].take(one.place, axis=0)
+            plan.extent[0, y, here] = one.geometry.extent[y].take(one.place, axis=0)
+            sample = _Sample(i, text, len(one.counts[y]))
+            _fill(_only(plan.layout, y), filled[y], sample, order, one.counts[y])
+        first_patch, first = first_patch + keep[i].size, first + len(token)
     plan.text_length[0] = text_lengths
     return plan
+
+
+def _only(layout: Layout, y: int) -> Layout:
+    """One partition or part, without the axes b and y; a view."""
+    return jax.tree.map(lambda array: array[0, y], layout)
+
+
+def _within(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """``counts`` numbers from each of ``starts`` on, joined."""
+    joined = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    joined += np.arange(len(joined))
+    return joined
 
 
 def stack_plans(plans: Sequence[TokenPlan]) -> TokenPlan:
@@ -253,53 +316,62 @@ def stack_plans(plans: Sequence[TokenPlan]) -> TokenPlan:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *plans)
 
 
+def _full(fill: int, *shape: int, dtype: DType = np.int32) -> np.ndarray:
+    return np.full((1, *shape), fill, dtype)
+
+
 def _padding(bucket: Bucket, samples: int, slots: int) -> TokenPlan:
     """A plan of nothing but padding, to be written to."""
+    n = bucket.tokens
+    return TokenPlan(
+        patch_index=_full(-1, n),
+        sample=_full(0, n),
+        text_length=_full(0, samples),
+        position=_full(0, 2, n, 3, dtype=np.int16),
+        extent=_full(1, 2, n, 3, dtype=np.int16),
+        layout=_empty_layout(2, bucket, samples, slots),
+    )
+
+
+def _empty_layout(number: int, bucket: Bucket, samples: int, slots: int) -> Layout:
+    """So many partitions, or parts, of nothing but padding."""
     n, windows = bucket.tokens, bucket.windows
     rows = n + windows * slots
-
-    def full(fill: int, *shape: int, dtype: DType = np.int32) -> np.ndarray:
-        return np.full((1, *shape), fill, dtype)
-
-    return TokenPlan(
-        patch_index=full(-1, n),
-        sample=full(0, n),
-        text_length=full(0, samples),
-        layout=Layout(
-            position=full(0, 2, n, 3, dtype=np.int16),
-            extent=full(1, 2, n, 3, dtype=np.int16),
-            gather=full(n + samples * slots, 2, rows),
-            video_rows=full(rows, 2, n),
-            text_rows=full(rows, 2, windows, slots),
-            text_weight=np.zeros((1, 2, samples, windows), np.float32),
-            cu_seqlens=full(0, 2, windows + 1),
-        ),
+    return Layout(
+        gather=_full(n + samples * slots, number, rows),
+        video_rows=_full(rows, number, n),
+        text_rows=_full(rows, number, windows, slots),
+        text_weight=np.zeros((1, number, samples, windows), np.float32),
+        cu_seqlens=_full(0, number, windows + 1),
     )
 
 
 @dataclasses.dataclass
 class _Filled:
-    """How much of a layout is filled so far: stored tokens, windows, attention rows."""
+    """How much of a layout is filled so far: windows and attention rows, of a bucket."""
 
-    tokens: int = 0
+    bucket: Bucket
     windows: int = 0
     rows: int = 0
 
 
-def _fill(
-    layout: Layout,
-    filled: _Filled,
-    sample: int,
-    token: np.ndarray,
-    kept: np.ndarray,
-    text: int,
-    bucket: Bucket,
-) -> None:
-    """Writes a sample behind those before it, into one partition (a Layout without b and y).
+class _Sample(NamedTuple):
+    """A sample of the pack: its number, text tokens, and windows."""
 
-    ``token``: the kept tokens window by window, numbered as the sample stores them; ``kept``: how
-    many each window has, all some; ``text``: how many text tokens.
+    number: int
+    text: int
+    windows: int
+
+
+def _fill(
+    layout: Layout, filled: _Filled, sample: _Sample, token: np.ndarray, kept: np.ndarray
+) -> None:
+    """Writes a sample behind those before it, into one layout (without b and y).
+
+    ``token``: where the kept tokens are stored, window by window; ``kept``: how many each window
+    has, all some.
     """
+    bucket, text = filled.bucket, sample.text
     here = slice(filled.windows, filled.windows + len(kept))
     if here.stop > bucket.windows:
         raise ValueError(f"{here.stop} windows or more do not fit the bucket of {bucket}")
@@ -310,14 +382,13 @@ def _fill(
     layout.cu_seqlens[1 + here.start : 1 + here.stop] = ends
     layout.cu_seqlens[1 + here.stop :] = rows
 
-    video = np.repeat(starts - (np.cumsum(kept) - kept), kept)
-    video += np.arange(len(token))
-    layout.video_rows[filled.tokens :][token] = video
-    layout.gather[video] = token + np.int32(filled.tokens)
+    video = _within(starts, kept)
+    layout.video_rows[token] = video
+    layout.gather[video] = token
 
     copies = (starts + kept)[:, None] + np.arange(text)
     layout.text_rows[here, :text] = copies
-    text_row = bucket.tokens + sample * layout.text_rows.shape[1]
+    text_row = bucket.tokens + sample.number * layout.text_rows.shape[1]
     layout.gather[copies] = text_row + np.arange(text)
-    layout.text_weight[sample, here] = 1.0 / max(len(kept), 1)
-    filled.tokens, filled.windows, filled.rows = filled.tokens + len(token), here.stop, rows
+    layout.text_weight[sample.number, here] = 1.0 / max(sample.windows, 1)
+    filled.windows, filled.rows = here.stop, rows

@@ -15,7 +15,7 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.settings import Chunk, from_config
 from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
-from skipsr_jax.tokens.buckets import TOKEN_FLOOR, ladder, rung
+from skipsr_jax.tokens.buckets import bucket_for, capacity, ladder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def test_the_ladder_has_a_rung_for_every_number_of_tokens(shards):
     rungs = ladder(40, 3000, shards)
     assert list(rungs) == sorted(set(rungs)) and rungs[-1] >= 3000
     for tokens in (40, 64, 65, 1000, 2999, 3000):
-        assert -(-rung(tokens, TOKEN_FLOOR) // shards) * shards in rungs
+        assert capacity(bucket_for(tokens, 1, shards).tokens, shards) in rungs
     assert ladder(5, 6) == (64,)
 
 

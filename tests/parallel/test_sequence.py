@@ -1,5 +1,6 @@
 """Sequence parallelism gives the numbers of one device, by all-to-all and by nothing larger."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,9 +14,10 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.nn.params import abstract, bind, to_dict
 from skipsr_jax.parallel.mesh import make_mesh, replicated
+from skipsr_jax.parallel.mesh import packs as packs_over
 from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.parallel.sequence import attend_by_heads
+from skipsr_jax.parallel.sequence import attend_by_heads, attend_by_windows
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 
@@ -27,12 +29,11 @@ SHARED = DiTConfig(
 )  # fmt: skip
 
 
-def inputs(number, grids=((2, 6, 8), (1, 4, 4)), lengths=(3, 2)):
+def inputs(number, grids=((2, 6, 8), (1, 4, 4)), lengths=(3, 2), shards=1):
     """Tokens, text, timesteps and plans of ``number`` packs of two samples, 40% skipped."""
     rng = np.random.default_rng(0)
-    plan = stack_plans(
-        [build_plan([rng.random(g) < 0.6 for g in grids], lengths, BUCKET) for _ in range(number)]
-    )
+    masks = [[rng.random(grid) < 0.6 for grid in grids] for _ in range(number)]
+    plan = stack_plans([build_plan(keep, lengths, BUCKET, shards=shards) for keep in masks])
     patches = rng.normal(size=(number, BUCKET.tokens, 132)).astype(np.float32)
     text = rng.normal(size=(number, len(grids) * max(lengths), 12)).astype(np.float32)
     timestep = np.tile(np.float32([[1000, 300]]), (number, 1))
@@ -77,6 +78,31 @@ def test_one_clip_uses_every_device():
     }
 
 
+@pytest.mark.parametrize(("sizes", "packs"), [((1, 1, 4), 1), ((2, 1, 4), 2)])
+def test_whole_windows_are_attended_where_they_lie(sizes, packs):
+    """Numbers and gradients of one device; only the shifted layer exchanges tokens for heads."""
+    model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
+    params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
+    *arrays, plan = inputs(packs, shards=4)
+    uncut = dataclasses.replace(plan, parts=None)
+    mesh = make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
+    place = packs_over if packs > 1 else replicated
+
+    def loss(params, *args):
+        velocity = bind(model, params)(*args)
+        return jnp.sum(jnp.sin(velocity) * args[3].valid[..., None]), velocity
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    ((_, want), wanted), _ = run_on(one_device(), replicated, step, params, (*arrays, uncut))
+    ((_, got), gradients), program = run_on(mesh, place, step, params, (*arrays, plan))
+    np.testing.assert_allclose(got[plan.valid], want[plan.valid], atol=2e-5)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4 * max(1, np.abs(b).max()))
+    _, cut = run_on(mesh, place, step, params, (*arrays, uncut))
+    here, there = (sum(c.kind == "all-to-all" for c in collectives(one)) for one in (program, cut))
+    assert there > 0 and here == there  # in a step of two layers as in a step of one
+
+
 def attend_and_look(seen, video, text, plan):
     """Each head: the mean of all tokens' values plus a mark of the head; notes the shapes."""
     seen.append((video[0].shape, text[0].shape))
@@ -99,6 +125,12 @@ def test_attention_sees_all_tokens_of_its_own_heads(sizes):
     assert seen == [((packs_here, 16, heads_here, 4), (packs_here, 3, heads_here, 4))]
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_windows_dealt_to_other_devices_are_refused():
+    video, text = (tuple(jnp.zeros((3, 1, n, 8, 4))) for n in (16, 3))
+    with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(ValueError, match="dealt to 2 devices"):
+        attend_by_windows(functools.partial(attend_and_look, []), video, text, jnp.zeros((1, 2)))
 
 
 @pytest.mark.parametrize(

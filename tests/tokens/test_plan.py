@@ -52,9 +52,9 @@ def test_every_segment_is_one_window_of_one_sample_and_its_text(grids, kept):
             assert (keep[sample] & (number == window)).sum() == len(video)
             t0, t1, h0, h1, w0, w1 = box.reshape(-1, 6)[patch[0]]
             place = np.stack(np.unravel_index(patch, keep[sample].shape), -1) - (t0, h0, w0)
-            np.testing.assert_array_equal(layout["position"][video], place)
+            np.testing.assert_array_equal(plan.position[0, y, video], place)
             np.testing.assert_array_equal(
-                layout["extent"][video], np.broadcast_to((t1 - t0, h1 - h0, w1 - w0), place.shape)
+                plan.extent[0, y, video], np.broadcast_to((t1 - t0, h1 - h0, w1 - w0), place.shape)
             )
             np.testing.assert_array_equal(
                 layout["video_rows"][video], np.arange(start, end)[: len(video)]
