@@ -195,6 +195,7 @@ class Body(nnx.Module):
             steps = (stacked, modulate_text), layers % 2
             return jax.lax.scan(body, (vid, txt), steps)[0]
 
+        # Each has its own: a step is two layers, one of each partition.
         runs = [
             jax.checkpoint(functools.partial(run, shifted=(first + i) % 2), policy=policy)
             for i in range(2)
