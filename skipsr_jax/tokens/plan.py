@@ -229,6 +229,17 @@ def _dealt(kept: Sequence[_Kept], bucket: Bucket, shards: int) -> _Dealt | None:
     return _Dealt(np.split(owners, ends), np.split(starts, ends), shards, part)
 
 
+def _runs(one: _Kept, dealt: _Dealt, i: int) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
+    """Of sample ``i``: the kept places that are stored one after the other from a number on, part
+    by part; and for each kept place where it is stored."""
+    counts, runs = one.counts[REGULAR], []
+    for d in range(dealt.shards):
+        mine = dealt.owners[i] == d
+        if mine.any():
+            runs.append((int(dealt.starts[i][mine][0]), one.place[np.repeat(mine, counts)]))
+    return runs, _within(dealt.starts[i], counts)
+
+
 def _parts(kept: Sequence[_Kept], texts: Sequence[int], dealt: _Dealt, slots: int) -> Layout:
     """``TokenPlan.parts``."""
     layout = _empty_layout(dealt.shards, dealt.part, len(kept), slots)
@@ -280,21 +291,25 @@ def build_plan(
     filled = [_Filled(bucket), _Filled(bucket)]
     first_patch = first = 0
     for i, (one, text) in enumerate(zip(kept, text_lengths, strict=True)):
-        if dealt is None:  # one after the other, which is fast to write
-            here = slice(first, first + len(one.place))
-            token = np.arange(here.start, here.stop, dtype=np.int32)
+        count = len(one.place)
+        if dealt is None:
+            runs = [(first, one.place)]
+            token = np.arange(first, first + count, dtype=np.int32)
             shifted = one.shifted + np.int32(first)
         else:
-            here = token = _within(dealt.starts[i], one.counts[REGULAR])
+            runs, token = _runs(one, dealt, i)
             shifted = token.take(one.shifted)
-        plan.patch_index[0, here] = one.geometry.patch.take(one.place) + first_patch
-        plan.sample[0, here] = i
+        for start, place in runs:
+            here = slice(start, start + len(place))
+            plan.patch_index[0, here] = one.geometry.patch.take(place) + first_patch
+            plan.sample[0, here] = i
+            for y in (REGULAR, SHIFTED):
+                plan.position[0, y, here] = one.geometry.position[y].take(place, axis=0)
+                plan.extent[0, y, here] = one.geometry.extent[y].take(place, axis=0)
         for y, order in ((REGULAR, token), (SHIFTED, shifted)):
-            plan.position[0, y, here] = one.geometry.position[y].take(one.place, axis=0)
-            plan.extent[0, y, here] = one.geometry.extent[y].take(one.place, axis=0)
             sample = _Sample(i, text, len(one.counts[y]))
             _fill(_only(plan.layout, y), filled[y], sample, order, one.counts[y])
-        first_patch, first = first_patch + keep[i].size, first + len(token)
+        first_patch, first = first_patch + keep[i].size, first + count
     plan.text_length[0] = text_lengths
     return plan
 

@@ -18,10 +18,11 @@ def _taken(counts: list[int], lowest: int, highest: int, wanted: int) -> list[bo
     reached = [1]  # of the first windows; bit s: some choice of them has s tokens
     for count in counts:
         reached.append(reached[-1] | reached[-1] << count)
-    totals = (total for total in range(lowest, highest + 1) if reached[-1] >> total & 1)
-    total = min(totals, key=lambda total: abs(total - wanted), default=None)
-    if total is None:
+    possible = reached[-1] >> lowest & (1 << highest - lowest + 1) - 1
+    if not possible:
         return None
+    nearest = sorted(range(lowest, highest + 1), key=lambda total: abs(total - wanted))
+    total = next(total for total in nearest if possible >> total - lowest & 1)
     taken = []
     for count, before in zip(reversed(counts), reversed(reached[:-1]), strict=True):
         taken.append(not before >> total & 1)
