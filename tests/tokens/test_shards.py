@@ -44,9 +44,9 @@ def test_a_bucket_is_taken_up_to_its_capacity(shards):
         room = bucket_for(tokens, 1, shards).tokens
         assert room % shards == 0 and capacity(room, shards) >= tokens
         assert bucket_for(capacity(room, shards), 1, shards).tokens == room
-    counts = ladder(20_000, 93_600, shards)
+    counts = ladder(20_000, 24_000, shards)
     assert [bucket_for(count, 1, shards).tokens for count in counts] == sorted(
-        {bucket_for(count, 1, shards).tokens for count in range(20_000, 93_601)}
+        {bucket_for(count, 1, shards).tokens for count in range(20_000, 24_001)}
     )
 
 
