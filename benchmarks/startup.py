@@ -8,9 +8,10 @@
 Writes a checkpoint of random numbers and a clip of random frames into a folder of its own, which it
 removes, and runs ``infer.py --warmup`` on them, twice, each in a process of its own: with no
 compiled program, and with those that the first left in the compile cache. ``loaded`` is the
-checkpoint's time, by its own account; files are put out of the page cache before, where the
-system lets it be asked. ``first frame`` counts from a loaded model, ``warm`` is the same again in
-that process. ``read`` is what plain reading of the checkpoint's files takes from the same disk.
+checkpoint's time, by its own account, and alone once the device has started, which takes
+``device``; files are put out of the page cache before, where the system lets it be asked. ``first
+frame`` counts from a loaded model, ``warm`` is the same again in that process. ``read`` is what
+plain reading of the checkpoint's files takes from the same disk.
 """
 
 import concurrent.futures
@@ -125,11 +126,13 @@ def in_a_process(call: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(call, *arguments).result()
 
 
-def load(checkpoint: pathlib.Path, dtype: str) -> float:
-    """Seconds of loading the model."""
+def load(checkpoint: pathlib.Path, dtype: str) -> tuple[float, float]:
+    """Seconds of starting the device, and then of loading the model."""
     began = time.perf_counter()
+    jax.block_until_ready(jnp.zeros(1))
+    started = time.perf_counter()
     jax.block_until_ready(load_model(str(checkpoint), dtype, with_predictor=False).params)
-    return time.perf_counter() - began
+    return started - began, time.perf_counter() - started
 
 
 def run_infer(
@@ -169,8 +172,8 @@ def main(argv: Sequence[str]) -> int:
         forget(checkpoint)
         read, size = read_all(checkpoint)
         forget(checkpoint)
-        loaded = in_a_process(load, checkpoint, values.dtype)
-        rows = [{"run": "loading alone", "read_s": read, "loaded_s": loaded}]
+        started, loaded = in_a_process(load, checkpoint, values.dtype)
+        rows = [{"run": "loading alone", "read_s": read, "device_s": started, "loaded_s": loaded}]
         for name in ("no program compiled", "programs in the cache") if values.warmup else ():
             forget(checkpoint)
             rows.append(
@@ -180,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
             print(rows[-1], flush=True)
     speed = size / read / 1e9
     print(f"{values.model}, {values.clip}: {size / 1e9:.2f} GB, read at {speed:.2f} GB/s")
-    columns = ["run", "read_s", *SAID, "process_s"]
+    columns = ["run", "read_s", "device_s", *SAID, "process_s"]
     print(format_table(columns, [[row.get(column) for column in columns] for row in rows]))
     if values.out:
         write_json(values.out, {"argv": list(argv)[1:], "checkpoint_bytes": size, "rows": rows})
