@@ -82,7 +82,8 @@ def test_whole_windows_are_attended_where_they_lie():
     """Numbers and gradients of one device; only the shifted layer exchanges tokens for heads."""
     model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
     params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
-    *arrays, plan = inputs(2, shards=4)
+    *arrays, plan = inputs(2, grids=((9, 4, 5), (7, 3, 4)), shards=4)
+    assert plan.parts is not None
     uncut, mesh = dataclasses.replace(plan, parts=None), make_mesh(2, 1, 4)
 
     def forward(params, *args):
