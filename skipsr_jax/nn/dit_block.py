@@ -42,7 +42,8 @@ from skipsr_jax.parallel.sequence import (
     head_parts,
     join_heads,
 )
-from skipsr_jax.tokens.plan import REGULAR, Layout, TokenPlan
+from skipsr_jax.tokens.plan import Layout, TokenPlan
+from skipsr_jax.tokens.windows import REGULAR
 from skipsr_jax.types import Array, Bool, DType, Float, Int
 
 

@@ -9,13 +9,12 @@ sample's windows. For devices that share a pack, each with an equal part of its 
 windows are dealt to the parts where that goes (``tokens.shards``): then attention in the regular
 partition stays on each device.
 
-Invariant: shapes depend on the bucket, the number of samples and the text slots only, never on
-resolution, frame count or mask. Padding points past the end of what it indexes, where gathers fill
+Invariant: shapes depend on the bucket, the number of samples and the text slots only (and on
+whether windows could be dealt), never on resolution, frame count or mask. Padding points past the end of what it indexes, where gathers fill
 with zeros.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,14 +23,13 @@ import jax
 import numpy as np
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
+from skipsr_jax.tokens.kept import Kept, kept_of
 from skipsr_jax.tokens.shards import deal_windows
-from skipsr_jax.tokens.windows import Grid, window_cuts
+from skipsr_jax.tokens.windows import REGULAR, SHIFTED, window_cuts
 from skipsr_jax.types import Array, Bool, DType, HostArray
 
 Leaf = Any
 """An array on host or device, or whatever stands for it in a pytree (a shape, a sharding)."""
-
-REGULAR, SHIFTED = 0, 1
 
 
 @jax.tree_util.register_dataclass
@@ -91,99 +89,12 @@ class TokenPlan:
         return self.patch_index >= 0
 
 
-def _axis_index(cuts: np.ndarray) -> np.ndarray:
-    """For each place along an axis, the number of its window."""
-    return np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Geometry:
-    """What a grid says of its patches, whichever of them are kept, in the order in which they would
-    be stored: window by window of the regular partition. Memory is then read from front to back.
-
-    Indices are of the kind of integers that numpy takes by without a cast.
-
-    Attributes:
-      patch (p,): the patches in that order.
-      shifted (p,): places in that order, window by window of the shifted partition.
-      starts: for each partition, where its windows begin among places so ordered.
-      position, extent (2, p, 3): as in TokenPlan.
-    """
-
-    patch: np.ndarray
-    shifted: np.ndarray
-    starts: tuple[np.ndarray, np.ndarray]
-    position: np.ndarray
-    extent: np.ndarray
-
-
-@functools.lru_cache(maxsize=16)
-def _geometry(grid: Grid) -> _Geometry:
-    coordinates = np.indices(grid, np.int32).reshape(3, -1)
-    windows, positions, extents = [], [], []
-    for y in (REGULAR, SHIFTED):
-        cuts = window_cuts(grid, y == SHIFTED)
-        along = [_axis_index(c)[x] for c, x in zip(cuts, coordinates, strict=True)]
-        begin = np.stack([c[i] for c, i in zip(cuts, along, strict=True)], -1)
-        end = np.stack([c[i + 1] for c, i in zip(cuts, along, strict=True)], -1)
-        frames, rows = len(cuts[0]) - 1, len(cuts[1]) - 1
-        windows.append((along[2] * rows + along[1]) * frames + along[0])
-        positions.append(coordinates.T - begin)
-        extents.append(end - begin)
-    patch = np.argsort(windows[REGULAR], kind="stable")
-    regular, shifted = (window[patch] for window in windows)
-    regrouped = np.argsort(shifted, kind="stable")
-    return _Geometry(
-        patch,
-        regrouped,
-        (_steps(regular), _steps(shifted[regrouped])),
-        np.stack([position[patch] for position in positions]).astype(np.int16),
-        np.stack([extent[patch] for extent in extents]).astype(np.int16),
-    )
-
-
-def _steps(rising: np.ndarray) -> np.ndarray:
-    """Where each new number of a rising list begins."""
-    return np.flatnonzero(np.diff(rising, prepend=-1))
-
-
-class _Kept(NamedTuple):
-    """The kept patches of one sample.
-
-    Attributes:
-      geometry: of its grid.
-      place (n,): where they would be stored if all patches were, rising.
-      shifted (n,): stored tokens window by window of the shifted partition.
-      counts: for each partition, how many each window has, windows without left out.
-    """
-
-    geometry: _Geometry
-    place: np.ndarray
-    shifted: np.ndarray
-    counts: tuple[np.ndarray, np.ndarray]
-
-
-def _kept(mask: Bool[HostArray, "_ _ _"]) -> _Kept:
-    """take: several times as fast as brackets for rows of three, and a little for numbers."""
-    geometry = _geometry(mask.shape)
-    stored = mask.reshape(-1).take(geometry.patch)
-    flags = stored, stored.take(geometry.shifted)
-    counts = [
-        np.add.reduceat(flag, starts, dtype=np.int32)
-        for flag, starts in zip(flags, geometry.starts, strict=True)
-    ]
-    token_of = np.cumsum(stored, dtype=np.int32) - 1
-    shifted = token_of.take(geometry.shifted.take(np.flatnonzero(flags[SHIFTED])))
-    regular_counts, shifted_counts = (count[count > 0] for count in counts)
-    return _Kept(geometry, np.flatnonzero(stored), shifted, (regular_counts, shifted_counts))
-
-
 def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
     """The smallest bucket that holds the kept tokens of all samples of one pack.
 
     ``shards``: devices that share the pack, each an equal part of the bucket.
     """
-    counts = [_kept(mask).counts for mask in keep]
+    counts = [kept_of(mask).counts for mask in keep]
     windows = max(sum(len(one[y]) for one in counts) for y in (REGULAR, SHIFTED))
     return bucket_for(sum(int(mask.sum()) for mask in keep), windows, shards)
 
@@ -214,7 +125,7 @@ class _Dealt(NamedTuple):
     part: Bucket
 
 
-def _dealt(kept: Sequence[_Kept], bucket: Bucket, shards: int) -> _Dealt | None:
+def _dealt(kept: Sequence[Kept], bucket: Bucket, shards: int) -> _Dealt | None:
     """None where some window would have to be cut."""
     counts = [one.counts[REGULAR] for one in kept]
     part, joined = Bucket(bucket.tokens // shards, bucket.windows), np.concatenate(counts)
@@ -229,7 +140,7 @@ def _dealt(kept: Sequence[_Kept], bucket: Bucket, shards: int) -> _Dealt | None:
     return _Dealt(np.split(owners, ends), np.split(starts, ends), shards, part)
 
 
-def _runs(one: _Kept, dealt: _Dealt, i: int) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
+def _runs(one: Kept, dealt: _Dealt, i: int) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
     """Of sample ``i``: the kept places that are stored one after the other from a number on, part
     by part; and for each kept place where it is stored."""
     counts, runs = one.counts[REGULAR], []
@@ -240,7 +151,7 @@ def _runs(one: _Kept, dealt: _Dealt, i: int) -> tuple[list[tuple[int, np.ndarray
     return runs, _within(dealt.starts[i], counts)
 
 
-def _parts(kept: Sequence[_Kept], texts: Sequence[int], dealt: _Dealt, slots: int) -> Layout:
+def _parts(kept: Sequence[Kept], texts: Sequence[int], dealt: _Dealt, slots: int) -> Layout:
     """``TokenPlan.parts``."""
     layout = _empty_layout(dealt.shards, dealt.part, len(kept), slots)
     for d in range(dealt.shards):
@@ -283,7 +194,7 @@ def build_plan(
             f"{count} kept tokens do not fit the bucket of {bucket}; "
             f"use one with at least {required_bucket(keep).tokens} tokens"
         )
-    kept = [_kept(mask) for mask in keep]
+    kept = [kept_of(mask) for mask in keep]
     plan = _padding(bucket, len(keep), slots)
     dealt = _dealt(kept, bucket, shards) if shards > 1 else None
     if dealt is not None:

@@ -13,6 +13,9 @@ import math
 
 import numpy as np
 
+REGULAR, SHIFTED = 0, 1
+"""The two partitions, where they are counted."""
+
 Grid = tuple[int, int, int]
 """Tokens along (time, height, width)."""
 

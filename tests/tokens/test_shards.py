@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from skipsr_jax.tokens.buckets import bucket_for, capacity, ladder
-from skipsr_jax.tokens.plan import REGULAR, build_plan, roomy_bucket
+from skipsr_jax.tokens.plan import build_plan, roomy_bucket
 from skipsr_jax.tokens.shards import deal_windows
+from skipsr_jax.tokens.windows import REGULAR
 
 
 @pytest.mark.parametrize("shards", [2, 3, 4, 5, 8])
