@@ -10,8 +10,8 @@ windows are dealt to the parts where that goes (``tokens.shards``): then attenti
 partition stays on each device.
 
 Invariant: shapes depend on the bucket, the number of samples and the text slots only (and on
-whether windows could be dealt), never on resolution, frame count or mask. Padding points past the end of what it indexes, where gathers fill
-with zeros.
+whether windows could be dealt), never on resolution, frame count or mask. Padding points past the
+end of what it indexes, where gathers fill with zeros.
 """
 
 import dataclasses
