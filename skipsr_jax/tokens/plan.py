@@ -192,7 +192,7 @@ def build_plan(
     if count > bucket.tokens:
         raise ValueError(
             f"{count} kept tokens do not fit the bucket of {bucket}; "
-            f"use one with at least {required_bucket(keep).tokens} tokens"
+            f"use one with at least {required_bucket(keep, shards).tokens} tokens"
         )
     kept = [kept_of(mask) for mask in keep]
     plan = _padding(bucket, len(keep), slots)
