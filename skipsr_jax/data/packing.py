@@ -66,4 +66,4 @@ def bucket_of(shapes: Sequence[ClipShape], packing: Packing) -> Bucket:
     grids = [shape.grid for shape in shapes for _ in range(shape.batch // sequences)]
     tokens = sum(_room(int(np.prod(grid)), packing) for grid in grids)
     windows = roomy_bucket([np.ones(grid, bool) for grid in grids]).windows
-    return bucket_for(tokens, windows, packing.shards)
+    return bucket_for(tokens, windows, packing.shards, spare=False)  # no windows are dealt

@@ -53,18 +53,18 @@ TOKEN_FLOOR = 64
 WINDOW_FLOOR = 16
 
 
-def bucket_for(tokens: int, windows: int, shards: int = 1) -> Bucket:
+def bucket_for(tokens: int, windows: int, shards: int = 1, spare: bool = True) -> Bucket:
     """The smallest bucket that holds that many kept tokens in that many windows.
 
     ``shards``: devices that share a sequence; the tokens' rung is rounded up to a multiple of it,
-    so that each has as many.
+    so that each has as many. ``spare``: with what ``capacity`` leaves free, to deal windows whole.
     """
     if tokens < 1:
         raise ValueError(f"a bucket needs at least one kept token, got {tokens}")
     room = max(1, tokens - shards + 1)  # a rung below may reach it when rounded up
     while True:
         room = -(-rung(room, TOKEN_FLOOR) // shards) * shards
-        if capacity(room, shards) >= tokens:
+        if (capacity(room, shards) if spare else room) >= tokens:
             return Bucket(room, rung(windows, WINDOW_FLOOR))
         room += 1
 

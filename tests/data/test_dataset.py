@@ -148,6 +148,12 @@ def test_clips_and_pictures_of_several_shapes_share_sequences(sources):
         np.testing.assert_array_equal(plan.sample[pack][plan.valid[pack]], of_sample[kept])
 
 
+@pytest.mark.parametrize("shards", [1, 2, 4, 8])
+def test_sequences_of_training_have_no_room_to_deal_windows(shards):
+    shapes = [ClipShape(1, 101, 720, 1280)]
+    assert bucket_of(shapes, Packing(shards=shards)).tokens == 93_696
+
+
 def test_mixed_batches_are_the_same_for_any_number_of_hosts_and_workers(sources):
     wanted = recipe(mixed=MIXED, packing=Packing(samples=5, guided=True))
     dataset = batches(sources, wanted)
