@@ -188,13 +188,13 @@ def build_plan(
     slots = max(text_lengths) if text_slots is None else text_slots
     if max(text_lengths) > slots:
         raise ValueError(f"a text of {max(text_lengths)} tokens does not fit {slots} text slots")
-    count = sum(int(mask.sum()) for mask in keep)
-    if count > bucket.tokens:
+    kept = [kept_of(mask) for mask in keep]
+    total = sum(len(one.place) for one in kept)
+    if total > bucket.tokens:
         raise ValueError(
-            f"{count} kept tokens do not fit the bucket of {bucket}; "
+            f"{total} kept tokens do not fit the bucket of {bucket}; "
             f"use one with at least {required_bucket(keep, shards).tokens} tokens"
         )
-    kept = [kept_of(mask) for mask in keep]
     plan = _padding(bucket, len(keep), slots)
     dealt = _dealt(kept, bucket, shards) if shards > 1 else None
     if dealt is not None:
