@@ -33,14 +33,15 @@ from skipsr_jax.nn.rope import (
     window_angles,
 )
 from skipsr_jax.nn.window_rows import from_windows, to_windows
+from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.sequence import (
     QKV,
     attend_by_heads,
+    attend_by_packs,
     attend_by_windows,
     constrain_text,
     constrain_tokens,
     head_parts,
-    join_heads,
 )
 from skipsr_jax.tokens.plan import Layout, TokenPlan
 from skipsr_jax.tokens.windows import REGULAR
@@ -194,25 +195,21 @@ class Block(nnx.Module):
         vid_angles, txt_angles = self._angles(plan, shifted, txt.shape[1])
         text = self._rotated(of_text.qkv_heads(txt, of_text.qkv_kernel()), txt_angles)
         attend = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
-        if plan.parts is not None and shifted == REGULAR:
-            video = self._rotated(of_video.qkv_heads(vid, of_video.qkv_kernel()), vid_angles)
-            return attend_by_windows(attend, video, text, plan.parts)
         layout = jax.tree.map(lambda array: _of_partition(array, shifted), plan.layout)
-        goes, parts = head_parts(len(vid), self.heads), []
-        for heads in goes:
-            own = (
-                heads.columns(of_video.qkv_kernel(), self.heads),
-                tuple(map(heads.of, text)),
-                vid_angles,
-                layout,
-            )
-            if len(goes) > 1:  # the compiler would merge what goes share, and wait for all of them
-                own = jax.lax.optimization_barrier(own)
-            kernel, own_text, angles, indices = own
-            video = self._rotated(of_video.qkv_heads(vid, kernel), angles)
-            parts.append(attend_by_heads(attend, video, own_text, indices))
-        vid_out, txt_out = map(join_heads, zip(*parts, strict=True))
-        return vid_out, txt_out
+        dealt = plan.parts is not None and shifted == REGULAR
+        if dealt or placement(len(vid)).shards == 1:
+            video = self._rotated(of_video.qkv_heads(vid, of_video.qkv_kernel()), vid_angles)
+            if dealt:
+                return attend_by_windows(attend, video, text, plan.parts)
+            return attend_by_packs(attend, video, text, layout)
+        goes: list[Array] = []
+        for heads in head_parts(len(vid), self.heads):
+            own = heads.columns(of_video.qkv_kernel(), self.heads), vid_angles
+            if goes:  # the compiler would project all, and then send the first
+                own, goes[-1] = jax.lax.optimization_barrier((own, goes[-1]))
+            kernel, angles = own
+            goes.append(heads.pieces(self._rotated(of_video.qkv_heads(vid, kernel), angles)))
+        return attend_by_heads(attend, goes, text, layout)
 
     def _angles(
         self, plan: TokenPlan, shifted: Int[Array, ""] | int, text_rows: int

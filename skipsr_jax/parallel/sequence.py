@@ -54,30 +54,27 @@ class Heads(NamedTuple):
 
     def of(self, x: Float[Array, "*rows a p"]) -> Float[Array, "*rows h p"]:
         """These heads of an array that has all of them."""
-        if self.count == x.shape[-2]:
-            return x
         by_group = x.reshape(*x.shape[:-2], self.groups, -1, x.shape[-1])
         chosen = by_group[..., self.start : self.stop, :]
         return chosen.reshape(*x.shape[:-2], self.count, x.shape[-1])
 
+    def pieces(self, qkv: QKV) -> Float[Array, "k three b n h p"]:
+        """Queries, keys and values of these heads, as they are sent: a piece for each group."""
+        by_group = [rearrange(x, "b n (k h) p -> k b n h p", k=self.groups) for x in qkv]
+        return jnp.stack(by_group, axis=1)
+
 
 def head_parts(packs: int, heads: int) -> list[Heads]:
-    """The goes: one with all heads where no devices share a pack.
+    """The goes in which ``attend_by_heads`` takes all heads.
 
     Raises UserError unless the heads fall into equal parts over the devices.
     """
     shards = placement(packs).shards
     check_heads(shards, heads)
-    parts = 1 if shards == 1 else min(PARTS, heads // shards)
-    bounds = np.linspace(0, heads // shards, parts + 1).round().astype(int).tolist()
-    return [Heads(shards, *pair) for pair in itertools.pairwise(bounds)]
-
-
-def join_heads(parts: Sequence[Float[Array, "b n _ p"]]) -> Float[Array, "b n a p"]:
-    """The results of ``head_parts``, one after the other, in the order of the heads."""
-    shards = placement(len(parts[0])).shards
-    by_device = [rearrange(part, "b n (k h) p -> b n k h p", k=shards) for part in parts]
-    return rearrange(jnp.concatenate(by_device, axis=3), "b n k h p -> b n (k h) p")
+    bounds = np.linspace(0, heads // shards, min(PARTS, heads // shards) + 1)
+    return [
+        Heads(shards, *pair) for pair in itertools.pairwise(bounds.round().astype(int).tolist())
+    ]
 
 
 def constrain_tokens(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -110,43 +107,67 @@ def check_shards(shards: int, heads: int, tokens: int) -> None:
         )
 
 
-def attend_by_heads(
+def attend_by_packs(
     attend: Attend, video: QKV, text: QKV, plan: Any
 ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
-    """``attend(video, text, plan)`` with the heads over the devices, the tokens whole on each.
+    """``attend(video, text, plan)`` where no devices share a pack: each on its own packs.
 
     Args:
       attend: from queries, keys and values to results, for any packs and heads on their own.
-      video: queries, keys and values (b, n, a, p), in equal token shards. text: (b, m, a, p) each,
-        whole.
+      video: queries, keys and values (b, n, a, p). text: (b, m, a, p) each.
       plan: arrays with the packs as leading axis, that all heads share.
-
-    Raises UserError when heads or tokens do not divide over the devices.
     """
-    packs, tokens, heads, _ = video[0].shape
-    place = placement(packs)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return attend(video, text, plan)
-    check_shards(place.shards, heads, tokens)
-
-    def on_device(video: QKV, text: QKV, plan: Any) -> tuple[Array, Array]:
-        if place.shards == 1:
-            return attend(video, text, plan)
-        video_out, text_out = attend(_tokens_to_heads(video, place), text, plan)
-        return _heads_to_tokens(video_out, place), text_out
-
-    of_video, of_text = (
-        P(place.packs or None, place.tokens),
-        P(place.packs or None, None, place.tokens),
-    )
+    cut = P(placement(len(video[0])).packs or None)
     # check_vma: custom calls (cuDNN, Pallas) do not say over which axes their results vary.
+    return jax.shard_map(attend, in_specs=(cut, cut, cut), out_specs=(cut, cut), check_vma=False)(
+        video, text, plan
+    )
+
+
+def attend_by_heads(
+    attend: Attend, goes: Sequence[Float[Array, "k three b n h p"]], text: QKV, plan: Any
+) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+    """``attend`` with the heads over the devices that share a pack, the tokens whole on each.
+
+    A go is attended after the one before, while the next one's heads and the last one's results
+    travel: the order is fixed, as the compiler by itself waits for all goes.
+
+    Args:
+      attend, text, plan: as ``attend_by_packs``; the text whole on each device.
+      goes: ``Heads.pieces`` of all goes of ``head_parts``, in equal token shards.
+
+    Raises UserError when heads or tokens do not divide over the devices.
+    """
+    packs, tokens = goes[0].shape[2:4]
+    place = placement(packs)
+    check_shards(place.shards, text[0].shape[2], tokens)
+
+    def on_device(goes: list[Array], text: QKV, plan: Any) -> tuple[Array, Array]:
+        videos, texts, first = [], [], 0
+        for arrived in [_exchange(pieces, place) for pieces in goes]:
+            stop = first + arrived.shape[-2]
+            if texts:
+                arrived, plan, texts[-1] = jax.lax.optimization_barrier((arrived, plan, texts[-1]))
+            qkv = tuple(rearrange(arrived, "k three b n h p -> three b (k n) h p"))
+            video, own = attend(qkv, tuple(x[:, :, first:stop] for x in text), plan)
+            videos.append(_heads_to_tokens(video, place))
+            texts.append(own)
+            first = stop
+        by_device = jnp.concatenate(videos, axis=3)
+        video = rearrange(by_device, "b n k h p -> b n (k h) p")
+        return video, jnp.concatenate(texts, axis=2)
+
+    packed = place.packs or None
+    of_goes, of_text = P(None, None, packed, place.tokens), P(packed, None, place.tokens)
     video_out, text_out = jax.shard_map(
         on_device,
-        in_specs=(of_video, of_text, P(place.packs or None)),
-        out_specs=(of_video, of_text),
+        in_specs=(of_goes, of_text, P(packed)),
+        out_specs=(P(packed, place.tokens), of_text),
         check_vma=False,
-    )(video, text, plan)
+    )(list(goes), text, plan)
     return video_out, constrain_text(text_out)
 
 
@@ -155,7 +176,7 @@ def attend_by_windows(
 ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
     """``attend`` with all heads where the tokens are, for windows that lie whole on a device.
 
-    Args: as ``attend_by_heads``; ``parts``: plans of the parts of the tokens, arrays with the packs
+    Args: as ``attend_by_packs``; ``parts``: plans of the parts of the tokens, arrays with the packs
       as first axis and the parts as second. Raises ValueError unless there is one for each device.
     """
     place = placement(len(video[0]))
@@ -177,20 +198,16 @@ def attend_by_windows(
     )(video, text, parts)
 
 
-# What a device sends to another is one piece of memory in both of these, and q, k and v travel
+# What a device sends to another is one piece of memory in both directions, and q, k and v travel
 # together: no change of layout but those that are part of what is computed anyway.
 
 
-def _tokens_to_heads(qkv: QKV, place: Placement) -> QKV:
-    """All heads of a device's tokens -> all tokens of a device's heads: (b, n, a, p) each."""
-    pieces = [rearrange(x, "b n (k h) p -> k b n h p", k=place.shards) for x in qkv]
-    x = jax.lax.all_to_all(jnp.stack(pieces, axis=1), place.tokens, split_axis=0, concat_axis=0)
-    q, k, v = (rearrange(x[:, i], "k b n h p -> b (k n) h p") for i in range(3))
-    return q, k, v
+def _exchange(pieces: Float[Array, "k *piece"], place: Placement) -> Float[Array, "k *piece"]:
+    """A piece to and from each of the devices that share the pack."""
+    return jax.lax.all_to_all(pieces, place.tokens, split_axis=0, concat_axis=0)
 
 
-def _heads_to_tokens(x: Float[Array, "b n h p"], place: Placement) -> Float[Array, "b m a p"]:
-    """The inverse of ``_tokens_to_heads``, for one array."""
-    x = rearrange(x, "b (k n) h p -> k b n h p", k=place.shards)
-    x = jax.lax.all_to_all(x, place.tokens, split_axis=0, concat_axis=0)
-    return rearrange(x, "k b n h p -> b n (k h) p")
+def _heads_to_tokens(x: Float[Array, "b n h p"], place: Placement) -> Float[Array, "b m k h p"]:
+    """All tokens of a device's heads -> all heads of a device's tokens."""
+    pieces = rearrange(x, "b (k n) h p -> k b n h p", k=place.shards)
+    return rearrange(_exchange(pieces, place), "k b n h p -> b n k h p")

@@ -17,7 +17,12 @@ from skipsr_jax.parallel.mesh import make_mesh, replicated
 from skipsr_jax.parallel.mesh import packs as packs_over
 from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.parallel.sequence import attend_by_heads, attend_by_windows
+from skipsr_jax.parallel.sequence import (
+    attend_by_heads,
+    attend_by_packs,
+    attend_by_windows,
+    head_parts,
+)
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 
@@ -114,8 +119,19 @@ def attend_and_look(seen, video, text, plan):
     return video[0] + mean, text[1] + mean
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
-def test_attention_sees_all_tokens_of_its_own_heads(sizes):
+def go_by_go(attend, video, text, plan):
+    """Attention of all heads over the devices that share a pack, as a block asks for it."""
+    goes = [
+        heads.pieces(tuple(map(heads.of, video)))
+        for heads in head_parts(len(video[0]), video[0].shape[2])
+    ]
+    return attend_by_heads(attend, goes, text, plan)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "run"), [((8, 1, 1), attend_by_packs), ((2, 2, 2), go_by_go), ((1, 1, 8), go_by_go)]
+)
+def test_attention_sees_all_tokens_of_its_own_heads(sizes, run):
     rng = np.random.default_rng(0)
     video = tuple(rng.normal(size=(3, 8, 16, 8, 4)).astype(np.float32))
     text = tuple(rng.normal(size=(3, 8, 3, 8, 4)).astype(np.float32))
@@ -123,10 +139,12 @@ def test_attention_sees_all_tokens_of_its_own_heads(sizes):
     want = attend_and_look([], *jax.tree.map(jnp.asarray, (video, text, plan)))
     seen = []
     with jax.set_mesh(make_mesh(*sizes)):
-        run = jax.jit(functools.partial(attend_by_heads, functools.partial(attend_and_look, seen)))
+        run = jax.jit(functools.partial(run, functools.partial(attend_and_look, seen)))
         got = run(video, text, plan)
     packs_here, heads_here = 8 // (sizes[0] * sizes[1]), 8 // sizes[2]
-    assert seen == [((packs_here, 16, heads_here, 4), (packs_here, 3, heads_here, 4))]
+    goes = 2 if sizes[2] == 2 else 1
+    once = (packs_here, 16, heads_here // goes, 4), (packs_here, 3, heads_here // goes, 4)
+    assert seen == [once] * goes
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -147,4 +165,4 @@ def test_windows_dealt_to_other_devices_are_refused():
 def test_what_does_not_divide_is_named(heads, tokens, says):
     video, text = (tuple(jnp.zeros((3, 1, n, heads, 4))) for n in (tokens, 3))
     with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(UserError, match=says):
-        attend_by_heads(functools.partial(attend_and_look, []), video, text, jnp.zeros(1))
+        go_by_go(functools.partial(attend_and_look, []), video, text, jnp.zeros(1))
