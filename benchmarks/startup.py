@@ -45,6 +45,7 @@ from skipsr_jax.training.settings import DTYPES
 from skipsr_jax.types import HostArray
 
 READ_AT_ONCE = 2**24
+REPEATED_AFTER = 2**25
 SAID = {
     "loaded_s": r"loaded in ([\d.]+) s",
     "first_frame_s": r"first frame after ([\d.]+) s",
@@ -79,8 +80,11 @@ def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
     text = TEXT_TOKENS, networks["dit"].config.text_width
     shapes["text"] = {"positive": jax.ShapeDtypeStruct(text, dtype)}
 
+    # The same numbers again and again, further apart than a compression looks back.
+    drawn = rng.standard_normal(REPEATED_AFTER, np.float32).astype(dtype)
+
     def draw(leaf: jax.ShapeDtypeStruct) -> HostArray:
-        return rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
+        return np.resize(drawn, leaf.shape).astype(leaf.dtype)
 
     configs = {name: to_json(network.config) for name, network in networks.items()}
     save_model(path, jax.tree.map(draw, shapes), configs)
