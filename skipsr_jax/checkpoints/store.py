@@ -29,8 +29,10 @@ FORMAT_VERSION = 1
 # Frequencies of the rotary embedding: 8 bits of mantissa would move the positions.
 NEVER_CAST = ("rope_freqs",)
 
-# What Orbax may hold in memory on top of the arrays themselves while it reads or writes.
-_CONCURRENT_GB = 1
+# What Orbax may hold in memory on top of the arrays themselves. Several arrays are read at a time:
+# the largest of a 3B model are 1 GB each.
+_READ_GB = 4
+_WRITE_GB = 1
 PathLike = str | os.PathLike
 
 
@@ -165,7 +167,7 @@ def _selected(found: epath.Path, stored: Params, only: Iterable[str] | None) -> 
 
 
 def _restored(found: epath.Path, branch: str, wanted: Params, restore_args: Params) -> Params:
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_CONCURRENT_GB)
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_READ_GB)
     arguments = ocp.args.PyTreeRestore(
         item={branch: wanted}, restore_args={branch: restore_args}, partial_restore=True
     )
@@ -262,7 +264,7 @@ def save_model(
         place.rmtree()
     place.mkdir(parents=True)
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    handlers = {"state": state_handler(_CONCURRENT_GB), "config": ocp.JsonCheckpointHandler()}
+    handlers = {"state": state_handler(_WRITE_GB), "config": ocp.JsonCheckpointHandler()}
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
     with ocp.CheckpointManager(place, options=options, item_handlers=handlers) as manager:
         manager.save(
