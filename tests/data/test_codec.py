@@ -38,11 +38,14 @@ def test_a_worse_quality_loses_more(codec):
 @pytest.mark.parametrize("codec", VIDEO_CODECS)
 def test_hard_clips_are_coded_alike_each_time(codec):
     rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (5, 16, 24, 3), np.uint8)
-    want, junk = compress(frames, codec, 25), []
-    for size in range(1000, 7000, 1000):  # memory that is not zeros when it is used again
-        junk.append(rng.integers(0, 255, size, np.uint8))
-        np.testing.assert_array_equal(compress(frames, codec, 25), want)
+    clips = (rng.integers(0, 255, (5, 16, 24, 3), np.uint8), 25), (clip(9, 36, 50), 6)
+    wanted = [compress(frames, codec, quality) for frames, quality in clips]
+    for _ in range(12):
+        for (frames, quality), want in zip(clips, wanted, strict=True):
+            # memory that is not zeros when it is used again
+            junk = [rng.integers(0, 255, size, np.uint8) for size in rng.integers(1000, 70000, 20)]
+            del junk
+            np.testing.assert_array_equal(compress(frames, codec, quality), want)
 
 
 def test_jpeg_works_on_each_frame_alone():
