@@ -46,6 +46,7 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, xla
@@ -230,8 +231,7 @@ def run_here(values: flags.FlagValues) -> dict:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     if values.tpu:
         lengths = {
             shape: window_lengths(shape, grid_of(values), values.text) for shape in values.shapes

@@ -12,7 +12,6 @@ process began: name clips in the order of their size.
 """
 
 import gc
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,9 +27,11 @@ from benchmarks.measure import (
     matmul_ceiling,
     median_seconds,
     peak_gib,
+    run_program,
     write_json,
 )
 from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.stages import velocity_step
@@ -101,8 +102,7 @@ def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[di
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     unknown = [model for model in values.models if model not in DIT_PRESETS]
     if unknown:
         raise UserError(f"--models: {unknown} are none of {sorted(DIT_PRESETS)}")
@@ -123,4 +123,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("dit", main)

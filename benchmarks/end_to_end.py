@@ -40,6 +40,7 @@ from benchmarks.measure import (
 )
 from benchmarks.presets import MODELS, abstract_networks, load_config
 from benchmarks.transformer import TEXT_TOKENS, random_parameters
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.ahead import ahead
 from skipsr_jax.inference.geometry import token_grid
@@ -162,8 +163,7 @@ def rows_of(
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     dtype = jnp.dtype(values.dtype)
     sizes = [size_of(clip) for clip in values.clips]
     wrong = [coding for coding in values.coding if coding not in CODINGS]

@@ -11,12 +11,13 @@ which ``clip_masks`` cuts masks that skip any share.
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
 
+from benchmarks.measure import run_program
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.degrade import oracle_error, oracle_mask
 from skipsr_jax.data.reader import open_media
 from skipsr_jax.errors import UserError
@@ -119,8 +120,7 @@ def read_clip(path: str, frames: int) -> UInt8[HostArray, "f h w 3"]:
 
 def main(argv: Sequence[str]) -> int:
     """Eq. 1's mask of a clip, or the errors of several, as a file."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     out = values.out or ""
     if not values.clip or not out.endswith((".npy", ".npz")):
         raise UserError("name --clip, a video or several, and --out, the .npy or .npz to write")
@@ -143,4 +143,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("masks", main)

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.types import Array
@@ -112,7 +111,7 @@ def run_program(name: str, main: Callable[[Sequence[str]], int]) -> None:
     """``main`` of a benchmark as a program: mistakes of the user end in one line and status 1."""
     try:
         sys.exit(main(sys.argv))
-    except (UserError, flags.Error) as error:
+    except UserError as error:
         sys.exit(f"{name}: {error}")
 
 

@@ -17,7 +17,6 @@ State and gradients of 3B are 68 GB: one device has room for them from 141 GB on
 
 import dataclasses
 import gc
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,8 +27,15 @@ from jax.sharding import Mesh
 
 from benchmarks import train_step
 from benchmarks.masks import blob_mask
-from benchmarks.measure import device_facts, format_table, median_seconds, write_json
+from benchmarks.measure import (
+    device_facts,
+    format_table,
+    median_seconds,
+    run_program,
+    write_json,
+)
 from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.stages import velocity_step
 from skipsr_jax.models.presets import DIT_PRESETS
@@ -149,8 +155,7 @@ def _devices(values: flags.FlagValues) -> list[jax.Device]:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     values.devices = values.devices or jax.device_count()
     check_heads(values.devices, DIT_PRESETS[values.model].heads)
     alone = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
@@ -168,4 +173,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("sequence_parallel", main)

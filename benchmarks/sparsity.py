@@ -22,7 +22,6 @@ computed and fetched, and the given one used in its place. The one-layer output 
 out of "dense in n".
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -35,7 +34,13 @@ from flax import nnx
 
 from benchmarks import sparse_plans
 from benchmarks.masks import blob_mask, load_mask
-from benchmarks.measure import device_facts, format_table, median_seconds, write_json
+from benchmarks.measure import (
+    device_facts,
+    format_table,
+    median_seconds,
+    run_program,
+    write_json,
+)
 from benchmarks.transformer import (
     TEXT_TOKENS,
     abstract_transformer,
@@ -43,6 +48,7 @@ from benchmarks.transformer import (
     random_inputs,
     random_parameters,
 )
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import masks
 from skipsr_jax.inference.geometry import token_grid
@@ -198,8 +204,7 @@ def rows_of(name: str, keep: Any, dense: dict[str, float], ways: Ways, values: A
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     grid = token_grid(values.frames, values.height, values.width)
     given = {text: read_mask(text, grid) for text in values.masks}
     sparse_plans.offer_kept_queries()
@@ -232,4 +237,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("sparsity", main)

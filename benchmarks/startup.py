@@ -38,6 +38,7 @@ from benchmarks.presets import MODELS, REPOSITORY, abstract_networks, config_pat
 from benchmarks.transformer import TEXT_TOKENS
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.checkpoints.store import save_model
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.nn.params import to_dict
@@ -162,8 +163,7 @@ def run_infer(
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     count, height, width = size_of(values.clip)
     scale = int(load_config(values.model).size.factor)
     if height % scale or width % scale:

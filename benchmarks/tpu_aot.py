@@ -20,7 +20,6 @@ one line, if a program does not fit.
 import dataclasses
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -299,8 +298,8 @@ def write_json(path: str, argv: Sequence[str], rows: Sequence[Row]) -> None:
     measure.write_json(path, {"argv": list(argv), "jax": jax.__version__, "rows": entries})
 
 
-def run(argv: Sequence[str]) -> None:
-    """The program. Raises UserError where something is wrong or does not fit."""
+def main(argv: Sequence[str]) -> int:
+    """Prints the table and writes the JSON. Raises UserError where something does not fit."""
     values, config = commandline.parse(argv, "", define_flags(), __doc__)
     if not values.topology:
         raise UserError("--topology is missing: name a slice, e.g. --topology=v5e:16x16")
@@ -339,17 +338,8 @@ def run(argv: Sequence[str]) -> None:
         )
     if values.smallest:
         print(f"\nthe smallest slice: {last.topology}, {last.chips} chips")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, or 1 after one line that says what is wrong."""
-    try:
-        run(argv)
-    except UserError as error:
-        print(f"tpu_aot: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    measure.run_program("tpu_aot", main)

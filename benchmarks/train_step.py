@@ -15,7 +15,6 @@ step stands beside it (arguments + temporaries; the state is updated in place).
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +30,11 @@ from benchmarks.measure import (
     format_table,
     median_seconds,
     peak_gib,
+    run_program,
     write_json,
 )
 from benchmarks.transformer import TEXT_TOKENS
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
@@ -161,8 +162,7 @@ def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: fl
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     stage, vae = make_stage(values)
 
     def start() -> Any:
@@ -198,4 +198,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("train_step", main)

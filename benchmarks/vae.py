@@ -10,7 +10,6 @@ the picture's size, measured in the same run.
 """
 
 import itertools
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -24,8 +23,10 @@ from benchmarks.measure import (
     format_table,
     median_seconds,
     peak_gib,
+    run_program,
     write_json,
 )
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TINY, VAE
 from skipsr_jax.models.vae_memory import need
 from skipsr_jax.models.vae_slices import (
@@ -102,8 +103,7 @@ def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) ->
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     module, params = make(values.model, jnp.dtype(values.dtype))
     widest = (4, values.height, values.width, module.config.block_channels[0])
     ceiling = conv_ceiling(widest, jnp.dtype(values.dtype))
@@ -132,4 +132,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("vae", main)

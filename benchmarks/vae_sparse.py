@@ -11,7 +11,6 @@ with padding. Peak memory is of the process so far: sparse runs come first, thos
 before the others.
 """
 
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -24,9 +23,11 @@ from benchmarks.measure import (
     format_table,
     median_seconds,
     peak_gib,
+    run_program,
     write_json,
 )
 from benchmarks.vae import MODELS, make, noise
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.models.vae import SPACE_FACTOR, TIME_FACTOR, VAE
 from skipsr_jax.models.vae_slices import decode_clip, decode_step, encode_clip, encode_step
 from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decode_step
@@ -117,8 +118,7 @@ def measure(clip: Clip, way: str, values: flags.FlagValues) -> list[dict]:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values = define_flags()
-    values(list(argv))
+    values = parse_flags(argv, define_flags(), __doc__)
     module, params = make(values.model, np.dtype(values.dtype))
     clip = Clip(module, params, values)
     rows = [row for way in values.ways for row in measure(clip, way, values)]
@@ -131,4 +131,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    run_program("vae_sparse", main)

@@ -84,6 +84,37 @@ def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
         raise UserError(f"the config has no key {key!r}: {hint}")
 
 
+def _help_if_asked(argv: Sequence[str], about: str, values: flags.FlagValues, more: str) -> None:
+    if any(argument in ("--help", "-help", "-h") for argument in argv):
+        print(f"{about}\nflags:\n{values.get_help()}{more}")
+        raise SystemExit(0)
+
+
+def parse_flags(
+    argv: Sequence[str], flag_values: flags.FlagValues, about: str = "", example: str = "out"
+) -> flags.FlagValues:
+    """Parses ``argv`` (program name first), of which no word may be left.
+
+    Args:
+      argv: as in sys.argv.
+      flag_values: where the program's flags are defined.
+      about: the program's description, for --help.
+      example: the flag that a word without one may have been meant for.
+
+    Raises:
+      SystemExit: after printing the help that was asked for.
+      UserError: an unknown flag, a value of the wrong type, or a word that belongs to no flag.
+    """
+    _help_if_asked(argv, about, flag_values, "")
+    try:
+        rest = flag_values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if len(rest) > 1:
+        raise UserError(f"what is {rest[1]!r}? Name it with a flag, e.g. --{example}={rest[1]}")
+    return flag_values
+
+
 def parse(
     argv: Sequence[str], default_config: str, flag_values: flags.FlagValues, about: str = ""
 ) -> tuple[flags.FlagValues, ConfigDict]:
@@ -101,19 +132,14 @@ def parse(
     """
     path, argv = _split_config(argv, default_config)
     config = _read_config(path)
-    if any(argument in ("--help", "-help", "-h") for argument in argv):
-        entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
-        print(f"{about}\nflags:\n{flag_values.get_help()}\n\nentries of {path}:\n{entries}")
-        raise SystemExit(0)
+    entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
+    _help_if_asked(argv, about, flag_values, f"\n\nentries of {path}:\n{entries}")
     _check_keys(argv, config)
     try:
         config_flags.DEFINE_config_dict(
             "config", config, "Python file with get_config(); --config.a.b=value overrides.",
             flag_values=flag_values, sys_argv=argv, lock_config=True,
         )  # fmt: skip
-        rest = flag_values(argv)
     except flags.Error as error:
-        raise UserError(str(error).replace("\n", " ")) from error
-    if len(rest) > 1:
-        raise UserError(f"what is {rest[1]!r}? Name inputs with a flag, e.g. --input={rest[1]}")
-    return flag_values, flag_values.config
+        raise UserError(" ".join(str(error).split())) from error
+    return parse_flags(argv, flag_values, about, "input"), flag_values.config

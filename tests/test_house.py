@@ -20,10 +20,10 @@ MAY_IMPORT = {
     "diffusion": set(),
     "kernels": set(),
     "parallel": set(),
-    "data": {"tokens"},
+    "data": {"tokens", "commandline"},
     "nn": {"tokens", "diffusion", "kernels", "parallel"},
     "models": {"nn", "tokens", "diffusion", "kernels", "parallel"},
-    "checkpoints": {"models", "nn"},
+    "checkpoints": {"models", "nn", "commandline"},
     "evaluation": {"models", "nn", "tokens", "data", "checkpoints"},
     "training": {
         "models", "nn", "tokens", "diffusion", "kernels", "parallel", "data", "checkpoints",

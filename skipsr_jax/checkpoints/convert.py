@@ -36,6 +36,7 @@ from skipsr_jax.checkpoints import (
 )
 from skipsr_jax.checkpoints.dataclass_json import from_json, to_json
 from skipsr_jax.checkpoints.lazy import LazyTensor
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.vae import VAEConfig
@@ -248,13 +249,7 @@ def _flags() -> flags.FlagValues:
 
 def run(argv: Sequence[str]) -> str:
     """The command line; returns what to print. ``argv`` starts with the program's name."""
-    values = _flags()
-    try:
-        rest = values(list(argv))
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if len(rest) > 1:
-        raise UserError(f"what is {rest[1]!r}? name files with flags, e.g. --dit={rest[1]}")
+    values = parse_flags(argv, _flags(), __doc__, "dit")
     sources = {name: values[name].value for name in CONFIG_CLASSES if values[name].value}
     texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
     if not values.out:

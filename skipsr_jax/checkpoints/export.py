@@ -20,6 +20,7 @@ from absl import flags
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.nn.params import Params, flatten, unflatten
 
@@ -109,13 +110,7 @@ def _flags() -> flags.FlagValues:
 
 def run(argv: Sequence[str]) -> str:
     """The command line; returns what to print. ``argv`` starts with the program's name."""
-    values = _flags()
-    try:
-        rest = values(list(argv))
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if len(rest) > 1:
-        raise UserError(f"what is {rest[1]!r}? name runs with flags, e.g. --dit={rest[1]}")
+    values = parse_flags(argv, _flags(), __doc__, "dit")
     runs = {part: values[part].value for part in PARTS if values[part].value}
     texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
     if not values.out or not runs:

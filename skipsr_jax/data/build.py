@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import flags
 
+from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.builder import SkipsrClips
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
@@ -83,14 +84,7 @@ def run(argv: Sequence[str]) -> str:
     flags.DEFINE_string("out", None, "Folder of the dataset; must not exist.", flag_values=values)
     text = "Videos with more frames are cut at key frames into pieces of at least this many."
     flags.DEFINE_integer("longest", LONGEST, text, flag_values=values)
-    if any(argument in ("--help", "-help", "-h") for argument in argv):
-        return f"{__doc__}\nflags:\n{values.get_help()}"
-    try:
-        rest = values(list(argv))
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if len(rest) > 1:
-        raise UserError(f"what is {rest[1]!r}? Name folders with flags, e.g. --source={rest[1]}")
+    parse_flags(argv, values, __doc__, "source")
     if not values.source or not values.out:
         raise UserError("--source and --out are both needed: the folder to read, the one to write")
     if not sys.stderr.isatty():

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import tpu_aot
 from benchmarks.hlo import Moved
+from skipsr_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = "--config=" + str(ROOT / "configs" / "tiny_sr.py")
@@ -102,14 +103,14 @@ def compiled(monkeypatch):
     return seen
 
 
-def test_what_does_not_fit_ends_with_one_line_and_status_1(compiled, tmp_path, capsys):
+def test_what_does_not_fit_ends_with_one_line(compiled, tmp_path):
     out = tmp_path / "rows.json"
     arguments = ["tpu_aot", CONFIG, "--topology=v5e:2x2", "--programs=refine,train"]
-    assert tpu_aot.main([*arguments, f"--out={out}"]) == 1
-    error = capsys.readouterr().err
-    assert error == (
-        "tpu_aot: refine of tiny does not fit v5e:2x2: it wants 40.0 GB of a chip's 16.0 GB; take "
-        "more chips, or more of them along mesh.seq or mesh.fsdp\n"
+    with pytest.raises(UserError) as error:
+        tpu_aot.main([*arguments, f"--out={out}"])
+    assert str(error.value) == (
+        "refine of tiny does not fit v5e:2x2: it wants 40.0 GB of a chip's 16.0 GB; take "
+        "more chips, or more of them along mesh.seq or mesh.fsdp"
     )
     assert json.loads(out.read_text())["rows"][0]["flops"] is None
     assert len(compiled) == 1  # nothing is compiled after that
@@ -139,9 +140,9 @@ def test_the_smallest_slice_is_found(compiled, capsys):
         (["--topology=v5e:2x2", "--config.mesh.data=3"], "does not use the 4 devices"),
     ],
 )
-def test_mistakes_are_named(compiled, capsys, arguments, expected):
-    assert tpu_aot.main(["tpu_aot", CONFIG, *arguments]) == 1
-    assert expected in capsys.readouterr().err
+def test_mistakes_are_named(compiled, arguments, expected):
+    with pytest.raises(UserError, match=expected):
+        tpu_aot.main(["tpu_aot", CONFIG, *arguments])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_text_given_by_hand_replaces_the_runs_own(runs, tmp_path):
         (["--vae={runs}/vae"], "give --out"),
         (["--out={tmp}/m"], "at least one of --dit"),
         (["--vae={runs}/vae", "--out={tmp}/m", "--dtype=int8"], "bfloat16"),
-        (["{runs}/vae", "--out={tmp}/m"], "name runs with flags"),
+        (["{runs}/vae", "--out={tmp}/m"], "Name it with a flag, e.g. --dit="),
     ],
 )
 def test_bad_command_lines(runs, tmp_path, capsys, arguments, message):
