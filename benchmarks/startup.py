@@ -1,5 +1,6 @@
 """From the command to the first frame: loading a checkpoint, compiling, and what a cache spares.
 
+    export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.startup --clip=21x720x1280 --out=startup.json
     python -m benchmarks.startup --model=tiny --clip=1x64x64
