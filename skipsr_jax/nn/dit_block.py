@@ -36,11 +36,13 @@ from skipsr_jax.nn.window_rows import from_windows, to_windows
 from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.sequence import (
     QKV,
+    Attend,
     attend_by_heads,
     attend_by_packs,
     attend_by_windows,
     constrain_text,
     constrain_tokens,
+    exchange,
     head_parts,
 )
 from skipsr_jax.tokens.plan import Layout, TokenPlan
@@ -106,10 +108,10 @@ class Branch(nnx.Module):
         """Of the projection to queries, keys and values of all heads."""
         return self.qkv.kernel[...].astype(self.qkv.dtype)
 
-    def qkv_heads(self, entering: Float[Array, "b n d"], kernel: Float[Array, "d i"]) -> QKV:
-        """Queries and keys (normalised per head, float32) and values of the kernel's heads."""
+    def qkv_heads(self, projected: Float[Array, "b n i"]) -> QKV:
+        """Queries and keys (normalised per head, float32) and values, from their projection."""
         pattern = "b n (three a p) -> three b n a p"
-        q, k, v = rearrange(entering @ kernel, pattern, three=3, p=self.norm_q.scale.shape[-1])
+        q, k, v = rearrange(projected, pattern, three=3, p=self.norm_q.scale.shape[-1])
         return self.norm_q(q), self.norm_k(k), v
 
     def attention_out(
@@ -193,23 +195,39 @@ class Block(nnx.Module):
         """The heads' results, from what enters the projections."""
         of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
         vid_angles, txt_angles = self._angles(plan, shifted, txt.shape[1])
-        text = self._rotated(of_text.qkv_heads(txt, of_text.qkv_kernel()), txt_angles)
-        attend = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
+        text = self._rotated(of_text.qkv_heads(txt @ of_text.qkv_kernel()), txt_angles)
+        rows = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
+        attend = Attend(rows, _results)
         layout = jax.tree.map(lambda array: _of_partition(array, shifted), plan.layout)
         dealt = plan.parts is not None and shifted == REGULAR
         if dealt or placement(len(vid)).shards == 1:
-            video = self._rotated(of_video.qkv_heads(vid, of_video.qkv_kernel()), vid_angles)
+            video = self._rotated(of_video.qkv_heads(vid @ of_video.qkv_kernel()), vid_angles)
             if dealt:
                 return attend_by_windows(attend, video, text, plan.parts)
             return attend_by_packs(attend, video, text, layout)
-        goes: list[Array] = []
+        return attend_by_heads(attend, self._heads_over_devices(vid, vid_angles), text, layout)
+
+    def _heads_over_devices(
+        self, vid: Float[Array, "b n d"], angles: Array | None
+    ) -> list[Float[Array, "k three b m a p"]]:
+        """Queries, keys and values of all goes, where they are attended.
+
+        The barriers fix the order, in which a go travels while the next one is projected: the
+        compiler would project all, and then send the first.
+        """
+        of_video = self.all if self.shared else self.vid
+        goes, pieces = [], None
         for heads in head_parts(len(vid), self.heads):
-            own = heads.columns(of_video.qkv_kernel(), self.heads), vid_angles
-            if goes:  # the compiler would project all, and then send the first
-                own, goes[-1] = jax.lax.optimization_barrier((own, goes[-1]))
+            own = heads.columns(of_video.qkv_kernel(), self.heads), angles
+            if pieces is not None:
+                own, pieces = jax.lax.optimization_barrier((own, pieces))
+                goes.append(exchange(pieces))
             kernel, angles = own
-            goes.append(heads.pieces(self._rotated(of_video.qkv_heads(vid, kernel), angles)))
-        return attend_by_heads(attend, goes, text, layout)
+            projected = vid @ kernel
+            if goes:
+                projected, goes[-1] = jax.lax.optimization_barrier((projected, goes[-1]))
+            pieces = heads.pieces(self._rotated(of_video.qkv_heads(projected), angles))
+        return [*goes, exchange(pieces)]
 
     def _angles(
         self, plan: TokenPlan, shifted: Int[Array, ""] | int, text_rows: int
@@ -238,11 +256,17 @@ def _of_partition(array: Array, shifted: Int[Array, ""] | int) -> Array:
 
 def _attend_in_windows(
     vid: QKV, txt: QKV, layout: Layout, *, scale: float, implementation: str | None
-) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
-    """Attention in windows over video and text: results per stored token and per text token."""
+) -> Float[Array, "b r a p"]:
+    """Attention in windows over video and text, in the rows of the windows."""
     rows = [to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True)]
-    out = varlen_attention(*rows, layout.cu_seqlens, scale=scale, implementation=implementation)
-    video, text = from_windows(out, layout)
+    return varlen_attention(*rows, layout.cu_seqlens, scale=scale, implementation=implementation)
+
+
+def _results(
+    rows: Float[Array, "b r a p"], layout: Layout
+) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+    """What each stored token and each text token gets: text the mean over its windows."""
+    video, text = from_windows(rows, layout)
     share = layout.text_weight.max(axis=2)  # of one window, the same for all of a sample
     shares = jnp.repeat(share, text.shape[1] // share.shape[1], axis=1)
-    return video, (text * shares[..., None, None]).astype(out.dtype)
+    return video, (text * shares[..., None, None]).astype(rows.dtype)

@@ -26,7 +26,22 @@ from skipsr_jax.parallel.placement import Placement, placement
 from skipsr_jax.types import Array, Float
 
 QKV = tuple[Array, Array, Array]
-Attend = Callable[[QKV, QKV, Any], tuple[Array, Array]]
+
+
+class Attend(NamedTuple):
+    """Attention in two steps, for any packs and heads on their own.
+
+    Attributes:
+      rows: from queries, keys and values of video and text, and a plan, to rows.
+      results: from rows and the plan to what stored tokens and text tokens get.
+    """
+
+    rows: Callable[[QKV, QKV, Any], Array]
+    results: Callable[[Array, Any], tuple[Array, Array]]
+
+    def __call__(self, video: QKV, text: QKV, plan: Any) -> tuple[Array, Array]:
+        return self.results(self.rows(video, text, plan), plan)
+
 
 PARTS = 2
 """In how many goes the heads are exchanged: one travels while another is computed."""
@@ -107,13 +122,30 @@ def check_shards(shards: int, heads: int, tokens: int) -> None:
         )
 
 
+def exchange(pieces: Float[Array, "k three b n h p"]) -> Float[Array, "k three b m a p"]:
+    """``Heads.pieces`` in token shards -> all tokens (k m) of its own heads on each device.
+
+    Raises UserError when heads or tokens do not divide over the devices.
+    """
+    groups, _, packs, tokens, heads, _ = pieces.shape
+    place = placement(packs)
+    check_shards(place.shards, groups * heads, tokens)
+    packs = place.packs or None
+    return jax.shard_map(
+        lambda pieces: _sent(pieces, place),
+        in_specs=P(None, None, packs, place.tokens),
+        out_specs=P(None, None, packs, None, place.tokens),
+        check_vma=False,
+    )(pieces)
+
+
 def attend_by_packs(
     attend: Attend, video: QKV, text: QKV, plan: Any
 ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
     """``attend(video, text, plan)`` where no devices share a pack: each on its own packs.
 
     Args:
-      attend: from queries, keys and values to results, for any packs and heads on their own.
+      attend: for any packs and heads on their own.
       video: queries, keys and values (b, n, a, p). text: (b, m, a, p) each.
       plan: arrays with the packs as leading axis, that all heads share.
     """
@@ -128,31 +160,30 @@ def attend_by_packs(
 
 
 def attend_by_heads(
-    attend: Attend, goes: Sequence[Float[Array, "k three b n h p"]], text: QKV, plan: Any
+    attend: Attend, goes: Sequence[Float[Array, "k three b j h p"]], text: QKV, plan: Any
 ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
     """``attend`` with the heads over the devices that share a pack, the tokens whole on each.
 
     A go is attended after the one before, while the next one's heads and the last one's results
-    travel: the order is fixed, as the compiler by itself waits for all goes.
+    travel: the order is fixed, as the compiler by itself sends a thing when it is about to be used.
 
     Args:
       attend, text, plan: as ``attend_by_packs``; the text whole on each device.
-      goes: ``Heads.pieces`` of all goes of ``head_parts``, in equal token shards.
-
-    Raises UserError when heads or tokens do not divide over the devices.
+      goes: of all goes of ``head_parts``, what ``exchange`` gives.
     """
-    packs, tokens = goes[0].shape[2:4]
-    place = placement(packs)
-    check_shards(place.shards, text[0].shape[2], tokens)
+    place = placement(goes[0].shape[2])
 
     def on_device(goes: list[Array], text: QKV, plan: Any) -> tuple[Array, Array]:
         videos, texts, first = [], [], 0
-        for arrived in [_exchange(pieces, place) for pieces in goes]:
+        for arrived in goes:
             stop = first + arrived.shape[-2]
-            if texts:
+            if texts:  # not before the last go has been attended
                 arrived, plan, texts[-1] = jax.lax.optimization_barrier((arrived, plan, texts[-1]))
             qkv = tuple(rearrange(arrived, "k three b n h p -> three b (k n) h p"))
-            video, own = attend(qkv, tuple(x[:, :, first:stop] for x in text), plan)
+            rows = attend.rows(qkv, tuple(x[:, :, first:stop] for x in text), plan)
+            if texts:  # by now the results of the last go have travelled
+                rows, videos[-1] = jax.lax.optimization_barrier((rows, videos[-1]))
+            video, own = attend.results(rows, plan)
             videos.append(_heads_to_tokens(video, place))
             texts.append(own)
             first = stop
@@ -160,12 +191,12 @@ def attend_by_heads(
         video = rearrange(by_device, "b n k h p -> b n (k h) p")
         return video, jnp.concatenate(texts, axis=2)
 
-    packed = place.packs or None
-    of_goes, of_text = P(None, None, packed, place.tokens), P(packed, None, place.tokens)
+    packs = place.packs or None
+    of_goes, of_text = P(None, None, packs, None, place.tokens), P(packs, None, place.tokens)
     video_out, text_out = jax.shard_map(
         on_device,
-        in_specs=(of_goes, of_text, P(packed)),
-        out_specs=(P(packed, place.tokens), of_text),
+        in_specs=(of_goes, of_text, P(packs)),
+        out_specs=(P(packs, place.tokens), of_text),
         check_vma=False,
     )(list(goes), text, plan)
     return video_out, constrain_text(text_out)
@@ -190,7 +221,8 @@ def attend_by_windows(
     def on_device(video: QKV, text: QKV, parts: Any) -> tuple[Array, Array]:
         own = jax.tree.map(lambda array: array[:, 0], parts)
         video_out, text_out = attend(video, text, own)
-        return video_out, jax.lax.psum(text_out, place.tokens)
+        # The sum of the text, left to the compiler, would be in the way of the next layer's heads.
+        return jax.lax.optimization_barrier((video_out, jax.lax.psum(text_out, place.tokens)))
 
     packs, cut = place.packs or None, P(place.packs or None, place.tokens)
     return jax.shard_map(
@@ -202,7 +234,7 @@ def attend_by_windows(
 # together: no change of layout but those that are part of what is computed anyway.
 
 
-def _exchange(pieces: Float[Array, "k *piece"], place: Placement) -> Float[Array, "k *piece"]:
+def _sent(pieces: Float[Array, "k *piece"], place: Placement) -> Float[Array, "k *piece"]:
     """A piece to and from each of the devices that share the pack."""
     return jax.lax.all_to_all(pieces, place.tokens, split_axis=0, concat_axis=0)
 
@@ -210,4 +242,4 @@ def _exchange(pieces: Float[Array, "k *piece"], place: Placement) -> Float[Array
 def _heads_to_tokens(x: Float[Array, "b n h p"], place: Placement) -> Float[Array, "b m k h p"]:
     """All tokens of a device's heads -> all heads of a device's tokens."""
     pieces = rearrange(x, "b (k n) h p -> k b n h p", k=place.shards)
-    return rearrange(_exchange(pieces, place), "k b n h p -> b n k h p")
+    return rearrange(_sent(pieces, place), "k b n h p -> b n k h p")

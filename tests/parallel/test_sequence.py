@@ -18,9 +18,11 @@ from skipsr_jax.parallel.mesh import packs as packs_over
 from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import (
+    Attend,
     attend_by_heads,
     attend_by_packs,
     attend_by_windows,
+    exchange,
     head_parts,
 )
 from skipsr_jax.tokens.buckets import Bucket
@@ -28,6 +30,7 @@ from skipsr_jax.tokens.plan import build_plan, stack_plans
 
 QUICK = {"xla_backend_optimization_level": 0}
 BUCKET, WIDTH = Bucket(320, 16), 40
+TEXT_ROWS = 3
 SHARED = DiTConfig(
     width=WIDTH, text_width=12, heads=8, head_dim=12, layers=2, mm_layers=0, expand_ratio=2,
     gated_mlp=True, pixel_rope=False, rope_dim=12, output_modulation=False, plain_text_at_last=True,
@@ -112,17 +115,24 @@ def test_whole_windows_are_attended_where_they_lie():
     assert exchanges(plan) == exchanges(uncut) > 0  # in a step of two layers as in a step of one
 
 
-def attend_and_look(seen, video, text, plan):
+def attend_and_look(seen):
     """Each head: the mean of all tokens' values plus a mark of the head; notes the shapes."""
-    seen.append((video[0].shape, text[0].shape))
-    mean = video[2].mean(axis=1, keepdims=True) + plan[:, None, None, None]
-    return video[0] + mean, text[1] + mean
+
+    def rows(video, text, plan):
+        seen.append((video[0].shape, text[0].shape))
+        mean = video[2].mean(axis=1, keepdims=True) + plan[:, None, None, None]
+        return jnp.concatenate([video[0] + mean, text[1] + mean], axis=1)
+
+    def results(rows, plan):
+        return rows[:, :-TEXT_ROWS], rows[:, -TEXT_ROWS:]
+
+    return Attend(rows, results)
 
 
 def go_by_go(attend, video, text, plan):
     """Attention of all heads over the devices that share a pack, as a block asks for it."""
     goes = [
-        heads.pieces(tuple(map(heads.of, video)))
+        exchange(heads.pieces(tuple(map(heads.of, video))))
         for heads in head_parts(len(video[0]), video[0].shape[2])
     ]
     return attend_by_heads(attend, goes, text, plan)
@@ -134,25 +144,25 @@ def go_by_go(attend, video, text, plan):
 def test_attention_sees_all_tokens_of_its_own_heads(sizes, run):
     rng = np.random.default_rng(0)
     video = tuple(rng.normal(size=(3, 8, 16, 8, 4)).astype(np.float32))
-    text = tuple(rng.normal(size=(3, 8, 3, 8, 4)).astype(np.float32))
+    text = tuple(rng.normal(size=(3, 8, TEXT_ROWS, 8, 4)).astype(np.float32))
     plan = np.arange(8, dtype=np.float32)
-    want = attend_and_look([], *jax.tree.map(jnp.asarray, (video, text, plan)))
+    want = attend_and_look([])(*jax.tree.map(jnp.asarray, (video, text, plan)))
     seen = []
     with jax.set_mesh(make_mesh(*sizes)):
-        run = jax.jit(functools.partial(run, functools.partial(attend_and_look, seen)))
+        run = jax.jit(functools.partial(run, attend_and_look(seen)))
         got = run(video, text, plan)
     packs_here, heads_here = 8 // (sizes[0] * sizes[1]), 8 // sizes[2]
     goes = 2 if sizes[2] == 2 else 1
-    once = (packs_here, 16, heads_here // goes, 4), (packs_here, 3, heads_here // goes, 4)
+    once = (packs_here, 16, heads_here // goes, 4), (packs_here, TEXT_ROWS, heads_here // goes, 4)
     assert seen == [once] * goes
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_windows_dealt_to_other_devices_are_refused():
-    video, text = (tuple(jnp.zeros((3, 1, n, 8, 4))) for n in (16, 3))
+    video, text = (tuple(jnp.zeros((3, 1, n, 8, 4))) for n in (16, TEXT_ROWS))
     with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(ValueError, match="dealt to 2 devices"):
-        attend_by_windows(functools.partial(attend_and_look, []), video, text, jnp.zeros((1, 2)))
+        attend_by_windows(attend_and_look([]), video, text, jnp.zeros((1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -163,6 +173,6 @@ def test_windows_dealt_to_other_devices_are_refused():
     ],
 )
 def test_what_does_not_divide_is_named(heads, tokens, says):
-    video, text = (tuple(jnp.zeros((3, 1, n, heads, 4))) for n in (tokens, 3))
+    video, text = (tuple(jnp.zeros((3, 1, n, heads, 4))) for n in (tokens, TEXT_ROWS))
     with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(UserError, match=says):
-        go_by_go(functools.partial(attend_and_look, []), video, text, jnp.zeros(1))
+        go_by_go(attend_and_look([]), video, text, jnp.zeros(1))
