@@ -199,6 +199,8 @@ def attend_by_heads(
         out_specs=(P(packs, place.tokens), of_text),
         check_vma=False,
     )(list(goes), text, plan)
+    # The text is put together after the video, beside the layers that follow.
+    video_out, text_out = jax.lax.optimization_barrier((video_out, text_out))
     return video_out, constrain_text(text_out)
 
 
