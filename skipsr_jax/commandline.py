@@ -8,6 +8,7 @@ before anything else happens.
 import difflib
 import runpy
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -84,10 +85,13 @@ def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
         raise UserError(f"the config has no key {key!r}: {hint}")
 
 
-def _help_if_asked(argv: Sequence[str], about: str, values: flags.FlagValues, more: str) -> None:
-    if any(argument in ("--help", "-help", "-h") for argument in argv):
-        print(f"{about}\nflags:\n{values.get_help()}{more}")
-        raise SystemExit(0)
+def _asks_for_help(argv: Sequence[str]) -> bool:
+    return any(argument in ("--help", "-help", "-h") for argument in argv)
+
+
+def _end_with_help(about: str, values: flags.FlagValues, more: str = "") -> NoReturn:
+    print(f"{about}\nflags:\n{values.get_help()}{more}")
+    raise SystemExit(0)
 
 
 def parse_flags(
@@ -105,7 +109,8 @@ def parse_flags(
       SystemExit: after printing the help that was asked for.
       UserError: an unknown flag, a value of the wrong type, or a word that belongs to no flag.
     """
-    _help_if_asked(argv, about, flag_values, "")
+    if _asks_for_help(argv):
+        _end_with_help(about, flag_values)
     try:
         rest = flag_values(list(argv))
     except flags.Error as error:
@@ -132,8 +137,9 @@ def parse(
     """
     path, argv = _split_config(argv, default_config)
     config = _read_config(path)
-    entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
-    _help_if_asked(argv, about, flag_values, f"\n\nentries of {path}:\n{entries}")
+    if _asks_for_help(argv):
+        entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
+        _end_with_help(about, flag_values, f"\n\nentries of {path}:\n{entries}")
     _check_keys(argv, config)
     try:
         config_flags.DEFINE_config_dict(
@@ -142,4 +148,4 @@ def parse(
         )  # fmt: skip
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
-    return parse_flags(argv, flag_values, about, "input"), flag_values.config
+    return parse_flags(argv, flag_values, example="input"), flag_values.config
