@@ -167,7 +167,7 @@ class Block(nnx.Module):
             shifts nor scales it before attention.
           attention: implementation of the attention kernel, None to pick.
         """
-        of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
+        of_video, of_text = self._branches()
         samples = plan.text_length.shape[1]
         text_sample = jnp.repeat(jnp.arange(samples), txt.shape[1] // samples)
         text_sample = jnp.broadcast_to(text_sample, txt.shape[:2])
@@ -184,6 +184,10 @@ class Block(nnx.Module):
         txt = of_text.feed_forward(txt, per_token(embedding, text_sample, FEED_FORWARD))
         return constrain_tokens(vid), constrain_text(txt)
 
+    def _branches(self) -> tuple[Branch, Branch]:
+        """The weights of video and of text."""
+        return (self.all, self.all) if self.shared else (self.vid, self.txt)
+
     def _attend(
         self,
         vid: Float[Array, "b n d"],
@@ -193,7 +197,7 @@ class Block(nnx.Module):
         attention: str | None,
     ) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
         """The heads' results, from what enters the projections."""
-        of_video, of_text = (self.all, self.all) if self.shared else (self.vid, self.txt)
+        of_video, of_text = self._branches()
         vid_angles, txt_angles = self._angles(plan, shifted, txt.shape[1])
         text = self._rotated(of_text.qkv_heads(txt @ of_text.qkv_kernel()), txt_angles)
         rows = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
@@ -215,7 +219,7 @@ class Block(nnx.Module):
         The barriers fix the order, in which a go travels while the next one is projected: the
         compiler would project all, and then send the first.
         """
-        of_video = self.all if self.shared else self.vid
+        of_video, _ = self._branches()
         goes, pieces = [], None
         for heads in head_parts(len(vid), self.heads):
             own = heads.columns(of_video.qkv_kernel(), self.heads), angles

@@ -86,10 +86,9 @@ def head_parts(packs: int, heads: int) -> list[Heads]:
     """
     shards = placement(packs).shards
     check_heads(shards, heads)
-    bounds = np.linspace(0, heads // shards, min(PARTS, heads // shards) + 1)
-    return [
-        Heads(shards, *pair) for pair in itertools.pairwise(bounds.round().astype(int).tolist())
-    ]
+    own = heads // shards
+    bounds = np.linspace(0, own, min(PARTS, own) + 1).round().astype(int).tolist()
+    return [Heads(shards, *pair) for pair in itertools.pairwise(bounds)]
 
 
 def constrain_tokens(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
