@@ -20,8 +20,10 @@ VIDEO_CODECS: tuple[VideoCodec, ...] = ("h264", "hevc", "mpeg4")
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "mpeg4": "mpeg4"}
 # The macroblock tree of x264 and larger coding blocks of x265 read unset memory in small pictures:
 # the same clip then comes out differently now and then.
-_X264_PARAMS = "mbtree=0"
-_X265_PARAMS = "log-level=none:pools=none:frame-threads=1:ctu=16"
+_PARAMS = {
+    "h264": {"x264-params": "mbtree=0"},
+    "hevc": {"x265-params": "log-level=none:pools=none:frame-threads=1:ctu=16"},
+}
 _TICK = Fraction(1, 25)  # any rate: quality is constant, not the bit rate
 _SMALLEST = 32  # pixels: HEVC encodes no smaller side
 
@@ -40,10 +42,7 @@ def jpeg(frames: UInt8[HostArray, "f h w 3"], quality: int) -> UInt8[HostArray, 
 def _options(codec: VideoCodec, quality: int) -> dict[str, str]:
     if codec == "mpeg4":
         return {"qmin": str(quality), "qmax": str(quality)}
-    options = {"crf": str(quality), "preset": "veryfast"}
-    return options | (
-        {"x265-params": _X265_PARAMS} if codec == "hevc" else {"x264-params": _X264_PARAMS}
-    )
+    return {"crf": str(quality), "preset": "veryfast"} | _PARAMS[codec]
 
 
 def _even(frames: UInt8[HostArray, "f h w 3"]) -> UInt8[HostArray, "f h2 w2 3"]:
