@@ -27,13 +27,7 @@ from jax.sharding import Mesh
 
 from benchmarks import train_step
 from benchmarks.masks import blob_mask
-from benchmarks.measure import (
-    device_facts,
-    format_table,
-    median_seconds,
-    run_program,
-    write_json,
-)
+from benchmarks.measure import device_facts, format_table, median_seconds, run_program, write_json
 from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.inference.geometry import token_grid

@@ -34,13 +34,7 @@ from flax import nnx
 
 from benchmarks import sparse_plans
 from benchmarks.masks import blob_mask, load_mask
-from benchmarks.measure import (
-    device_facts,
-    format_table,
-    median_seconds,
-    run_program,
-    write_json,
-)
+from benchmarks.measure import device_facts, format_table, median_seconds, run_program, write_json
 from benchmarks.transformer import (
     TEXT_TOKENS,
     abstract_transformer,

@@ -86,7 +86,7 @@ def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
     drawn = rng.standard_normal(REPEATED_AFTER, np.float32).astype(dtype)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> HostArray:
-        return np.resize(drawn, leaf.shape).astype(leaf.dtype)
+        return np.resize(drawn, leaf.shape).astype(leaf.dtype, copy=False)
 
     configs = {name: to_json(network.config) for name, network in networks.items()}
     save_model(path, jax.tree.map(draw, shapes), configs)
