@@ -27,19 +27,19 @@ from absl import flags
 from jax.sharding import Mesh
 
 from skipsr_jax import commandline
-from skipsr_jax.data.reader import Media, list_inputs, open_media
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.overlay import overlay
+from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.ahead import ahead
-from skipsr_jax.inference.geometry import padded_size, target_size
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.pipeline import upscale_frames
+from skipsr_jax.inference.prefetch import ahead
+from skipsr_jax.inference.programs import Stages
 from skipsr_jax.inference.report import Report, Summary
 from skipsr_jax.inference.settings import Settings, from_config
-from skipsr_jax.inference.stages import Stages
-from skipsr_jax.inference.upscale import upscale_frames
+from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.inference.warmup import warm_up
-from skipsr_jax.models.vae import SPACE_FACTOR
+from skipsr_jax.media.overlay import overlay
+from skipsr_jax.media.reader import Media, list_inputs, open_media
 from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.space import strips
 

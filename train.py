@@ -21,9 +21,10 @@ from absl import flags
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel import hosts
-from skipsr_jax.training import loop, stages
+from skipsr_jax.training import loop
 from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import from_config
+from skipsr_jax.training.stages import registry as stages
 
 LIBRARIES_WITH_A_DIARY = ("orbax", "grain")
 """Their information lines stay out of the log; their warnings are shown."""

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax import Array
 
 from benchmarks import attention_tpu
 from benchmarks.attention_runs import (
@@ -48,11 +49,10 @@ from benchmarks.measure import (
 )
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.attention import IMPLEMENTATIONS, xla
+from skipsr_jax.kernels.attention.api import problem_of
 from skipsr_jax.kernels.target import current_target
-from skipsr_jax.kernels.varlen_attention import IMPLEMENTATIONS, xla
-from skipsr_jax.kernels.varlen_attention.api import problem_of
 from skipsr_jax.tokens.windows import window_boxes
-from skipsr_jax.types import Array
 
 SHAPES = ("regular", "shifted", "ragged")
 DTYPES = ("bfloat16", "float16", "float32")

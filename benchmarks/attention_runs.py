@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
-from skipsr_jax.kernels.varlen_attention import varlen_attention
-from skipsr_jax.types import Array
+from skipsr_jax.kernels.attention import varlen_attention
 
 
 def differentiated(run: Callable) -> Callable:

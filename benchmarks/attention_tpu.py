@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -29,10 +30,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.measure import format_table
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.varlen_attention import varlen_attention
-from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import LANES, Blocks, blocks_for, visits
-from skipsr_jax.kernels.varlen_attention.segments import row_bounds
-from skipsr_jax.types import Array
+from skipsr_jax.kernels.attention import varlen_attention
+from skipsr_jax.kernels.attention.segments import row_bounds
+from skipsr_jax.kernels.attention.tpu.stream import LANES, Blocks, blocks_for, visits
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 SPLASH_BLOCK = 512

@@ -33,8 +33,8 @@ from benchmarks.measure import (
 from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.geometry import token_grid
-from skipsr_jax.inference.stages import velocity_step
+from skipsr_jax.geometry import token_grid
+from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.models.flops import dit_flops
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import make_mesh

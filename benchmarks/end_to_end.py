@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax import Array
 
 from benchmarks.dit import size_of
 from benchmarks.masks import clip_masks, load_mask
@@ -42,17 +43,17 @@ from benchmarks.presets import MODELS, abstract_networks, load_config
 from benchmarks.transformer import TEXT_TOKENS, random_parameters
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.ahead import ahead
-from skipsr_jax.inference.geometry import token_grid
+from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.outputs import quantise
+from skipsr_jax.inference.pipeline import upscale_frames
+from skipsr_jax.inference.prefetch import ahead
+from skipsr_jax.inference.programs import Stages
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
-from skipsr_jax.inference.stages import Stages
-from skipsr_jax.inference.upscale import upscale_frames
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.types import Array, Bool, HostArray
+from skipsr_jax.types import Bool, HostArray
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
 STAGES = ("encode", "mask", "refine", "decode")

@@ -19,9 +19,9 @@ from absl import flags
 from benchmarks.measure import run_program
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.degrade import oracle_error, oracle_mask
-from skipsr_jax.data.reader import open_media
 from skipsr_jax.errors import UserError
-from skipsr_jax.tokens.criterion import PATCH_FRAMES, PATCH_PIXELS
+from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS
+from skipsr_jax.media.reader import open_media
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 SMOOTHING = (3, 5, 5)

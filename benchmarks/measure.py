@@ -15,9 +15,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.types import Array
 
 CEILING_SIDE = 8192
 """Side of the square matrices whose product gives the matmul ceiling."""

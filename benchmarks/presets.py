@@ -8,9 +8,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks.transformer import abstract_transformer
+from skipsr_jax.models.params import abstract
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import abstract
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 

@@ -19,15 +19,15 @@ from benchmarks.transformer import TEXT_TOKENS, abstract_transformer
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.geometry import token_grid
-from skipsr_jax.inference.stages import velocity_step
-from skipsr_jax.kernels.varlen_attention import choose
-from skipsr_jax.kernels.varlen_attention.problem import Problem
-from skipsr_jax.models.dit import PATCH_AREA, DiTConfig
+from skipsr_jax.geometry import PATCH_AREA, SPACE_FACTOR, TIME_FACTOR, token_grid
+from skipsr_jax.inference.programs import velocity_step
+from skipsr_jax.kernels.attention import choose
+from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
-from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TIME_FACTOR, VAE
-from skipsr_jax.models.vae_slices import decode_step, encode_step
-from skipsr_jax.nn.params import abstract, to_dict
+from skipsr_jax.models.params import abstract, to_dict
+from skipsr_jax.models.vae import SEEDVR, VAE
+from skipsr_jax.models.vae.slices import decode_step, encode_step
 from skipsr_jax.parallel.mesh import pack_shards, packs, replicated
 from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
@@ -35,9 +35,9 @@ from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.parallel.space import space_sharding
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
-from skipsr_jax.training import sr
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Settings
+from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step
 
 

@@ -23,15 +23,15 @@ from absl import flags
 from benchmarks.measure import run_program, write_json
 from skipsr_jax import commandline
 from skipsr_jax.data.degrade import low_quality
-from skipsr_jax.data.reader import list_inputs, open_media
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.quality import Row, header, line, means, row
 from skipsr_jax.inference.masks import from_input
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
+from skipsr_jax.inference.programs import Stages
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, from_config
-from skipsr_jax.inference.stages import Stages
-from skipsr_jax.inference.upscale import keep_mask, upscale_frames
+from skipsr_jax.media.reader import list_inputs, open_media
 
 MULTIPLE = 16  # pixels: the oracle's masks need whole patches
 

@@ -30,8 +30,8 @@ from benchmarks.masks import blob_mask
 from benchmarks.measure import device_facts, format_table, median_seconds, run_program, write_json
 from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.inference.geometry import token_grid
-from skipsr_jax.inference.stages import velocity_step
+from skipsr_jax.geometry import token_grid
+from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import make_mesh, packs, replicated
 from skipsr_jax.parallel.rules import bytes_per_device, shardings

@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import Array
 
 from benchmarks.transformer import plan_for
+from skipsr_jax.kernels.attention import cudnn, varlen_attention
+from skipsr_jax.kernels.attention.api import IMPLEMENTATIONS
+from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.choice import Implementation
 from skipsr_jax.kernels.target import Target, current_target
-from skipsr_jax.kernels.varlen_attention import cudnn, varlen_attention
-from skipsr_jax.kernels.varlen_attention.api import IMPLEMENTATIONS
-from skipsr_jax.kernels.varlen_attention.problem import Problem
 from skipsr_jax.models.dit import Body, DiTConfig
 from skipsr_jax.tokens.patches import gather_kept, scatter_kept
 from skipsr_jax.tokens.plan import Layout, Leaf, TokenPlan
-from skipsr_jax.types import Array, Bool, DType, Float, HostArray, Int
+from skipsr_jax.types import Bool, DType, Float, HostArray, Int
 
 KEPT_QUERIES = "kept_queries"
 """Name of the attention that ``queries_masked`` plans need; see ``kept_query_attention``."""

@@ -11,8 +11,8 @@ calls. The rows:
 
   around          the project's way: skipped tokens are in no computation
   around, all     the same with all that goes with it: predictor, its mask on the host, token plan,
-                  gather, and composing (skipsr_jax.inference.stages); "dense, all" is its baseline,
-                  which needs no predictor
+                  gather, and composing (skipsr_jax.inference.programs); "dense, all" is its
+                  baseline, which needs no predictor
   attention       all tokens run, skipped ones neither ask nor are looked at in attention
   queries         all tokens run, skipped ones do not ask in attention, but are looked at
   dense in n      around the transformer, but each n-th layer runs on all tokens
@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
+from jax import Array
 
 from benchmarks import sparse_plans
 from benchmarks.masks import blob_mask, load_mask
@@ -44,20 +45,20 @@ from benchmarks.transformer import (
 )
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference import masks
-from skipsr_jax.inference.geometry import token_grid
 from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.programs import Stages, velocity_step
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.inference.stages import Stages, velocity_step
+from skipsr_jax.models.params import Params, abstract, bind
 from skipsr_jax.models.predictor import PAPER, make_predictor
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import SEEDVR, VAE
-from skipsr_jax.nn.params import Params, abstract, bind
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.types import Array, Bool, HostArray
+from skipsr_jax.types import Bool, HostArray
 
 ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
 HALF = 0.5

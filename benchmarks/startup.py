@@ -42,7 +42,7 @@ from skipsr_jax.checkpoints.store import save_model
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.nn.params import to_dict
+from skipsr_jax.models.params import to_dict
 from skipsr_jax.training.settings import DTYPES
 from skipsr_jax.types import HostArray
 

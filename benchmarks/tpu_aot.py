@@ -36,7 +36,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.flops import peak_flops
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards
 from skipsr_jax.training.settings import Settings, from_config
-from skipsr_jax.training.sr import SrLoss
+from skipsr_jax.training.stages.sr import SrLoss
 
 PROGRAMS = ("refine", "encode", "decode", "train")
 

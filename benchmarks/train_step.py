@@ -38,13 +38,13 @@ from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
+from skipsr_jax.models.params import abstract, count, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.nn.params import abstract, count, to_dict
 from skipsr_jax.tokens.plan import build_plan, stack_plans
-from skipsr_jax.training import sr
 from skipsr_jax.training.settings import DTYPES, Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Batch, Stage
+from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step
 
 RATE = np.float32(1e-5)

@@ -7,8 +7,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from skipsr_jax.models.dit import PATCH_AREA, DiT, DiTConfig
-from skipsr_jax.nn.params import abstract, to_dict
+from skipsr_jax.geometry import PATCH_AREA
+from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.types import Bool, HostArray

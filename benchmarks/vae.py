@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 from flax import nnx
+from jax import Array
 
 from benchmarks.measure import (
     conv_ceiling,
@@ -27,9 +28,11 @@ from benchmarks.measure import (
     write_json,
 )
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.models.vae import SEEDVR, SPACE_FACTOR, TINY, VAE
-from skipsr_jax.models.vae_memory import need
-from skipsr_jax.models.vae_slices import (
+from skipsr_jax.geometry import SPACE_FACTOR
+from skipsr_jax.models.params import abstract, to_dict
+from skipsr_jax.models.vae import SEEDVR, TINY, VAE
+from skipsr_jax.models.vae.memory import need
+from skipsr_jax.models.vae.slices import (
     decode_clip,
     decode_step,
     encode_clip,
@@ -37,8 +40,6 @@ from skipsr_jax.models.vae_slices import (
     frame_slices,
     latent_slices,
 )
-from skipsr_jax.nn.params import abstract, to_dict
-from skipsr_jax.types import Array
 
 MODELS = {"seedvr": SEEDVR, "tiny": TINY}
 

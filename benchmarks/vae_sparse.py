@@ -28,12 +28,12 @@ from benchmarks.measure import (
 )
 from benchmarks.vae import MODELS, make, noise
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.models.vae import SPACE_FACTOR, TIME_FACTOR, VAE
-from skipsr_jax.models.vae_slices import decode_clip, decode_step, encode_clip, encode_step
-from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decode_step
-from skipsr_jax.models.vae_sparse_encode import encode_sparse_clip, sparse_encode_step
+from skipsr_jax.geometry import PATCH_PIXELS, SPACE_FACTOR, TIME_FACTOR
+from skipsr_jax.models.vae import VAE
+from skipsr_jax.models.vae.slices import decode_clip, decode_step, encode_clip, encode_step
+from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
+from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
 from skipsr_jax.tokens.blocks import Blocks, plan_blocks
-from skipsr_jax.tokens.criterion import PATCH_PIXELS
 
 
 def define_flags() -> flags.FlagValues:

@@ -9,10 +9,10 @@ from flax import nnx
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
 from skipsr_jax.models.presets import TINY
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import abstract, flatten, to_dict, unflatten
 
 VAE_CONFIG = VAEConfig(
     block_channels=(4, 4, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True

@@ -8,8 +8,8 @@ from flax import nnx
 from PIL import Image
 
 from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import abstract, to_dict
 
 QUICK = {"xla_backend_optimization_level": 0}
 """Compiling takes most of the time here, running next to none."""

@@ -10,7 +10,7 @@ from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import settings as inference
 from skipsr_jax.training import settings as training
-from skipsr_jax.training.stages import LOSS_KINDS
+from skipsr_jax.training.stages.registry import LOSS_KINDS
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(path.stem for path in CONFIGS.glob("*.py"))

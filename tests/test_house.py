@@ -10,33 +10,34 @@ PACKAGE = ROOT / "skipsr_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 400  # lines; most files end by 300
 
-# Each room and the rooms that it may import, besides itself and the vocabulary below.
-VOCABULARY = {"types", "errors"}
+# Each room and the rooms that it may import, besides itself and the floor below all rooms.
+FLOOR = {"types", "errors", "geometry"}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
+    "geometry": set(),
     "commandline": set(),
+    "media": set(),
     "tokens": set(),
     "diffusion": set(),
     "kernels": set(),
     "parallel": set(),
-    "data": {"tokens", "commandline"},
-    "nn": {"tokens", "diffusion", "kernels", "parallel"},
-    "models": {"nn", "tokens", "diffusion", "kernels", "parallel"},
-    "checkpoints": {"models", "nn", "commandline"},
-    "evaluation": {"models", "nn", "tokens", "data", "checkpoints"},
+    "data": {"media", "tokens", "commandline"},
+    "pixels": {"tokens"},
+    "models": {"tokens", "diffusion", "kernels", "parallel"},
+    "checkpoints": {"models", "commandline"},
+    "evaluation": {"models", "tokens", "data", "media", "checkpoints"},
     "training": {
-        "models", "nn", "tokens", "diffusion", "kernels", "parallel", "data", "checkpoints",
-        "evaluation",
+        "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "data",
+        "checkpoints", "evaluation",
     },
     "inference": {
-        "models", "nn", "tokens", "diffusion", "kernels", "parallel", "data", "checkpoints",
-        "evaluation",
+        "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "checkpoints",
     },
 }  # fmt: skip
 NOT_AT_RUN_TIME = {"torch", "tensorflow", "skvideo", "safetensors", "beartype", "pytest"}
-# Data workers are many processes without a device; tokens run there too.
-WITHOUT_JAX = {"data"}
+# Data workers are many processes without a device.
+WITHOUT_JAX = {"media", "data"}
 
 
 def room_of(path):
@@ -62,7 +63,7 @@ def test_rooms_import_in_one_direction(path):
     room = room_of(path)
     if room == "__init__":
         return
-    allowed = MAY_IMPORT[room] | VOCABULARY | {room}
+    allowed = MAY_IMPORT[room] | FLOOR | {room}
     for module in imported(path):
         top, *rest = module.split(".")
         assert top != "configs", f"{names(path)} imports {module}: nobody imports configs"

@@ -15,8 +15,8 @@ from PIL import Image
 
 import infer
 from skipsr_jax.checkpoints import store
-from skipsr_jax.data.reader import open_media
-from skipsr_jax.data.resize import upscale
+from skipsr_jax.media.reader import open_media
+from skipsr_jax.media.resize import upscale
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -232,8 +232,8 @@ def test_checkpoints_of_other_models(clip, checkpoint, tmp_path, capsys):
 
 def test_a_damaged_clip_leaves_nothing_behind(clip, checkpoint, tmp_path, capsys, monkeypatch):
     """A frame that fails after work has begun: one line, no partial output."""
-    from skipsr_jax.data.reader import Media
     from skipsr_jax.errors import UserError
+    from skipsr_jax.media.reader import Media
 
     whole = Media.frames
 

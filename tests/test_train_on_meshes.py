@@ -18,8 +18,8 @@ from PIL import Image
 import train
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import abstract, to_dict
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VAE_CONFIG = VAEConfig((4, 4, 4, 4), layers_per_block=1, norm_groups=2)

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import PATCH_AREA, DiTConfig
+from skipsr_jax.geometry import PATCH_AREA
+from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.dit.mlp import gated_hidden
 from skipsr_jax.models.vae import VAEConfig
-from skipsr_jax.nn.mlp import gated_hidden
 
 # The released autoencoder; group counts leave no trace in the shapes.
 _OFFICIAL_NORM_GROUPS = 32

@@ -39,8 +39,8 @@ from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.params import flatten, unflatten
 from skipsr_jax.models.vae import VAEConfig
-from skipsr_jax.nn.params import flatten, unflatten
 
 CONFIG_CLASSES = {"dit": DiTConfig, "vae": VAEConfig}
 TEXT_FILES = {"positive": "pos_emb.pt", "negative": "neg_emb.pt"}

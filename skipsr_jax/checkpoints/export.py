@@ -22,7 +22,7 @@ from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import Params, flatten, unflatten
+from skipsr_jax.models.params import Params, flatten, unflatten
 
 PARTS = ("dit", "vae", "predictor")
 _DTYPES = ("float32", "bfloat16", "float16")

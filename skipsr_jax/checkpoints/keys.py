@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipsr_jax.checkpoints.lazy import LazyTensor
-from skipsr_jax.nn.params import Params, flatten
+from skipsr_jax.models.params import Params, flatten
 
 AS_IS = None
 LINEAR = (1, 0)  # (out, in) -> (in, out)

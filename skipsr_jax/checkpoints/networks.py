@@ -6,8 +6,8 @@ from flax import nnx
 
 from skipsr_jax.checkpoints.keys import Entry, dit_entries, vae_entries
 from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.params import Params, abstract, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import Params, abstract, to_dict
 
 
 def abstract_params(config: DiTConfig | VAEConfig) -> Params:

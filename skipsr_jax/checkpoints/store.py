@@ -22,7 +22,7 @@ from etils import epath
 
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import Params, flatten, unflatten
+from skipsr_jax.models.params import Params, flatten, unflatten
 
 FORMAT_VERSION = 1
 

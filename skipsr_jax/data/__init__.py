@@ -1,0 +1,1 @@
+"""Training samples: sources, crops, degradation, packing, batches. Imports no jax."""

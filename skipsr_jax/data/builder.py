@@ -21,10 +21,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from skipsr_jax.data.clips import each_frame, probe_bytes
-from skipsr_jax.data.cuts import find_cuts
 from skipsr_jax.data.records import SPLIT
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.scene_cuts import find_cuts
 
 _BITEXACT = {"fflags": "bitexact"}  # Matroska otherwise draws a random number for each file
 _LOSSLESS = {"qp": "0", "g": "12", "preset": "medium"}

@@ -10,9 +10,9 @@ import itertools
 import numpy as np
 
 from skipsr_jax.data.clips import read
-from skipsr_jax.data.cuts import find_cuts
-from skipsr_jax.data.resize import resize
 from skipsr_jax.data.source import Source
+from skipsr_jax.media.resize import resize
+from skipsr_jax.media.scene_cuts import find_cuts
 from skipsr_jax.types import HostArray, UInt8
 
 PAN_PIXELS = 6.0

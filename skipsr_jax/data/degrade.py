@@ -9,14 +9,9 @@ import numpy as np
 
 from skipsr_jax.data import realworld
 from skipsr_jax.data.realworld import RealWorld
-from skipsr_jax.data.resize import Method, area_down, resize
-from skipsr_jax.tokens.criterion import (
-    PATCH_FRAMES,
-    PATCH_PIXELS,
-    TAU,
-    frame_mse,
-    needs_refinement,
-)
+from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS
+from skipsr_jax.media.resize import Method, area_down, resize
+from skipsr_jax.tokens.criterion import TAU, frame_mse, needs_refinement
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 Degradation = Method | RealWorld

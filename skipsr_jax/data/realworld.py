@@ -12,8 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from skipsr_jax.data import blur, codec, noise
-from skipsr_jax.data.resize import Method, resize
+from skipsr_jax.data import blur, noise
+from skipsr_jax.data import compression as codec
+from skipsr_jax.media.resize import Method, resize
 from skipsr_jax.types import Float, HostArray, UInt8
 
 Range = tuple[float, float]

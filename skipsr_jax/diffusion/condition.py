@@ -6,10 +6,11 @@ samples may have none.
 """
 
 import jax.numpy as jnp
+from jax import Array
 
 from skipsr_jax.diffusion.schedule import TERMINAL, add_noise
 from skipsr_jax.diffusion.timesteps import shift_factor, shift_timestep
-from skipsr_jax.types import Array, Bool, Float
+from skipsr_jax.types import Bool, Float
 
 
 def condition(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from skipsr_jax.diffusion.schedule import TERMINAL
-from skipsr_jax.types import Array, Float, Int
+from skipsr_jax.types import Float, Int
 
 
 def student_timesteps(key: Array, samples: int, steps: Int[Array, ""]) -> Float[Array, " s"]:

@@ -8,8 +8,9 @@ latent channels of one pixel. At scale 1 only the positive prompt runs and r has
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax import Array
 
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Float
 
 LATENT_CHANNELS = 16
 

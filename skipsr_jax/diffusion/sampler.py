@@ -7,9 +7,10 @@ The last step goes to timestep 0, where x + (0 - u) v is the schedule's x_0, so 
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax import Array
 
 from skipsr_jax.diffusion.schedule import TERMINAL
-from skipsr_jax.types import Array, Float, HostArray
+from skipsr_jax.types import Float, HostArray
 
 
 def euler_step(

@@ -8,8 +8,9 @@ sample: one number for everything, one a pack ``b``, one a token ``b n``. All of
 """
 
 import jax.numpy as jnp
+from jax import Array
 
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Float
 
 TERMINAL = 1000.0
 

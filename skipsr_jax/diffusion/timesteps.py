@@ -9,9 +9,10 @@ training timesteps follow its configuration file: logit-normal(0, 1), shifted.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from skipsr_jax.diffusion.schedule import TERMINAL
-from skipsr_jax.types import Array, Float, HostArray
+from skipsr_jax.types import Float, HostArray
 
 PIXELS_PER_LATENT = 8  # along height and along width
 FRAMES_PER_LATENT = 4  # after the first

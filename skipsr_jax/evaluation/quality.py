@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from skipsr_jax.data.degrade import low_quality, oracle_mask
-from skipsr_jax.data.resize import resize, upscale
 from skipsr_jax.evaluation.metrics import psnr, ssim
-from skipsr_jax.tokens.criterion import PATCH_FRAMES, patch_mse
+from skipsr_jax.geometry import PATCH_FRAMES
+from skipsr_jax.media.resize import resize, upscale
+from skipsr_jax.tokens.criterion import patch_mse
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 COLUMNS = ("bicubic", "skipped", "dense")

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from skipsr_jax.geometry import PATCH_PIXELS, TIME_FACTOR
 from skipsr_jax.inference.model import Model
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import dit_flops, traced_flops, vae_flops
-from skipsr_jax.models.vae import TIME_FACTOR
-from skipsr_jax.tokens.criterion import PATCH_PIXELS
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, required_bucket
 
 NETWORKS = ("encode", "refine", "decode")

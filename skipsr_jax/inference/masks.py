@@ -9,15 +9,10 @@ and ``none`` (everything runs).
 
 import numpy as np
 
-from skipsr_jax.data.resize import area_down, resize
-from skipsr_jax.inference.geometry import pad_frames, pad_space, token_grid
+from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS, pad_frames, pad_space, token_grid
+from skipsr_jax.media.resize import area_down, resize
 from skipsr_jax.models.predictor import PIXELS
-from skipsr_jax.tokens.criterion import (
-    PATCH_FRAMES,
-    PATCH_PIXELS,
-    needs_refinement,
-    patch_mse,
-)
+from skipsr_jax.tokens.criterion import needs_refinement, patch_mse
 from skipsr_jax.types import Bool, Float, HostArray
 
 EQ1_FACTOR = 4

@@ -18,6 +18,7 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.params import Params, abstract, to_dict
 from skipsr_jax.models.predictor import (
     MaskPredictor,
     PixelMaskPredictor,
@@ -25,7 +26,6 @@ from skipsr_jax.models.predictor import (
     make_predictor,
 )
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.nn.params import Params, abstract, to_dict
 from skipsr_jax.parallel.mesh import replicated
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads

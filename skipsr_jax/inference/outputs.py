@@ -11,9 +11,11 @@ from types import TracebackType
 
 import numpy as np
 
-from skipsr_jax.data.images import check_image_output, write_image
-from skipsr_jax.data.reader import Media
-from skipsr_jax.data.writer import (
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.settings import Output, Size
+from skipsr_jax.media.images import check_image_output, write_image
+from skipsr_jax.media.reader import Media
+from skipsr_jax.media.writer import (
     WRITABLE_VIDEO_EXTENSIONS,
     Encoding,
     FrameFolderWriter,
@@ -21,8 +23,6 @@ from skipsr_jax.data.writer import (
     check_folder_output,
     check_video_output,
 )
-from skipsr_jax.errors import UserError
-from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.types import Float, HostArray
 
 DEFAULT_FOLDER = "outputs"

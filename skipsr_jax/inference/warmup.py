@@ -15,15 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipsr_jax.inference.coding import may_be_sparse
-from skipsr_jax.inference.geometry import pad_frames, spans, token_grid
-from skipsr_jax.inference.given import Given
+from skipsr_jax.geometry import TIME_FACTOR, pad_frames, spans, token_grid
+from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
+from skipsr_jax.inference.programs import Stages
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Chunk, Settings
-from skipsr_jax.inference.stages import Stages
-from skipsr_jax.inference.upscale import keep_mask, upscale_frames
-from skipsr_jax.models.vae import TIME_FACTOR
-from skipsr_jax.models.vae_slices import frame_slices
+from skipsr_jax.inference.sparse_coding import may_be_sparse
+from skipsr_jax.inference.upscaled_input import Given
+from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.tokens.blocks import plan_blocks, slot_numbers
 from skipsr_jax.tokens.buckets import ladder
 

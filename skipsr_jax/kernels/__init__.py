@@ -1,0 +1,1 @@
+"""Kernels with several implementations; the plain XLA one is the reference for all others."""

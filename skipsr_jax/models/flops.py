@@ -15,11 +15,12 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from skipsr_jax.models.dit import PATCH_AREA, DiTConfig
-from skipsr_jax.models.vae import SPACE_FACTOR, TIME_FACTOR, VAE
-from skipsr_jax.nn.mlp import gated_hidden
-from skipsr_jax.nn.modulation import FREQUENCIES
-from skipsr_jax.nn.params import bind, to_dict
+from skipsr_jax.geometry import PATCH_AREA, SPACE_FACTOR, TIME_FACTOR
+from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.dit.mlp import gated_hidden
+from skipsr_jax.models.dit.modulation import FREQUENCIES
+from skipsr_jax.models.params import bind, to_dict
+from skipsr_jax.models.vae import VAE
 from skipsr_jax.tokens.plan import TokenPlan
 
 BACKWARD = 2.0

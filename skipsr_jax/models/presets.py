@@ -1,7 +1,7 @@
 """The model sizes, as values. 3B and 7B are the published ones; tiny is the one that ships here."""
 
-from skipsr_jax.models import vae
 from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.vae import model as vae
 
 SEEDVR2_3B = DiTConfig(
     width=2560,

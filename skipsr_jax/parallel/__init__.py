@@ -1,0 +1,1 @@
+"""The mesh, and how parameters, tokens and pixels are sharded over it."""

@@ -4,9 +4,8 @@ Invariant: without a mesh (``jax.set_mesh``), or on one device, nothing happens.
 """
 
 import jax
+from jax import Array
 from jax.sharding import PartitionSpec
-
-from skipsr_jax.types import Array
 
 Axis = str | tuple[str, ...] | None
 

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax import Array
 from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.constrain import constrain
 from skipsr_jax.parallel.placement import Placement, placement
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Float
 
 QKV = tuple[Array, Array, Array]
 

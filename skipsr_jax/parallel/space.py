@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from skipsr_jax.parallel.constrain import constrain
 from skipsr_jax.parallel.placement import placement
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Float
 
 Cuts = tuple[tuple[str, ...], tuple[str, ...]]
 """Mesh axes over the rows, and over the columns."""

@@ -1,0 +1,1 @@
+"""Masks, windows and token plans as index arrays made on the host."""

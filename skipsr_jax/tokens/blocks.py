@@ -12,9 +12,10 @@ left out later (``nn.block_sparse``), and is one frame where later ones are four
 from typing import NamedTuple
 
 import numpy as np
+from jax import Array
 
-from skipsr_jax.tokens.criterion import PATCH_PIXELS
-from skipsr_jax.types import Array, Bool, HostArray, Int
+from skipsr_jax.geometry import PATCH_PIXELS
+from skipsr_jax.types import Bool, HostArray, Int
 
 HALF = PATCH_PIXELS // 2
 """Pixels along a block at half resolution."""

@@ -5,17 +5,16 @@ upsampling (paper section 3). A patch is what one token covers: 16 x 16 pixels o
 causal autoencoder gives the first frame a latent of its own, so the first patch in time covers
 1 frame, and patch k > 0 covers frames 4k - 3 to 4k.
 
-Resampling itself lies in ``skipsr_jax.data.resize``: these functions take its result.
+Resampling itself lies in ``skipsr_jax.media.resize``: these functions take its result.
 """
 
 import numpy as np
 
+from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS
 from skipsr_jax.types import Bool, Float, HostArray
 
 TAU = 2e-4
 """Threshold of Eq. 1 on pixel values in [0, 1] (paper section 3)."""
-PATCH_PIXELS = 16
-PATCH_FRAMES = 4
 
 
 def frame_mse(

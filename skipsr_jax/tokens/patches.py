@@ -8,11 +8,10 @@ Which patches are kept comes as a plan's ``patch_index``, -1 where a row of the 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax import Array
 
-from skipsr_jax.types import Array, Float, Int
-
-PATCH = 2
-"""Latent pixels along the height and width of a patch; along time it is one."""
+from skipsr_jax.geometry import PATCH
+from skipsr_jax.types import Float, Int
 
 
 def patchify(latent: Float[Array, "b t h w c"]) -> Float[Array, "b n i"]:

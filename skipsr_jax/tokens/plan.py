@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.kept import Kept, kept_of
 from skipsr_jax.tokens.shards import deal_windows
 from skipsr_jax.tokens.windows import REGULAR, SHIFTED, window_cuts
-from skipsr_jax.types import Array, Bool, DType, HostArray
+from skipsr_jax.types import Bool, DType, HostArray
 
 Leaf = Any
 """An array on host or device, or whatever stands for it in a pytree (a shape, a sharding)."""

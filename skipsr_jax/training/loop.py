@@ -24,11 +24,11 @@ from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import Params
+from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.training.evaluation import HeldOutLoss, Quality
 from skipsr_jax.training.fit import fit_to_mesh
+from skipsr_jax.training.held_out import HeldOutLoss, Quality
 from skipsr_jax.training.metrics import MetricWriter, kind_of, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
 from skipsr_jax.training.panels import Panels

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import Array
 
-from skipsr_jax.nn.params import Params
+from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.rules import path_of
 from skipsr_jax.training.settings import Optimizer
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Float
 
 
 def learning_rate(settings: Optimizer, step: int, progress: float) -> float:

@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from skipsr_jax.data.dataset import with_masks
-from skipsr_jax.data.resize import upscale
-from skipsr_jax.evaluation.overlay import overlay
+from skipsr_jax.geometry import PATCH_FRAMES
+from skipsr_jax.media.overlay import overlay
+from skipsr_jax.media.resize import upscale
 from skipsr_jax.parallel.mesh import replicated
-from skipsr_jax.tokens.criterion import PATCH_FRAMES
 from skipsr_jax.training.stage import Batch, Stage, by_shape
 from skipsr_jax.training.step import on_devices
 from skipsr_jax.types import Float, HostArray

@@ -176,7 +176,7 @@ class Settings:
     """One run of train.py.
 
     Attributes:
-      stage: which loss and step (skipsr_jax.training.stages).
+      stage: which loss and step (skipsr_jax.training.stages.registry).
       model: size, a key of DIT_PRESETS.
       loss: the stage's own section, see its module.
       dtype: of matrix products and convolutions; parameters and their updates are float32.

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jax import Array
 
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import Buffer, Params, flatten
+from skipsr_jax.models.params import Buffer, Params, flatten
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.types import Array, Bool, Float
+from skipsr_jax.types import Bool, Float
 
 Metrics = dict[str, Any]
 Batch = dict[str, Any]

@@ -14,15 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from jax.sharding import Mesh
 
-from skipsr_jax.nn.params import Params
+from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.constrain import constrain
 from skipsr_jax.parallel.mesh import PACK_AXES, packs
 from skipsr_jax.training.optimizer import averaged, transformation, without
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, by_shape
-from skipsr_jax.types import Array, Float
+from skipsr_jax.types import Float
 
 State = dict[str, Params]
 """params, ema (of the model alone), opt_state (of each player), step (int32): what a checkpoint

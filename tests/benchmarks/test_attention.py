@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import attention, attention_runs, attention_tpu
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.varlen_attention.pallas_tpu_stream import Blocks
+from skipsr_jax.kernels.attention.tpu.stream import Blocks
 
 GRID = (26, 45, 80)  # 720p, 101 frames
 TINY = "attention --grid=3,6,8 --text=5 --heads=2 --head_dim=16 --dtype=float32 --shapes=ragged"

@@ -7,7 +7,7 @@ import pytest
 
 from skipsr_jax.checkpoints import export, lazy, store, torch_writer, train_state
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import flatten
+from skipsr_jax.models.params import flatten
 
 
 def train(workdir, params: dict, config: dict, step: int) -> None:

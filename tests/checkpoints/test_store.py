@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from skipsr_jax.checkpoints import store, streaming
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import flatten
+from skipsr_jax.models.params import flatten
 
 CONFIG = {"tau": 2e-4, "vae": {"block_channels": [1, 2]}}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from skipsr_jax.data.degrade import low_quality, oracle_mask
-from skipsr_jax.data.resize import resize
 from skipsr_jax.evaluation import quality
+from skipsr_jax.media.resize import resize
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from skipsr_jax.data.resize import resize
 from skipsr_jax.inference import masks
+from skipsr_jax.media.resize import resize
 
 
 @pytest.fixture

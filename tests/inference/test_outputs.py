@@ -6,12 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from skipsr_jax.data.reader import Media
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import outputs
 from skipsr_jax.inference.cost import work_line
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Size
+from skipsr_jax.media.reader import Media
 from skipsr_jax.tokens.blocks import plan_blocks
 from skipsr_jax.tokens.buckets import Bucket
 

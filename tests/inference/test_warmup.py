@@ -12,8 +12,8 @@ import small_model
 
 from skipsr_jax.inference.chunks import overlapping
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.programs import Stages
 from skipsr_jax.inference.settings import Chunk, from_config
-from skipsr_jax.inference.stages import Stages
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
 from skipsr_jax.tokens.buckets import bucket_for, capacity, ladder
 

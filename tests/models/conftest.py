@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skipsr_jax.nn.params import Params, abstract, to_dict
+from skipsr_jax.models.params import Params, abstract, to_dict
 
 
 @pytest.fixture(scope="session")

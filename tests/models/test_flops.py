@@ -9,9 +9,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from skipsr_jax.models.flops import dit_flops, peak_flops, traced_flops, vae_flops
+from skipsr_jax.models.params import abstract
 from skipsr_jax.models.presets import SEEDVR2_3B, TINY
 from skipsr_jax.models.vae import SEEDVR, VAE
-from skipsr_jax.nn.params import abstract
 from skipsr_jax.tokens.plan import build_plan
 
 TEXT = 58
@@ -58,7 +58,7 @@ def test_the_autoencoder_counts_as_the_official_one():
     encode, decode = vae_flops(vae, (1, 21, 720, 1280))
     assert encode / 1e12 == pytest.approx(OFFICIAL_VAE[0], rel=0.01)
     # Of the official 27 + 1 products of channels for each new pixel, merged upsamplings need 8 or
-    # 12 (skipsr_jax.nn.upsample): small frames, pixels, channels, new pixels of each, fewer.
+    # 12 (skipsr_jax.models.vae.upsample): small frames, pixels, channels, new pixels of each, fewer
     levels = (
         (6, 90 * 160, 512, 8, 28 - 8),
         (11, 180 * 320, 512, 8, 28 - 8),

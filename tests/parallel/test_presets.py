@@ -6,10 +6,10 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 
 from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.predictor import PAPER, make_predictor
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import SEEDVR, VAE
-from skipsr_jax.nn.params import abstract, to_dict
 from skipsr_jax.parallel.rules import bytes_per_device, path_of, shardings
 from skipsr_jax.training.optimizer import transformation
 from skipsr_jax.training.settings import Optimizer

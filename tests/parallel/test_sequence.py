@@ -12,7 +12,7 @@ from hlo import collectives
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.nn.params import abstract, bind, to_dict
+from skipsr_jax.models.params import abstract, bind, to_dict
 from skipsr_jax.parallel.mesh import make_mesh, replicated
 from skipsr_jax.parallel.mesh import packs as packs_over
 from skipsr_jax.parallel.placement import placement

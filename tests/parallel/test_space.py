@@ -10,7 +10,7 @@ from hlo import collectives
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from skipsr_jax.nn import causal_conv
+from skipsr_jax.models.layers import causal_conv
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.space import (
     attend_within_frames,

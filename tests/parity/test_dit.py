@@ -11,7 +11,7 @@ from flax import nnx
 from skipsr_jax.checkpoints import architecture, keys, networks, safetensors_file
 from skipsr_jax.diffusion.schedule import clean_from_velocity
 from skipsr_jax.models.dit import DiT
-from skipsr_jax.nn.params import abstract, bind, unflatten
+from skipsr_jax.models.params import abstract, bind, unflatten
 from skipsr_jax.tokens.patches import patchify, unpatchify
 from skipsr_jax.tokens.plan import build_plan
 

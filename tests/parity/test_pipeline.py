@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from skipsr_jax.checkpoints.convert import import_official
-from skipsr_jax.inference.geometry import spans
+from skipsr_jax.geometry import spans
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.programs import Stages
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.inference.stages import Stages
-from skipsr_jax.models.vae_slices import frame_slices
+from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.tokens.blocks import plan_blocks
 
 LIMIT = 1e-4

@@ -10,8 +10,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
+from skipsr_jax.models.params import abstract, bind, unflatten
 from skipsr_jax.models.vae import VAE, VAEConfig
-from skipsr_jax.models.vae_slices import (
+from skipsr_jax.models.vae.blocks import run_in_order
+from skipsr_jax.models.vae.slices import (
     decode_clip,
     decode_step,
     encode_clip,
@@ -19,10 +21,8 @@ from skipsr_jax.models.vae_slices import (
     frame_slices,
     latent_slices,
 )
-from skipsr_jax.models.vae_sparse_decode import decode_sparse_clip, sparse_decode_step
-from skipsr_jax.models.vae_sparse_encode import encode_sparse_clip, sparse_encode_step
-from skipsr_jax.nn.params import abstract, bind, unflatten
-from skipsr_jax.nn.vae_blocks import run_in_order
+from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
+from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
 from skipsr_jax.tokens.blocks import plan_blocks
 
 LIMIT = 1e-4

@@ -17,7 +17,7 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import UserError
 from skipsr_jax.training import loop as loop_module
 from skipsr_jax.training.loop import train
-from skipsr_jax.training.pixels import signed, upscaled
+from skipsr_jax.training.losses.pixels import signed, upscaled
 from skipsr_jax.training.settings import Data, Loop, MeshSizes, Optimizer, Settings
 from skipsr_jax.training.stage import Player, Stage, recipe_of
 

@@ -12,13 +12,13 @@ from skipsr_jax.checkpoints import store, train_state
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import flatten
+from skipsr_jax.models.params import flatten
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.training import sr
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import by_shape
+from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step, on_devices
 
 

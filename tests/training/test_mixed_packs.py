@@ -11,13 +11,14 @@ from small_training import DIT_CONFIG, QUICK, random_autoencoder, write_pictures
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.errors import UserError
-from skipsr_jax.nn.params import bind, to_dict
+from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.tokens.plan import build_plan
-from skipsr_jax.training import adversarial, distill, flow, predictor, sr
-from skipsr_jax.training.evaluation import Quality
+from skipsr_jax.training.held_out import Quality
+from skipsr_jax.training.losses import flow
 from skipsr_jax.training.panels import Panels
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
+from skipsr_jax.training.stages import adversarial, distill, predictor, sr
 from skipsr_jax.training.step import fresh_state, make_evaluation, make_step
 
 PACK = ((1, 5, 32, 48), (2, 1, 48, 32))

@@ -8,7 +8,7 @@ import pytest
 from skipsr_jax.errors import UserError
 from skipsr_jax.training.settings import from_config
 from skipsr_jax.training.stage import recipe_of
-from skipsr_jax.training.stages import LOSS_KINDS
+from skipsr_jax.training.stages.registry import LOSS_KINDS
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 

@@ -1,0 +1,1 @@
+"""Varlen attention for NVIDIA Hopper GPUs in Pallas (Mosaic GPU)."""

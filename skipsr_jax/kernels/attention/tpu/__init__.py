@@ -1,0 +1,1 @@
+"""Varlen attention for TPUs in Pallas (Mosaic TPU)."""

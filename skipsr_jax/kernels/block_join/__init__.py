@@ -1,5 +1,0 @@
-"""Blocks of a picture joined with their borders and their past, ready for a convolution."""
-
-from skipsr_jax.kernels.block_join.api import IMPLEMENTATIONS, join_blocks
-
-__all__ = ["IMPLEMENTATIONS", "join_blocks"]

@@ -1,7 +1,0 @@
-"""Frames joined with those before them in one pass, ready for a causal convolution."""
-
-from skipsr_jax.kernels.frame_join.api import IMPLEMENTATIONS, join_frames
-from skipsr_jax.kernels.frame_join.problem import SpacePadding
-from skipsr_jax.kernels.frame_join.xla import last_frames
-
-__all__ = ["IMPLEMENTATIONS", "SpacePadding", "join_frames", "last_frames"]

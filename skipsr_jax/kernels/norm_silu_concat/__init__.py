@@ -1,0 +1,1 @@
+"""Fused normalisation, SiLU and concatenation ahead of a convolution."""

@@ -1,5 +1,0 @@
-"""Self-attention over packed segments of any length: one function, several implementations."""
-
-from skipsr_jax.kernels.varlen_attention.api import IMPLEMENTATIONS, choose, varlen_attention
-
-__all__ = ["IMPLEMENTATIONS", "choose", "varlen_attention"]

@@ -1,0 +1,110 @@
+"""The transformer discriminator of adversarial post-training (APT, arXiv 2501.08316, section 3.3).
+
+The body is that of the diffusion transformer, with its weights to begin with. After some of its
+layers a head looks at the tokens: one learned query attends to the kept tokens of a sample, and a
+feed-forward follows. What the heads found is joined along channels, normalised, and projected to
+one logit a sample. The tokens at those depths are also the features that SeedVR2 matches
+(arXiv 2506.05301, section 3.3).
+
+Invariant: a sample's logit depends on its own kept tokens and text alone.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from skipsr_jax.models.discriminator.query_head import QueryHead
+from skipsr_jax.models.dit import Body, DiTConfig
+from skipsr_jax.models.dit.block import Precision
+from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.models.layers.norms import RMSNorm
+from skipsr_jax.models.params import Params
+from skipsr_jax.parallel.fsdp import gathered
+from skipsr_jax.tokens.plan import TokenPlan
+from skipsr_jax.types import DType, Float
+
+
+class Discriminator(nnx.Module):
+    """How real each sample of a pack looks. See the module and ``__call__``."""
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        depths: tuple[int, ...],
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
+        attention: str | None = None,
+    ):
+        """Args:
+          config: of the transformer whose layers these are.
+          depths: numbers of layers after which a head looks, rising. Layers beyond are not built.
+          dtype, param_dtype, attention: as ``DiT``.
+
+        Raises ValueError when there are no depths, or when they do not rise within the layers.
+        """
+        if not depths:
+            raise ValueError("depths is (): a discriminator needs a head at one depth or more")
+        self.body = Body(
+            config,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            attention=attention,
+            depths=depths,
+        )
+        precision, self.dtype = Precision(dtype, param_dtype), dtype
+        for depth in depths:
+            setattr(self, f"head_{depth}", QueryHead(config, rngs=rngs, precision=precision))
+        joined = len(depths) * config.width
+        self.norm = RMSNorm(joined, config.norm_eps, param_dtype=param_dtype)
+        self.logit = linear(joined, 1, rngs=rngs, dtype=jnp.float32, param_dtype=param_dtype)
+
+    def __call__(
+        self,
+        patches: Float[Array, "b n i"],
+        text: Float[Array, "b m j"],
+        timestep: Float[Array, "b k"],
+        plan: TokenPlan,
+    ) -> tuple[Float[Array, "b k"], list[Float[Array, "b n d"]]]:
+        """A logit for each sample, above 0 for "real", and the tokens at each depth.
+
+        Args:
+          patches: stored tokens of [latent 16 | condition latent 16 | mask 1]; the latent is clean
+            or generated, without noise.
+          text, plan: as ``DiT``.
+          timestep: per sample, 0..1000; says nothing of the latent, but makes the body, trained
+            on noise of all levels, look at content of different scales.
+        """
+        features, _ = self.body.hidden(patches, text, timestep, plan)
+        found = [
+            gathered(getattr(self, f"head_{depth}"), f"head_{depth}", self.dtype)(tokens, plan)
+            for depth, tokens in zip(self.body.depths, features, strict=True)
+        ]
+        joined = self.norm(jnp.concatenate(found, axis=-1))
+        return self.logit(joined)[..., 0], features
+
+
+def body_of(dit: Params, body: Params) -> Params:
+    """The parameters of a discriminator's ``body``, taken from those of the transformer ``dit``.
+
+    ``body``: parameters of the body, whose names and shapes say which layers are wanted.
+    """
+
+    def part(name: str, like: Params) -> Params:
+        if name in dit:
+            return jax.tree.map(jnp.copy, dit[name])
+        stack, _, first = name.rpartition("_")
+        start = int(first) - _first_layer(stack, dit)
+        return jax.tree.map(lambda x, y: x[start : start + len(y)], dit[stack], like)
+
+    return {name: part(name, like) for name, like in body.items()}
+
+
+def _first_layer(stack: str, dit: Params) -> int:
+    """The number of the first layer of a stack of the transformer."""
+    if stack == "mm_blocks" or "mm_blocks" not in dit:
+        return 0
+    return len(jax.tree.leaves(dit["mm_blocks"])[0])

@@ -1,0 +1,71 @@
+"""Time embedding and adaptive modulation ("AdaSingle" of SeedVR): one embedding for all blocks.
+
+The embedding has 6 numbers per channel: (shift, scale, gate) for attention and for the MLP; every
+branch of every block adds its own learned vectors to them. There is no "1 +": the learned scale
+starts around 1.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.types import DType, Float, Int
+
+FREQUENCIES = 128
+"""Sines, and as many cosines, of the timestep."""
+
+ATTENTION, MLP = 0, 1
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of one layer kind, per token (or broadcast over tokens), float32."""
+
+    shift: Float[Array, "b #n d"]
+    scale: Float[Array, "b #n d"]
+    gate: Float[Array, "b #n d"]
+
+
+class TimeEmbedding(nnx.Module):
+    """timestep in 0..1000 -> 6 numbers per channel."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+        def layer(inputs: int, outputs: int) -> nnx.Linear:
+            return linear(inputs, outputs, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+        self.proj_in = layer(2 * FREQUENCIES, width)
+        self.proj_hid = layer(width, width)
+        self.proj_out = layer(width, 6 * width)
+
+    def __call__(self, timestep: Float[Array, "b k"]) -> Float[Array, "b k e"]:
+        """e = 6d, channel outermost: index = channel * 6 + layer * 3 + (shift, scale, gate)."""
+        frequencies = np.exp(-math.log(10000.0) * np.arange(FREQUENCIES) / FREQUENCIES)
+        angles = timestep.astype(jnp.float32)[..., None] * frequencies.astype(np.float32)
+        x = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        x = jax.nn.silu(self.proj_in(x))
+        x = jax.nn.silu(self.proj_hid(x))
+        return self.proj_out(x).astype(jnp.float32)
+
+
+def per_token(embedding: Float[Array, "b k e"], sample: Int[Array, "b n"], kind: int) -> Modulation:
+    """The embedding's part for one layer kind, for tokens that belong to ``sample``."""
+    b, samples, width = embedding.shape
+    parts = embedding.reshape(b, samples, width // 6, 2, 3)[:, :, :, kind]
+    if samples > 1:
+        index = sample[:, :, None, None]
+        parts = jnp.take_along_axis(parts, jnp.broadcast_to(index, (*sample.shape, 1, 1)), axis=1)
+    return Modulation(parts[..., 0], parts[..., 1], parts[..., 2])
+
+
+def modulate(
+    x: Float[Array, "b n d"], m: Modulation, shift: nnx.Param, scale: nnx.Param
+) -> Float[Array, "b n d"]:
+    """x * (m.scale + scale) + m.shift + shift, in float32."""
+    return x.astype(jnp.float32) * (m.scale + scale[...].astype(jnp.float32)) + (
+        m.shift + shift[...].astype(jnp.float32)
+    )

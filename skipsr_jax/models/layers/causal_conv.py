@@ -1,0 +1,186 @@
+"""3D convolution over video, causal in time, with its memory as an explicit value.
+
+A temporal kernel of k sees the k - 1 frames before the first one as copies of that first frame (not
+zeros), and nothing after the last. Between slices of one clip a convolution hands over the last
+k - stride input frames, its carry. Invariant: slicing a clip anywhere the strides allow gives the
+same output as one run over the whole clip.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from skipsr_jax.kernels.norm_silu_concat.frames import SpacePadding, join_frames, last_frames
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine, activated
+from skipsr_jax.types import Float
+
+# What a layer remembers between slices: arrays, tuples of carries, or () for no memory. None in
+# place of a carry means that the slice is the first one of its clip.
+Carry = Any
+
+_SAME: SpacePadding = ((1, 1), (1, 1))
+
+_CHANNELS = 8
+"""A matrix unit takes channels by so many (cuDNN fills them up with zeros)."""
+
+
+def _taps_as_channels(x, kernel):
+    """The same convolution with its temporal taps side by side as channels, a multiple of 8."""
+    taps, kh, kw, c, out = kernel.shape
+    length, more = x.shape[1] - taps + 1, -taps * c % _CHANNELS
+
+    def at_its_place(t):  # a sum of padded pieces: XLA's GPU backend joins thin pieces slowly
+        ends = (t * c, (taps - 1 - t) * c + more)
+        return jnp.pad(x[:, t : t + length], ((0, 0),) * 4 + (ends,))
+
+    flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, kh, kw, taps * c, out)
+    flat = jnp.pad(flat, ((0, 0),) * 3 + ((0, more), (0, 0)))
+    return sum(at_its_place(t) for t in range(taps)), flat
+
+
+def _as_conv3d(x, kernel, strides, padding):
+    """One rank-5 convolution: best on GPU (with --xla_gpu_force_conv_nhwc) and on TPU."""
+    if strides[0] == 1 < kernel.shape[0] and kernel.shape[3] < _CHANNELS:
+        x, kernel = _taps_as_channels(x, kernel)  # of pixels: else more zeros than numbers
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=((0, 0), *padding),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+
+
+def _as_conv2d(x, kernel, strides, padding):
+    """Frame after frame, its temporal taps side by side as channels of one 2D convolution.
+
+    XLA's CPU backend runs rank-4 convolutions several times faster than its rank-5 ones, and one
+    frame at a time stays in the cache.
+    """
+    taps, kh, kw, c, out = kernel.shape
+    flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, taps * c, out)
+
+    def one_frame(start):
+        seen = jax.lax.dynamic_slice_in_dim(x, start, taps, axis=1)
+        stacked = jnp.moveaxis(seen, 1, 3).reshape(x.shape[0], *x.shape[2:4], taps * c)
+        return jax.lax.conv_general_dilated(
+            stacked,
+            flat_kernel,
+            window_strides=strides[1:],
+            padding=padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    starts = jnp.arange(0, x.shape[1] - taps + 1, strides[0])
+    return jnp.moveaxis(jax.lax.map(one_frame, starts), 0, 1)
+
+
+def conv3d(
+    x: Float[Array, "b f h w i"],
+    kernel: Float[Array, "kt kh kw i o"],
+    strides: tuple[int, int, int] = (1, 1, 1),
+    padding: SpacePadding = _SAME,
+) -> Float[Array, "b g v u o"]:
+    """Convolution without padding in time and zero padding ((top, bottom), (left, right)) in space.
+
+    A single frame under several taps stands for copies of it, one for each: their sum is one tap.
+    The form is picked when the program is lowered for a platform, so that a program compiled on a
+    CPU for another machine gets that machine's form.
+    """
+    if x.shape[1] == 1 < kernel.shape[0]:
+        kernel = kernel.astype(jnp.float32).sum(axis=0, keepdims=True).astype(kernel.dtype)
+        strides = (1, *strides[1:])
+    if kernel.shape[:3] == (1, 1, 1) and strides == (1, 1, 1):
+        return x @ kernel[0, 0, 0]
+
+    # The checkpoint keeps x and kernel alone for the backward pass; without it each form's
+    # intermediates would be kept (the stacked taps of the CPU's form: three times the input).
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def run(x, kernel):
+        fixed = {"strides": strides, "padding": padding}
+        return jax.lax.platform_dependent(
+            x,
+            kernel,
+            cpu=functools.partial(_as_conv2d, **fixed),
+            default=functools.partial(_as_conv3d, **fixed),
+        )
+
+    return run(x, kernel)
+
+
+def with_past(x: Float[Array, "b f h w c"], carry: Carry, count: int) -> Float[Array, "b g h w c"]:
+    """x behind the ``count`` frames before it, in its dtype: the carry's, or at the start of a clip
+    (None) copies of its first frame. A single frame without a carry stays alone: see ``conv3d``."""
+    if carry is None and x.shape[1] == 1:
+        return x
+    before = jnp.repeat(x[:, :1], count, axis=1) if carry is None else carry
+    return jnp.concatenate([before.astype(x.dtype), x], axis=1)
+
+
+def causal_conv3d(
+    x: Float[Array, "b f h w i"],
+    kernel: Float[Array, "kt kh kw i o"],
+    carry: Carry = None,
+    strides: tuple[int, int, int] = (1, 1, 1),
+    padding: SpacePadding = _SAME,
+    affine: Affine | None = None,
+) -> tuple[Float[Array, "b g v u o"], Carry]:
+    """The next output frames, and the input frames to remember: the last kt - stride.
+
+    ``carry`` None: x starts a clip. Else the frames remembered from the slice before. ``affine``:
+    x goes through it and a silu first. Raises ValueError when the frames do not fill whole strides.
+    """
+    taps, step = kernel.shape[0], strides[0]
+    if taps == 1:
+        return conv3d(activated(x, affine), kernel, strides, padding), ()
+    before = taps - 1 if carry is None else carry.shape[1]
+    length = before + x.shape[1]
+    if length < taps or (length - taps) % step:
+        raise ValueError(
+            f"{length} frames ({before} of them from before) do not fill steps of {step} after the "
+            f"first {taps}: give 1 + k {step} frames first, then k {step}"
+        )
+    if carry is None:
+        x = with_past(activated(x, affine), None, before)
+        remembered = last_frames(x, taps - step)
+    else:
+        x, remembered, padding = join_frames(x, affine, carry, padding)
+    return conv3d(x, kernel, strides, padding), remembered
+
+
+class CausalConv3d(nnx.Module):
+    """``causal_conv3d`` with a kernel (t, h, w, in, out) and a bias."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        kernel_size: tuple[int, int, int] = (3, 3, 3),
+        *,
+        strides: tuple[int, int, int] = (1, 1, 1),
+        padding: SpacePadding | None = None,
+        kernel_init: jax.nn.initializers.Initializer | None = None,
+        rngs: nnx.Rngs,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+    ):
+        init = kernel_init or jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3), out_axis=4)
+        shape = (*kernel_size, features_in, features_out)
+        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
+        self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype))
+        half_h, half_w = kernel_size[1] // 2, kernel_size[2] // 2
+        self.padding = padding or ((half_h, half_h), (half_w, half_w))
+        self.strides = strides
+        self.dtype = dtype
+
+    def __call__(
+        self, x: Float[Array, "b f h w i"], carry: Carry = None, affine: Affine | None = None
+    ) -> tuple[Float[Array, "b g v u o"], Carry]:
+        """``carry`` and ``affine`` as in ``causal_conv3d``."""
+        kernel, x = self.kernel[...].astype(self.dtype), x.astype(self.dtype)
+        y, carry = causal_conv3d(x, kernel, carry, self.strides, self.padding, affine)
+        return y + self.bias[...].astype(self.dtype), carry

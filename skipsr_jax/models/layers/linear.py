@@ -1,0 +1,36 @@
+"""Dense layers with the initialisation of the networks that we match: U(+-1/sqrt(fan_in))."""
+
+import jax
+from flax import nnx
+from jax import Array
+
+from skipsr_jax.types import DType
+
+KERNEL_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""Uniform with variance 1 / (3 fan_in), which is U(+-1/sqrt(fan_in))."""
+
+
+def linear(
+    inputs: int,
+    outputs: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DType,
+    param_dtype: DType,
+    bias: bool = True,
+) -> nnx.Linear:
+    """A dense layer that computes in ``dtype`` and stores ``param_dtype``."""
+
+    def bias_init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+        return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
+
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        kernel_init=KERNEL_INIT,
+        bias_init=bias_init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )

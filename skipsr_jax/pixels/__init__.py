@@ -1,0 +1,1 @@
+"""Operations on frames that run on the device: resampling, compositing, colour fix."""

@@ -1,0 +1,211 @@
+"""Stage ``distill``: fewer and fewer steps, down to one (Salimans & Ho 2022; paper section 4.2).
+
+A run has phases. In a phase with n student steps the student, at a random one of them, learns to do
+in one Euler step what the teacher does in two of half its length, on the kept tokens alone. The
+phase over, the student's moving average is the next teacher, and student, average and optimizer
+start anew from it. The first teacher may be guided (Ho & Salimans 2022): the student needs the
+positive text only.
+
+The teacher and the number of the phase lie among the parameters, so a checkpoint has them; one
+compiled step serves all phases.
+"""
+
+import dataclasses
+import functools
+import itertools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.data.packing import Packing
+from skipsr_jax.diffusion.distillation import student_timesteps, two_step_velocity
+from skipsr_jax.diffusion.guidance import combine
+from skipsr_jax.diffusion.schedule import TERMINAL
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.flops import BACKWARD, dit_flops
+from skipsr_jax.models.params import Params, bind, flatten, unflatten
+from skipsr_jax.models.vae import VAE
+from skipsr_jax.training.frozen_vae import coding_flops, load_vae, with_latents
+from skipsr_jax.training.losses.composited import one_step_preview
+from skipsr_jax.training.losses.flow import (
+    TEXTS,
+    TokenChoice,
+    condition_tokens,
+    kept_tokens,
+    mean_over_kept,
+    noise_like,
+    noised_condition,
+    noisy_latents,
+    of_tokens,
+    predict_tokens,
+    skip_percent,
+    texts,
+)
+from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
+from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
+from skipsr_jax.types import DType, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillLoss(TokenChoice):
+    """The phases and what is matched in them, on the tokens that ``TokenChoice`` takes.
+
+    Attributes:
+      schedule: (steps of the student, optimizer steps) of each phase; a student has half the steps
+        of the one before. The first teacher has twice the steps of the first student.
+      matching: "v" compares velocities, "x0" the clean latents that they point to: the same, with
+        the square of the noise's share as weight.
+      guidance, rescale: of the first teacher, with the two texts; 1 is none.
+      condition_noise: level of the noise on the condition, up to 1.
+    """
+
+    schedule: tuple[tuple[int, int], ...] = ((2, 500), (1, 1000))
+    matching: Literal["v", "x0"] = "v"
+    guidance: float = 1.0
+    rescale: float = 0.0
+    condition_noise: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        students = [student for student, _ in self.schedule]
+        good = students and all(a == 2 * b for a, b in itertools.pairwise(students))
+        good = good and students[-1] >= 1 and all(steps >= 1 for _, steps in self.schedule)
+        rule = "phases (student steps, optimizer steps >= 1), each student with half the steps of"
+        require(bool(good), "schedule", self.schedule, f"{rule} the one before: ((2, 500), (1, 9))")
+        require(1 <= self.guidance <= 50, "guidance", self.guidance, "from 1 to 50")
+        for name in ("rescale", "condition_noise"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+
+    @property
+    def packing(self) -> Packing:
+        """How the workers make plans."""
+        return dataclasses.replace(super().packing, guided=self.guidance != 1)
+
+
+def _teacher_of(student: Params, dtype: DType, fixed: frozenset[str]) -> Params:
+    """The student's parameters in ``dtype``, in which it is computed; buffers as they are."""
+    return unflatten(
+        {
+            path: x if f"dit/{path}" in fixed else x.astype(dtype)
+            for path, x in flatten(student).items()
+        }
+    )
+
+
+def _check_steps(settings: Settings) -> None:
+    asked = sum(steps for _, steps in settings.loss.schedule)
+    if settings.loop.steps != asked:
+        raise UserError(
+            f"loss.schedule has {asked} optimizer steps in all, but loop.steps is "
+            f"{settings.loop.steps}: make them equal"
+        )
+
+
+def make(
+    settings: Settings,
+    config: DiTConfig | None = None,
+    autoencoder: tuple[VAE, Params] | None = None,
+) -> Stage:
+    """The stage; ``config`` and ``autoencoder`` as in stage sr.
+
+    Raises UserError when ``loop.steps`` is not what the phases add up to.
+    """
+    _check_steps(settings)
+    config = config or settings.transformer
+    weight: DistillLoss = settings.loss
+    vae, frozen_params = autoencoder or load_vae(settings)
+    dtype = jnp.dtype(settings.dtype)
+    module = abstract_dit(config, dtype)
+    fixed = buffers(module, "dit")
+
+    def init(key: Array) -> Params:
+        params = fresh_params(key, config, weight.text_lengths)
+        return params | {
+            "teacher": _teacher_of(params["dit"], dtype, fixed),
+            "phase": jnp.int32(-1),
+        }
+
+    def begin(params: Params) -> Params:
+        teacher = _teacher_of(params["dit"], dtype, fixed)
+        return params | {"teacher": teacher, "phase": params["phase"] + 1}
+
+    def teacher_velocity(params: Params, batch: Batch, conditions: Float[Array, "b n y"]):
+        """(noisy tokens, timestep per sample) -> velocity, guided in the first phase."""
+        teacher, plan = bind(module, params["teacher"]), batch["plan"]
+        everything = jnp.ones_like(batch["negative"])
+
+        def predict(noisy, timestep):
+            def by(negative, plan):
+                text = texts(params["text"], {"negative": negative})
+                velocity = predict_tokens(teacher, text, noisy, conditions, timestep, plan)
+                return velocity.astype(jnp.float32)
+
+            positive = by(~everything, plan)
+            if weight.guidance == 1:
+                return positive
+            negative = jax.lax.cond(
+                params["phase"] == 0,
+                lambda: by(everything, batch["negative_plan"]),
+                lambda: positive,  # no guidance: what is combined is equal
+            )
+            return combine(positive, negative, weight.guidance, weight.rescale)
+
+        return predict
+
+    def loss(
+        params: Params, frozen: Params, batch: Batch, key: Array
+    ) -> tuple[Float[Array, ""], Metrics]:
+        plan = batch["plan"]
+        times, noise, level = jax.random.split(key, 3)
+        clean, samples = batch["clean"], plan.text_length.shape
+        steps = jnp.asarray([student for student, _ in weight.schedule])[params["phase"]]
+        timestep = student_timesteps(times, plan.text_length.size, steps).reshape(samples)
+        noisy = kept_tokens(noisy_latents(clean, noise_like(clean, noise), timestep), plan)
+        seen = noised_condition(batch["low"], weight.condition_noise, level)
+        conditions = condition_tokens(seen, plan)
+
+        teacher = teacher_velocity(params, batch, conditions)
+        target = two_step_velocity(teacher, noisy, timestep, TERMINAL / steps)
+        target = jax.lax.stop_gradient(target)
+        text = texts(params["text"], batch)
+        student = bind(module, params["dit"])
+        error = predict_tokens(student, text, noisy, conditions, timestep, plan) - target
+        velocity = mean_over_kept(jnp.square(error), plan)
+        share = of_tokens(timestep, plan)[..., None] / TERMINAL
+        clean_error = mean_over_kept(jnp.square(share * error), plan)
+        metrics = {
+            "phase": params["phase"] + 1.0,
+            "student_steps": steps * 1.0,
+            "teacher_steps": 2.0 * steps,
+            "velocity": velocity,
+            "x0": clean_error,
+            "skip_percent": skip_percent(plan, clean),
+        }
+        return (velocity if weight.matching == "v" else clean_error), metrics
+
+    coding = coding_flops(vae)
+
+    def flops(batch: Batch) -> float:
+        # Student, and twice the teacher; what guidance adds in the first phase is not counted.
+        return (1 + BACKWARD + 2) * dit_flops(config, batch["plan"]).total + coding(batch)
+
+    return Stage(
+        init=init,
+        loss=loss,
+        frozen=frozen_params,
+        fixed=fixed | TEXTS,
+        recipe=recipe_of(settings, masks=True, packing=weight.packing),
+        config={"dit": to_json(config)},
+        prepare=functools.partial(with_latents, vae),
+        players=(Player("student", ("dit", "text"), loss),),
+        helpers=frozenset({"teacher", "phase"}),
+        begin=begin,
+        preview=one_step_preview(module, vae, weight.condition_noise),
+        flops=flops,
+        phases=tuple(steps for _, steps in weight.schedule),
+    )

@@ -1,0 +1,159 @@
+"""Stage ``predictor``: which patches need refinement, learned from the low-quality input.
+
+Binary cross-entropy of the logits against Eq. 1 on the true clip (paper section 4.2, "Skip
+Prediction Model"). True means "needs refinement" throughout. The paper's predictor sees the
+upscaled input's latent, from a frozen autoencoder; the pixel-space one the input itself.
+
+``regression`` adds what the mask does not tell: by how much a patch is above or below tau. A logit
+l stands for an error of about tau * exp(LOG_ERROR_OF_LOGIT * l).
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.errors import UserError
+from skipsr_jax.models.flops import BACKWARD, traced_flops, vae_flops
+from skipsr_jax.models.params import Params, abstract, bind, to_dict
+from skipsr_jax.models.predictor import PAPER, TINY, PredictorConfig, make_predictor
+from skipsr_jax.tokens.criterion import TAU
+from skipsr_jax.training.frozen_vae import encode, latent_shape, load_vae
+from skipsr_jax.training.losses.pixels import patches_to_pixels, signed, unsigned, upscaled
+from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
+from skipsr_jax.types import Bool, Float
+
+PREDICTOR_OF_MODEL = {"tiny": TINY, "seedvr2_3b": PAPER, "seedvr_7b": PAPER}
+
+LOG_ERROR_OF_LOGIT = 0.26
+"""Natural logarithms of the error to one logit. The error that pixels leave open is a factor of
+about exp(0.45) (measured), and a normal distribution of that width looks like this logistic one."""
+LARGEST_LOG_ERROR = 4.0
+"""Errors further than this from tau, in natural logarithms, count as this far."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorLoss:
+    """What is learned, from what.
+
+    Attributes:
+      space: ``latent``, the paper's, or ``pixels`` (skipsr_jax.models.predictor).
+      pos_weight: weight of patches that need refinement, against 1 for the others.
+      regression: weight of the error's logarithm as a second target; 0: the mask alone.
+    """
+
+    space: Literal["latent", "pixels"] = "latent"
+    pos_weight: float = 1.0
+    regression: float = 0.0
+
+    def __post_init__(self):
+        require(self.pos_weight > 0, "pos_weight", self.pos_weight, "above 0")
+        require(self.regression >= 0, "regression", self.regression, "at least 0")
+
+
+def agreement(logits: Float[Array, "*s"], truth: Bool[Array, "*s"]) -> Metrics:
+    """Precision, recall and F1 of kept patches at probability 1/2, F1 of skipped ones, average
+    precision of kept patches, and both skip percentages."""
+    keep = logits > 0
+    both, kept, true = (jnp.sum(x * 1.0) for x in (keep & truth, keep, truth))
+    neither, skipped, false = (jnp.sum(x * 1.0) for x in (~keep & ~truth, ~keep, ~truth))
+    hits = truth.ravel()[jnp.argsort(-logits.ravel())] * 1.0
+    precision = jnp.cumsum(hits) / (1.0 + jnp.arange(hits.size))
+    return {
+        "precision": both / jnp.maximum(kept, 1),
+        "recall": both / jnp.maximum(true, 1),
+        "f1": 2 * both / jnp.maximum(kept + true, 1),
+        "f1_skipped": 2 * neither / jnp.maximum(skipped + false, 1),
+        "average_precision": (precision * hits).sum() / jnp.maximum(true, 1),
+        "skip_percent": 100 * skipped / truth.size,
+        "skip_percent_oracle": 100 * false / truth.size,
+    }
+
+
+def regression_loss(
+    logits: Float[Array, "*s"], error: Float[Array, "*s"], share: Float[Array, "*s"]
+) -> Float[Array, ""]:
+    """Huber loss of the error's logarithm against the one that the logits stand for."""
+    wanted = jnp.log(jnp.maximum(error, 1e-12) / TAU)
+    wanted = jnp.clip(wanted, -LARGEST_LOG_ERROR, LARGEST_LOG_ERROR)
+    said = jnp.clip(LOG_ERROR_OF_LOGIT * logits, -LARGEST_LOG_ERROR, LARGEST_LOG_ERROR)
+    return (optax.huber_loss(said, wanted, delta=0.5) * share).sum() / share.sum()
+
+
+def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
+    """The stage. ``config`` stands in for the model's own predictor.
+
+    Raises UserError when the space asks for an autoencoder and none is named, or the other way.
+    """
+    weight: PredictorLoss = settings.loss
+    config = dataclasses.replace(config or PREDICTOR_OF_MODEL[settings.model], space=weight.space)
+    vae, frozen_params = None, {}
+    if config.space == "latent":
+        vae, frozen_params = load_vae(settings)
+        config = dataclasses.replace(config, latent_channels=vae.config.latent_channels)
+    elif settings.vae:
+        raise UserError("loss.space is pixels, which needs no autoencoder: leave config.vae empty")
+    dtype = jnp.dtype(settings.dtype)
+    module = abstract(lambda: make_predictor(config, rngs=nnx.Rngs(0), dtype=dtype))
+
+    def init(key: Array) -> Params:
+        return {"predictor": to_dict(make_predictor(config, rngs=nnx.Rngs(key)))}
+
+    def predicted(
+        params: Params, frozen: Params, batch: Batch, key: Array
+    ) -> Float[Array, "b t r q"]:
+        predictor = bind(module, params["predictor"])
+        if vae is None:
+            return predictor(batch["lr"] / 255.0)
+        frames = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        noise = jax.random.normal(key, latent_shape(vae, frames))
+        return predictor(encode(vae, frozen["vae"], frames, noise))
+
+    def loss(
+        params: Params, frozen: Params, batch: Batch, key: Array
+    ) -> tuple[Float[Array, ""], Metrics]:
+        logits = predicted(params, frozen, batch, key)
+        truth = batch["mask"]
+        share = jnp.where(truth, weight.pos_weight, 1.0)
+        entropy = optax.sigmoid_binary_cross_entropy(logits, truth * 1.0)
+        total, metrics = (entropy * share).sum() / share.sum(), agreement(logits, truth)
+        if weight.regression:
+            regression = regression_loss(logits, batch["error"], share)
+            total = total + weight.regression * regression
+            metrics["regression"] = regression
+        return total, metrics
+
+    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
+        # Kept patches show the truth: what is lost is what skipping loses.
+        frames = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        keep = predicted(params, frozen, batch, key) > 0
+        shown = jnp.where(patches_to_pixels(keep), signed(batch["hr"]), frames)
+        return Preview(unsigned(shown), keep)
+
+    @functools.cache
+    def cost(shape: tuple[int, ...], low: tuple[int, ...]) -> float:
+        def own(params: Params, frames: Array) -> Array:
+            seen = frames if vae is None else jnp.zeros(latent_shape(vae, frames))
+            return bind(module, params)(seen)
+
+        frames = jax.ShapeDtypeStruct(low if vae is None else shape, jnp.float32)
+        learning = (1 + BACKWARD) * traced_flops(own, to_dict(module), frames)
+        return learning + (0.0 if vae is None else vae_flops(vae, shape[:4])[0])
+
+    return Stage(
+        init=init,
+        loss=loss,
+        frozen=frozen_params,
+        fixed=buffers(module, "predictor"),
+        recipe=recipe_of(settings, masks=True),
+        config={"predictor": to_json(config), "tau": TAU},
+        preview=preview,
+        flops=lambda batch: cost(batch["hr"].shape, batch["lr"].shape),
+    )

@@ -1,0 +1,61 @@
+"""Items made in a thread: order, bound, errors, leaving early."""
+
+import contextlib
+import threading
+
+import pytest
+
+from skipsr_jax.inference.prefetch import ahead
+
+
+def test_all_items_in_order_from_another_thread():
+    threads = set()
+
+    def numbers():
+        for i in range(50):
+            threads.add(threading.get_ident())
+            yield i
+
+    assert list(ahead(numbers(), 3)) == list(range(50))
+    assert threads and threading.get_ident() not in threads
+
+
+def test_no_more_than_count_are_made_before_they_are_asked_for():
+    made, third = [], threading.Event()
+
+    def numbers():
+        for i in range(10):
+            made.append(i)
+            if i == 3:
+                third.set()
+            yield i
+
+    with contextlib.closing(ahead(numbers(), 2)) as items:
+        assert next(items) == 0
+        assert third.wait(5)  # 1 and 2 wait in the queue, 3 at its door
+        assert not threading.Event().wait(0.2) and made == [0, 1, 2, 3]
+
+
+def test_errors_come_after_the_items_before_them():
+    def numbers():
+        yield 1
+        raise ValueError("no more")
+
+    items = ahead(numbers(), 4)
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="no more"):
+        next(items)
+
+
+def test_leaving_early_ends_the_thread():
+    before = threading.active_count()
+
+    def numbers():
+        i = 0
+        while True:
+            yield i
+            i += 1
+
+    with contextlib.closing(ahead(numbers(), 2)) as items:
+        assert next(items) == 0
+    assert threading.active_count() == before

@@ -1,0 +1,120 @@
+"""Images: what is written comes back, at 8 and 16 bits, and nothing half-made is left."""
+
+import errno
+
+import av
+import numpy as np
+import pytest
+from media_clips import picture
+from PIL import Image, ImageCms
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media import images
+from skipsr_jax.media.images import image_size, read_image, write_image
+
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def deep_picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 65536, (13, 17, 3), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("array", [picture(0, 13, 17), deep_picture()], ids=["8", "16"])
+def test_png_is_exact_and_keeps_the_profile(tmp_path, array):
+    write_image(tmp_path / "a.png", array, icc_profile=PROFILE)
+    back, profile = read_image(tmp_path / "a.png")
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
+    assert profile == PROFILE
+    assert image_size(tmp_path / "a.png") == (13, 17)
+    with Image.open(tmp_path / "a.png") as seen:  # another reader accepts it, too
+        seen.load()
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".webp"])
+def test_lossy_images_are_close(tmp_path, extension):
+    array = picture(0)
+    write_image(tmp_path / f"a{extension}", array)
+    back, _ = read_image(tmp_path / f"a{extension}")
+    assert abs(back.astype(int) - array).mean() < 2
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise by 90 degrees
+    Image.fromarray(picture(0)).save(tmp_path / "phone.jpg", exif=exif, quality=98)
+    back, _ = read_image(tmp_path / "phone.jpg")
+    assert back.shape == (64, 48, 3) == (*image_size(tmp_path / "phone.jpg"), 3)
+    assert abs(back.astype(int) - np.rot90(picture(0), -1)).mean() < 3
+
+
+def test_transparency_lies_on_black(tmp_path):
+    rgba = np.dstack([picture(0), np.full((48, 64), 128, np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    back, _ = read_image(tmp_path / "a.png")
+    assert abs(back.astype(float) - picture(0) * (128 / 255)).max() <= 1
+    deep = np.dstack([deep_picture(), np.full((13, 17), 32768, np.uint16)])
+    with av.open(str(tmp_path / "deep.png"), "w", format="image2") as container:
+        stream = container.add_stream("png")
+        stream.width, stream.height, stream.pix_fmt = 17, 13, "rgba64be"
+        frame = av.VideoFrame.from_ndarray(deep.astype("<u2"), format="rgba64le")
+        container.mux(stream.encode(frame.reformat(format="rgba64be")))
+        container.mux(stream.encode(None))
+    back, _ = read_image(tmp_path / "deep.png")
+    assert abs(back - deep_picture() * (32768 / 65535)).max() <= 1
+
+
+def test_grey_16_bit_png_keeps_its_depth(tmp_path):
+    grey = deep_picture()[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    back, _ = read_image(tmp_path / "grey.png")
+    assert abs(back.astype(int) - grey[..., None].astype(int)).max() <= 2
+
+
+def test_bad_images_get_one_line(tmp_path):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        tmp_path / "whole.png"
+    )
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    frames = [Image.fromarray(picture(index)) for index in range(2)]
+    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    for name, words in {
+        "absent.png": "there is no file",
+        "text.png": "cannot be read as an image",
+        "empty.png": "0 bytes",
+        "cut.png": "truncated",
+        "moving.webp": "animation",
+    }.items():
+        with pytest.raises(UserError, match=words) as caught:
+            read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_writing_is_refused_or_whole(tmp_path, monkeypatch):
+    target = tmp_path / "a.png"
+    with pytest.raises(UserError, match="must end in"):
+        write_image(tmp_path / "a.xyz", picture(0))
+    with pytest.raises(UserError, match=r"only \.png"):
+        write_image(tmp_path / "a.jpg", deep_picture())
+    with pytest.raises(UserError, match="there is no folder"):
+        write_image(tmp_path / "absent" / "a.png", picture(0))
+    with pytest.raises(UserError, match="is a folder"):
+        (tmp_path / "folder.png").mkdir()
+        write_image(tmp_path / "folder.png", picture(0))
+    with pytest.raises(UserError, match="cannot write into"):
+        write_image("/proc/a.png", picture(0))
+    write_image(target, picture(0))
+    with pytest.raises(UserError, match="exists"):
+        write_image(target, picture(1))
+
+    def full(path, *_):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images, "save_rgb", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_image(target, picture(1), overwrite=True)
+    np.testing.assert_array_equal(read_image(target)[0], picture(0))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "folder.png"]

@@ -1,0 +1,282 @@
+"""Writing: what goes in comes out, frame for frame; and a failure leaves nothing behind."""
+
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from media_clips import NTSC_FILM, picture, write_clip
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media import writer as writer_module
+from skipsr_jax.media.reader import open_media
+from skipsr_jax.media.writer import Encoding, FrameFolderWriter, VideoWriter, check_video_output
+
+
+def upscaled(media, scale=2):
+    for frame in media.frames():
+        yield frame.repeat(scale, 0).repeat(scale, 1)
+
+
+def rewrite(source, target, *, count=None, **options):
+    """Doubles a clip; returns the description of the result."""
+    media = open_media(source)
+    size = {"height": 2 * media.height, "width": 2 * media.width}
+    with VideoWriter(target, source=media, **size, **options) as out:
+        for index, frame in enumerate(upscaled(media)):
+            if index != count:
+                out.write(frame)
+            else:
+                break
+    return open_media(target)
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv", ".webm"])
+@pytest.mark.parametrize("bit_depth", [8, 10])
+def test_every_container_and_depth(tmp_path, extension, bit_depth, capfd):
+    source = write_clip(tmp_path / "in.mp4", matrix=1, primaries=1, transfer=1)
+    quality = Encoding(crf=2)  # the codec's own error out of the way
+    made = rewrite(source, tmp_path / f"out{extension}", bit_depth=bit_depth, encoding=quality)
+    assert (made.num_frames, made.frame_rate, made.times) == (12, NTSC_FILM, None)
+    assert (made.height, made.width, made.bit_depth) == (96, 128, bit_depth)
+    assert made.colour == open_media(source).colour
+    scale = 1 if bit_depth == 8 else 257
+    for mine, original in zip(made.frames(), upscaled(open_media(source)), strict=True):
+        assert abs((mine / scale).mean(axis=(0, 1)) - original.mean(axis=(0, 1))).max() < 0.7
+        assert abs(mine / scale - original).mean() < 2
+    assert capfd.readouterr().err == ""
+    assert sorted(os.listdir(tmp_path)) == sorted(["in.mp4", f"out{extension}"])
+
+
+def test_exact_duration(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", frames=24)
+    rewrite(source, tmp_path / "out.mp4")
+    for name in ("in.mp4", "out.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            stream = container.streams.video[0]
+            assert stream.duration * stream.time_base == 24 / NTSC_FILM
+            assert stream.frames == 24
+
+
+@pytest.mark.parametrize(
+    ("matrix", "primaries", "transfer", "full_range"),
+    [(1, 1, 1, False), (6, 6, 6, False), (9, 9, 16, False), (9, 9, 18, False), (1, 1, 13, True)],
+)
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_colour_tags_and_colours_survive(tmp_path, codec, matrix, primaries, transfer, full_range):
+    tags = {"primaries": primaries, "transfer": transfer, "full_range": full_range}
+    source = write_clip(tmp_path / "in.mp4", matrix=matrix, **tags, frames=4)
+    made = rewrite(source, tmp_path / "out.mp4", encoding=Encoding(codec=codec, crf=2))
+    assert made.colour == open_media(source).colour
+    assert vars(made.colour) == {"matrix": matrix, **tags}
+    for mine, original in zip(made.frames(), upscaled(open_media(source)), strict=True):
+        assert abs(mine.mean(axis=(0, 1)) - original.mean(axis=(0, 1))).max() < 0.7
+
+
+def test_10_bits_in_and_out(tmp_path):
+    source = write_clip(tmp_path / "in.mkv", codec="ffv1", pixel_format="yuv444p10le", matrix=9)
+    made = rewrite(source, tmp_path / "out.mp4", encoding=Encoding(crf=2))
+    assert made.bit_depth == 10
+    for mine, original in zip(made.frames(), upscaled(open_media(source)), strict=True):
+        assert mine.dtype == np.uint16
+        assert abs((mine.astype(float) - original).mean(axis=(0, 1))).max() < 0.5 * 257
+
+
+def test_odd_sizes_take_full_chroma(tmp_path):
+    with VideoWriter(tmp_path / "odd.mp4", height=35, width=51, rate=Fraction(30)) as out:
+        for index in range(3):
+            out.write(picture(index, 35, 51))
+    with av.open(str(tmp_path / "odd.mp4")) as container:
+        assert container.streams.video[0].pix_fmt == "yuv444p"
+    made = open_media(tmp_path / "odd.mp4")
+    assert (made.height, made.width, made.num_frames) == (35, 51, 3)
+    with pytest.raises(UserError, match="even"):
+        VideoWriter(
+            tmp_path / "b.mp4",
+            height=35,
+            width=51,
+            rate=Fraction(30),
+            encoding=Encoding(pixel_format="yuv420p"),
+        )
+
+
+def test_variable_rate_keeps_its_times(tmp_path):
+    ticks = [0, 30, 63, 120, 130, 190, 300]
+    source = write_clip(
+        tmp_path / "in.mp4", frames=7, ticks=ticks, time_base=Fraction(1, 600), rate=Fraction(20)
+    )
+    for extension, tolerance in ((".mp4", 0), (".mkv", 0.001)):
+        made = rewrite(source, tmp_path / f"out{extension}")
+        assert made.num_frames == 7
+        for mine, tick in zip(made.times, ticks, strict=True):
+            assert abs(mine - Fraction(tick, 600)) <= tolerance
+
+
+def test_rotation_is_applied_once(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", rotation=90, aspect=Fraction(4, 3))
+    made = rewrite(source, tmp_path / "out.mp4")
+    assert (made.height, made.width) == (128, 96)
+    assert made.sample_aspect_ratio == Fraction(3, 4)
+    shown = np.rot90(picture(0)).repeat(2, 0).repeat(2, 1)
+    assert abs(next(made.frames()).astype(float) - shown).mean() < 3
+
+
+def test_settings_reach_the_encoder(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(4)]
+    sizes = []
+    for crf in (10, 40):
+        with VideoWriter(
+            tmp_path / f"{crf}.mp4",
+            height=64,
+            width=64,
+            rate=Fraction(25),
+            encoding=Encoding(codec="libx264", crf=crf, preset="ultrafast", pixel_format="yuv422p"),
+        ) as out:
+            for frame in noise:
+                out.write(frame)
+        sizes.append((tmp_path / f"{crf}.mp4").stat().st_size)
+        with av.open(str(tmp_path / f"{crf}.mp4")) as container:
+            assert container.streams.video[0].pix_fmt == "yuv422p"
+    assert sizes[0] > 2 * sizes[1]
+
+
+def test_bad_outputs_get_one_line(tmp_path):
+    size = {"height": 48, "width": 64, "rate": Fraction(24)}
+    (tmp_path / "there.mp4").write_bytes(b"mine")
+    for path, options, words in [
+        (tmp_path / "a.xyz", {}, "must end in"),
+        (tmp_path / "absent" / "a.mp4", {}, "there is no folder"),
+        (tmp_path / "there.mp4", {}, "exists"),
+        (pathlib.Path("/proc/a.mp4"), {}, "cannot write into"),
+        (tmp_path / "a.mp4", {"encoding": Encoding(codec="nonesuch")}, "no video encoder"),
+        (tmp_path / "a.mp4", {"encoding": Encoding(pixel_format="yuv420p12le")}, "choose from"),
+        (tmp_path / "a.mp4", {"encoding": Encoding(preset="nonesuch")}, "cannot encode"),
+        (tmp_path / "a.mp4", {"rate": None}, "frame rate is needed"),
+        (tmp_path / "a.mp4", {"bit_depth": 9}, "bit_depth 9"),
+    ]:
+        with (
+            pytest.raises(UserError, match=words) as caught,
+            VideoWriter(path, **(size | options)) as out,
+        ):
+            out.write(picture(0))
+        assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == ["there.mp4"]
+    assert (tmp_path / "there.mp4").read_bytes() == b"mine"
+    check_video_output(tmp_path / "there.mp4", overwrite=True)
+
+
+def test_any_failure_leaves_nothing(tmp_path):
+    size = {"height": 48, "width": 64, "rate": Fraction(24)}
+    for failure in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(failure), VideoWriter(tmp_path / "a.mp4", **size) as out:
+            out.write(picture(0))
+            raise failure
+    with pytest.raises(UserError, match="no frame"), VideoWriter(tmp_path / "a.mp4", **size):
+        pass
+    with (
+        pytest.raises(ValueError, match="takes"),
+        VideoWriter(tmp_path / "a.mp4", **size) as out,
+    ):
+        out.write(picture(0, 24, 24))
+    assert os.listdir(tmp_path) == []
+
+
+def test_overwriting_replaces_only_at_the_end(tmp_path):
+    size = {"height": 48, "width": 64, "rate": Fraction(24)}
+    target = tmp_path / "a.mp4"
+    target.write_bytes(b"old")
+    with VideoWriter(target, **size, overwrite=True) as out:
+        out.write(picture(0))
+        assert target.read_bytes() == b"old"
+    assert open_media(target).num_frames == 1
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(self, packets):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer_module.VideoWriter, "_mux", full)
+    with (
+        pytest.raises(UserError, match="No space left"),
+        VideoWriter(tmp_path / "a.mp4", height=48, width=64, rate=Fraction(24)) as out,
+    ):
+        out.write(picture(0))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
+def test_a_write_that_the_system_refuses_is_one_line(tmp_path):
+    """A real refusal inside libav: the process may write files of 20 kB at most."""
+    program = textwrap.dedent("""
+        import resource, signal, sys
+        from fractions import Fraction
+        import numpy as np
+        from skipsr_jax.media.writer import VideoWriter
+        from skipsr_jax.errors import UserError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        rng = np.random.default_rng(0)
+        try:
+            with VideoWriter(sys.argv[1], height=128, width=128, rate=Fraction(24)) as out:
+                for _ in range(20):
+                    out.write(rng.integers(0, 256, (128, 128, 3), dtype=np.uint8))
+        except UserError as error:
+            print(error)
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.mkv")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+    assert "cannot write" in done.stdout and "File too large" in done.stdout
+    assert done.stderr == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_frame_folder(tmp_path):
+    source = tmp_path / "in"
+    with FrameFolderWriter(source) as out:
+        for index in range(3):
+            out.write(picture(index))
+        assert not source.exists()
+    media = open_media(source)
+    assert [file.name for file in media.files] == ["000000.png", "000001.png", "000002.png"]
+    (source / "000001.png").rename(source / "000001b.png")
+    media = open_media(source)
+    with FrameFolderWriter(tmp_path / "out", source=media) as out:
+        for frame in media.frames():
+            out.write(frame.astype(np.uint16) * 257)
+    made = open_media(tmp_path / "out")
+    assert [file.stem for file in made.files] == ["000000", "000001b", "000002"]
+    assert made.bit_depth == 16
+    np.testing.assert_array_equal(next(made.frames()), picture(0).astype(np.uint16) * 257)
+
+
+def test_frame_folder_refuses_and_cleans_up(tmp_path):
+    target = tmp_path / "out"
+    with pytest.raises(RuntimeError), FrameFolderWriter(target) as out:
+        out.write(picture(0))
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    target.mkdir()  # empty: may be filled
+    with FrameFolderWriter(target) as out:
+        out.write(picture(0))
+    with pytest.raises(UserError, match="not empty"):
+        FrameFolderWriter(target)
+    with FrameFolderWriter(target, overwrite=True) as out:
+        out.write(picture(1))
+    np.testing.assert_array_equal(next(open_media(target).frames()), picture(1))
+    (target / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"thesis\.txt"):
+        FrameFolderWriter(target, overwrite=True)
+    with pytest.raises(UserError, match="there is no folder"):
+        FrameFolderWriter(tmp_path / "absent" / "out")
