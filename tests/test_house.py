@@ -31,6 +31,7 @@ MAY_IMPORT = {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "data",
         "checkpoints", "evaluation",
     },
+    "cli": {"commandline", "inference", "training", "media", "parallel", "checkpoints", "data"},
     "inference": {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "checkpoints",
     },

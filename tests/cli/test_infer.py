@@ -13,12 +13,12 @@ import pytest
 import small_model
 from PIL import Image
 
-import infer
 from skipsr_jax.checkpoints import store
+from skipsr_jax.cli import infer
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.resize import upscale
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")

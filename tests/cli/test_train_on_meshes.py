@@ -15,13 +15,13 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-import train
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.cli import train
 from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 VAE_CONFIG = VAEConfig((4, 4, 4, 4), layers_per_block=1, norm_groups=2)
 STEPS, STOPPED_AFTER, DEADLINE = 24, 5, 300  # steps, steps, seconds
 

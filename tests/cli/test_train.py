@@ -14,10 +14,10 @@ import pytest
 from media_clips import write_clip
 from PIL import Image
 
-import train
 from skipsr_jax.checkpoints import store
+from skipsr_jax.cli import train
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 14
 PATIENCE = 600
 """Seconds until a process that does nothing counts as stuck."""

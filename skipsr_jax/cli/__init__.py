@@ -1,0 +1,1 @@
+"""The programs: what infer.py, train.py and the installed commands run."""

@@ -1,0 +1,87 @@
+"""Train one stage of a SkipSR model.
+
+    python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae
+    python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae --config.loop.steps=100
+
+The files in configs/ say what each stage needs and what it should reach. The workdir holds
+checkpoints, metrics.jsonl, pictures and TensorBoard events; the same command again resumes, on as
+many hosts as there are then. On several hosts run the same command on each, with --distributed; TPU
+pods, SLURM, Open MPI and Kubernetes say who is who, elsewhere --coordinator, --num_processes and
+--process_id do. The workdir is one that all hosts see.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from skipsr_jax import commandline
+from skipsr_jax.errors import UserError
+from skipsr_jax.parallel import hosts
+from skipsr_jax.training import loop
+from skipsr_jax.training.profile import ProfileWindow
+from skipsr_jax.training.settings import from_config
+from skipsr_jax.training.stages import registry as stages
+
+LIBRARIES_WITH_A_DIARY = ("orbax", "grain")
+"""Their information lines stay out of the log; their warnings are shown."""
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags beside --config."""
+    values = flags.FlagValues()
+    text = "Folder of this run, made if needed."
+    flags.DEFINE_string("workdir", None, text, flag_values=values)
+    hosts.define_flags(values)
+    text = "Trace these steps, first:stop, e.g. 10:15, into the workdir's folder profile."
+    flags.DEFINE_string("profile_steps", "", text, flag_values=values)
+    text = "Keep compiled programs in this folder, so that later runs start faster."
+    flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
+    return values
+
+
+def log_to_stderr() -> None:
+    """One readable line per message."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(
+            lambda record: (
+                record.levelno > logging.INFO
+                or not any(name in record.pathname for name in LIBRARIES_WITH_A_DIARY)
+            )
+        )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Config -> settings -> stage -> loop. Raises UserError for what the user can mend."""
+    values, config = commandline.parse(argv, "", define_flags(), __doc__)
+    if not values.workdir:
+        raise UserError("--workdir is missing: name the folder of this run")
+    if values.compile_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
+    hosts.join(values)
+    settings = from_config(config, stages.LOSS_KINDS)
+    logging.info("%d x %s, %s", jax.device_count(), jax.devices()[0].device_kind, settings)
+    profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
+    stage = stages.make(settings)
+    steps = loop.train(settings, stage, values.workdir, profile)
+    print(f"{settings.stage}: {steps} steps done, checkpoint in {values.workdir}/checkpoints")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 when done or stopped by SIGTERM, 1 after one line that says what is wrong."""
+    log_to_stderr()
+    try:
+        if not any(argument.lstrip("-").startswith(("config", "help")) for argument in argv):
+            raise UserError("--config is missing: name a file, e.g. --config=configs/tiny_vae.py")
+        run(argv)
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped", file=sys.stderr)
+        return 130
+    return 0
