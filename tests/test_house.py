@@ -1,17 +1,22 @@
-"""The picture of the rooms stays true: who may import whom, how long a file is, what opens it."""
+"""Rules about the source tree: imports, the length of files, docstrings, test files.
+
+One test holds one rule over all files, and its message lists every file that breaks it.
+"""
 
 import ast
+import fnmatch
 import pathlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "skipsr_jax"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+TESTS = ROOT / "tests"
 LONGEST = 400  # lines; most files end by 300
 
-# Each room and the rooms that it may import, besides itself and the floor below all rooms.
+# Modules that every package may import.
 FLOOR = {"types", "errors", "geometry"}
+# Each package directly under skipsr_jax and the packages that it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
@@ -37,51 +42,179 @@ MAY_IMPORT = {
     },
 }  # fmt: skip
 NOT_AT_RUN_TIME = {"torch", "tensorflow", "skvideo", "safetensors", "beartype", "pytest"}
-# Data workers are many processes without a device.
+# Data workers are many processes without a device, so these and all they import are free of jax.
 WITHOUT_JAX = {"media", "data"}
+JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
+NOT_YET_WITHOUT_JAX = {"tokens/plan.py"}  # registers TokenPlan as a pytree
+
+# Modules without a test file of the same path, and the test file that runs them instead.
+# A pattern of fnmatch stands for every module that it matches.
+TESTED_IN = {
+    "checkpoints/architecture.py": "checkpoints/test_keys.py",
+    "checkpoints/lazy.py": "checkpoints/test_safetensors_file.py",
+    "checkpoints/networks.py": "checkpoints/test_keys.py",
+    "checkpoints/staging.py": "checkpoints/test_convert.py",
+    "checkpoints/streaming.py": "checkpoints/test_store.py",
+    "checkpoints/torch_writer.py": "checkpoints/test_torch_file.py",
+    "commandline.py": "test_configs.py",
+    "data/builder.py": "data/test_build.py",
+    "data/degrade.py": "data/test_dataset.py",
+    "data/packing.py": "data/test_dataset.py",
+    "errors.py": "cli/test_infer.py",
+    "inference/cost.py": "inference/test_outputs.py",
+    "inference/model.py": "inference/test_pipeline.py",
+    "inference/report.py": "inference/test_outputs.py",
+    "inference/sparse_coding.py": "inference/test_pipeline.py",
+    "inference/upscaled_input.py": "inference/test_pipeline.py",
+    "kernels/attention/api.py": "kernels/attention/test_attention.py",
+    "kernels/attention/gpu_tiled.py": "kernels/attention/test_attention.py",
+    "kernels/attention/hopper/[!o]*.py": "kernels/attention/hopper/test_op.py",
+    "kernels/attention/problem.py": "kernels/attention/test_attention.py",
+    "kernels/attention/tpu/[!o]*.py": "kernels/attention/tpu/test_op.py",
+    "kernels/attention/triton.py": "kernels/attention/test_attention.py",
+    "kernels/choice.py": "kernels/attention/test_attention.py",
+    "kernels/norm_silu_concat/blocks/*.py": "kernels/norm_silu_concat/test_blocks.py",
+    "kernels/norm_silu_concat/frames/*.py": "kernels/norm_silu_concat/test_frames.py",
+    "kernels/norm_silu_concat/scale_shift.py": "kernels/norm_silu_concat/test_frames.py",
+    "kernels/norm_silu_concat/triton_channels.py": "kernels/norm_silu_concat/test_frames.py",
+    "media/encoding.py": "media/test_writer.py",
+    "models/dit/mlp.py": "models/dit/test_block.py",
+    "models/dit/modulation.py": "models/dit/test_block.py",
+    "models/layers/linear.py": "models/dit/test_block.py",
+    "models/layers/norms.py": "models/dit/test_block.py",
+    "models/params.py": "models/dit/test_model.py",
+    "models/presets.py": "parallel/test_presets.py",
+    "models/vae/group_norm.py": "models/vae/test_blocks.py",
+    "parallel/constrain.py": "parallel/test_mesh_and_rules.py",
+    "parallel/fsdp.py": "parallel/test_sequence.py",
+    "parallel/hosts.py": "cli/test_train_on_meshes.py",
+    "parallel/mesh.py": "parallel/test_mesh_and_rules.py",
+    "parallel/placement.py": "parallel/test_sequence.py",
+    "parallel/rules.py": "parallel/test_mesh_and_rules.py",
+    "pixels/resample.py": "inference/test_pipeline.py",
+    "tokens/buckets.py": "tokens/test_plan.py",
+    "tokens/kept.py": "tokens/test_plan.py",
+    "training/fit.py": "training/test_meshes.py",
+    "training/frozen_vae.py": "training/stages/test_distill.py",
+    "training/held_out.py": "training/test_mixed_packs.py",
+    "training/losses/composited.py": "training/stages/test_registry.py",
+    "training/losses/pixels.py": "training/stages/test_registry.py",
+    "training/metrics.py": "training/test_workdir.py",
+    "training/optimizer.py": "training/test_step.py",
+    "training/panels.py": "training/test_mixed_packs.py",
+    "training/stage.py": "training/test_step.py",
+    "training/stages/predictor.py": "training/stages/test_registry.py",
+    "training/stages/sr.py": "training/stages/test_registry.py",
+    "training/stages/vae.py": "training/stages/test_registry.py",
+    "training/stopping.py": "training/test_loop.py",
+    "types.py": "tokens/test_plan.py",
+}
 
 
-def room_of(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+@pytest.fixture(scope="module")
+def trees():
+    """Every module of the package by its path under it, parsed."""
+    sources = sorted(PACKAGE.rglob("*.py"))
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in sources}
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def room_of(module):
+    return module.split("/")[0].removesuffix(".py")
+
+
+def imported(tree):
+    """Dotted names that a module imports, those inside functions too."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
+            yield "." * node.level + (node.module or "")
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def names(path):
-    return str(path.relative_to(ROOT))
+def none_of(offenders, rule):
+    assert not offenders, f"{rule}:\n  " + "\n  ".join(offenders)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=names)
-def test_rooms_import_in_one_direction(path):
-    room = room_of(path)
-    if room == "__init__":
-        return
-    allowed = MAY_IMPORT[room] | FLOOR | {room}
-    for module in imported(path):
-        top, *rest = module.split(".")
-        assert top != "configs", f"{names(path)} imports {module}: nobody imports configs"
-        assert top not in NOT_AT_RUN_TIME, f"{names(path)} imports {module}"
-        assert top != "jax" or room not in WITHOUT_JAX, f"{names(path)} imports {module}"
-        if top == "skipsr_jax" and rest:
-            assert rest[0] in allowed, f"{names(path)} imports {module}"
+def test_packages_import_in_one_direction(trees):
+    offenders = []
+    for module, tree in trees.items():
+        room = room_of(module)
+        if room == "__init__":
+            continue
+        allowed = MAY_IMPORT.get(room, set()) | FLOOR | {room}
+        for name in imported(tree):
+            if name.startswith("skipsr_jax.") and name.split(".")[1] not in allowed:
+                offenders.append(f"{module} imports {name}")
+    none_of(offenders, "imports against MAY_IMPORT")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=names)
-def test_files_are_short_and_say_what_they_are(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= LONGEST
-    if text.strip():
-        assert ast.get_docstring(ast.parse(text)), f"{names(path)} has no docstring"
+def test_every_package_is_in_the_table_of_imports(trees):
+    assert {room_of(module) for module in trees} - {"__init__"} == set(MAY_IMPORT)
 
 
-def test_every_room_is_in_the_picture():
-    rooms = {room_of(path) for path in SOURCES} - {"__init__"}
-    assert rooms == set(MAY_IMPORT)
+def test_imports_are_absolute_and_needed_at_run_time(trees):
+    none_of(
+        [
+            f"{module} imports {name}"
+            for module, tree in trees.items()
+            for name in imported(tree)
+            if name.startswith(".") or name.split(".")[0] in NOT_AT_RUN_TIME | {"configs"}
+        ],
+        "imports that are relative, of configs, or of what only tests and tools install",
+    )
+
+
+def test_data_workers_never_import_jax(trees):
+    """Followed through every module of the package that they import, __init__ files included."""
+
+    def files_of(name):
+        parts = name.split(".")[1:]
+        packages = ["/".join([*parts[:i], "__init__.py"]) for i in range(len(parts) + 1)]
+        return [file for file in (*packages, "/".join(parts) + ".py") if file in trees]
+
+    reached = {module: module for module in trees if room_of(module) in WITHOUT_JAX}
+    queue, offenders = list(reached), set()
+    while queue:
+        module = queue.pop()
+        for name in imported(trees[module]):
+            if name.split(".")[0] in JAX and module not in NOT_YET_WITHOUT_JAX:
+                offenders.add(f"{reached[module]} imports {name.split('.')[0]}")
+            if name.split(".")[0] == "skipsr_jax":
+                found = [file for file in files_of(name) if file not in reached]
+                reached |= {file: f"{reached[module]} -> {file}" for file in found}
+                queue += found
+    none_of(sorted(offenders), f"jax is reached from {sorted(WITHOUT_JAX)}")
+
+
+def test_files_are_short():
+    lengths = {path: len(path.read_text().splitlines()) for path in sorted(PACKAGE.rglob("*.py"))}
+    none_of(
+        [f"{path.relative_to(ROOT)}: {n}" for path, n in lengths.items() if n > LONGEST],
+        f"files of more than {LONGEST} lines",
+    )
+
+
+def test_modules_open_with_a_docstring(trees):
+    none_of(
+        [module for module, tree in trees.items() if tree.body and not ast.get_docstring(tree)],
+        "modules without a docstring",
+    )
+
+
+def test_every_module_has_a_test_file(trees):
+    def twin(module):
+        folder, _, name = module.rpartition("/")
+        return (TESTS / folder / f"test_{name}").exists()
+
+    alone = [m for m in trees if not m.endswith("__init__.py") and not twin(m)]
+    listed = {m for pattern in TESTED_IN for m in fnmatch.filter(alone, pattern)}
+    none_of(
+        [f"{module}: write tests/ + its path, or add it to TESTED_IN" for module in alone
+         if module not in listed]
+        + [f"{pattern}: delete this row of TESTED_IN, every module that it names has a test file"
+           for pattern in TESTED_IN if not fnmatch.filter(alone, pattern)]
+        + [f"{pattern}: tests/{test} does not exist" for pattern, test in TESTED_IN.items()
+           if not (TESTS / test).exists()],
+        "modules and test files do not correspond",
+    )  # fmt: skip
