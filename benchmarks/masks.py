@@ -9,7 +9,6 @@ which ``clip_masks`` cuts masks that skip any share.
 """
 
 import itertools
-import os
 import pathlib
 from collections.abc import Sequence
 
@@ -20,6 +19,7 @@ from benchmarks.measure import run_program
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.degrade import oracle_error, oracle_mask
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import new_file
 from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
@@ -127,17 +127,15 @@ def main(argv: Sequence[str]) -> int:
     if out.endswith(".npy") and len(values.clip) > 1:
         raise UserError("--out: an .npy holds one mask; name one --clip, or an .npz for the errors")
     clips = {pathlib.Path(path).stem: read_clip(path, values.frames) for path in values.clip}
-    part = f"{out}.part"
-    with open(part, "wb") as file:
+    with new_file(pathlib.Path(out), overwrite=True) as temporary:
         if out.endswith(".npz"):
             errors = {name: oracle_error(clip) for name, clip in clips.items()}
-            np.savez(file, **errors)
+            np.savez(temporary, **errors)
             said = ", ".join(f"{name} {error.shape}" for name, error in errors.items())
         else:
             keep = oracle_mask(*clips.values())
-            np.save(file, keep)
+            np.save(temporary, keep)
             said = f"{keep.shape} patches, {100 * (1 - keep.mean()):.1f} % skipped"
-    os.replace(part, out)
     print(f"{out}: {said}")
     return 0
 

@@ -7,6 +7,7 @@ count. Ratios are only taken between numbers of one run.
 import concurrent.futures
 import json
 import os
+import pathlib
 import statistics
 import sys
 import time
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import new_file
 
 CEILING_SIDE = 8192
 """Side of the square matrices whose product gives the matmul ceiling."""
@@ -101,10 +103,8 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def write_json(path: str, content: Any) -> None:
     """Writes ``content`` under a temporary name, then renames it."""
-    part = path + ".part"
-    with open(part, "w") as file:
-        json.dump(content, file, indent=1)
-    os.replace(part, path)
+    with new_file(pathlib.Path(path), overwrite=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
 
 
 def run_program(name: str, main: Callable[[Sequence[str]], int]) -> None:

@@ -10,12 +10,10 @@ shows in names and shapes. Either direction writes a new folder, needs as much f
 memory for the largest array only. Invariant: there and back gives every tensor byte for byte.
 """
 
-import contextlib
 import hashlib
 import pathlib
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +36,7 @@ from skipsr_jax.checkpoints.dataclass_json import from_json, to_json
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import check_absent, new_folder, temporary_folder
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.params import flatten, unflatten
 from skipsr_jax.models.vae import VAEConfig
@@ -69,19 +68,6 @@ def _sha256(path: str) -> dict[str, Any]:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"file": pathlib.Path(path).name, "sha256": digest}
-
-
-@contextlib.contextmanager
-def _scratch(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside ``out`` (same disk, so that sizes are foreseeable), gone afterwards."""
-    folder = out.with_name(out.name + ".scratch")
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _bar(total: int, what: str) -> tqdm:
@@ -131,8 +117,7 @@ def import_official(
       UserError: a file cannot be read, is another network, or has tensors that do not fit.
     """
     folder = pathlib.Path(store.absolute(out))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; choose another name or remove it")
+    check_absent(folder, folder=True)
     found = _networks(sources, section, norm_groups)
     text = {name: read_text(path) for name, path in texts.items()}
     if "dit" in found:
@@ -148,7 +133,7 @@ def import_official(
         part: staging.mixed_dtypes(entries, tensors)
         for part, (_, entries, tensors) in found.items()
     }
-    with _scratch(folder) as scratch:
+    with temporary_folder(folder) as scratch:  # on the disk of the result: its size is foreseeable
         params: dict[str, Any] = {"text": text} if text else {}
         for part, (_, entries, tensors) in found.items():
             (scratch / part).mkdir()
@@ -193,17 +178,14 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
     the checkpoint cannot be read or ``out`` exists.
     """
     folder = pathlib.Path(store.absolute(out))
-    if folder.exists():
-        raise UserError(f"{folder}: exists already; choose another name or remove it")
+    check_absent(folder)
     config = store.load_config(checkpoint)
     shapes = store.stored_shapes(checkpoint)
     parts = [part for part in CONFIG_CLASSES if part in shapes]
     if not parts and "text" not in shapes:
         raise UserError(f"{checkpoint}: holds no transformer, autoencoder or text embeddings")
     writer = torch_writer if form == "pth" else safetensors_file
-    with _scratch(folder) as scratch:
-        done = scratch / "out"
-        done.mkdir()
+    with new_folder(folder) as done, temporary_folder(folder) as scratch:
         for part in parts:
             (scratch / part).mkdir()
             source = f"{checkpoint} ({part})"
@@ -219,7 +201,6 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
         if "text" in shapes:
             for name, array in store.restore_host(checkpoint, ("text",))["text"].items():
                 torch_writer.write(done / TEXT_FILES[name], {"": lazy.of_array(array)})
-        done.rename(folder)
     return sorted(file.name for file in folder.iterdir())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from skipsr_jax.checkpoints.lazy import LazyTensor, dtype_named, pieces
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import check_absent, new_file
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -97,8 +98,7 @@ def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
     Raises UserError when ``path`` exists, ValueError when a dtype has no name in the format.
     """
     path = pathlib.Path(path)
-    if path.exists():
-        raise UserError(f"{path}: exists already; choose another name or remove it")
+    check_absent(path)
     header, offset = {}, 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _NAMES:
@@ -111,13 +111,8 @@ def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
         offset += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors start on a multiple of 8 bytes
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for tensor in tensors.values():
-                for piece in pieces(tensor):
-                    file.write(piece)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors.values():
+            for piece in pieces(tensor):
+                file.write(piece)

@@ -11,6 +11,7 @@ that saved it; a folder under its final name is complete.
 
 import json
 import os
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,7 @@ from etils import epath
 
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import check_absent, new_folder
 from skipsr_jax.models.params import Params, flatten, unflatten
 
 FORMAT_VERSION = 1
@@ -251,22 +253,27 @@ def save_model(
 ) -> epath.Path:
     """Writes a model checkpoint and returns its folder. ``format_version`` is added to ``config``.
 
-    Written under ``<path>.partial``, then renamed (on ``gs://`` Orbax's own commit marker stands
-    for that). Raises UserError when ``path`` holds anything already, or when params nest wrongly.
+    It is written under a temporary name, then renamed (on ``gs://`` Orbax's own commit marker
+    stands for that). Raises UserError when ``path`` holds anything already, ValueError when params
+    nest wrongly.
     """
     root = absolute(path)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root}: exists already; choose another name or remove it")
+    check_absent(root, folder=True)
     check_plain(params)
-    local = "://" not in os.fspath(root)
-    place = root.with_name(root.name + ".partial") if local else root
-    if local and place.exists():
-        place.rmtree()
-    place.mkdir(parents=True)
+    if "://" in os.fspath(root):
+        root.mkdir(parents=True)
+        _write_model(root, params, config, step)
+    else:
+        with new_folder(pathlib.Path(root)) as folder:
+            _write_model(epath.Path(folder), params, config, step)
+    return root
+
+
+def _write_model(folder: epath.Path, params: Params, config: dict[str, Any], step: int) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     handlers = {"state": state_handler(_WRITE_GB), "config": ocp.JsonCheckpointHandler()}
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
-    with ocp.CheckpointManager(place, options=options, item_handlers=handlers) as manager:
+    with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
         manager.save(
             step,
             args=ocp.args.Composite(
@@ -274,11 +281,6 @@ def save_model(
                 config=ocp.args.JsonSave({"format_version": FORMAT_VERSION} | config),
             ),
         )
-    if local:
-        if root.exists():
-            root.rmdir()
-        place.rename(root)
-    return root
 
 
 def check_plain(params: dict, prefix: str = "") -> None:

@@ -13,7 +13,7 @@ import zipfile
 
 from skipsr_jax.checkpoints.lazy import LazyTensor, dtype_named, pieces
 from skipsr_jax.checkpoints.torch_file import STORAGES, UNTYPED
-from skipsr_jax.errors import UserError
+from skipsr_jax.files import check_absent, new_file
 
 _STORAGE_OF = {dtype_named(dtype): name for name, dtype in STORAGES.items()}
 _NAME_OF = {dtype_named(name): name for name in UNTYPED}
@@ -94,8 +94,7 @@ def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
     Raises UserError when ``path`` exists, ValueError when torch has no such dtype.
     """
     path = pathlib.Path(path)
-    if path.exists():
-        raise UserError(f"{path}: exists already; choose another name or remove it")
+    check_absent(path)
     for name, tensor in tensors.items():
         if tensor.dtype not in _STORAGE_OF and tensor.dtype not in _NAME_OF:
             raise ValueError(f"{name}: torch has no dtype {tensor.dtype}")
@@ -109,14 +108,9 @@ def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
         tree = pickle.EMPTY_DICT + pickle.MARK + b"".join(items) + pickle.SETITEMS
     tree = pickle.PROTO + b"\x02" + tree + pickle.STOP
     root = path.stem
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            _add(archive, f"{root}/data.pkl", len(tree), [tree])
-            _add(archive, f"{root}/byteorder", 6, [b"little"])
-            for i, tensor in enumerate(tensors.values()):
-                _add(archive, f"{root}/data/{i}", tensor.nbytes, pieces(tensor))
-            _add(archive, f"{root}/version", 2, [b"3\n"])
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with new_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _add(archive, f"{root}/data.pkl", len(tree), [tree])
+        _add(archive, f"{root}/byteorder", 6, [b"little"])
+        for i, tensor in enumerate(tensors.values()):
+            _add(archive, f"{root}/data/{i}", tensor.nbytes, pieces(tensor))
+        _add(archive, f"{root}/version", 2, [b"3\n"])

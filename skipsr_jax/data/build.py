@@ -9,9 +9,7 @@ not at all.
 """
 
 import json
-import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +22,7 @@ from skipsr_jax.data.builder import SkipsrClips
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import put_in_place, temporary_folder
 
 LONGEST = 250
 """Frames of a record, by default: ten seconds are read at once for any stretch in them."""
@@ -55,24 +54,20 @@ def build(source: str, out: str, longest: int = LONGEST) -> dict[str, Any]:
     if is_built(source):
         raise UserError(f"{source} is a built dataset already: name the folder it was made from")
     sources = find_sources([source])
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot write into {target.parent}: {error.strerror}") from error
-    builder = SkipsrClips(sources, source, longest, str(partial))
-    try:
-        builder.download_and_prepare()
-        folder = pathlib.Path(builder.data_dir)
-        index = _index(folder)
-        (folder / INDEX_NAME).write_text(json.dumps(index, indent=1))
-        os.rename(folder, target)
+        with temporary_folder(target) as scratch:
+            builder = SkipsrClips(sources, source, longest, str(scratch))
+            try:
+                builder.download_and_prepare()
+            finally:
+                if builder.failure is not None:
+                    raise builder.failure
+            folder = pathlib.Path(builder.data_dir)
+            index = _index(folder)
+            (folder / INDEX_NAME).write_text(json.dumps(index, indent=1))
+            put_in_place(folder, target)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if builder.failure is not None:
-            raise builder.failure
     return index
 
 

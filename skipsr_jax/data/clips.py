@@ -15,7 +15,6 @@ import io
 import os
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 
 import av
@@ -25,6 +24,7 @@ from PIL import Image
 from skipsr_jax.data.records import find_records, is_built, payload
 from skipsr_jax.data.source import Kind, Source
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import new_file
 from skipsr_jax.types import HostArray, UInt8
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".y4m"})
@@ -211,7 +211,6 @@ def read(
         path.parent.mkdir(parents=True, exist_ok=True)
         clip = decode(source, 0, source.frames)
         # Another worker may write the same clip now: both write the same bytes, the last one wins.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.save(file, clip)
-        os.replace(file.name, path)
+        with new_file(path, overwrite=True) as temporary:
+            np.save(temporary, clip)
     return np.load(path, mmap_mode="r")[start : start + count]

@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import new_file, temporary_path
 from skipsr_jax.media.colour import ColourTags, RgbFrame, bit_depth_of, to_rgb
 
 IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -73,8 +74,11 @@ def write_image(
     """
     path = pathlib.Path(path)
     check_image_output(path, overwrite=overwrite, bit_depth=8 * array.dtype.itemsize)
-    with replaced_on_success(path) as partial:
-        save_rgb(partial, array, icc_profile)
+    try:
+        with new_file(path, overwrite=overwrite) as temporary:
+            save_rgb(temporary, array, icc_profile)
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def check_image_output(path: pathlib.Path, *, overwrite: bool = False, bit_depth: int = 8) -> None:
@@ -112,30 +116,12 @@ def check_place(path: pathlib.Path, *, overwrite: bool) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {folder}; create it first")
-    probe = partial_name(path)
+    probe = temporary_path(path)
     try:
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write into the folder {folder}: {error.strerror}") from error
-
-
-def partial_name(path: pathlib.Path) -> pathlib.Path:
-    """The temporary name beside ``path``, with its extension: same file system, hidden."""
-    return path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-
-
-@contextlib.contextmanager
-def replaced_on_success(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary name; renames it to ``path`` at a clean end, else removes it."""
-    partial = partial_name(path)
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_error(path: pathlib.Path, error: OSError) -> UserError:

@@ -15,13 +15,13 @@ from types import TracebackType
 import av
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import put_in_place, temporary_path
 from skipsr_jax.media.audio import AudioCopy
 from skipsr_jax.media.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
 from skipsr_jax.media.images import (
     IMAGE_EXTENSIONS,
     check_place,
-    partial_name,
     save_rgb,
     write_error,
 )
@@ -84,7 +84,8 @@ class VideoWriter:
             encoding, self.path.suffix.lower(), depth, odd=bool(height % 2 or width % 2)
         )
         self._check_pixel_aspect()
-        self._partial = partial_name(self.path)
+        self._partial = temporary_path(self.path)
+        self._overwrite = overwrite
         self._copy_audio = bool(audio and same_rate and source and source.has_audio)
         self._container: av.container.OutputContainer | None = None
         self._audio: AudioCopy | None = None
@@ -193,7 +194,7 @@ class VideoWriter:
             self._audio.close()
         if self._container:
             self._container.close()
-        os.replace(self._partial, self.path)
+        put_in_place(self._partial, self.path, overwrite=self._overwrite)
 
     def _abandon(self) -> None:
         """Closes what is open and removes the temporary file; nothing to do after a clean end."""
@@ -231,7 +232,8 @@ class FrameFolderWriter:
         self.frames_written = 0
         self._names = [file.stem for file in source.files] if source else []
         self._profile = source.icc_profile if source else None
-        self._partial = partial_name(self.path)
+        self._partial = temporary_path(self.path)
+        self._overwrite = overwrite
 
     def __enter__(self) -> "FrameFolderWriter":
         try:
@@ -267,11 +269,7 @@ class FrameFolderWriter:
     def _finish(self) -> None:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
-        replaced = self._partial.with_name(f"{self._partial.name}.replaced")
-        if self.path.is_dir():
-            os.replace(self.path, replaced)
-        os.replace(self._partial, self.path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        put_in_place(self._partial, self.path, overwrite=self._overwrite)
 
 
 def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:

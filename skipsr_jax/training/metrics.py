@@ -16,6 +16,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from skipsr_jax.checkpoints import store
+from skipsr_jax.files import new_file
 from skipsr_jax.training.stage import Batch, Metrics, by_shape
 from skipsr_jax.types import Float, HostArray
 
@@ -75,9 +76,8 @@ class MetricWriter:
         logging.info("step %d  %s", step, shown)
 
     def _rewrite(self) -> None:
-        part = self._path.with_suffix(".part")
-        part.write_text("".join(line + "\n" for line in self._lines))
-        part.replace(self._path)
+        with new_file(self._path, overwrite=True) as temporary:
+            temporary.write_text("".join(line + "\n" for line in self._lines))
 
     def write_pictures(self, step: int, pictures: Sequence[Float[HostArray, "h w 3"]]) -> None:
         """Pixels in [0, 1] -> samples/<step>_<number>.png, and to TensorBoard."""
@@ -87,10 +87,9 @@ class MetricWriter:
         folder.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures):
             shown = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-            part = folder / f"{step:07d}_{number}.part"
-            with part.open("wb") as file:
+            path = folder / f"{step:07d}_{number}.png"
+            with new_file(path, overwrite=True) as temporary, temporary.open("wb") as file:
                 Image.fromarray(shown).save(file, "PNG")
-            part.replace(part.with_suffix(".png"))
             self._board.add_image(f"samples/{number}", shown, step, dataformats="HWC")
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import jax
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import new_file
 from skipsr_jax.training.settings import Settings
 
 IDENTITY = ("stage", "model")
@@ -39,9 +40,8 @@ def claim(workdir: str, settings: Settings) -> store.epath.Path:
             raise UserError(f"{folder} holds a run of {differ}: name another --workdir")
     folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
-        part = folder / "config.json.part"
-        part.write_text(json.dumps(to_json(settings), indent=2))
-        part.replace(path)
+        with new_file(path, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(to_json(settings), indent=2))
     return folder
 
 

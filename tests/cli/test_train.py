@@ -16,6 +16,7 @@ from PIL import Image
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.cli import train
+from skipsr_jax.files import is_temporary
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 14
@@ -160,7 +161,7 @@ def test_a_run_leaves_measures_pictures_and_a_trace(clips, compiled, tmp_path):
     assert quality["quality/clips/skip"] == pytest.approx(11 / 12)  # a plan has to keep one
 
     pictures = sorted(workdir.glob("samples/*.png"))
-    assert pictures and not list(workdir.glob("samples/*.part"))
+    assert pictures and not any(is_temporary(path) for path in workdir.rglob("*"))
     assert Image.open(pictures[0]).size == (5 * 48, 32)
     assert list(workdir.glob("profile/**/*.xplane.pb")), said
 
