@@ -48,7 +48,7 @@ def check_absent(path: AnyPath, *, folder: bool = False) -> None:
         raise UserError(f"{path}: exists already; choose another name or remove it")
 
 
-def put_in_place(temporary: AnyPath, path: AnyPath, *, overwrite: bool = False) -> None:
+def commit(temporary: AnyPath, path: AnyPath, *, overwrite: bool = False) -> None:
     """Renames the complete file or folder ``temporary`` to ``path``.
 
     With ``overwrite``, a file is replaced in one step, and a folder is moved aside first and
@@ -77,7 +77,7 @@ def new_file(path: AnyPath, *, overwrite: bool = False) -> Iterator[AnyPath]:
     temporary = temporary_path(path)
     try:
         yield temporary
-        put_in_place(temporary, path, overwrite=overwrite)
+        commit(temporary, path, overwrite=overwrite)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -88,7 +88,7 @@ def temporary_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Makes a folder beside ``path``, and ``path``'s parents; removes the folder at the end.
 
     For what is needed while ``path`` is made: it is on the same file system, so that what is
-    complete in it can be renamed by `put_in_place`.
+    complete in it can be renamed by `commit`.
     """
     folder = temporary_path(path)
     folder.mkdir(parents=True)
@@ -108,4 +108,4 @@ def new_folder(path: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathl
         check_absent(path, folder=True)
     with temporary_folder(path) as folder:
         yield folder
-        put_in_place(folder, path, overwrite=overwrite)
+        commit(folder, path, overwrite=overwrite)

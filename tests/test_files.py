@@ -6,10 +6,10 @@ import pytest
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import (
+    commit,
     is_temporary,
     new_file,
     new_folder,
-    put_in_place,
     temporary_folder,
     temporary_path,
 )
@@ -98,5 +98,5 @@ def test_what_is_complete_leaves_a_temporary_folder(tmp_path):
     with temporary_folder(tmp_path / "out") as scratch:
         (scratch / "inner").mkdir()
         (scratch / "rest").touch()
-        put_in_place(scratch / "inner", tmp_path / "out")
+        commit(scratch / "inner", tmp_path / "out")
     assert names(tmp_path) == ["out"]

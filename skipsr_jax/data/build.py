@@ -22,7 +22,7 @@ from skipsr_jax.data.builder import SkipsrClips
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import put_in_place, temporary_folder
+from skipsr_jax.files import commit, temporary_folder
 
 LONGEST = 250
 """Frames of a record, by default: ten seconds are read at once for any stretch in them."""
@@ -65,7 +65,7 @@ def build(source: str, out: str, longest: int = LONGEST) -> dict[str, Any]:
             folder = pathlib.Path(builder.data_dir)
             index = _index(folder)
             (folder / INDEX_NAME).write_text(json.dumps(index, indent=1))
-            put_in_place(folder, target)
+            commit(folder, target)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}") from error
     return index

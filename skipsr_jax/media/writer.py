@@ -15,7 +15,7 @@ from types import TracebackType
 import av
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import put_in_place, temporary_path
+from skipsr_jax.files import commit, temporary_path
 from skipsr_jax.media.audio import AudioCopy
 from skipsr_jax.media.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
@@ -194,7 +194,7 @@ class VideoWriter:
             self._audio.close()
         if self._container:
             self._container.close()
-        put_in_place(self._partial, self.path, overwrite=self._overwrite)
+        commit(self._partial, self.path, overwrite=self._overwrite)
 
     def _abandon(self) -> None:
         """Closes what is open and removes the temporary file; nothing to do after a clean end."""
@@ -269,7 +269,7 @@ class FrameFolderWriter:
     def _finish(self) -> None:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
-        put_in_place(self._partial, self.path, overwrite=self._overwrite)
+        commit(self._partial, self.path, overwrite=self._overwrite)
 
 
 def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:
