@@ -39,9 +39,9 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
-from benchmarks.presets import MODELS, abstract_networks, load_config
+from benchmarks.presets import MODELS, abstract_networks
 from benchmarks.transformer import TEXT_TOKENS, random_parameters
-from skipsr_jax.commandline import parse_flags
+from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.model import Model
@@ -104,7 +104,7 @@ def make_stages(name: str, dtype: Any) -> GivenMask:
 
 def settings_of(name: str, coding: str) -> Settings:
     """Those of the model's config, with the mask from the stages, encoded and decoded so."""
-    settings = from_config(load_config(name))
+    settings = from_config(read_config(name))
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
     return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding)
 

@@ -1,7 +1,7 @@
 """Quality of a model on a folder of true clips and pictures, skipped and dense beside bicubic.
 
     python -m benchmarks.quality --folder=../shared/data/eval --out=quality.json
-    python -m benchmarks.quality --config=configs/tiny.py --folder=clips --frames=9 --nodense
+    python -m benchmarks.quality --config=tiny --folder=clips --frames=9 --nodense
     python -m benchmarks.quality --folder=../shared/data/eval --nopictures  # the masks alone
 
 Each file is made smaller by area averaging (4x, or --scale) and upscaled again. The table gives
@@ -91,7 +91,7 @@ def measure(path: os.PathLike, stages: Stages, settings: Settings, values) -> Ro
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values, config = commandline.parse(argv, "configs/tiny.py", define_flags(), __doc__)
+    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__)
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)

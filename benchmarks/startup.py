@@ -35,11 +35,11 @@ from PIL import Image
 
 from benchmarks.dit import size_of
 from benchmarks.measure import format_table, run_program, write_json
-from benchmarks.presets import MODELS, REPOSITORY, abstract_networks, config_path, load_config
+from benchmarks.presets import MODELS, REPOSITORY, abstract_networks
 from benchmarks.transformer import TEXT_TOKENS
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.checkpoints.store import save_model
-from skipsr_jax.commandline import parse_flags
+from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.models.params import to_dict
@@ -146,7 +146,7 @@ def run_infer(
 ) -> dict[str, float]:
     """Seconds of ``infer.py --warmup``, as it says them, and of the whole process."""
     command = [
-        sys.executable, REPOSITORY / "infer.py", f"--config={config_path(model)}",
+        sys.executable, REPOSITORY / "infer.py", f"--config={model}",
         f"--config.checkpoint={checkpoint}", "--config.mask.source=input", f"--input={clip}",
         "--folder=frames", "--warmup", f"--warmup_from={share}", f"--compile_cache_dir={cache}",
     ]  # fmt: skip
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     count, height, width = size_of(values.clip)
-    scale = int(load_config(values.model).size.factor)
+    scale = int(read_config(values.model).size.factor)
     if height % scale or width % scale:
         raise UserError(f"--clip={values.clip}: its sides must be multiples of {scale}")
     with tempfile.TemporaryDirectory(dir=values.folder) as folder:

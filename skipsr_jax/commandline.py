@@ -1,8 +1,8 @@
-"""Command lines with a config file: flags and a locked ConfigDict, with one clear line per mistake.
+"""Parses command lines: flags, and a config with overrides. Each mistake is one clear line.
 
-``--config=file.py`` names a Python file with ``get_config()``; ``--config.a.b=value`` overrides one
-entry. Invariant: an unknown flag, an unknown key or a value of the wrong type raises UserError
-before anything else happens.
+``--config=NAME`` names a config that comes with the package, or a Python file with
+``get_config()``; ``--config.a.b=value`` overrides one entry. Invariant: an unknown flag, an unknown
+key or a value of the wrong type raises UserError before anything else happens.
 """
 
 import difflib
@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.resources import find_config
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -33,24 +34,33 @@ def _entry(config: ConfigDict, key: str) -> object:
 
 
 def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
-    """The file that --config names (the last one, else ``default``), and the other arguments."""
-    path, rest, position = default, [], 0
+    """The value of --config (the last one, else ``default``), and the other arguments."""
+    name, rest, position = default, [], 0
     while position < len(argv):
         argument = argv[position]
         if argument in ("--config", "-config"):
             position += 1
             if position == len(argv):
-                raise UserError("--config needs a file: --config=configs/tiny.py")
-            path = argv[position]
+                raise UserError("--config needs a name or a file: --config=tiny")
+            name = argv[position]
         elif argument.startswith(("--config=", "-config=")):
-            path = argument.split("=", 1)[1]
+            name = argument.split("=", 1)[1]
         else:
             rest.append(argument)
         position += 1
-    return path, rest
+    return name, rest
 
 
-def _read_config(path: str) -> ConfigDict:
+def read_config(name: str) -> ConfigDict:
+    """Returns what ``get_config()`` of a config returns.
+
+    Args:
+      name: of a config that comes with the package, or the path of a Python file.
+
+    Raises:
+      UserError: there is no such config, or the file does not define a config.
+    """
+    path = find_config(name)
     try:
         namespace = runpy.run_path(path)
     except OSError as error:
@@ -127,7 +137,7 @@ def parse(
 
     Args:
       argv: as in sys.argv.
-      default_config: the config file when --config is not given.
+      default_config: the name or the file of the config when --config is not given.
       flag_values: where the program's other flags are defined.
       about: the program's description, for --help.
 
@@ -135,15 +145,15 @@ def parse(
       SystemExit: after printing the help that was asked for.
       UserError: an unknown flag or key, a value of the wrong type, a config that cannot be read.
     """
-    path, argv = _split_config(argv, default_config)
-    config = _read_config(path)
+    name, argv = _split_config(argv, default_config)
+    config = read_config(name)
     if _asks_for_help(argv):
         entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
-        _end_with_help(about, flag_values, f"\n\nentries of {path}:\n{entries}")
+        _end_with_help(about, flag_values, f"\n\nentries of {name}:\n{entries}")
     _check_keys(argv, config)
     try:
         config_flags.DEFINE_config_dict(
-            "config", config, "Python file with get_config(); --config.a.b=value overrides.",
+            "config", config, "A config's name or file; --config.a.b=value overrides.",
             flag_values=flag_values, sys_argv=argv, lock_config=True,
         )  # fmt: skip
     except flags.Error as error:

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "errors": set(),
     "geometry": set(),
     "files": set(),
-    "commandline": set(),
+    "resources": set(),
+    "commandline": {"resources"},
     "media": set(),
     "tokens": set(),
     "diffusion": set(),
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "cli": {"commandline", "inference", "training", "media", "parallel", "checkpoints", "data"},
     "inference": {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "checkpoints",
+        "resources",
     },
 }  # fmt: skip
 NOT_AT_RUN_TIME = {"torch", "tensorflow", "skvideo", "safetensors", "beartype", "pytest"}
@@ -57,7 +59,6 @@ TESTED_IN = {
     "checkpoints/staging.py": "checkpoints/test_convert.py",
     "checkpoints/streaming.py": "checkpoints/test_store.py",
     "checkpoints/torch_writer.py": "checkpoints/test_torch_file.py",
-    "commandline.py": "test_configs.py",
     "data/builder.py": "data/test_build.py",
     "data/degrade.py": "data/test_dataset.py",
     "data/packing.py": "data/test_dataset.py",

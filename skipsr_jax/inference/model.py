@@ -5,8 +5,6 @@ the parts that the run needs, with parameters that fit them.
 """
 
 import dataclasses
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -29,8 +27,7 @@ from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.parallel.mesh import replicated
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads
-
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+from skipsr_jax.resources import find_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +57,6 @@ def compute_dtype(name: str) -> Any:
     return jnp.dtype(name).type
 
 
-def locate(path: str) -> str:
-    """A relative checkpoint path is taken from here, or else from the repository's root."""
-    beside = REPOSITORY / path
-    if "://" in path or os.path.exists(path) or not beside.exists():
-        return path
-    return str(beside)
-
-
 def _part(config: dict[str, Any], name: str, cls: type, source: str) -> Any:
     if name not in config:
         have = ", ".join(key for key in config if key in ("vae", "dit", "predictor")) or "none"
@@ -82,7 +71,7 @@ def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = 
     Each device reads its part of the parameters. Raises UserError when the checkpoint is missing,
     damaged, of another kind, or lacks a part, and when its heads do not divide over the mesh.
     """
-    source = locate(path)
+    source = find_checkpoint(path)
     kind = compute_dtype(dtype)
     kinds = {"dtype": kind, "param_dtype": kind}
     config = store.load_config(source)

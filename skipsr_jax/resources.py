@@ -1,0 +1,72 @@
+"""Finds the configs and the checkpoint that come with the package.
+
+In the repository they are the top-level folders configs/ and checkpoints/. A wheel holds them as
+skipsr_jax/configs and skipsr_jax/pretrained (setup.py maps the names). Invariant: a checkout, an
+editable install and an installed wheel find the same files, from any working directory.
+"""
+
+import difflib
+import os
+import pathlib
+
+from skipsr_jax.errors import UserError
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+
+
+def _folder(in_wheel: str, in_checkout: str) -> pathlib.Path:
+    """The folder inside the package, or else the one beside it in the repository."""
+    inside = PACKAGE / in_wheel
+    return inside if inside.is_dir() else PACKAGE.parent / in_checkout
+
+
+CONFIGS = _folder("configs", "configs")
+"""Holds one ``<name>.py`` for each config."""
+CHECKPOINTS = _folder("pretrained", "checkpoints")
+"""Holds ``tiny``, the checkpoint of the config tiny."""
+
+
+def config_names() -> list[str]:
+    """Returns the names of the configs that come with the package, sorted."""
+    return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+
+
+def find_config(name: str) -> str:
+    """Returns the path of a config file.
+
+    Args:
+      name: the path of a Python file, or the name of a config of the package, such as seedvr2_3b.
+        A file that exists is preferred to a config of the same name.
+
+    Raises:
+      UserError: there is neither such a file nor such a config. The message names the configs that
+        there are, those with similar names first.
+    """
+    if os.path.isfile(name):
+        return name
+    known = config_names()
+    if name in known:
+        return str(CONFIGS / f"{name}.py")
+    stem = pathlib.PurePath(name).stem
+    if name != stem:  # a path
+        hint = f": --config={stem} names the config that comes with the package"
+        raise UserError(f"there is no config file {name}{hint if stem in known else ''}")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    others = [other for other in known if other not in near]
+    raise UserError(
+        f"there is no config {name!r}: name a Python file or one of {', '.join(near + others)}"
+    )
+
+
+def find_checkpoint(path: str) -> str:
+    """Returns the path or URL of a checkpoint.
+
+    A path that exists is returned as it is. ``checkpoints/<name>`` that does not exist in the
+    working directory is looked up among the checkpoints that come with the package. Anything else
+    is returned as it is, too: reading it will say that it is missing.
+    """
+    if "://" in path or os.path.exists(path):
+        return path
+    parts = pathlib.PurePath(path).parts
+    shipped = CHECKPOINTS.joinpath(*parts[1:])
+    return str(shipped) if parts[:1] == ("checkpoints",) and shipped.exists() else path

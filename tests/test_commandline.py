@@ -1,0 +1,68 @@
+"""--config takes a name or a file; what is wrong with either is said in one line."""
+
+import pathlib
+
+import pytest
+from absl import flags
+
+from skipsr_jax import commandline
+from skipsr_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def parse(*argv):
+    return commandline.parse(["program", *argv], "tiny", flags.FlagValues())[1]
+
+
+def test_a_config_by_name_from_any_directory():
+    assert parse().checkpoint == "checkpoints/tiny"
+    assert parse("--config=seedvr2_3b").checkpoint == "checkpoints/seedvr2_3b"
+    assert parse("--config", "tiny_sr").stage == "sr"
+
+
+def test_a_config_that_builds_on_another_by_name():
+    config = parse("--config=seedvr_7b_sr", "--config.loop.steps=3")
+    assert (config.model, config.loop.steps) == ("seedvr_7b", 3)
+
+
+def test_a_config_by_path():
+    pathlib.Path("mine.py").write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n"
+        "    return ConfigDict({'answer': 42})\n"
+    )
+    assert parse("--config=mine.py").answer == 42
+    assert parse(f"--config={pathlib.Path.cwd()}/mine.py", "--config.answer=3").answer == 3
+
+
+def test_help_says_which_config_has_the_entries(capsys):
+    with pytest.raises(SystemExit) as left:
+        parse("--config=seedvr2_7b", "--help")
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    assert "entries of seedvr2_7b:" in said and "--config.chunk.frames=101" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def get_config(:", "mine.py is not Python: line 1"),
+        ("x = 1", "mine.py has no get_config() function"),
+        ("def get_config(): return {}", "mine.py returns dict, not a ConfigDict"),
+    ],
+)
+def test_files_that_are_no_config(text, says):
+    pathlib.Path("mine.py").write_text(text)
+    with pytest.raises(UserError) as raised:
+        parse("--config=mine.py")
+    assert says in str(raised.value)
+
+
+def test_names_that_are_no_config():
+    with pytest.raises(UserError, match="one of seedvr2_3b, "):
+        parse("--config=seedvr2_3")
+    with pytest.raises(UserError, match="--config needs a name or a file"):
+        parse("--config")

@@ -1,0 +1,62 @@
+"""The configs and the checkpoint that come with the package are found from any directory."""
+
+import pathlib
+
+import pytest
+
+from skipsr_jax import resources
+from skipsr_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_config_has_a_name():
+    names = resources.config_names()
+    assert names == sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    for name in names:
+        assert pathlib.Path(resources.find_config(name)) == ROOT / "configs" / f"{name}.py"
+
+
+@pytest.mark.parametrize("name", ["mine.py", "tiny", "folder/tiny.py"])
+def test_a_file_that_exists_is_the_config(name):
+    pathlib.Path("folder").mkdir()
+    pathlib.Path(name).touch()
+    assert resources.find_config(name) == name
+
+
+def test_a_folder_of_the_same_name_is_no_config():
+    pathlib.Path("tiny").mkdir()
+    assert resources.find_config("tiny") == str(ROOT / "configs" / "tiny.py")
+
+
+def test_an_unknown_name_lists_the_known_ones_with_similar_ones_first():
+    with pytest.raises(UserError, match="no config 'seedvr2_3b_srr'") as raised:
+        resources.find_config("seedvr2_3b_srr")
+    listed = str(raised.value).split("one of ")[1].split(", ")
+    assert listed[0] == "seedvr2_3b_sr"
+    assert sorted(listed) == resources.config_names()
+
+
+def test_a_path_that_does_not_exist_is_named_with_the_config_that_it_may_mean():
+    with pytest.raises(UserError, match=r"no config file configs/tiny.py: --config=tiny names"):
+        resources.find_config("configs/tiny.py")
+    with pytest.raises(UserError, match=r"no config file mine.py$"):
+        resources.find_config("mine.py")
+
+
+def test_checkpoints_are_found_here_or_else_with_the_package():
+    shipped = ROOT / "checkpoints" / "tiny"
+    assert resources.find_checkpoint("checkpoints/tiny") == str(shipped)
+    assert resources.find_checkpoint("./checkpoints/tiny") == str(shipped)
+    pathlib.Path("checkpoints/tiny").mkdir(parents=True)
+    assert resources.find_checkpoint("checkpoints/tiny") == "checkpoints/tiny"
+
+
+@pytest.mark.parametrize("path", ["", "tiny", "checkpoints/absent", "gs://bucket/checkpoints/tiny"])
+def test_other_paths_are_left_alone(path):
+    assert resources.find_checkpoint(path) == path
