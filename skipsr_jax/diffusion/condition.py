@@ -1,8 +1,8 @@
-"""What the network is told about the low-quality input: its latent, maybe noised, and a mask.
+"""The condition on the low-quality input: its latent, with or without noise, and a mask channel.
 
-The condition has 17 channels behind the 16 of the noisy latent: 16 of the input's latent and 1 that
-says where there is one, which for restoration is everywhere, images included. In training some
-samples may have none.
+The condition has 17 channels, which follow the 16 of the noisy latent: 16 of the input's latent and
+a mask that is 1 where there is an input, which for restoration is everywhere, images included. In
+training some samples may be without condition (condition dropout).
 """
 
 import jax.numpy as jnp
@@ -14,17 +14,17 @@ from skipsr_jax.types import Bool, Float
 
 
 def condition(
-    latent: Float[Array, "*b c"], present: Bool[Array, " _"] | None = None
+    latent: Float[Array, "*b c"], has_condition: Bool[Array, " _"] | None = None
 ) -> Float[Array, "*b c1"]:
-    """[latent | 1]; all 17 channels are 0 where a sample's input is not ``present``.
+    """[latent | 1]; all 17 channels are 0 for samples without condition.
 
-    ``present`` counts along the first axis; None: all are. Nothing to go by is what the network's
-    text-to-video pretraining had.
+    ``has_condition`` has an entry for each sample of the first axis; None means that all have one.
+    A condition of zeros is what the network's text-to-video pretraining had.
     """
-    both = jnp.concatenate([latent, jnp.ones_like(latent[..., :1])], axis=-1)
-    if present is None:
-        return both
-    return jnp.where(present.reshape(-1, *(1,) * (latent.ndim - 1)), both, 0)
+    channels = jnp.concatenate([latent, jnp.ones_like(latent[..., :1])], axis=-1)
+    if has_condition is None:
+        return channels
+    return jnp.where(has_condition.reshape(-1, *(1,) * (latent.ndim - 1)), channels, 0)
 
 
 def condition_timestep(strength: float, shift_shape: tuple[int, int, int]) -> Float[Array, ""]:
@@ -35,15 +35,15 @@ def condition_timestep(strength: float, shift_shape: tuple[int, int, int]) -> Fl
 
 
 def add_condition_noise(
-    latent: Float[Array, "*b f h w c"],
-    noise: Float[Array, "*b f h w c"],
+    latent: Float[Array, "*b t h w c"],
+    noise: Float[Array, "*b t h w c"],
     strength: float,
     shift_shape: tuple[int, int, int] | None = None,
-) -> Float[Array, "*b f h w c"]:
-    """Noise on the condition latent: 0.1 in SeedVR; 0 in SeedVR2, which leaves it as it is.
+) -> Float[Array, "*b t h w c"]:
+    """The condition latent with noise of ``strength``: 0.1 in SeedVR; 0, no noise, in SeedVR2.
 
-    ``shift_shape`` sets the timestep's shift. None means the latent's own (f, h, w), which is what
-    the formula wants; SeedVR's script hands it (h, w, c), so pass that to repeat its numbers.
+    ``shift_shape`` sets the timestep's shift. None means the latent's own (t, h, w), which the
+    formula is defined for. SeedVR's script passes (h, w, c): pass that to repeat its numbers.
     """
     shape = tuple(latent.shape[-4:-1]) if shift_shape is None else shift_shape
     return add_noise(latent, noise, condition_timestep(strength, shape))

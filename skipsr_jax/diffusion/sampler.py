@@ -14,21 +14,21 @@ from skipsr_jax.types import Float, HostArray
 
 
 def euler_step(
-    noisy: Float[Array, "*s"],
-    predicted: Float[Array, "*s"],
+    noisy: Float[Array, "*shape"],
+    predicted: Float[Array, "*shape"],
     timestep: Float[Array, ""] | float,
     next_timestep: Float[Array, ""] | float,
-) -> Float[Array, "*s"]:
-    """From x at ``timestep`` to x at ``next_timestep``, in float32."""
+) -> Float[Array, "*shape"]:
+    """x at ``next_timestep``, from x = ``noisy`` at ``timestep``, in float32."""
     stride = (jnp.asarray(next_timestep, jnp.float32) - timestep) / TERMINAL
     return noisy.astype(jnp.float32) + stride * predicted.astype(jnp.float32)
 
 
 def euler_sample(
-    predict: Callable[[Float[Array, "*s"], Float[Array, ""]], Float[Array, "*s"]],
-    noise: Float[Array, "*s"],
-    timesteps: Float[HostArray, "k"],
-) -> Float[Array, "*s"]:
+    predict: Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]],
+    noise: Float[Array, "*shape"],
+    timesteps: Float[HostArray, " steps"],
+) -> Float[Array, "*shape"]:
     """x_0 from x_T = ``noise`` with velocities ``predict(x_t, timestep)``.
 
     A host loop: ``predict`` may be a jitted function that is compiled once for all timesteps.

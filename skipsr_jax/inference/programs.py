@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from skipsr_jax.diffusion.condition import add_condition_noise, condition
-from skipsr_jax.diffusion.guidance import combine
+from skipsr_jax.diffusion.guidance import apply_guidance
 from skipsr_jax.diffusion.sampler import euler_sample
 from skipsr_jax.diffusion.timesteps import uniform_trailing
 from skipsr_jax.errors import UserError
@@ -233,7 +233,7 @@ class Stages:
             ]
             if len(results) == 1:
                 return results[0]
-            return combine(*results, sampler.guidance, sampler.rescale)
+            return apply_guidance(*results, sampler.guidance, sampler.rescale)
 
         start = self._gather(noise, index)
         refined = euler_sample(predict, start, uniform_trailing(sampler.steps))

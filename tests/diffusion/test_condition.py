@@ -17,7 +17,7 @@ def test_the_mask_is_one_everywhere_images_included(shape):
     np.testing.assert_array_equal(got[..., -1], 1)
 
 
-def test_a_sample_without_its_input_is_told_nothing_not_even_a_mask():
+def test_a_sample_without_condition_has_zeros_in_all_channels_and_the_mask():
     latent = jnp.full((3, 2, 4, 6, 16), 0.5)
     got = condition.condition(latent, jnp.array([True, False, True]))
     np.testing.assert_array_equal(got[1], 0)

@@ -1,4 +1,4 @@
-"""The schedule's ends, and that its readings of a velocity agree with each other."""
+"""The ends of the path, x_0 from the velocity, timesteps per token, and dtypes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from skipsr_jax.diffusion import schedule
 
 
-def test_ends_of_the_path_and_the_way_back():
+def test_the_ends_of_the_path_and_the_clean_sample_from_the_velocity():
     rng = np.random.default_rng(0)
     clean, noise = (jnp.asarray(rng.normal(size=(4, 5, 3)), jnp.float32) for _ in range(2))
     t = jnp.asarray([0.0, 1000.0, 250.0, 990.0])
@@ -16,7 +16,6 @@ def test_ends_of_the_path_and_the_way_back():
     np.testing.assert_array_equal(noisy[1], noise[1])
     v = schedule.velocity(clean, noise)
     np.testing.assert_allclose(schedule.clean_from_velocity(v, noisy, t), clean, atol=1e-5)
-    np.testing.assert_allclose(schedule.noise_from_velocity(v, noisy, t), noise, atol=1e-5)
 
 
 def test_a_timestep_for_each_token():

@@ -75,7 +75,7 @@ def drawn():
         "negative": np.array([[False, True, False]]),
         "clean": normal(), "low": normal(), "end": normal(), "seen": normal(),
         "timestep": jnp.array([[1000.0, 300.0, 800.0]]),
-        "told": jnp.array([[True, True, False]]),
+        "has_condition": jnp.array([[True, True, False]]),
     }  # fmt: skip
 
 
@@ -90,8 +90,8 @@ def run():
     }
 
     @jax.jit
-    def step(params, batch, end, seen, timestep, told):
-        found = sr.matching_loss(bind(dit, params), text, batch, end, seen, timestep, told)
+    def step(params, batch, end, seen, timestep, has_condition):
+        found = sr.matching_loss(bind(dit, params), text, batch, end, seen, timestep, has_condition)
         return found[0], found[2]
 
     def of(drawn, samples=slice(None)):
@@ -104,9 +104,11 @@ def run():
             name: tuple(x[np.array(r)] for x, r in zip(drawn[name], rows, strict=True) if r)
             for name in ("clean", "low", "end", "seen")
         }
-        per_sample = {name: drawn[name][:, samples] for name in ("negative", "timestep", "told")}
+        per_sample = {
+            name: drawn[name][:, samples] for name in ("negative", "timestep", "has_condition")
+        }
         batch = {"plan": plan, "negative": per_sample["negative"], "clean": latents["clean"]}
-        rest = (per_sample["timestep"], per_sample["told"])
+        rest = (per_sample["timestep"], per_sample["has_condition"])
         loss, x0 = step(params, batch, latents["end"], latents["seen"], *rest)
         return float(loss), x0, sum(int(mask.sum()) for mask in masks)
 

@@ -176,11 +176,11 @@ def predict_tokens(
 
 
 def condition_tokens(
-    low: Latents, plan: TokenPlan, present: Bool[Array, "b k"] | None = None
+    low: Latents, plan: TokenPlan, has_condition: Bool[Array, "b k"] | None = None
 ) -> Float[Array, "b n y"]:
-    """The kept tokens of ``condition``; ``present``: the samples that are told of ``low``."""
-    told = (None,) * len(low) if present is None else of_shapes(present, low)
-    return kept_tokens(tuple(condition(*part) for part in zip(low, told, strict=True)), plan)
+    """The kept tokens of ``condition``; ``has_condition``: which samples see ``low``."""
+    flags = (None,) * len(low) if has_condition is None else of_shapes(has_condition, low)
+    return kept_tokens(tuple(condition(*part) for part in zip(low, flags, strict=True)), plan)
 
 
 def predict(
@@ -190,7 +190,7 @@ def predict(
     low: Latents,
     timestep: Float[Array, "b k"],
     batch: Batch,
-    present: Bool[Array, "b k"] | None = None,
+    has_condition: Bool[Array, "b k"] | None = None,
 ) -> Float[Array, "b n o"]:
     """The velocity of the kept tokens.
 
@@ -198,10 +198,10 @@ def predict(
       dit: with its parameters. text: ``positive`` and ``negative`` embeddings.
       noisy: x_t. low: the latents of the upscaled inputs. timestep: 0..1000.
       batch: its plan, and which samples take the negative text.
-      present: the samples that are told of ``low``; None: all.
+      has_condition: which samples see ``low``; None means all.
     """
     plan = batch["plan"]
-    conditions = condition_tokens(low, plan, present)
+    conditions = condition_tokens(low, plan, has_condition)
     return predict_tokens(
         dit, texts(text, batch), kept_tokens(noisy, plan), conditions, timestep, plan
     )

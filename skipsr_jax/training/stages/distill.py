@@ -22,7 +22,7 @@ from jax import Array
 from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.distillation import student_timesteps, two_step_velocity
-from skipsr_jax.diffusion.guidance import combine
+from skipsr_jax.diffusion.guidance import apply_guidance
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
@@ -153,7 +153,7 @@ def make(
                 lambda: by(everything, batch["negative_plan"]),
                 lambda: positive,  # no guidance: what is combined is equal
             )
-            return combine(positive, negative, weight.guidance, weight.rescale)
+            return apply_guidance(positive, negative, weight.guidance, weight.rescale)
 
         return predict
 

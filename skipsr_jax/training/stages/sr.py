@@ -59,7 +59,7 @@ class SrLoss(TokenChoice):
         are logit-normal.
       shift: move the other timesteps towards noise with the size of the clip, as SeedVR does.
       condition_noise: level of the noise on the condition, up to 1.
-      condition_drop: share of the samples, of those that are not decoded, that are told nothing of
+      condition_drop: share of the samples, of those that are not decoded, that do not see
         the input; guidance can then tell the condition's part.
       train_text: whether the texts are trained too, or stay as ``init_from`` has them.
       pixel_weight: of the pixel loss; 0 decodes nothing.
@@ -159,10 +159,10 @@ def velocity_loss(
     factor = by_pack([jnp.full(len(x), f) for x, f in zip(clean, factors, strict=True)], packs)
     one_step = first(lambda samples: _one_step_samples(weight, samples))
     timestep = jnp.where(one_step, TERMINAL, sample_training_timesteps(times, factor))
-    told = jax.random.uniform(drop, timestep.shape) >= weight.condition_drop
-    told |= first(lambda samples: _decoded_samples(weight, samples))
+    has_condition = jax.random.uniform(drop, timestep.shape) >= weight.condition_drop
+    has_condition |= first(lambda samples: _decoded_samples(weight, samples))
     seen = noised_condition(batch["low"], weight.condition_noise, level)
-    return matching_loss(dit, text, batch, noise_like(clean, noise), seen, timestep, told)
+    return matching_loss(dit, text, batch, noise_like(clean, noise), seen, timestep, has_condition)
 
 
 def matching_loss(
@@ -172,15 +172,16 @@ def matching_loss(
     end: Latents,
     seen: Latents,
     timestep: Float[Array, "b k"],
-    told: Bool[Array, "b k"],
+    has_condition: Bool[Array, "b k"],
 ) -> tuple[Float[Array, ""], Metrics, Latents]:
-    """``velocity_loss`` when all is drawn: x_T, conditions, timesteps, who is told of conditions.
+    """``velocity_loss`` when all is drawn: x_T, conditions, timesteps and which samples have
+    conditions.
 
     It is the mean over the kept tokens of all samples, whatever else shares their sequence.
     """
     clean, plan = batch["clean"], batch["plan"]
     noisy = noisy_latents(clean, end, timestep)
-    predicted = predict(dit, text, noisy, seen, timestep, batch, told)
+    predicted = predict(dit, text, noisy, seen, timestep, batch, has_condition)
     total = velocity_error(predicted, clean, end, plan)
     metrics = {"velocity": total, "skip_percent": skip_percent(plan, clean)}
     return total, metrics, clean_latents(predicted, noisy, timestep, plan)

@@ -64,12 +64,12 @@ def test_a_perfect_prediction_has_no_error_and_gives_the_clean_latent(plan, mask
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_share_of_the_samples_is_told_nothing_of_the_input(share, plan, latents, monkeypatch):
+def test_a_fraction_of_the_samples_is_without_condition(share, plan, latents, monkeypatch):
     """Stage sr's condition drop, for guidance; what is compared in pixels always has its input."""
-    told = []
+    drawn = []
 
-    def predict(dit, text, noisy, low, timestep, batch, present):
-        told.append(np.asarray(present))
+    def predict(dit, text, noisy, low, timestep, batch, has_condition):
+        drawn.append(np.asarray(has_condition))
         return jnp.zeros((*batch["plan"].patch_index.shape, 64))
 
     monkeypatch.setattr(sr, "predict", predict)
@@ -79,6 +79,6 @@ def test_a_share_of_the_samples_is_told_nothing_of_the_input(share, plan, latent
     batch = {"plan": plan, "negative": jnp.zeros((2, 2), bool), "clean": (clean,), "low": (low,)}
     for key in jax.random.split(jax.random.key(0), 20):
         sr.velocity_loss(dit, weight, {}, batch, key)
-    told = np.stack(told).reshape(20, 4)
-    assert told[:, 0].all()
-    np.testing.assert_allclose(told[:, 1:].mean(), 1 - share, atol=0.2)
+    drawn = np.stack(drawn).reshape(20, 4)
+    assert drawn[:, 0].all()
+    np.testing.assert_allclose(drawn[:, 1:].mean(), 1 - share, atol=0.2)
