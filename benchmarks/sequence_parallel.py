@@ -15,7 +15,6 @@ State and gradients of 3B are 68 GB: one device has room for them from 141 GB on
 80 GB hold 34 GB each and the activations of one clip of 21 frames of 720p.
 """
 
-import dataclasses
 import gc
 from collections.abc import Sequence
 from typing import Any
@@ -69,7 +68,7 @@ def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, n
         for skip in map(float, values.skips):
             plan = plan_for(blob_mask(grid, skip), values.devices)
             if mesh.size == 1:  # tokens in the same order, to be compared
-                plan = dataclasses.replace(plan, parts=None)
+                plan = plan._replace(parts=None)
             given = random_inputs(config, plan, dtype)
             given = jax.device_put(given, replicated(mesh))
             seconds = median_seconds(lambda given=given: step(params, *given), values.steps)

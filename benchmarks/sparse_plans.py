@@ -6,7 +6,7 @@ All three keep every token in the residual stream, in norms, dense layers and fe
 and some, in between, on all. Plans are data, so the project's own transformer runs all of them.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +29,16 @@ KEPT_QUERIES = "kept_queries"
 """Name of the attention that ``queries_masked`` plans need; see ``kept_query_attention``."""
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Routed(TokenPlan):
+class Routed(NamedTuple):
     """A plan of all tokens with the plan of the kept ones.
 
     Attributes:
+      everything: of all tokens.
       kept: of the kept tokens alone.
-      place (b, n of ``kept``): kept token -> its place among all, -1 where it is padding.
+      place (b, n of ``kept``): kept token -> its index among all, -1 where it is padding.
     """
 
+    everything: TokenPlan
     kept: TokenPlan
     place: Leaf
 
@@ -52,9 +52,7 @@ def _places(everything: TokenPlan, kept: TokenPlan) -> np.ndarray:
 def routed(keep: Bool[HostArray, "t r q"]) -> Routed:
     """For ``Interspersed``: all tokens, and the kept ones among them."""
     everything, kept = plan_for(np.ones_like(keep)), plan_for(keep)
-    place = _places(everything, kept)[None]
-    parts = {f.name: getattr(everything, f.name) for f in dataclasses.fields(TokenPlan)}
-    return Routed(**parts, kept=kept, place=place)
+    return Routed(everything, kept, _places(everything, kept)[None])
 
 
 def attention_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
@@ -66,12 +64,11 @@ def attention_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
     source = np.concatenate([place, stored + np.arange(kept.text_length.sum() + 1)])
     video_rows = np.full((1, 2, stored), rows, np.int32)
     video_rows[:, :, place[kept.valid[0]]] = kept.layout.video_rows[:, :, kept.valid[0]]
-    layout = dataclasses.replace(
-        kept.layout,
+    layout = kept.layout._replace(
         gather=source[kept.layout.gather].astype(np.int32),
         video_rows=video_rows,
     )
-    return dataclasses.replace(everything, layout=layout)
+    return everything._replace(layout=layout)
 
 
 def queries_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
@@ -93,8 +90,7 @@ def queries_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
         counted = np.concatenate([[0], np.cumsum(asking[:-1][order])])
         lengths = np.diff(counted[one.cu_seqlens])
         layouts.append(
-            dataclasses.replace(
-                one,
+            one._replace(
                 gather=one.gather[order],
                 video_rows=moved[one.video_rows],
                 text_rows=moved[one.text_rows],
@@ -102,7 +98,7 @@ def queries_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
             )
         )
     layout: Layout = jax.tree.map(lambda *parts: np.stack(parts)[None], *layouts)
-    return dataclasses.replace(plan, layout=layout)
+    return plan._replace(layout=layout)
 
 
 def kept_query_attention(
@@ -168,9 +164,17 @@ class Interspersed(Body):
         super().__init__(config, rngs=rngs, dtype=dtype, param_dtype=dtype, depths=depths)
         self.every = every
 
-    def _scan(self, blocks, first, vid, txt, embedding, plan):
-        if is_dense(first, self.every):
-            return super()._scan(blocks, first, vid, txt, embedding, plan)
-        some = gather_kept(vid, plan.place)
-        some, txt = super()._scan(blocks, first, some, txt, embedding, plan.kept)
-        return scatter_kept(vid, some, plan.place), txt
+    def hidden(self, patches, text, timestep, plan):
+        """As ``Body.hidden`` on one device, for a ``Routed`` plan."""
+        vid = self.vid_in(patches)
+        txt = self.txt_in(text) if self.config.text_width != self.config.width else text
+        txt, embedding = txt.astype(self.dtype), self.emb_in(timestep)
+        for name, first, _ in self.stacks:
+            layers = getattr(self, name), first
+            if is_dense(first, self.every):
+                vid, txt = self._scan(*layers, vid, txt, embedding, plan.everything)
+            else:
+                some = gather_kept(vid, plan.place)
+                some, txt = self._scan(*layers, some, txt, embedding, plan.kept)
+                vid = scatter_kept(vid, some, plan.place)
+        return [vid], embedding

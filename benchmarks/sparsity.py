@@ -121,16 +121,19 @@ class Ways:
         vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0)))
         self._stages = Stages(Model("random numbers", vae, self._dit, predictor, params))
 
-    def _timed(self, step: Callable[..., Array], params: Params, plan: TokenPlan) -> float:
-        given = jax.device_put(random_inputs(self._config, plan, self._dtype))
-        return median_seconds(lambda: step(params, *given), self._repeats)
+    def _inputs(self, plan: TokenPlan) -> tuple[Any, ...]:
+        return random_inputs(self._config, plan, self._dtype)
+
+    def _timed(self, step: Callable[..., Array], params: Params, inputs: tuple[Any, ...]) -> float:
+        on_device = jax.device_put(inputs)
+        return median_seconds(lambda: step(params, *on_device), self._repeats)
 
     def call(self, plan: TokenPlan, attention: str | None = None) -> float:
         """Seconds of the transformer on a plan."""
         dit = self._dit
         if attention is not None:
             dit = abstract_transformer(self._config, self._dtype, attention)
-        return self._timed(velocity_step(dit), self._params, plan)
+        return self._timed(velocity_step(dit), self._params, self._inputs(plan))
 
     def interspersed(self, keep: Bool[HostArray, "t r q"], every: int) -> float:
         """Seconds with each ``every``-th layer on all tokens."""
@@ -142,12 +145,13 @@ class Ways:
 
         @jax.jit
         def step(params, noisy, conditions, text, timestep, plan):
-            timesteps = jnp.broadcast_to(timestep, plan.text_length.shape)
+            timesteps = jnp.broadcast_to(timestep, plan.everything.text_length.shape)
             patches = join_channels(noisy, conditions)
             return bind(body, params).hidden(patches, text, timesteps, plan)[0][-1]
 
         params = random_parameters(body, self._mesh)
-        return self._timed(step, params, sparse_plans.routed(keep))
+        routed = sparse_plans.routed(keep)
+        return self._timed(step, params, (*self._inputs(routed.everything)[:-1], routed))
 
     def whole(self, keep: Bool[HostArray, "t r q"], predict: bool) -> tuple[float, dict[str, Any]]:
         """Seconds from the input's latent to the composed one, and of the parts around the call."""

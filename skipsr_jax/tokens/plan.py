@@ -12,6 +12,9 @@ partition stays on each device.
 Invariant: shapes depend on the bucket, the number of samples and the text slots only (and on
 whether windows could be dealt), never on resolution, frame count or mask. Padding points past the
 end of what it indexes, where gathers fill with zeros.
+
+Plans are named tuples, which JAX takes as pytrees without a registration: data workers build plans
+without importing jax.
 """
 
 import dataclasses
@@ -19,9 +22,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax import Array
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.kept import Kept, kept_of
@@ -33,9 +34,7 @@ Leaf = Any
 """An array on host or device, or whatever stands for it in a pytree (a shape, a sharding)."""
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Who attends to whom, in several partitions or parts, along axis ``y``.
 
     Axes: ``b`` packs, ``n`` stored tokens, ``s`` attention rows (n + g * l), ``g`` windows,
@@ -56,9 +55,7 @@ class Layout:
     cu_seqlens: Leaf
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TokenPlan:
+class TokenPlan(NamedTuple):
     """One or more packs of kept tokens, ready for the transformer.
 
     Axes as in Layout; along ``y`` index 0 is the regular partition and index 1 the shifted one.
@@ -85,7 +82,7 @@ class TokenPlan:
     parts: Layout | None = None
 
     @property
-    def valid(self) -> Bool[Array | HostArray, "b n"]:
+    def valid(self) -> Bool[Leaf, "b n"]:
         """Which stored tokens are real."""
         return self.patch_index >= 0
 
@@ -199,7 +196,7 @@ def build_plan(
     plan = _padding(bucket, len(keep), slots)
     dealt = _dealt(kept, bucket, shards) if shards > 1 else None
     if dealt is not None:
-        plan = dataclasses.replace(plan, parts=_parts(kept, text_lengths, dealt, slots))
+        plan = plan._replace(parts=_parts(kept, text_lengths, dealt, slots))
     filled = [_Filled(bucket), _Filled(bucket)]
     first_patch = first = 0
     for i, (one, text) in enumerate(zip(kept, text_lengths, strict=True)):
@@ -228,7 +225,7 @@ def build_plan(
 
 def _only(layout: Layout, y: int) -> Layout:
     """One partition or part, without the axes b and y; a view."""
-    return jax.tree.map(lambda array: array[0, y], layout)
+    return Layout(*(array[0, y] for array in layout))
 
 
 def _within(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -239,8 +236,20 @@ def _within(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def stack_plans(plans: Sequence[TokenPlan]) -> TokenPlan:
-    """Several packs of one bucket side by side along the batch axis."""
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *plans)
+    """Several packs of one bucket side by side along the batch axis.
+
+    Raises ValueError when some plans have ``parts`` and others have none.
+    """
+    if len({plan.parts is None for plan in plans}) > 1:
+        raise ValueError("plans with parts and plans without cannot be stacked")
+    return _concatenated(*plans)
+
+
+def _concatenated(*nodes: Leaf) -> Leaf:
+    """Plans, layouts or arrays of one structure -> one whose arrays are joined along axis 0."""
+    if isinstance(nodes[0], tuple):
+        return type(nodes[0])(*map(_concatenated, *nodes))
+    return None if nodes[0] is None else np.concatenate(nodes)
 
 
 def _full(fill: int, *shape: int, dtype: DType = np.int32) -> np.ndarray:

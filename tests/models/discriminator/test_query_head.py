@@ -1,7 +1,5 @@
 """The learned query against a loop over samples in plain numpy."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +76,7 @@ def test_each_sample_gets_what_its_own_kept_tokens_say(case):
 
 def test_a_sample_without_tokens_has_the_query_alone_and_finite_gradients(case):
     run, slope, params, tokens, plan = case
-    empty = dataclasses.replace(plan, patch_index=np.where(plan.sample == 1, -1, plan.patch_index))
+    empty = plan._replace(patch_index=np.where(plan.sample == 1, -1, plan.patch_index))
     found = run(params, tokens, empty)
     nothing = np.zeros_like(tokens)  # values are linear in the tokens, so none contributes
     np.testing.assert_allclose(found[0, 1], run(params, nothing, plan)[0, 1], atol=1e-5)
