@@ -1,0 +1,247 @@
+"""Compiled programs that are kept between runs, so that a warm start neither traces nor compiles.
+
+JAX's own compilation cache skips XLA's compiler but not tracing and lowering, which take about a
+second for each program of a large transformer. Here the finished executable is serialized
+(``jax.experimental.serialize_executable``) under a key that needs no tracing: the program's name
+and description, the shapes, dtypes and shardings of its arguments, and everything else that the
+result depends on: versions of jax and of this package's source, the device and its driver, compiler
+flags.
+
+    cache = ProgramCache(folder)
+    step = cache.program("decode step", jax.jit(...), description=repr(config))
+    step.prepare(*abstract_arguments)      # optional: compiles in the background
+    step(*arguments)                       # memory, then the folder, then the compiler
+
+Invariant: a program that comes from the folder is the one that compiling would have given. A file
+that cannot be read, or that belongs to another user, is compiled again and replaced.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import pickle
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jaxlib
+from jax.experimental import serialize_executable
+
+import skipsr_jax
+
+SUFFIX = ".program"
+LIMIT_BYTES = 8 * 2**30
+"""What the folder may hold; the programs that were used least recently are removed beyond it."""
+COMPILERS = 4
+"""Programs that are compiled at a time: XLA compiles one on several cores already."""
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Counts:
+    """What a cache has done so far: numbers of programs, and seconds spent in all threads.
+
+    Attributes:
+      compiled, compile_seconds: traced, lowered and compiled.
+      loaded, load_seconds: read from the folder.
+      waited_seconds: for which a caller stood still until its program was there.
+    """
+
+    compiled: int = 0
+    compile_seconds: float = 0.0
+    loaded: int = 0
+    load_seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+
+@functools.cache
+def _source_digest() -> str:
+    """A digest of this package's Python source: another version may compile to another program."""
+    root = pathlib.Path(skipsr_jax.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _environment() -> tuple[str, ...]:
+    """What a compiled program depends on besides its source and its arguments."""
+    device = jax.devices()[0]
+    settings = (
+        jax.config.jax_default_matmul_precision,
+        jax.config.jax_enable_x64,
+        jax.config.jax_default_prng_impl,
+        jax.config.jax_threefry_partitionable,
+    )
+    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
+    return (
+        jax.__version__,
+        jaxlib.__version__,
+        device.platform,
+        device.device_kind,
+        str(device.client.platform_version),
+        str(jax.device_count()),
+        repr(settings),
+        *flags,
+    )
+
+
+def _signature(leaf: Any) -> tuple:
+    """What of one argument the compiled program depends on."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is not None and not getattr(leaf, "committed", True):
+        sharding = None
+    return leaf.shape, str(leaf.dtype), bool(getattr(leaf, "weak_type", False)), sharding
+
+
+def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
+    """The devices that a program runs on, in the order of its mesh."""
+    for sharding in jax.tree.leaves((compiled.input_shardings, compiled.output_shardings)):
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            return list(sharding.mesh.devices.flat)
+        return sorted(sharding.device_set, key=lambda device: device.id)
+    return jax.devices()[:1]
+
+
+class Program:
+    """One function, compiled once for each signature of its arguments. See ``ProgramCache``."""
+
+    def __init__(self, cache: "ProgramCache", name: str, function: Callable, description: str):
+        self.name = name
+        self._cache, self._function, self._description = cache, function, description
+        self._programs: dict[Any, Future] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def signatures(self) -> int:
+        """For how many signatures there is a program, or will be one."""
+        return len(self._programs)
+
+    def prepare(self, *arguments: Any, **static: Any) -> Future:
+        """Begins to load or compile the program for these arguments, in the background.
+
+        ``arguments``: arrays, or ``jax.ShapeDtypeStruct`` with their shardings. ``static``: static
+        keyword arguments of the function.
+        """
+        leaves, tree = jax.tree.flatten(arguments)
+        key = (tree, *map(_signature, leaves), *sorted(static.items()))
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = self._cache.submit(self, key, arguments, static)
+            return self._programs[key]
+
+    def is_ready(self, *arguments: Any, **static: Any) -> bool:
+        """Whether the program for these arguments is in memory already."""
+        leaves, tree = jax.tree.flatten(arguments)
+        future = self._programs.get((tree, *map(_signature, leaves), *sorted(static.items())))
+        return future is not None and future.done()
+
+    def __call__(self, *arguments: Any, **static: Any) -> Any:
+        """The function of these arguments."""
+        future = self.prepare(*arguments, **static)
+        if not future.done():
+            began = time.perf_counter()
+            future.result()
+            self._cache.counts.waited_seconds += time.perf_counter() - began
+        return future.result()(*arguments)
+
+    def file_name(self, key: Any) -> str:
+        """The name of the file that holds the program for a signature."""
+        tree, *rest = key
+        facts = (self.name, self._description, _source_digest(), *_environment(), str(tree), *rest)
+        return hashlib.sha256(repr(facts).encode()).hexdigest() + SUFFIX
+
+    def compiled(self, arguments: Any, static: dict[str, Any]) -> jax.stages.Compiled:
+        """The program, traced, lowered and compiled now."""
+        return self._function.lower(*arguments, **static).compile()
+
+
+class ProgramCache:
+    """Programs in memory and, with ``folder``, in files that later runs read.
+
+    Args:
+      folder: made when the first program is stored; None keeps nothing between runs.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None):
+        self.folder = None if folder is None else pathlib.Path(folder)
+        self.counts = Counts()
+        self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+
+    def program(self, name: str, function: Callable, description: str = "") -> Program:
+        """A program of this cache.
+
+        Args:
+          name: for messages, and a part of the key.
+          function: as ``jax.jit`` returns it.
+          description: every fact that the function closes over and that its arguments do not show
+            (sizes of a network, compute dtype, mesh).
+        """
+        return Program(self, name, function, description)
+
+    def submit(self, program: Program, key: Any, arguments: Any, static: dict) -> Future:
+        """Loads or compiles a program in a thread of the pool."""
+        return self._pool.submit(self._get, program, key, arguments, static)
+
+    def _get(self, program: Program, key: Any, arguments: Any, static: dict) -> Callable:
+        path = None if self.folder is None else self.folder / program.file_name(key)
+        if path is not None and (loaded := self._load(path)) is not None:
+            return loaded
+        began = time.perf_counter()
+        compiled = program.compiled(arguments, static)
+        self.counts.compiled += 1
+        self.counts.compile_seconds += time.perf_counter() - began
+        if path is not None:
+            self._store(path, compiled)
+        return compiled
+
+    def _load(self, path: pathlib.Path) -> Callable | None:
+        began = time.perf_counter()
+        try:
+            if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
+                return None
+            ids, *serialized = pickle.loads(path.read_bytes())
+            by_id = {device.id: device for device in jax.devices()}
+            loaded = serialize_executable.deserialize_and_load(
+                *serialized, execution_devices=[by_id[i] for i in ids]
+            )
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, EOFError, LookupError, AttributeError, ImportError,
+                pickle.UnpicklingError, jax.errors.JaxRuntimeError) as error:  # fmt: skip
+            _LOG.warning("%s cannot be used and is compiled again (%s)", path, error)
+            return None
+        self.counts.loaded += 1
+        self.counts.load_seconds += time.perf_counter() - began
+        return loaded
+
+    def _store(self, path: pathlib.Path, compiled: jax.stages.Compiled) -> None:
+        try:
+            ids = [device.id for device in _devices_of(compiled)]
+            content = pickle.dumps((ids, *serialize_executable.serialize(compiled)))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(partial, path)
+            self._trim(path)
+        except (OSError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
+            _LOG.warning("compiled programs are not kept: %s", error)
+
+    def _trim(self, newest: pathlib.Path) -> None:
+        files = [(file, file.stat()) for file in newest.parent.glob("*" + SUFFIX)]
+        files.sort(key=lambda item: item[1].st_mtime, reverse=True)
+        held = 0
+        for file, facts in files:
+            held += facts.st_size
+            if held > LIMIT_BYTES and file != newest:
+                file.unlink(missing_ok=True)

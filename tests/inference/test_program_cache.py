@@ -1,0 +1,134 @@
+"""Compiled programs kept between runs: equal results, no tracing, damaged files compiled again."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skipsr_jax.inference.program_cache import SUFFIX, ProgramCache
+
+X = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def traced_function(log):
+    def function(x, y):
+        log.append(x.shape)
+        return {"sum": x + y, "product": x @ y.T}
+
+    return jax.jit(function)
+
+
+def test_a_second_cache_loads_what_the_first_compiled_and_traces_nothing(tmp_path):
+    first_log, second_log = [], []
+    first = ProgramCache(tmp_path / "programs")
+    want = first.program("p", traced_function(first_log))(X, X + 1)
+    second = ProgramCache(tmp_path / "programs")
+    got = second.program("p", traced_function(second_log))(X, X + 1)
+    jax.tree.map(np.testing.assert_array_equal, want, got)
+    assert (first.counts.compiled, first.counts.loaded) == (1, 0)
+    assert (second.counts.compiled, second.counts.loaded) == (0, 1)
+    assert len(first_log) == 1 and second_log == []
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "description", "name", "tree"])
+def test_whatever_changes_the_program_changes_the_key(tmp_path, change):
+    ProgramCache(tmp_path).program("p", traced_function([]), "sizes 1")(X, X)
+    cache = ProgramCache(tmp_path)
+    name = "q" if change == "name" else "p"
+    description = "sizes 2" if change == "description" else "sizes 1"
+    program = cache.program(name, traced_function([]), description)
+    if change == "tree":
+        program = cache.program(name, jax.jit(lambda pair: pair[0] + pair[1]), description)
+        program((X, X))
+    elif change == "shape":
+        program(X[:2], X[:2])
+    else:
+        y = X.astype(np.int32) if change == "dtype" else X
+        program(y, y)
+    assert (cache.counts.compiled, cache.counts.loaded) == (1, 0)
+
+
+def test_programs_of_a_mesh_are_kept(tmp_path):
+    mesh = jax.make_mesh((4,), ("seq",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "seq"))
+    x = jax.device_put(X, sharding)
+    caches = [ProgramCache(tmp_path) for _ in range(3)]
+    for cache in caches[:2]:
+        got = cache.program("p", jax.jit(lambda x: x + x.sum()))(x)
+        np.testing.assert_array_equal(got, X + X.sum())
+        assert got.sharding == sharding
+    caches[2].program("p", jax.jit(lambda x: x + x.sum()))(X)
+    assert [cache.counts.loaded for cache in caches] == [0, 1, 0]
+
+
+def test_static_arguments_are_part_of_the_key(tmp_path):
+    function = jax.jit(lambda x, power: x**power, static_argnames="power")
+    program = ProgramCache(tmp_path).program("power", function)
+    np.testing.assert_array_equal(program(X, power=2), X**2)
+    np.testing.assert_array_equal(program(X, power=3), X**3)
+    assert program.signatures == 2
+
+
+def test_programs_are_prepared_from_shapes(tmp_path):
+    cache = ProgramCache(tmp_path)
+    program = cache.program("p", traced_function([]))
+    shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+    program.prepare(shape, shape).result()
+    program(X, X)
+    assert cache.counts.compiled == 1
+    assert program.is_ready(X, X) and not program.is_ready(X[:2], X[:2])
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", "cut"])
+def test_a_damaged_file_is_compiled_again_and_replaced(tmp_path, content, caplog):
+    ProgramCache(tmp_path).program("p", traced_function([]))(X, X)
+    (file,) = tmp_path.glob("*" + SUFFIX)
+    file.write_bytes(file.read_bytes()[:200] if content == "cut" else content)
+    cache = ProgramCache(tmp_path)
+    got = cache.program("p", traced_function([]))(X, X)
+    np.testing.assert_array_equal(got["sum"], 2 * X)
+    assert cache.counts.compiled == 1 and "compiled again" in caplog.text
+    again = ProgramCache(tmp_path)
+    again.program("p", traced_function([]))(X, X)
+    assert again.counts.loaded == 1
+
+
+def test_without_a_folder_nothing_is_kept():
+    program = ProgramCache(None).program("p", traced_function([]))
+    np.testing.assert_array_equal(program(X, X)["sum"], 2 * X)
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_the_result_is_there(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    cache = ProgramCache(tmp_path / "file" / "programs")
+    np.testing.assert_array_equal(cache.program("p", traced_function([]))(X, X)["sum"], 2 * X)
+    assert "not kept" in caplog.text
+
+
+def test_errors_of_compiling_reach_the_caller():
+    program = ProgramCache(None).program("p", jax.jit(lambda x: x @ jnp.ones((7, 7))))
+    with pytest.raises(TypeError, match="dot_general"):
+        program(X)
+
+
+def test_another_process_loads_the_program(tmp_path):
+    code = (
+        "import sys, jax, numpy as np\n"
+        "from skipsr_jax.inference.program_cache import ProgramCache\n"
+        f"cache = ProgramCache({str(tmp_path)!r})\n"
+        "f = cache.program('p', jax.jit(lambda x: jax.numpy.sin(x) * 2))\n"
+        "print(float(f(np.float32([1, 2]))[1]), cache.counts.compiled, cache.counts.loaded)\n"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True, text=True, check=True, env=dict(os.environ, JAX_PLATFORMS="cpu"),
+        ).stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert outputs[0][0] == outputs[1][0]
+    assert [run[1:] for run in outputs] == [["1", "0"], ["0", "1"]]
