@@ -6,7 +6,7 @@
     python -m benchmarks.end_to_end --masks=real.npy          # as benchmarks.masks writes them
     python -m benchmarks.end_to_end --errors=errors.npz --skips=0.4
 
-What infer.py runs (inference.upscale), with random weights and frames and given masks: those that
+What infer.py runs (inference.pipeline), with random weights and frames and given masks: those that
 skip --skips, connected blobs or cut from the errors of real clips of the same size, or files.
 Frames come and go as bytes on the host, made ahead in a thread of their own; reading and writing of
 files is left out. ``total`` is the time on the clock. The first run of a row compiles and is not
@@ -47,8 +47,8 @@ from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.outputs import quantise
 from skipsr_jax.inference.pipeline import upscale_frames
-from skipsr_jax.inference.prefetch import ahead
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.prefetch import prefetch
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
 from skipsr_jax.parallel.mesh import make_mesh
@@ -80,8 +80,8 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-class GivenMask(Stages):
-    """The stages, with ``keep`` in place of what a predictor finds."""
+class GivenMask(Programs):
+    """The programs, with ``keep`` in place of what a predictor finds."""
 
     keep: Bool[HostArray, "t r q"]
     masks_from_pixels: bool = False
@@ -91,7 +91,7 @@ class GivenMask(Stages):
         return np.where(self.keep, np.float32(9), np.float32(-9))[None]
 
 
-def make_stages(name: str, dtype: Any) -> GivenMask:
+def make_programs(name: str, dtype: Any) -> GivenMask:
     """Random weights on the first device."""
     mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
     networks = abstract_networks(name, dtype)
@@ -103,7 +103,7 @@ def make_stages(name: str, dtype: Any) -> GivenMask:
 
 
 def settings_of(name: str, coding: str) -> Settings:
-    """Those of the model's config, with the mask from the stages, encoded and decoded so."""
+    """Those of the model's config, with the mask from the programs, encoded and decoded so."""
     settings = from_config(read_config(name))
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
     return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding)
@@ -125,12 +125,12 @@ def masks_of(
 
 
 def run_once(
-    frames: HostArray, target: tuple[int, int], stages: Stages, settings: Settings
+    frames: HostArray, target: tuple[int, int], programs: Programs, settings: Settings
 ) -> dict[str, float]:
     """Seconds of the stages and in total."""
     report = Report("", len(frames), show=False)
     began, count = time.perf_counter(), 0
-    for pixels, _ in ahead(upscale_frames(iter(frames), target, stages, settings, report), 8):
+    for pixels, _ in prefetch(upscale_frames(iter(frames), target, programs, settings, report), 8):
         quantise(pixels, 8)
         count += 1
     total = time.perf_counter() - began
@@ -140,16 +140,16 @@ def run_once(
 
 
 def rows_of(
-    clip: str, stages: GivenMask, settings: Settings, values: flags.FlagValues
+    clip: str, programs: GivenMask, settings: Settings, values: flags.FlagValues
 ) -> Iterator[dict[str, Any]]:
     """A row for each mask of a clip, coded as the settings say."""
     count, height, width = size_of(clip)
     small = (count, height // values.scale, width // values.scale, 3)
     frames = np.random.default_rng(0).integers(0, 256, small, np.uint8)
     for name, keep in masks_of(token_grid(count, height, width), values):
-        stages.keep = keep
+        programs.keep = keep
         runs = [
-            run_once(frames, (height, width), stages, settings) for _ in range(1 + values.repeats)
+            run_once(frames, (height, width), programs, settings) for _ in range(1 + values.repeats)
         ]
         seconds = {key: statistics.median(run[key] for run in runs[1:]) for key in runs[0]}
         yield {
@@ -172,8 +172,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")
     if values.coding != ["dense"] and values.scale != 4:
         raise UserError("--coding other than dense needs --scale=4: masks from pixels fit there")
-    stages = make_stages(values.model, dtype)
-    widest = stages.model.vae.config.block_channels[0]
+    programs = make_programs(values.model, dtype)
+    widest = programs.model.vae.config.block_channels[0]
     ceilings = {
         "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),
         "matmul_ceiling_tflops": matmul_ceiling(dtype, 8192 if values.model != "tiny" else 512),
@@ -182,8 +182,8 @@ def main(argv: Sequence[str]) -> int:
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):
-        stages.masks_from_pixels = coding != "dense"
-        for row in rows_of(clip, stages, settings_of(values.model, coding), values):
+        programs.masks_from_pixels = coding != "dense"
+        for row in rows_of(clip, programs, settings_of(values.model, coding), values):
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not rows:

@@ -28,7 +28,7 @@ from skipsr_jax.evaluation.quality import Row, header, line, means, row
 from skipsr_jax.inference.masks import from_input
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.media.reader import list_inputs, open_media
@@ -58,33 +58,33 @@ def read_truth(path: os.PathLike, limit: int) -> np.ndarray:
     return frames if frames.dtype == np.uint8 else (frames >> 8).astype(np.uint8)
 
 
-def run(low: np.ndarray, target: tuple[int, int], stages: Stages, settings: Settings):
+def run(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
     """Upscaled frames in [0, 1], and which of their patches ran."""
     report = Report("", len(low), show=False)
-    pairs = list(upscale_frames(iter(low), target, stages, settings, report))
+    pairs = list(upscale_frames(iter(low), target, programs, settings, report))
     keep = np.stack([mask for _, mask in pairs])
     return np.stack([frame for frame, _ in pairs]), keep[[0, *range(1, len(keep), 4)]]
 
 
-def mask_alone(low: np.ndarray, target: tuple[int, int], stages: Stages, settings: Settings):
+def mask_alone(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
     """The mask without the pictures: seconds a clip. UserError where it comes from the latent."""
-    if settings.mask.source == "predictor" and not stages.masks_from_pixels:
+    if settings.mask.source == "predictor" and not programs.masks_from_pixels:
         raise UserError("--nopictures needs a predictor on pixels: this one sees the latent")
-    return keep_mask(settings.mask, stages, None, low, None, target)
+    return keep_mask(settings.mask, programs, None, low, None, target)
 
 
-def measure(path: os.PathLike, stages: Stages, settings: Settings, values) -> Row:
+def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -> Row:
     """One row of the table."""
     truth = read_truth(path, values.frames)
     low, target = low_quality(truth, values.scale), truth.shape[1:3]
     skipped = dense = None
     if values.pictures:
-        skipped, keep = run(low, target, stages, settings)
+        skipped, keep = run(low, target, programs, settings)
     else:
-        keep = mask_alone(low, target, stages, settings)
+        keep = mask_alone(low, target, programs, settings)
     if values.pictures and values.dense:
         everything = dataclasses.replace(settings.mask, source="none")
-        dense, _ = run(low, target, stages, dataclasses.replace(settings, mask=everything))
+        dense, _ = run(low, target, programs, dataclasses.replace(settings, mask=everything))
     free = from_input(low / np.float32(255), target, settings.mask.input_tau)
     return row(os.path.basename(path), truth, values.scale, skipped, keep, dense, free)
 
@@ -96,14 +96,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)
     model = load_model(settings.checkpoint, settings.dtype, settings.mask.source == "predictor")
-    stages = Stages(model)
+    programs = Programs(model)
     print(header(), flush=True)
     rows = []
     for path in list_inputs(values.folder, folder="files"):
         media = open_media(path)
         if min(media.height, media.width) < values.smallest:
             continue
-        rows.append(measure(path, stages, settings, values))
+        rows.append(measure(path, programs, settings, values))
         print(line(rows[-1]), flush=True)
     found = means(rows)
     for of_kind in found:

@@ -48,7 +48,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference import masks
 from skipsr_jax.inference.model import Model
-from skipsr_jax.inference.programs import Stages, velocity_step
+from skipsr_jax.inference.programs import Programs, velocity_step
 from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.models.params import Params, abstract, bind
 from skipsr_jax.models.predictor import PAPER, make_predictor
@@ -119,7 +119,7 @@ class Ways:
             "text": {"positive": text.astype(self._dtype)},
         }
         vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0)))
-        self._stages = Stages(Model("random numbers", vae, self._dit, predictor, params))
+        self._programs = Programs(Model("random numbers", vae, self._dit, predictor, params))
 
     def _inputs(self, plan: TokenPlan) -> tuple[Any, ...]:
         return random_inputs(self._config, plan, self._dtype)
@@ -160,13 +160,13 @@ class Ways:
         latent, noise = (jax.random.normal(jax.random.key(i), shape) for i in range(2))
 
         def mask() -> HostArray:
-            logits = np.asarray(self._stages.mask_logits(latent), np.float32)[0]
+            logits = np.asarray(self._programs.mask_logits(latent), np.float32)[0]
             return masks.from_logits(logits, HALF)
 
         def run() -> Array:
             if predict:
                 mask()
-            return self._stages.refine(latent, keep, noise, ONE_STEP)[0]
+            return self._programs.refine(latent, keep, noise, ONE_STEP)[0]
 
         seconds = median_seconds(run, self._repeats)
         parts = {}

@@ -48,7 +48,7 @@ def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:
 
 
 def random_inputs(config: DiTConfig, plan: TokenPlan, dtype: Any) -> tuple[Any, ...]:
-    """What ``inference.stages.velocity_step`` takes after the parameters, on the host."""
+    """What ``inference.programs.velocity_step`` takes after the parameters, on the host."""
     rng = np.random.default_rng(1)
     sizes = (config.out_channels, config.in_channels - config.out_channels)
     rows = plan.patch_index.shape

@@ -34,8 +34,8 @@ from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import outputs
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import upscale_frames
-from skipsr_jax.inference.prefetch import ahead
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.prefetch import prefetch
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report, Summary
 from skipsr_jax.inference.settings import Settings, from_config
 from skipsr_jax.inference.target_size import target_size
@@ -148,18 +148,17 @@ def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
     return f"{mesh.size} x {kind}{rest}"
 
 
-def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> list[str]:
+def run_job(job: Job, programs: Programs, settings: Settings, overwrite: bool) -> list[str]:
     """Upscales one input and returns its summary."""
     media, source = job.media, job.media.path
     report = Report(source.name, count_frames(media, job.limit), show=sys.stderr.isatty())
-    frames = ahead(timed_frames(media, job.limit, report), FRAMES_AHEAD)
+    frames = prefetch(timed_frames(media, job.limit, report), FRAMES_AHEAD)
     reference = itertools.islice(job.reference.frames(), job.limit) if job.reference else None
-    before, dense_before = stages.done.copy(), stages.dense.copy()
     with contextlib.ExitStack() as stack:
         stack.callback(report.close)
         stack.enter_context(contextlib.closing(frames))
-        results = upscale_frames(frames, job.target, stages, settings, report, reference)
-        shown = stack.enter_context(contextlib.closing(ahead(results, FRAMES_AHEAD)))
+        results = upscale_frames(frames, job.target, programs, settings, report, reference)
+        shown = stack.enter_context(contextlib.closing(prefetch(results, FRAMES_AHEAD)))
         places = [place for place in (job.output, job.mask) if place]
         writers = [
             stack.enter_context(
@@ -182,10 +181,8 @@ def run_job(job: Job, stages: Stages, settings: Settings, overwrite: bool) -> li
         from_size=(media.height, media.width),
         to_size=job.target,
         mask_source=settings.mask.source,
-        attention=stages.attention(bucket) if bucket else "",
-        device=devices_of(stages.model.mesh, job.target),
-        done=stages.done - before,
-        dense=stages.dense - dense_before,
+        attention=programs.attention(bucket) if bucket else "",
+        device=devices_of(programs.model.mesh, job.target),
     ).lines(report)
 
 
@@ -213,14 +210,14 @@ def run(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     with_predictor = settings.mask.source == "predictor"
     mesh = mesh_of(settings.mesh)
-    stages = Stages(load_model(settings.checkpoint, settings.dtype, with_predictor, mesh))
+    programs = Programs(load_model(settings.checkpoint, settings.dtype, with_predictor, mesh))
     loading = time.perf_counter() - began
-    print(f"model {stages.model.source}, loaded in {loading:.1f} s")
+    print(f"model {programs.model.source}, loaded in {loading:.1f} s")
     for size in sizes:
-        for line in warm_up(*size, stages, settings, values.warmup_from):
+        for line in warm_up(*size, programs, settings, values.warmup_from):
             print(line, flush=True)
     for job in jobs:
-        print("\n".join(run_job(job, stages, settings, values.overwrite)), flush=True)
+        print("\n".join(run_job(job, programs, settings, values.overwrite)), flush=True)
 
 
 def main(argv: Sequence[str]) -> int:

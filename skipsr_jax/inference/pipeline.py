@@ -29,11 +29,11 @@ from skipsr_jax.geometry import (
 )
 from skipsr_jax.inference import masks
 from skipsr_jax.inference.chunks import OutputFrame, joined, overlapping
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, Settings
 from skipsr_jax.inference.sparse_coding import Coding, check_sparse, may_be_sparse
-from skipsr_jax.inference.upscaled_input import Given
+from skipsr_jax.inference.upscaled_input import UpscaledInput
 from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.pixels.colour_fix import fix_colour
 from skipsr_jax.pixels.compose import compose_pixels
@@ -96,7 +96,7 @@ def _to_host(slices: Iterable[Array]) -> Iterator[HostArray]:
 
 def keep_mask(
     mask: Mask,
-    stages: Stages,
+    programs: Programs,
     latent: Float[Array, "1 t v u c"] | None,
     frames: HostArray,
     truth: HostArray | None,
@@ -112,9 +112,9 @@ def keep_mask(
       target: (height, width) in pixels.
     """
     if mask.source == "predictor":
-        pixels = stages.masks_from_pixels
+        pixels = programs.masks_from_pixels
         given = masks.predictor_frames(_unit(frames), target)[None] if pixels else latent
-        logits = np.asarray(stages.mask_logits(given), np.float32)[0]
+        logits = np.asarray(programs.mask_logits(given), np.float32)[0]
         if pixels:
             logits = masks.on_token_grid(logits, frames.shape[1:3], target)
         keep = masks.from_logits(logits, mask.probability)
@@ -132,17 +132,17 @@ def _upscale_chunk(
     truth: HostArray | None,
     target: tuple[int, int],
     number: int,
-    stages: Stages,
+    programs: Programs,
     settings: Settings,
     report: Report,
 ) -> Iterator[OutputFrame]:
     """The way of the data for one chunk, whose place in the clip is ``number``."""
     count, overlap = len(frames), settings.chunk.overlap if number else 0
-    channels = stages.model.vae.config.latent_channels
+    channels = programs.model.vae.config.latent_channels
     noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
-    given = Given(pad_frames(frames), target, stages.model.mesh)
+    given = UpscaledInput(pad_frames(frames), target, programs.model.mesh)
     padded = padded_size(*target)
-    strips = stages.strips(padded, settings.slice_latents, settings.vae_memory_gib)
+    strips = programs.strips(padded, settings.slice_latents, settings.vae_memory_gib)
 
     def slices(plan: list[Blocks] | None) -> list[slice]:
         per_slice = settings.slice_latents if plan is None else 1
@@ -150,34 +150,30 @@ def _upscale_chunk(
 
     def masked(latent: Array | None) -> Bool[HostArray, "t r q"]:
         with report.stage("mask"):
-            return keep_mask(settings.mask, stages, latent, frames, truth, target)
+            return keep_mask(settings.mask, programs, latent, frames, truth, target)
 
-    coding = Coding(frames, strips, stages, settings)
-    ahead = may_be_sparse("encode", stages, settings)
+    coding = Coding(frames, strips, programs, settings)
+    ahead = may_be_sparse("encode", programs, settings)
     keep = masked(None) if ahead else None
     plan = coding.blocks("encode", keep) if ahead else None
     with report.stage("encode"):
         signed = map(given.signed, slices(plan))
-        latent = stages.encode(signed, noise.posterior, strips, plan)
+        latent = programs.encode(signed, noise.posterior, strips, plan)
         latent.block_until_ready()
     report.blocks("encode", plan, token_grid(count, *target))
     report.advance("encode", count - overlap)
     keep = keep if ahead else masked(latent)
     with report.stage("refine"):
-        refined, bucket = stages.refine(
+        refined, bucket = programs.refine(
             latent, keep, noise.start, settings.sampler, noise.condition
         )
         refined.block_until_ready()
     report.advance("refine", count - overlap)
     report.chunk(keep, bucket)
 
-    otherwise = ["refine"] if plan is None else ["refine", "encode"]
     plan = coding.blocks("decode", keep)
     if bucket is None and settings.pixels.keep_skipped:
         plan = []
-    stages.count_dense(
-        otherwise if plan is None else [*otherwise, "decode"], keep.shape, settings.sampler
-    )
     report.blocks("decode", plan, keep.shape)
     walk = slices(plan)
     keep = keep[(np.arange(walk[-1].stop) + PATCH_FRAMES - 1) // PATCH_FRAMES]  # of each frame
@@ -186,7 +182,7 @@ def _upscale_chunk(
     else:
         after = dataclasses.asdict(settings.pixels)
         signed = map(given.signed, walk)
-        decoded = stages.decode(refined, signed, settings.slice_latents, strips, plan)
+        decoded = programs.decode(refined, signed, settings.slice_latents, strips, plan)
         shown = (
             _finish(pixels, given.unit(part), keep[part], target, **after)
             for pixels, part in zip(decoded, walk, strict=True)
@@ -203,7 +199,7 @@ def _upscale_chunk(
 def upscale_frames(
     frames: Iterable[HostArray],
     target: tuple[int, int],
-    stages: Stages,
+    programs: Programs,
     settings: Settings,
     report: Report,
     reference: Iterable[HostArray] | None = None,
@@ -213,12 +209,12 @@ def upscale_frames(
     Args:
       frames: of the input, (h, w, 3), uint8 or uint16.
       target: (height, width) in pixels.
-      stages: of the model.
+      programs: of the model.
       settings: of the run.
       report: where the stages note their time and what was skipped.
       reference: the true frames at the target size; the oracle mask needs them.
     """
-    check_sparse(stages, settings)
+    check_sparse(programs, settings)
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))
@@ -235,6 +231,6 @@ def upscale_frames(
                     f"config.mask.reference must hold the input's frames, one for one, at "
                     f"{target[1]}x{target[0]} pixels"
                 )
-            yield _upscale_chunk(piece, truth, target, number, stages, settings, report), last
+            yield _upscale_chunk(piece, truth, target, number, programs, settings, report), last
 
     return joined(chunks(), overlap)

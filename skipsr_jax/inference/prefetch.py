@@ -16,7 +16,7 @@ _LOOK = 0.05
 """Seconds between two looks whether the thread has stopped."""
 
 
-def ahead(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
+def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
     """``items``, made in a thread of its own, up to ``count`` before they are asked for.
 
     Close it (``contextlib.closing``) if it may be left early: then the thread ends after the item

@@ -6,7 +6,6 @@ the text length alone: resolution, frame count and mask reach it as index arrays
 Latents here are scaled (times the autoencoder's ``scaling_factor``), as the transformer sees them.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
@@ -20,7 +19,6 @@ from skipsr_jax.diffusion.sampler import euler_sample
 from skipsr_jax.diffusion.timesteps import uniform_trailing
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import SPACE_FACTOR, spans
-from skipsr_jax.inference.cost import Counted, dense_flops, refine_flops
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.kernels.attention import choose
@@ -73,12 +71,8 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
     return jax.jit(velocity)
 
 
-class Stages:
-    """The compiled stages of one model. Making it compiles nothing.
-
-    ``done`` counts the operations of the networks so far (encode, refine, decode), ``dense`` those
-    of dense ones on the same clips.
-    """
+class Programs:
+    """The compiled programs of one model. Making it compiles nothing."""
 
     def __init__(self, model: Model):
         vae, dit, predictor, mesh = model.vae, model.dit, model.predictor, model.mesh
@@ -89,12 +83,10 @@ class Stages:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
             return joined.sample(noise) * scale
 
-        self.done, self.dense = Counter(), Counter()
-        self._dense_flops: dict[tuple, float] = {}
         self._strips: dict[tuple, int] = {}
         self._vae_steps: dict[int, tuple[Callable, Callable]] = {}
-        self._sparse_encode_step = self._counted("encode", sparse_encode_step(vae), self.done)
-        self._sparse_decode_step = self._counted("decode", sparse_decode_step(vae), self.done)
+        self._sparse_encode_step = on_mesh(mesh, sparse_encode_step(vae))
+        self._sparse_decode_step = on_mesh(mesh, sparse_decode_step(vae))
         self._sample = jax.jit(sample)
         self._unscale = jax.jit(lambda latent: latent / scale)
         self._velocity_step = velocity_step(dit)
@@ -148,15 +140,13 @@ class Stages:
         except ValueError as error:
             raise UserError(f"config.vae_memory_gib={memory_gib:g}: {error}") from error
 
-    def _counted(self, name: str, step: Callable, *counters: Counter) -> Callable:
-        return on_mesh(self.model.mesh, Counted(name, step, *counters))
-
     def _steps(self, strips: int) -> tuple[EncodeStep, DecodeStep]:
         if strips not in self._vae_steps:
-            vae, both = self.model.vae, (self.done, self.dense)
-            encode = self._counted("encode", encode_step(vae, strips), *both)
-            decode = self._counted("decode", decode_step(vae, strips), *both)
-            self._vae_steps[strips] = encode, decode
+            vae, mesh = self.model.vae, self.model.mesh
+            self._vae_steps[strips] = (
+                on_mesh(mesh, encode_step(vae, strips)),
+                on_mesh(mesh, decode_step(vae, strips)),
+            )
         return self._vae_steps[strips]
 
     def encode(
@@ -237,7 +227,6 @@ class Stages:
 
         start = self._gather(noise, index)
         refined = euler_sample(predict, start, uniform_trailing(sampler.steps))
-        self.done["refine"] += refine_flops(self.model.dit.config, plans, sampler.steps)
         return self._scatter(latent, refined, index), bucket
 
     def decode(
@@ -263,18 +252,6 @@ class Stages:
         if not self.model.vae.config.residual_decoder:
             base = None
         return decode_clip(self._steps(strips)[1], params, parts, base)
-
-    def count_dense(
-        self, names: Iterable[str], grid: tuple[int, int, int], sampler: Sampler
-    ) -> None:
-        """Adds to ``dense`` what the networks ``names``, which did not run densely, would have
-        taken for a chunk of ``grid`` tokens (frames, rows, columns)."""
-        texts = tuple(len(self.model.params["text"][name]) for name in self._prompts_of(sampler))
-        for name in names:
-            asked = name, grid, sampler.steps, texts
-            if asked not in self._dense_flops:
-                self._dense_flops[asked] = dense_flops(name, self.model, *asked[1:])
-            self.dense[name] += self._dense_flops[asked]
 
     def attention(self, bucket: Bucket) -> str:
         """Name of the attention kernel that runs a bucket here."""

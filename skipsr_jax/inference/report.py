@@ -6,14 +6,12 @@ import math
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from skipsr_jax.inference.cost import work_line
 from skipsr_jax.tokens.blocks import Blocks, blocks_run
 from skipsr_jax.tokens.buckets import Bucket
 
@@ -110,8 +108,6 @@ class Summary:
     mask_source: str
     attention: str
     device: str
-    done: Counter
-    dense: Counter
 
     def lines(self, report: Report) -> list[str]:
         """What to print."""
@@ -127,7 +123,6 @@ class Summary:
             f"  blocks   left out: {report.left_out}",
             f"  bucket   {ran or 'none'}",
             f"  kernel   {kernel} on {self.device}",
-            f"  TFLOP    {work_line(self.done, self.dense)}",
             f"  seconds  {report.passed:.1f}: {stages}",
             f"  memory   {peak_memory()}",
         ]

@@ -7,39 +7,39 @@ that is shown: ``auto`` codes chunks with a cut densely, and all where memory is
 import numpy as np
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.scene_cuts import find_cuts
 from skipsr_jax.tokens.blocks import Blocks, clip_blocks, share_run
 from skipsr_jax.types import Bool, HostArray
 
 
-def mask_needs_latent(stages: Stages, settings: Settings) -> bool:
+def mask_needs_latent(programs: Programs, settings: Settings) -> bool:
     """Whether a chunk's mask is made from its latent; else it can be made before encoding."""
-    return settings.mask.source == "predictor" and not stages.masks_from_pixels
+    return settings.mask.source == "predictor" and not programs.masks_from_pixels
 
 
-def check_sparse(stages: Stages, settings: Settings) -> None:
+def check_sparse(programs: Programs, settings: Settings) -> None:
     """Raises UserError for sparse coding that this model or these devices cannot do."""
     sparse = [name for name in ("encode", "decode") if getattr(settings, name) == "sparse"]
-    if sparse and stages.devices > 1:
+    if sparse and programs.devices > 1:
         raise UserError(
-            f"config.{sparse[0]}=sparse runs on one device and the mesh has {stages.devices}: set "
-            f"config.{sparse[0]}=dense"
+            f"config.{sparse[0]}=sparse runs on one device and the mesh has {programs.devices}: "
+            f"set config.{sparse[0]}=dense"
         )
-    if settings.encode == "sparse" and mask_needs_latent(stages, settings):
+    if settings.encode == "sparse" and mask_needs_latent(programs, settings):
         raise UserError(
-            f"{stages.model.source} predicts its mask from the latent, which config.encode=sparse "
-            "needs the mask for: set config.encode=dense or config.mask.source=input"
+            f"{programs.model.source} predicts its mask from the latent, but config.encode=sparse "
+            "needs the mask first: set config.encode=dense or config.mask.source=input"
         )
 
 
-def may_be_sparse(name: str, stages: Stages, settings: Settings) -> bool:
+def may_be_sparse(name: str, programs: Programs, settings: Settings) -> bool:
     """Whether any chunk can leave blocks out on the way ``name`` (encode or decode)."""
-    if getattr(settings, name) == "dense" or stages.devices > 1:
+    if getattr(settings, name) == "dense" or programs.devices > 1:
         return False
     if name == "encode":
-        return not mask_needs_latent(stages, settings)
+        return not mask_needs_latent(programs, settings)
     return settings.pixels.keep_skipped
 
 
@@ -51,8 +51,8 @@ class Coding:
       strips: into which dense coding cuts the picture; more than one: memory is short.
     """
 
-    def __init__(self, frames: HostArray, strips: int, stages: Stages, settings: Settings):
-        self._frames, self._stages, self._settings = frames, stages, settings
+    def __init__(self, frames: HostArray, strips: int, programs: Programs, settings: Settings):
+        self._frames, self._programs, self._settings = frames, programs, settings
         self._fits = strips == 1
         self._one_scene: bool | None = None
 
@@ -64,7 +64,7 @@ class Coding:
 
     def blocks(self, name: str, keep: Bool[HostArray, "t r q"]) -> list[Blocks] | None:
         """The blocks that the way ``name`` runs of each latent frame; None: all, densely."""
-        if not may_be_sparse(name, self._stages, self._settings):
+        if not may_be_sparse(name, self._programs, self._settings):
             return None
         plan = clip_blocks(keep)
         if plan is None or getattr(self._settings, name) == "sparse":

@@ -36,7 +36,7 @@ def _upscaled(
     return constrain_space((2 * x - 1 if signed else x)[None], SPACE_FACTOR)
 
 
-class Given:
+class UpscaledInput:
     """``frames``: of the input, uint8 or uint16, (f, h, w, 3). ``target``: (height, width)."""
 
     def __init__(self, frames: HostArray, target: tuple[int, int], mesh: Mesh | None):

@@ -17,11 +17,11 @@ import numpy as np
 
 from skipsr_jax.geometry import TIME_FACTOR, pad_frames, spans, token_grid
 from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Chunk, Settings
 from skipsr_jax.inference.sparse_coding import may_be_sparse
-from skipsr_jax.inference.upscaled_input import Given
+from skipsr_jax.inference.upscaled_input import UpscaledInput
 from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.tokens.blocks import plan_blocks, slot_numbers
 from skipsr_jax.tokens.buckets import ladder
@@ -36,12 +36,12 @@ def chunk_lengths(frames: int | None, chunk: Chunk) -> tuple[int, ...]:
 
 
 def _first_frame(
-    clip: np.ndarray, target: tuple[int, int], stages: Stages, settings: Settings
+    clip: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings
 ) -> float:
     """Seconds until the first frame of ``clip`` is there; the others are made too."""
     report = Report("warm-up", len(clip), show=False)
     began = time.perf_counter()
-    shown = upscale_frames(iter(clip), target, stages, settings, report)
+    shown = upscale_frames(iter(clip), target, programs, settings, report)
     next(shown)
     seconds = time.perf_counter() - began
     for _ in shown:
@@ -52,18 +52,18 @@ def _first_frame(
 def coding_programs(
     clip: np.ndarray,
     target: tuple[int, int],
-    stages: Stages,
+    programs: Programs,
     settings: Settings,
     fewest: float,
 ) -> Iterator[str]:
     """Codes the start of ``clip`` in each number of slots that may be asked for; as ``warm_up``."""
-    ways = [name for name in ("encode", "decode") if may_be_sparse(name, stages, settings)]
+    ways = [name for name in ("encode", "decode") if may_be_sparse(name, programs, settings)]
     clip = pad_frames(clip[: 1 + TIME_FACTOR])
     if not ways or len(clip) == 1:
         return
-    given, parts = Given(clip, target, stages.model.mesh), spans(frame_slices(len(clip)))
+    given, parts = UpscaledInput(clip, target, programs.model.mesh), spans(frame_slices(len(clip)))
     _, rows, columns = token_grid(len(clip), *target)
-    blocks, channels = rows * columns, stages.model.vae.config.latent_channels
+    blocks, channels = rows * columns, programs.model.vae.config.latent_channels
     latent = jnp.zeros((1, len(parts), 2 * rows, 2 * columns, channels))
     for name in ways:
         most = 1.0 if getattr(settings, name) == "sparse" else settings.sparse_up_to
@@ -73,9 +73,9 @@ def coding_programs(
             plan = plan_blocks(np.zeros((len(parts), rows, columns), bool), slots)
             signed = map(given.signed, parts)
             if name == "encode":
-                jax.block_until_ready(stages.encode(signed, latent, plan=plan))
+                jax.block_until_ready(programs.encode(signed, latent, plan=plan))
             else:
-                jax.block_until_ready(list(stages.decode(latent, signed, plan=plan)))
+                jax.block_until_ready(list(programs.decode(latent, signed, plan=plan)))
         seconds = time.perf_counter() - began
         if numbers:
             yield (
@@ -88,7 +88,7 @@ def warm_up(
     size: tuple[int, int],
     target: tuple[int, int],
     frames: int | None,
-    stages: Stages,
+    programs: Programs,
     settings: Settings,
     fewest: float,
 ) -> Iterator[str]:
@@ -102,22 +102,24 @@ def warm_up(
     dense = dataclasses.replace(
         settings, mask=dataclasses.replace(settings.mask, source="none", reference="")
     )
-    channels = stages.model.vae.config.latent_channels
+    channels = programs.model.vae.config.latent_channels
     for length in chunk_lengths(frames, settings.chunk):
         clip = rng.integers(0, 256, (length, *size, 3), np.uint8)
-        cold, warm = (_first_frame(clip, target, stages, dense) for _ in range(2))
+        cold, warm = (_first_frame(clip, target, programs, dense) for _ in range(2))
         sizes = f"{size[1]}x{size[0]} -> {target[1]}x{target[0]}, {length} frames"
         yield f"{sizes}: first frame after {cold:.2f} s, warm {warm:.2f} s"
         grid = token_grid(length, *target)
         latent = jnp.zeros((1, grid[0], 2 * grid[1], 2 * grid[2], channels))
         if settings.mask.source == "predictor":
-            keep_mask(settings.mask, stages, latent, clip, None, target)
+            keep_mask(settings.mask, programs, latent, clip, None, target)
         began, tokens = time.perf_counter(), int(np.prod(grid))
-        rungs = ladder(max(1, round(fewest * tokens)), tokens, stages.devices)
+        rungs = ladder(max(1, round(fewest * tokens)), tokens, programs.devices)
         for rung in rungs:
             keep = rng.permutation(tokens) < rung  # scattered, as windows of real masks are
-            refined, _ = stages.refine(latent, keep.reshape(grid), latent, settings.sampler, latent)
+            refined, _ = programs.refine(
+                latent, keep.reshape(grid), latent, settings.sampler, latent
+            )
             jax.block_until_ready(refined)
         seconds = time.perf_counter() - began
         yield f"  {len(rungs)} buckets of {rungs[0]} to {rungs[-1]} tokens in {seconds:.1f} s"
-        yield from coding_programs(clip, target, stages, settings, fewest)
+        yield from coding_programs(clip, target, programs, settings, fewest)

@@ -1,14 +1,12 @@
 """Names of results, and what refuses before any work."""
 
 import pathlib
-from collections import Counter
 
 import numpy as np
 import pytest
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.cost import work_line
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Size
 from skipsr_jax.media.reader import Media
@@ -80,5 +78,3 @@ def test_the_report_adds_up():
     report.blocks("decode", plan_blocks(np.ones((3, 1, 4), bool), 4)[:1], (2, 1, 4))
     report.blocks("decode", None, (2, 1, 4))
     assert report.left_out == "decode 25.0 %"
-    said = work_line(Counter(refine=1e12, decode=2e12), Counter(refine=3e12, decode=2e12))
-    assert said == "refine 1 of 3, decode 2 of 2; 40.0 % saved"

@@ -11,7 +11,7 @@ import small_model
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import upscale_frames
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import from_config
 from skipsr_jax.media.resize import upscale
@@ -21,9 +21,9 @@ TARGET = (32, 40)
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory):
+def programs(tmp_path_factory):
     path = small_model.write_small_model(tmp_path_factory.mktemp("upscale") / "model")
-    return Stages(load_model(path, "float32", with_predictor=True))
+    return Programs(load_model(path, "float32", with_predictor=True))
 
 
 @pytest.fixture(scope="module")
@@ -39,86 +39,86 @@ def clip():
     return frames
 
 
-def run(stages, settings, clip, reference=None, **parts):
+def run(programs, settings, clip, reference=None, **parts):
     """Frames, keep masks and the report; ``parts`` replace fields of the settings' parts."""
     for name, fields in parts.items():
         old = getattr(settings, name)
         new = dataclasses.replace(old, **fields) if isinstance(fields, dict) else fields
         settings = dataclasses.replace(settings, **{name: new})
     report = Report("test", len(clip), show=False)
-    pairs = list(upscale_frames(iter(clip), TARGET, stages, settings, report, reference))
+    pairs = list(upscale_frames(iter(clip), TARGET, programs, settings, report, reference))
     return np.stack([p for p, _ in pairs]), np.stack([k for _, k in pairs]), report
 
 
 @pytest.mark.slow
-def test_nothing_skipped_equals_dense(stages, settings, clip):
-    dense, keep, report = run(stages, settings, clip, mask={"source": "none"})
+def test_nothing_skipped_equals_dense(programs, settings, clip):
+    dense, keep, report = run(programs, settings, clip, mask={"source": "none"})
     assert dense.shape == (5, *TARGET, 3)
     assert keep.all()
     assert report.skipped == 0
-    same, _, _ = run(stages, settings, clip, mask={"probability": 0.0})
+    same, _, _ = run(programs, settings, clip, mask={"probability": 0.0})
     np.testing.assert_array_equal(same, dense)
 
 
-def test_the_seed_decides(stages, settings, clip):
+def test_the_seed_decides(programs, settings, clip):
     one, again, other = (
-        run(stages, settings, clip, mask={"source": "none"}, seed=seed)[0] for seed in (1, 1, 2)
+        run(programs, settings, clip, mask={"source": "none"}, seed=seed)[0] for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-4
 
 
-def test_masks_of_all_sources(stages, settings, clip):
+def test_masks_of_all_sources(programs, settings, clip):
     truth = np.rint(upscale(clip, TARGET) * 255).astype(np.uint8)
     truth[:, :, 24:] = np.random.default_rng(1).integers(0, 255, (5, 32, 16, 3))
     given = upscale(clip, TARGET)
     oracle = {"source": "oracle", "reference": "in memory"}
     for reference, mask in ((None, {"source": "input"}), (iter(truth), oracle)):
-        frames, keep, report = run(stages, settings, clip, reference, mask=mask)
+        frames, keep, report = run(programs, settings, clip, reference, mask=mask)
         np.testing.assert_array_equal(keep[:, :, 0], False)
         assert keep[:, :, 2].all()
         assert 0 < report.skipped < 1
         np.testing.assert_allclose(frames[:, :, :16], given[:, :, :16], atol=1e-6)
-    _, grown, _ = run(stages, settings, clip, mask={"source": "input", "dilate": 2})
+    _, grown, _ = run(programs, settings, clip, mask={"source": "input", "dilate": 2})
     assert grown.all()
 
 
-def test_a_reference_that_does_not_fit_is_refused(stages, settings, clip):
+def test_a_reference_that_does_not_fit_is_refused(programs, settings, clip):
     oracle = {"source": "oracle", "reference": "in memory"}
     for truth in (clip, np.zeros((3, *TARGET, 3), np.uint8)):
         with pytest.raises(UserError, match="40x32"):
-            run(stages, settings, clip, iter(truth), mask=oracle)
+            run(programs, settings, clip, iter(truth), mask=oracle)
 
 
-def test_every_pixel_setting_changes_pixels(stages, settings, clip):
+def test_every_pixel_setting_changes_pixels(programs, settings, clip):
     mask = {"source": "input"}
-    usual, _, _ = run(stages, settings, clip, mask=mask)
+    usual, _, _ = run(programs, settings, clip, mask=mask)
     for change in ({"colour": "adain"}, {"colour": "none"}, {"feather": 0}):
-        other, _, _ = run(stages, settings, clip, mask=mask, pixels=change)
+        other, _, _ = run(programs, settings, clip, mask=mask, pixels=change)
         assert np.abs(usual - other).max() > 1e-3, change
-    other, keep, _ = run(stages, settings, clip, mask=mask, pixels={"keep_skipped": False})
+    other, keep, _ = run(programs, settings, clip, mask=mask, pixels={"keep_skipped": False})
     skipped = ~np.repeat(np.repeat(keep, 16, 1), 16, 2)[:, :32, :40]
     assert np.abs(usual - other)[skipped].max() > 1e-3
 
 
-def test_memory_that_cannot_do_is_refused(stages, settings, clip):
+def test_memory_that_cannot_do_is_refused(programs, settings, clip):
     with pytest.raises(UserError, match="vae_memory_gib"):
-        run(stages, settings, clip, vae_memory_gib=1e-6)
+        run(programs, settings, clip, vae_memory_gib=1e-6)
 
 
-def test_16_bit_frames(stages, settings, clip):
+def test_16_bit_frames(programs, settings, clip):
     deep = clip.astype(np.uint16) * 257
-    eight, _, _ = run(stages, settings, clip, mask={"source": "none"})
-    sixteen, _, _ = run(stages, settings, deep, mask={"source": "none"})
+    eight, _, _ = run(programs, settings, clip, mask={"source": "none"})
+    sixteen, _, _ = run(programs, settings, deep, mask={"source": "none"})
     np.testing.assert_allclose(eight, sixteen, atol=1e-4)
 
 
-def test_sparse_coding(stages, settings, clip):
+def test_sparse_coding(programs, settings, clip):
     """The first latent frame is whole; later the kept patches' own, near what dense coding gives;
     skipped ones hold the input."""
     mask = {"source": "input"}
-    dense, keep, whole = run(stages, settings, clip, mask=mask)
-    decoded, same, report = run(stages, settings, clip, mask=mask, decode="sparse")
+    dense, keep, whole = run(programs, settings, clip, mask=mask)
+    decoded, same, report = run(programs, settings, clip, mask=mask, decode="sparse")
     np.testing.assert_array_equal(keep, same)
     np.testing.assert_allclose(decoded[0], dense[0], atol=1e-4)
     pixels = np.repeat(np.repeat(keep, 16, 1), 16, 2)[:, :32, :40]
@@ -130,28 +130,28 @@ def test_sparse_coding(stages, settings, clip):
         " 0.0 %"
     )
 
-    encoded, same, report = run(stages, settings, clip, mask=mask, encode="sparse")
+    encoded, same, report = run(programs, settings, clip, mask=mask, encode="sparse")
     np.testing.assert_array_equal(keep, same)
     assert not report.left_out.startswith("encode 0.0 %")
     assert np.abs(encoded - dense)[1:].max() > 0
     np.testing.assert_array_equal(encoded[~pixels], dense[~pixels])
 
 
-def test_auto_is_sparse_where_few_blocks_are_kept_in_one_scene(stages, settings, clip):
+def test_auto_is_sparse_where_few_blocks_are_kept_in_one_scene(programs, settings, clip):
     mask = {"source": "input"}
-    _, keep, dense = run(stages, settings, clip, mask=mask)
+    _, keep, dense = run(programs, settings, clip, mask=mask)
     share = float(keep[1:].mean())
     few = {"mask": mask, "decode": "auto", "encode": "auto", "sparse_up_to": 1.0}
-    assert run(stages, settings, clip, **few)[2].left_out != dense.left_out
+    assert run(programs, settings, clip, **few)[2].left_out != dense.left_out
     many = few | {"sparse_up_to": 0.9 * share}
-    assert run(stages, settings, clip, **many)[2].left_out == dense.left_out
+    assert run(programs, settings, clip, **many)[2].left_out == dense.left_out
     other = np.repeat(clip[:1], 5, axis=0)
     other[3:, :, :12] = 200
-    assert run(stages, settings, other, **few)[2].left_out == dense.left_out
+    assert run(programs, settings, other, **few)[2].left_out == dense.left_out
     on_latents = few | {"mask": {"source": "predictor"}, "decode": "dense"}
-    assert run(stages, settings, clip, **on_latents)[2].left_out.startswith("encode 0.0 %")
+    assert run(programs, settings, clip, **on_latents)[2].left_out.startswith("encode 0.0 %")
 
 
-def test_sparse_encoding_needs_a_mask_before_the_latent(stages, settings, clip):
+def test_sparse_encoding_needs_a_mask_before_the_latent(programs, settings, clip):
     with pytest.raises(UserError, match=r"config\.encode=dense or config\.mask\.source=input"):
-        run(stages, settings, clip, encode="sparse")
+        run(programs, settings, clip, encode="sparse")

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from skipsr_jax.inference.prefetch import ahead
+from skipsr_jax.inference.prefetch import prefetch
 
 
 def test_all_items_in_order_from_another_thread():
@@ -16,7 +16,7 @@ def test_all_items_in_order_from_another_thread():
             threads.add(threading.get_ident())
             yield i
 
-    assert list(ahead(numbers(), 3)) == list(range(50))
+    assert list(prefetch(numbers(), 3)) == list(range(50))
     assert threads and threading.get_ident() not in threads
 
 
@@ -30,7 +30,7 @@ def test_no_more_than_count_are_made_before_they_are_asked_for():
                 third.set()
             yield i
 
-    with contextlib.closing(ahead(numbers(), 2)) as items:
+    with contextlib.closing(prefetch(numbers(), 2)) as items:
         assert next(items) == 0
         assert third.wait(5)  # 1 and 2 wait in the queue, 3 at its door
         assert not threading.Event().wait(0.2) and made == [0, 1, 2, 3]
@@ -41,7 +41,7 @@ def test_errors_come_after_the_items_before_them():
         yield 1
         raise ValueError("no more")
 
-    items = ahead(numbers(), 4)
+    items = prefetch(numbers(), 4)
     assert next(items) == 1
     with pytest.raises(ValueError, match="no more"):
         next(items)
@@ -56,6 +56,6 @@ def test_leaving_early_ends_the_thread():
             yield i
             i += 1
 
-    with contextlib.closing(ahead(numbers(), 2)) as items:
+    with contextlib.closing(prefetch(numbers(), 2)) as items:
         assert next(items) == 0
     assert threading.active_count() == before

@@ -1,4 +1,4 @@
-"""The compiled stages: what they depend on, and what they leave alone."""
+"""The compiled programs: what they depend on, and what they leave alone."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import spans
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import keep_mask
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Mask, Sampler
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
@@ -28,13 +28,13 @@ ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    path = small_model.write_small_model(tmp_path_factory.mktemp("stages") / "model")
+    path = small_model.write_small_model(tmp_path_factory.mktemp("programs") / "model")
     return load_model(path, "float32", with_predictor=True)
 
 
 @pytest.fixture(scope="module")
-def stages(model):
-    return Stages(model)
+def programs(model):
+    return Programs(model)
 
 
 def cut(frames, per_slice):
@@ -48,31 +48,31 @@ def latent_of(grid, seed=0):
 
 def test_one_program_for_two_resolutions_and_two_masks(model):
     """The compiled transformer depends on the bucket and the text length alone."""
-    stages = Stages(model)
+    programs = Programs(model)
     rng = np.random.default_rng(0)
     buckets = set()
     for grid, share in (((2, 4, 6), 0.9), ((2, 4, 6), 0.7), ((1, 5, 8), 0.9), ((3, 3, 4), 0.8)):
         keep = rng.random(grid) < share
         latent = latent_of(grid)
-        _, bucket = stages.refine(latent, keep, latent_of(grid, 1), ONE_STEP)
+        _, bucket = programs.refine(latent, keep, latent_of(grid, 1), ONE_STEP)
         buckets.add(bucket)
     assert len(buckets) == 1
-    assert stages.compiled_transformers == 1
+    assert programs.compiled_transformers == 1
 
 
-def test_many_steps_share_the_program(stages):
+def test_many_steps_share_the_program(programs):
     grid = (1, 3, 3)
-    before = stages.compiled_transformers
-    stages.refine(latent_of(grid), np.ones(grid, bool), latent_of(grid, 1), ONE_STEP)
+    before = programs.compiled_transformers
+    programs.refine(latent_of(grid), np.ones(grid, bool), latent_of(grid, 1), ONE_STEP)
     sampler = dataclasses.replace(ONE_STEP, steps=5)
-    stages.refine(latent_of(grid), np.ones(grid, bool), latent_of(grid, 1), sampler)
-    assert stages.compiled_transformers <= before + 1
+    programs.refine(latent_of(grid), np.ones(grid, bool), latent_of(grid, 1), sampler)
+    assert programs.compiled_transformers <= before + 1
 
 
-def test_skipped_patches_keep_the_condition_and_kept_ones_change(stages):
+def test_skipped_patches_keep_the_condition_and_kept_ones_change(programs):
     keep = np.random.default_rng(1).random((2, 3, 4)) < 0.5
     latent = latent_of(keep.shape)
-    refined, bucket = stages.refine(latent, keep, latent_of(keep.shape, 1), ONE_STEP)
+    refined, bucket = programs.refine(latent, keep, latent_of(keep.shape, 1), ONE_STEP)
     assert bucket == roomy_bucket([keep])
     where = np.repeat(np.repeat(keep, 2, 1), 2, 2)
     changed = (np.asarray(refined) != np.asarray(latent)).any(-1)[0]
@@ -80,29 +80,29 @@ def test_skipped_patches_keep_the_condition_and_kept_ones_change(stages):
 
 
 def test_everything_skipped_runs_nothing(model, monkeypatch):
-    stages = Stages(model)
+    programs = Programs(model)
 
     def never(*_):
         raise AssertionError("the transformer ran")
 
-    monkeypatch.setattr(stages, "_velocity", never)
+    monkeypatch.setattr(programs, "_velocity", never)
     latent = latent_of((2, 2, 3))
-    refined, bucket = stages.refine(latent, np.zeros((2, 2, 3), bool), latent, ONE_STEP)
+    refined, bucket = programs.refine(latent, np.zeros((2, 2, 3), bool), latent, ONE_STEP)
     assert bucket is None
     assert refined is latent
     with pytest.raises(AssertionError, match="the transformer ran"):
-        stages.refine(latent, np.ones((2, 2, 3), bool), latent, ONE_STEP)
+        programs.refine(latent, np.ones((2, 2, 3), bool), latent, ONE_STEP)
 
 
 def test_guidance_runs_both_texts_and_needs_the_negative_one(model):
     grid = (1, 2, 2)
     keep, latent, noise = np.ones(grid, bool), latent_of(grid), latent_of(grid, 1)
     guided = dataclasses.replace(ONE_STEP, guidance=3.0)
-    stages = Stages(model)
-    plain, _ = stages.refine(latent, keep, noise, ONE_STEP)
-    strong, _ = stages.refine(latent, keep, noise, guided)
+    programs = Programs(model)
+    plain, _ = programs.refine(latent, keep, noise, ONE_STEP)
+    strong, _ = programs.refine(latent, keep, noise, guided)
     text = model.params["text"]
-    other = Stages(dataclasses.replace(
+    other = Programs(dataclasses.replace(
         model, params=model.params | {"text": {"positive": text["negative"]}}
     ))  # fmt: skip
     negative, _ = other.refine(latent, keep, noise, ONE_STEP)
@@ -113,46 +113,46 @@ def test_guidance_runs_both_texts_and_needs_the_negative_one(model):
         other.refine(latent, keep, noise, guided)
 
 
-def test_noise_on_the_condition_reaches_the_transformer_only(stages):
+def test_noise_on_the_condition_reaches_the_transformer_only(programs):
     grid = (2, 2, 2)
     keep = np.zeros(grid, bool)
     keep[0] = True
     latent, noise = latent_of(grid), latent_of(grid, 1)
     noised = dataclasses.replace(ONE_STEP, condition_noise=0.5)
-    plain, _ = stages.refine(latent, keep, noise, ONE_STEP)
-    other, _ = stages.refine(latent, keep, noise, noised, latent_of(grid, 2))
+    plain, _ = programs.refine(latent, keep, noise, ONE_STEP)
+    other, _ = programs.refine(latent, keep, noise, noised, latent_of(grid, 2))
     assert np.abs(np.asarray(other - plain))[:, 0].max() > 1e-3
     np.testing.assert_array_equal(np.asarray(other)[:, 1], np.asarray(latent)[:, 1])
 
 
 @pytest.mark.slow
-def test_slices_of_the_autoencoder_do_not_matter(stages):
+def test_slices_of_the_autoencoder_do_not_matter(programs):
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 9, 16, 16, 3)).astype(np.float32)
     noise = jnp.asarray(rng.normal(size=(1, 3, 2, 2, 16)).astype(np.float32))
-    one, all_at_once = (stages.encode(cut(frames, n), noise) for n in (1, 3))
+    one, all_at_once = (programs.encode(cut(frames, n), noise) for n in (1, 3))
     np.testing.assert_allclose(np.asarray(one), np.asarray(all_at_once), atol=1e-5)
     whole, parts = (
-        np.concatenate([np.asarray(p) for p in stages.decode(one, cut(frames, n), n)], axis=1)
+        np.concatenate([np.asarray(p) for p in programs.decode(one, cut(frames, n), n)], axis=1)
         for n in (3, 1)
     )
     assert whole.shape == frames.shape
     np.testing.assert_allclose(whole, parts, atol=1e-5)
 
-    in_strips = stages.encode(cut(frames, 3), noise, 2)
+    in_strips = programs.encode(cut(frames, 3), noise, 2)
     np.testing.assert_allclose(np.asarray(in_strips), np.asarray(one), atol=1e-5)
-    (shown,) = stages.decode(one, cut(frames, 3), 3, 2)
+    (shown,) = programs.decode(one, cut(frames, 3), 3, 2)
     np.testing.assert_allclose(np.asarray(shown), whole, atol=1e-5)
 
 
-def test_the_memory_given_decides_about_strips(stages):
-    assert stages.strips((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
-    needed = need(stages.model.vae, 64, 64, 1)
+def test_the_memory_given_decides_about_strips(programs):
+    assert programs.strips((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
+    needed = need(programs.model.vae, 64, 64, 1)
     fit = needed.strips[2] / 2**30
-    assert stages.strips((64, 64), 1, needed.strips[1] / 2**30) == 1
-    assert stages.strips((64, 64), 1, fit) == 2
+    assert programs.strips((64, 64), 1, needed.strips[1] / 2**30) == 1
+    assert programs.strips((64, 64), 1, fit) == 2
     with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* GiB even in strips"):
-        stages.strips((64, 64), 1, 1e-6)
+        programs.strips((64, 64), 1, 1e-6)
 
 
 @pytest.fixture
@@ -165,16 +165,16 @@ def quick_compile():
 def all_stages(path, mesh):
     """Every stage of one clip of 32 x 128 pixels, on the mesh; and the parameters."""
     model = load_model(path, "float32", with_predictor=True, mesh=mesh)
-    stages = Stages(model)
+    programs = Programs(model)
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 5, 32, 128, 3)).astype(np.float32)
     noise = jnp.asarray(rng.normal(size=(1, 2, 4, 16, 16)).astype(np.float32))
-    latent = stages.encode(cut(frames, 2), noise)
+    latent = programs.encode(cut(frames, 2), noise)
     keep = rng.random((2, 2, 8)) < 0.6
-    refined, bucket = stages.refine(latent, keep, noise[:, :, ::-1], ONE_STEP)
+    refined, bucket = programs.refine(latent, keep, noise[:, :, ::-1], ONE_STEP)
     assert bucket.tokens % mesh.size == 0
-    decoded = list(stages.decode(refined, cut(frames, 2), slice_latents=2))
-    results = (latent, stages.mask_logits(latent), refined, *decoded)
+    decoded = list(programs.decode(refined, cut(frames, 2), slice_latents=2))
+    results = (latent, programs.mask_logits(latent), refined, *decoded)
     return [np.asarray(x) for x in results], model.params, decoded
 
 
@@ -193,20 +193,20 @@ def test_a_mesh_gives_what_one_device_gives(sizes, tmp_path, quick_compile):
     assert decoded[0].addressable_shards[0].data.shape == (1, 5, 32, 128 // mesh.size, 3)
 
 
-def test_logits_are_one_per_patch(stages):
-    assert stages.mask_logits(latent_of((2, 3, 4))).shape == (1, 2, 3, 4)
+def test_logits_are_one_per_patch(programs):
+    assert programs.mask_logits(latent_of((2, 3, 4))).shape == (1, 2, 3, 4)
 
 
 def test_a_predictor_on_pixels_needs_no_latent(model):
     config = PredictorConfig(width=4, space="pixels", filters=2)
     on_pixels = make_predictor(config, rngs=nnx.Rngs(0))
     params = model.params | {"predictor": to_dict(on_pixels)}
-    stages = Stages(dataclasses.replace(model, predictor=on_pixels, params=params))
-    assert stages.masks_from_pixels and not Stages(model).masks_from_pixels
+    programs = Programs(dataclasses.replace(model, predictor=on_pixels, params=params))
+    assert programs.masks_from_pixels and not Programs(model).masks_from_pixels
     frames = np.random.default_rng(0).integers(0, 255, (5, 8, 12, 3), dtype=np.uint8)
     logits = np.asarray(on_pixels(jnp.asarray(frames[None] / np.float32(255))))[0]
     middle = float(np.median(logits))
     mask = Mask("predictor", float(1 / (1 + np.exp(-middle))), 0.0, 0.0, "", 0)
-    keep = keep_mask(mask, stages, None, frames, None, (32, 48))
+    keep = keep_mask(mask, programs, None, frames, None, (32, 48))
     np.testing.assert_array_equal(keep, logits >= np.float32(middle))
     assert keep.shape == (2, 2, 3) and 0 < keep.mean() < 1

@@ -12,7 +12,7 @@ import small_model
 
 from skipsr_jax.inference.chunks import overlapping
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Chunk, from_config
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
 from skipsr_jax.tokens.buckets import bucket_for, capacity, ladder
@@ -38,8 +38,8 @@ def test_the_ladder_has_a_rung_for_every_number_of_tokens(shards):
     assert ladder(5, 6) == (64,)
 
 
-class Recorder(Stages):
-    """Stages that note how many blocks they are asked to code."""
+class Recorder(Programs):
+    """Programs that note how many blocks they are asked to code."""
 
     devices, masks_from_pixels = 1, True
 
@@ -64,32 +64,32 @@ def test_every_number_of_slots_runs_once_where_blocks_may_be_left_out():
     config = runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]()
     settings = dataclasses.replace(from_config(config), encode="auto", decode="sparse")
     settings = dataclasses.replace(settings, sparse_up_to=0.5)
-    stages = Recorder()
+    programs = Recorder()
     clip = np.zeros((6, 16, 28, 3), np.uint8)
-    lines = list(coding_programs(clip, (64, 112), stages, settings, 0.4))
+    lines = list(coding_programs(clip, (64, 112), programs, settings, 0.4))
     assert lines[0].startswith("  encode on 11 to 14 of 28 blocks in")
-    assert stages.asked["encode"] == [(28, n) for n in (11, 12, 13, 14)]
-    assert stages.asked["decode"] == [(28, n) for n in (*range(11, 17), *range(18, 29, 2))]
+    assert programs.asked["encode"] == [(28, n) for n in (11, 12, 13, 14)]
+    assert programs.asked["decode"] == [(28, n) for n in (*range(11, 17), *range(18, 29, 2))]
     dense = dataclasses.replace(settings, encode="dense", decode="dense")
-    assert not list(coding_programs(clip, (64, 112), stages, dense, 0.4))
+    assert not list(coding_programs(clip, (64, 112), programs, dense, 0.4))
 
 
 @pytest.mark.slow
 def test_no_mask_asks_for_another_program(tmp_path):
     path = small_model.write_small_model(tmp_path / "model")
-    stages = Stages(load_model(path, "float32", with_predictor=True))
+    programs = Programs(load_model(path, "float32", with_predictor=True))
     config = runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]()
     settings = dataclasses.replace(from_config(config), chunk=Chunk(5, 0))
-    lines = list(warm_up((28, 28), (112, 112), 5, stages, settings, fewest=0.4))
+    lines = list(warm_up((28, 28), (112, 112), 5, programs, settings, fewest=0.4))
     # 2 x 7 x 7 patches: from 39 to 98 kept ones.
     assert lines[0].startswith("28x28 -> 112x112, 5 frames: first frame after")
     assert lines[1].startswith("  2 buckets of 64 to 128 tokens")
-    compiled = stages.compiled_transformers
+    compiled = programs.compiled_transformers
     assert compiled == 2
     rng = np.random.default_rng(0)
     latent = jnp.zeros((1, 2, 14, 14, 16), np.float32)
     for kept in (39, 64, 65, 98):
         keep = np.zeros(98, bool)
         keep[rng.permutation(98)[:kept]] = True
-        stages.refine(latent, keep.reshape(2, 7, 7), latent, settings.sampler)
-    assert stages.compiled_transformers == compiled
+        programs.refine(latent, keep.reshape(2, 7, 7), latent, settings.sampler)
+    assert programs.compiled_transformers == compiled

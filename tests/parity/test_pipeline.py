@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from skipsr_jax.checkpoints.convert import import_official
 from skipsr_jax.geometry import spans
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.programs import Stages
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.tokens.blocks import plan_blocks
@@ -66,19 +66,19 @@ def test_every_stage(case, golden, model):
     )
     for name, arrays in golden.items():
         text = {"positive": jnp.asarray(arrays["txt"])}
-        stages = Stages(dataclasses.replace(model, params=model.params | {"text": text}))
+        programs = Programs(dataclasses.replace(model, params=model.params | {"text": text}))
         frames = np.moveaxis(arrays["x"], 0, -1)[None]
         slices = [frames[:, part] for part in spans(frame_slices(frames.shape[1]))]
-        latent = stages.encode(slices, jnp.asarray(arrays["eps"][None]))
+        latent = programs.encode(slices, jnp.asarray(arrays["eps"][None]))
         close(latent[0], arrays["latent"], f"{name} latent")
 
         grid = (latent.shape[1], latent.shape[2] // 2, latent.shape[3] // 2)
         noise = jnp.asarray(arrays["noise"][None])
-        refined, _ = stages.refine(latent, np.ones(grid, bool), noise, sampler)
+        refined, _ = programs.refine(latent, np.ones(grid, bool), noise, sampler)
         close(refined[0], arrays["x0"], f"{name} x0")
 
         plan = plan_blocks(np.ones(grid, bool), grid[1] * grid[2])
         for way in (None, plan) if grid[0] > 1 else (None,):
-            parts = [np.asarray(part) for part in stages.decode(refined, slices, plan=way)]
+            parts = [np.asarray(part) for part in programs.decode(refined, slices, plan=way)]
             video = np.moveaxis(np.concatenate(parts, axis=1)[0], -1, 0)
             close(video, arrays["video"], f"{name} video, {'sparse' if way else 'dense'}")
