@@ -1,7 +1,7 @@
-"""Recognises a network by the names and shapes of its tensors, as the numbers of our configs.
+"""Finds the config of a network from the names and shapes of its official tensors.
 
-Nothing here decides whether a file is complete: a config is the best reading of what is there, and
-the key table then names every tensor that does not fit it.
+Whether a file is complete is not decided here: the config is the one that fits best, and the key
+table then names every tensor that does not fit it.
 """
 
 import math
@@ -15,7 +15,7 @@ from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.dit.mlp import gated_hidden
 from skipsr_jax.models.vae import VAEConfig
 
-# The released autoencoder; group counts leave no trace in the shapes.
+# Of the released autoencoder: shapes do not show the number of groups of its norms.
 _OFFICIAL_NORM_GROUPS = 32
 _OFFICIAL_EXPAND_RATIO = 4
 _MAX_EXPAND_RATIO = 16
@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(tensors: dict[str, LazyTensor]) -> Shapes:
-    """The shapes alone."""
+    """The shapes of tensors by name."""
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
@@ -38,7 +38,7 @@ def _find(shapes: Shapes, pattern: str, source: str) -> tuple[int, ...]:
 
 
 def _indices(shapes: Shapes, pattern: str) -> set[int]:
-    """The numbers that the pattern's group takes over all names."""
+    """All numbers that the group of ``pattern`` matches in the names."""
     return {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
 
 
@@ -51,19 +51,21 @@ def _expand_ratio(width: int, hidden: int, gated: bool) -> int:
 
 
 def is_dit(shapes: Shapes) -> bool:
-    """Whether most names are a DiT's."""
+    """Whether most of the names are those of a DiT."""
     return sum(name.startswith("blocks.") for name in shapes) > len(shapes) / 2
 
 
 def is_vae(shapes: Shapes) -> bool:
-    """Whether most names are an autoencoder's."""
+    """Whether most of the names are those of an autoencoder."""
     return sum(name.startswith(("encoder.", "decoder.")) for name in shapes) > len(shapes) / 2
 
 
 def dit_config(shapes: Shapes, source: str) -> DiTConfig:
-    """The transformer with these tensors: of the 3B kind if its feed-forward is gated, else 7B.
+    """Returns the config of the DiT that has these tensors.
 
-    Raises UserError when it is no SeedVR transformer, or a tensor that tells a size is missing.
+    It is of the 3B kind if its MLP is gated, else of the 7B kind. ``source`` names the file in
+    errors. Raises UserError when the names are not those of a SeedVR transformer, or when a tensor
+    whose shape gives a size is missing.
     """
     if not is_dit(shapes):
         names = ", ".join(list(shapes)[:3])
@@ -95,10 +97,11 @@ def dit_config(shapes: Shapes, source: str) -> DiTConfig:
 
 
 def vae_config(shapes: Shapes, source: str, norm_groups: int | None = None) -> VAEConfig:
-    """The autoencoder with these tensors.
+    """Returns the config of the autoencoder that has these tensors.
 
-    ``norm_groups`` cannot be seen: 32 as in the released one if it divides all widths, else their
-    greatest common divisor. Raises UserError as ``dit_config``.
+    ``norm_groups`` does not follow from shapes. Its default is 32, as in the released autoencoder,
+    if that divides all widths, else their greatest common divisor. Raises UserError as `dit_config`
+    does.
     """
     if not is_vae(shapes):
         names = ", ".join(list(shapes)[:3])

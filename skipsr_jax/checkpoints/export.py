@@ -3,9 +3,9 @@
     python -m skipsr_jax.checkpoints.export --vae=runs/vae --dit=runs/sr \\
         --predictor=runs/predictor --out=checkpoints/mine --dtype=bfloat16 --ema
 
-Each network comes from the last step of its own run; text embeddings from the transformer's, or
-from --positive / --negative. Invariant: the config describes exactly what is in the checkpoint, and
-``exported`` says which run and step each part comes from.
+Each network comes from the last step of its own run. The text embeddings come from the
+transformer's run, or from --positive / --negative. Invariant: the config describes exactly what is
+in the checkpoint, and ``exported`` says which run and step each part comes from.
 """
 
 import sys
@@ -27,7 +27,7 @@ from skipsr_jax.models.params import Params, flatten, unflatten
 PARTS = ("dit", "vae", "predictor")
 _DTYPES = ("float32", "bfloat16", "float16")
 
-# Which run says at what threshold patches were called skippable: the first of these that does.
+# The threshold of Eq. 1 comes from the first of these runs whose config has one.
 _TAU_FROM = ("predictor", "dit")
 
 
@@ -55,11 +55,11 @@ def merge(
       runs: {"dit", "vae", "predictor": a workdir, step folder or model folder}, or fewer.
       texts: {"positive", "negative": a .pt file}; they replace the run's own.
       dtype: of floating numbers (rope_freqs aside); None keeps the stored ones.
-      ema: take the averaged weights, of those runs that have any; one has to.
+      ema: take the averaged weights of every run that has them; at least one run must.
 
     Raises:
-      UserError: a run has no complete checkpoint, not that network or (all of them) no averages, or
-        ``out`` exists.
+      UserError: a run has no complete checkpoint or lacks the network, no run has averaged
+        weights although ``ema`` asks for them, or ``out`` exists.
     """
     params: Params = {}
     config: dict[str, Any] = {"exported": {}}
@@ -83,9 +83,9 @@ def merge(
     text = {name: read_text(path) for name, path in (texts or {}).items()}
     if text or "text" in params:
         params["text"] = _cast(params.get("text", {}) | text, target)
-    told = [taus[part] for part in _TAU_FROM if part in taus]
-    if told:
-        config["tau"] = told[0]
+    known = [taus[part] for part in _TAU_FROM if part in taus]
+    if known:
+        config["tau"] = known[0]
     store.save_model(out, params, config)
     return config
 

@@ -1,4 +1,4 @@
-"""A named tensor in some file: dtype and shape known, numbers read when asked for.
+"""LazyTensor: a tensor in a file whose dtype and shape are known and whose numbers are read later.
 
 Every reader returns ``dict[str, LazyTensor]`` and every writer takes one, so that a checkpoint of
 any size passes through memory one tensor at a time. Invariant: ``load()`` gives an array of
@@ -13,7 +13,7 @@ import numpy as np
 
 from skipsr_jax.errors import UserError
 
-# Bytes handed to a file at once: large enough for the disk, small enough not to count.
+# Bytes written at once: enough for the full speed of a disk, few beside the tensors in memory.
 _PIECE_BYTES = 1 << 24
 
 # Wrappers that training frameworks put around every key of a state dict.
@@ -22,7 +22,7 @@ _WRAPPERS = ("state_dict", "module", "model", "_orig_mod")
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that has not been read yet."""
+    """A tensor that has not been read yet; ``load`` reads it."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class LazyTensor:
 
 
 def of_array(array: np.ndarray) -> LazyTensor:
-    """An array at hand, as a LazyTensor."""
+    """A LazyTensor of an array that is in memory."""
     return LazyTensor(array.dtype, array.shape, lambda: array)
 
 
@@ -50,7 +50,10 @@ def dtype_named(name: str) -> np.dtype:
 
 
 def pieces(tensor: LazyTensor) -> Iterator[bytes]:
-    """The tensor's bytes in C order, little-endian, some megabytes at a time."""
+    """The tensor's bytes in C order, little-endian, in pieces of 16 MiB.
+
+    Raises ValueError when the loaded array has not the declared dtype and shape.
+    """
     array = tensor.load()
     if array.dtype != tensor.dtype or array.shape != tensor.shape:
         raise ValueError(
@@ -68,12 +71,12 @@ def strip_wrappers(
 ) -> dict[str, LazyTensor]:
     """The state dict inside ``tensors``, its keys free of the wrappers around all of them.
 
-    The rule: ``section`` (a first name such as ``ema``) is chosen if given; then, while every key
-    starts with one of ``state_dict.``, ``module.``, ``model.``, ``_orig_mod.``, that first name
-    goes. A key is never stripped on its own, so no two keys can fall together.
+    First ``section`` (a first name such as ``ema``), if there is one, is selected. Then, while
+    every key starts with one of ``state_dict.``, ``module.``, ``model.``, ``_orig_mod.``, that
+    first name is removed. It is removed from all keys or from none, so no two keys become equal.
 
-    Raises UserError when ``section`` is not there, or when a wrapper stands beside other sections
-    (then the user must choose).
+    Raises UserError when ``section`` is not there, or when some keys have a wrapper and others are
+    in other sections, so that the user must choose.
     """
     if section is not None:
         inside = {

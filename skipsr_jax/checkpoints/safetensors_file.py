@@ -1,8 +1,10 @@
-"""safetensors files, read lazily and written as a stream.
+"""Reads safetensors files lazily, and writes them tensor by tensor.
 
-Format: 8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets}},
-then the tensors' bytes back to back. We parse it here because the safetensors package cannot give
-float8 tensors to numpy. Invariant: a written file holds the same bytes per tensor as its source.
+A file is the length of its header (8 bytes, little-endian), the header as JSON ({name: {dtype,
+shape, data_offsets}}, offsets from the end of the header), and the tensors' bytes, one after the
+other (https://github.com/huggingface/safetensors#format). It is parsed here because the safetensors
+package cannot return float8 tensors as numpy arrays. Invariant: a written file holds the same bytes
+per tensor as its source.
 """
 
 import json
@@ -24,7 +26,7 @@ _DTYPES = {
 }  # fmt: skip
 _NAMES = {dtype_named(numpy_name): name for name, numpy_name in _DTYPES.items()}
 
-# The limit of the reference implementation; a larger length means: another kind of file.
+# The limit of the reference implementation. A larger length is a sign of another kind of file.
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -46,7 +48,7 @@ def _header(path: pathlib.Path) -> tuple[dict, int]:
 
 
 def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
-    """The tensors of a safetensors file by name, in file order, none of them loaded.
+    """Returns the tensors of a safetensors file by name, in the order of the file; loads none.
 
     Raises UserError when the file is missing, cut short, inconsistent or of an unknown dtype.
     """
@@ -85,17 +87,18 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
 
 
 def _first_offset(entry: object) -> int:
-    """Where an entry's data starts; 0 for an entry that ``read`` will refuse."""
-    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    return (
-        offsets[0] if isinstance(offsets, list) and offsets and isinstance(offsets[0], int) else 0
-    )
+    """The offset of an entry's first byte; 0 for an entry that `read` refuses afterwards."""
+    match entry:
+        case {"data_offsets": [int(first), *_]}:
+            return first
+    return 0
 
 
 def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
-    """Writes ``tensors`` in the given order, each loaded once, via a temporary name.
+    """Writes ``tensors`` in their order; each is loaded once, and dropped when it is written.
 
-    Raises UserError when ``path`` exists, ValueError when a dtype has no name in the format.
+    The file appears when it is complete. Raises UserError when ``path`` exists, ValueError when the
+    format has no name for a dtype.
     """
     path = pathlib.Path(path)
     check_absent(path)

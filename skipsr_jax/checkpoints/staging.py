@@ -1,9 +1,10 @@
-"""Arrays larger than memory, on their way between official tensors and our stacked arrays.
+"""Gathers official tensors into our stacked arrays and scatters them back, through files.
 
-One array of ours gathers a tensor of every layer. It is put together in a file and handed on as a
-memory map, so that only the tensor in hand is in memory. Invariant: dtypes are kept; where the
-layers of a stack differ in dtype, the array has the smallest dtype that holds all exactly, and the
-original ones are recorded, so that the way back gives the same bytes.
+One array of ours holds a tensor of every layer. It is put together in a file and handed on as a
+memory map, so that no more than one tensor is in memory: arrays may be larger than memory.
+Invariant: dtypes are kept. Where the layers of a stack differ in dtype, the array has the smallest
+dtype that holds all of them exactly, and the original dtypes are recorded, so that scattering gives
+the same bytes.
 """
 
 import pathlib
@@ -67,7 +68,8 @@ def gather(
 ) -> dict[str, np.ndarray]:
     """Our arrays {path: array}, put together in files of ``folder`` and mapped from there.
 
-    ``tensors`` must fit ``entries`` (see ``keys.mismatches``). ``done`` hears of bytes passing.
+    ``tensors`` must fit ``entries`` (see `keys.mismatches`). ``done`` is called after each tensor
+    with its number of bytes.
     """
     arrays = {}
     for number, (path, group) in enumerate(by_path(entries).items()):
@@ -81,10 +83,10 @@ def gather(
                 continue  # the file starts as zeros
             # Mapped anew for each tensor: what is unmapped counts as no memory.
             array = _map(file, dtype, shape, "r+" if file.exists() else "w+")
-            place = array[index] if stacked else array
-            place[...] = entry.to_ours(tensors[entry.official].load())
+            layer = array[index] if stacked else array
+            layer[...] = entry.to_ours(tensors[entry.official].load())
             done(tensors[entry.official].nbytes)
-            del array, place
+            del array, layer
         arrays[path] = _map(file, dtype, shape, "r")
     return arrays
 
@@ -96,20 +98,22 @@ def scatter(
     original: dict[str, str],
     folder: pathlib.Path,
 ) -> dict[str, LazyTensor]:
-    """The way back: the official tensors of our arrays, each array read once, when first needed.
+    """The inverse of `gather`: the official tensors, by name, read when they are loaded.
+
+    Each of our arrays is read once, when the first of its tensors is loaded.
 
     Args:
-      entries: of the network.
-      stored: dtype of each of our arrays.
-      read: gives one of our arrays by path.
-      original: what ``mixed_dtypes`` gave.
-      folder: for the files that hold an array between the tensors of its layers.
+      entries: the entries of the network.
+      stored: the dtype of each of our arrays, by path.
+      read: returns one of our arrays, given its path.
+      original: what `mixed_dtypes` returned.
+      folder: an empty folder for files, one for each array whose tensors are being loaded.
     """
     tensors = {}
     for number, (path, group) in enumerate(by_path(entries).items()):
         file, layers = folder / f"{number:04}", len(group)
 
-        def mapped(entry: Entry, path=path, file=file, layers=layers) -> np.ndarray:
+        def load_layer(entry: Entry, path=path, file=file, layers=layers) -> np.ndarray:
             ours = entry.to_ours(np.broadcast_to(np.uint8(0), entry.shape)).shape
             shape = ours if entry.layer is None else (layers, *ours)
             if not file.exists():
@@ -125,8 +129,8 @@ def scatter(
                 continue
             dtype = dtype_named(original.get(entry.official, stored[path].name))
 
-            def load(entry=entry, mapped=mapped, dtype=dtype) -> np.ndarray:
-                return np.asarray(entry.to_official(mapped(entry)), dtype)
+            def load(entry=entry, load_layer=load_layer, dtype=dtype) -> np.ndarray:
+                return np.asarray(entry.to_official(load_layer(entry)), dtype)
 
             tensors[entry.official] = LazyTensor(dtype, entry.shape, load)
     return tensors

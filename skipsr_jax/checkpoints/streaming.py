@@ -1,7 +1,8 @@
-"""Writes arrays that are larger than memory: from memory maps into Orbax, a chunk at a time.
+"""An Orbax type handler that writes memory-mapped arrays larger than memory, a chunk at a time.
 
 Orbax's own handler copies all numpy arrays first and then writes them all at once, which takes as
-much memory as the model. Invariant: the same files as Orbax writes, with one chunk in memory.
+much memory as the model. Invariant: the files are those that Orbax writes, and one chunk is in
+memory.
 """
 
 import asyncio
@@ -19,10 +20,10 @@ _SMALL_BYTES = 1 << 20
 
 
 class StreamingHandler(ocp.type_handlers.NumpyHandler):
-    """Orbax's numpy handler, but chunk after chunk and without a copy of the array.
+    """Orbax's numpy handler, writing chunk after chunk and without a copy of the array.
 
-    Overrides an internal step of Orbax; were that step renamed, Orbax's own would run: the same
-    files, with more memory.
+    It overrides an internal method of Orbax. If Orbax renamed that method, its own would run and
+    write the same files with more memory; tests/checkpoints/test_store.py would fail.
     """
 
     def __init__(self):
@@ -32,7 +33,7 @@ class StreamingHandler(ocp.type_handlers.NumpyHandler):
     async def _open_and_write(
         self, value: np.ndarray, tspec: dict[str, Any], ts_context: ts.Context
     ) -> None:
-        if value.nbytes < _SMALL_BYTES:  # many small ones at a time: waiting would cost, not memory
+        if value.nbytes < _SMALL_BYTES:  # written side by side: they need little memory
             return await super()._open_and_write(value, tspec, ts_context)
         async with self._turn:
             spec = ts.Spec(tspec)
@@ -50,7 +51,10 @@ class StreamingHandler(ocp.type_handlers.NumpyHandler):
 
 
 def state_handler(concurrent_gb: int) -> ocp.PyTreeCheckpointHandler:
-    """Orbax's handler of nested dicts, with numpy arrays streamed."""
+    """Orbax's handler of nested dicts with numpy arrays written by `StreamingHandler`.
+
+    ``concurrent_gb``: how many GB of arrays Orbax may write at a time.
+    """
     registry = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, StreamingHandler()), (jax.Array, ocp.type_handlers.ArrayHandler())
     )

@@ -1,9 +1,11 @@
-"""torch.save files (.pth, .pt) read and written without torch, and without running their pickle.
+"""Reads files of torch.save (.pth, .pt) without torch, and without executing their pickle.
 
-A file is a pickle of a nested dict whose tensors are (storage, offset, size, stride), plus the
-storages' bytes: as entries of a zip file (torch >= 1.6), or one after another behind the pickle
-(older). The pickle is read by an unpickler that knows a short list of names and refuses all others.
-Invariant: reading never calls anything a file names; each tensor is read alone, memory-mapped.
+A file is a pickle of a nested dict whose tensors are (storage, offset, size, stride), and the
+storages' bytes. Since torch 1.6 both are entries of a zip file: <name>/data.pkl, and
+<name>/data/<key> for each storage. In older files the storages follow the pickle. The pickle is
+read by an unpickler that knows the few names that weights need and refuses all others; torch's
+``weights_only=True`` works alike. Invariant: reading never calls a function that a file names, and
+each tensor is memory-mapped on its own.
 """
 
 import collections
@@ -20,26 +22,26 @@ import numpy as np
 from skipsr_jax.checkpoints.lazy import LazyTensor, dtype_named
 from skipsr_jax.errors import UserError
 
-# torch.<name>Storage -> dtype
+# Names of typed storages in torch -> dtype.
 STORAGES = {
     "DoubleStorage": "float64", "FloatStorage": "float32", "HalfStorage": "float16",
     "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
     "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
 }  # fmt: skip
-# torch.<name>: dtypes that have no typed storage; their tensors name the dtype themselves.
+# Dtypes that have no typed storage in torch: their tensors name the dtype themselves.
 UNTYPED = (
     "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
     "uint16", "uint32", "uint64",
 )  # fmt: skip
 
-# The first pickled object of the format before zip files.
+# The first two pickled objects of a file written before torch 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """A run of bytes that tensors are views of. ``dtype`` is None when untyped."""
+    """A contiguous range of bytes that tensors are views of. ``dtype`` is None when untyped."""
 
     key: str
     dtype: np.dtype | None
@@ -47,7 +49,7 @@ class _Storage:
 
 
 class _Inert:
-    """Stands for a class that a file mentions and that we never need to make."""
+    """A placeholder for classes that a file names and of which no instance is needed."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -99,7 +101,7 @@ class _Unpickler(pickle.Unpickler):
         return self._view(storage, dtype, offset, size, stride)
 
     def _view(self, storage, dtype, offset, size, stride) -> LazyTensor:
-        """The lazy strided view; its bounds are checked here, before anything is read."""
+        """A lazy strided view of a storage; its bounds are checked before anything is read."""
         if not isinstance(storage, _Storage) or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError("a tensor without a storage")
         size, stride = tuple(map(int, size)), tuple(map(int, stride))
@@ -125,12 +127,12 @@ def _first(tensor: object, *_: object) -> object:
 
 
 def _rebuild_from_type(build: object, _kind: object, args: tuple, _state: object) -> object:
-    # ``build`` came through find_class, so it is one of ours.
+    # ``build`` was looked up by find_class, so it is a function of this module.
     return build(*args)
 
 
 def _map(path: pathlib.Path, start: int, nbytes: int) -> Callable[[], np.ndarray]:
-    """A reader of ``nbytes`` bytes of a file; the mapping lives as long as the array."""
+    """A function that maps ``nbytes`` bytes of a file; the mapping lives as long as the array."""
 
     def read() -> np.ndarray:
         return np.memmap(path, np.uint8, mode="r", offset=start, shape=(nbytes,)).view(np.ndarray)
@@ -172,7 +174,7 @@ def _read_zip(path: pathlib.Path) -> object:
 
 
 class _Memory:
-    """What an unpickler needs of a file, over bytes, so that the archive can seek meanwhile."""
+    """Bytes with the methods of a file that an unpickler calls: the archive itself has to seek."""
 
     def __init__(self, data: bytes):
         self._data, self._at = data, 0
@@ -188,13 +190,16 @@ class _Memory:
 
 
 def _read_legacy(path: pathlib.Path) -> object:
-    """Magic number, protocol and system pickles, the tree, the storage keys, then the storages."""
-    places: dict[str, tuple[int, int]] = {}
+    """Reads the pickles in their order: magic number, protocol, system, tree, storage keys.
+
+    The storages follow, each after its count of elements.
+    """
+    ranges: dict[str, tuple[int, int]] = {}
     used: list[_Storage] = []
 
     def reader(storage: _Storage) -> Callable[[], np.ndarray]:
         used.append(storage)
-        return lambda: _map(path, *places[storage.key])()
+        return lambda: _map(path, *ranges[storage.key])()
 
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -209,22 +214,22 @@ def _read_legacy(path: pathlib.Path) -> object:
         tree = unpickle()
         counts = {storage.key: storage for storage in used}
         for key in unpickle():
-            file.seek(8, os.SEEK_CUR)  # the element count again
+            file.seek(8, os.SEEK_CUR)  # the count of elements, which the pickle holds too
             if key not in counts:
                 raise UserError(
                     f"{path}: storage {key} is used by no tensor; save it anew with torch"
                 )
-            places[key] = (file.tell(), _nbytes(counts[key]))
+            ranges[key] = (file.tell(), _nbytes(counts[key]))
             file.seek(_nbytes(counts[key]), os.SEEK_CUR)
             if file.tell() > size:
                 raise UserError(f"{path}: cut short at byte {size}")
-    if counts.keys() - places.keys():
+    if counts.keys() - ranges.keys():
         raise UserError(f"{path}: incomplete: the bytes of some storages are missing")
     return tree
 
 
 def _flatten(tree: object, prefix: str, into: dict[str, LazyTensor]) -> None:
-    """Nested dicts to dotted names, without what is neither dict nor tensor (epoch, arguments)."""
+    """Adds the tensors of nested dicts by dotted name; other values (epoch, arguments) are left."""
     if isinstance(tree, LazyTensor):
         into[prefix] = tree
     elif isinstance(tree, dict):
@@ -233,10 +238,11 @@ def _flatten(tree: object, prefix: str, into: dict[str, LazyTensor]) -> None:
 
 
 def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
-    """The tensors of a torch.save file by dotted name; a bare tensor has the name ``""``.
+    """Returns the tensors of a torch.save file by dotted name; loads none.
 
-    Raises UserError when the file is missing, cut short, not from torch.save, or names anything
-    but plain containers and tensors.
+    A file that holds one tensor and no dict gives it the name ``""``. Raises UserError when the
+    file is missing, cut short, not written by torch.save, or names anything but plain containers
+    and tensors.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -249,7 +255,7 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
         pickle.UnpicklingError, zipfile.BadZipFile, EOFError, AttributeError, IndexError, KeyError,
         TypeError, ValueError, struct.error, UnicodeDecodeError, OverflowError, MemoryError,
     ):  # fmt: skip
-        # What the unpickler raises on bytes that are no pickle is not narrower than this.
+        # On bytes that are not a pickle the unpickler raises any of these.
         raise UserError(f"{path}: not a file written by torch.save, or damaged") from None
     tensors: dict[str, LazyTensor] = {}
     _flatten(tree, "", tensors)

@@ -1,8 +1,10 @@
-"""Writes a state dict as torch.save would: a zip file that torch.load opens, weights_only or not.
+"""Writes a state dict in the zip format of torch.save, without torch.
 
-The pickle is spelled in opcodes, as pickling the names of torch needs torch. Every tensor gets its
-own storage, aligned to 64 bytes as torch does, so that ``torch.load(mmap=True)`` works.
-Invariant: tensors stream through one at a time; the file holds their bytes unchanged.
+``torch.load`` opens the file, with ``weights_only`` too. `torch_file` describes the format. The
+pickle is written opcode by opcode, because the pickle module would need torch for torch's names.
+Every tensor has a storage of its own, aligned to 64 bytes as torch.save does, so that
+``torch.load(mmap=True)`` works. Invariant: one tensor is in memory at a time, and the file holds
+its bytes unchanged.
 """
 
 import os
@@ -48,7 +50,7 @@ def _call(function: bytes, arguments: bytes) -> bytes:
 
 
 def _tensor(tensor: LazyTensor, key: str) -> bytes:
-    """The opcodes that rebuild one contiguous tensor over storage ``key``."""
+    """The opcodes that rebuild a contiguous tensor from storage ``key``."""
     stride, strides = 1, []
     for length in reversed(tensor.shape):
         strides.append(stride)
@@ -76,7 +78,7 @@ def _tensor(tensor: LazyTensor, key: str) -> bytes:
 
 
 def _add(archive: zipfile.ZipFile, name: str, nbytes: int, data) -> None:
-    """One uncompressed entry whose data starts on a multiple of 64 bytes."""
+    """Adds an uncompressed entry whose data starts on a multiple of 64 bytes."""
     info = zipfile.ZipInfo(name)  # dated 1980: the same tensors give the same file
     large = nbytes >= zipfile.ZIP64_LIMIT
     start = archive.fp.tell() + _LOCAL_HEADER + len(name.encode()) + (_ZIP64_EXTRA if large else 0)
@@ -89,9 +91,10 @@ def _add(archive: zipfile.ZipFile, name: str, nbytes: int, data) -> None:
 
 
 def write(path: str | os.PathLike, tensors: dict[str, LazyTensor]) -> None:
-    """Writes a .pth with ``tensors`` as an (ordered) dict; a lone name ``""`` as a bare tensor.
+    """Writes ``tensors`` as a dict in their order; each is loaded once.
 
-    Raises UserError when ``path`` exists, ValueError when torch has no such dtype.
+    A single tensor of the name ``""`` is written without a dict. The file appears when it is
+    complete. Raises UserError when ``path`` exists, ValueError when torch lacks a dtype.
     """
     path = pathlib.Path(path)
     check_absent(path)

@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: Orbax's manager with our items, and any pytree made plain.
+"""Saves and restores the state of a training run with Orbax's CheckpointManager.
 
-``state`` may hold optimizer states (named tuples); on disk they become flat string-keyed dicts, and
-come back in the caller's own structure. Invariant: what is restored ``like`` a state equals what
-was saved, on any mesh.
+``state`` may hold optimizer states (named tuples). On disk they are flat string-keyed dicts, and
+restoring returns them in the caller's own structure. Invariant: what is restored ``like`` a state
+equals what was saved, on any mesh.
 """
 
 from typing import Any
@@ -40,9 +40,9 @@ def _from_plain(plain: Any, like: Any) -> Any:
 def open_manager(
     directory: PathLike, *, max_to_keep: int | None = 3, save_interval_steps: int = 1
 ) -> ocp.CheckpointManager:
-    """The manager of ``directory`` (a workdir's ``checkpoints``), made if needed.
+    """Opens the manager of ``directory`` (a workdir's ``checkpoints``), which is made if needed.
 
-    Saves run in the background: ``wait_until_finished()`` or ``close()`` it at the end.
+    Saving runs in the background: call ``wait_until_finished()`` or ``close()`` at the end.
     """
     options = ocp.CheckpointManagerOptions(
         max_to_keep=max_to_keep, save_interval_steps=save_interval_steps, create=True
@@ -58,12 +58,17 @@ def save_step(
     *,
     force: bool = False,
 ) -> bool:
-    """Starts saving; False when ``step`` is not due (``force`` saves anyway) or there already.
+    """Starts saving ``step``; returns whether it does.
+
+    It does not when the step has been saved already, or is not due and ``force`` is False.
 
     Args:
+      manager: from `open_manager`.
+      step: the number of finished optimizer steps.
       state: {params, and optionally ema, opt_state, step, ...}: arrays in any pytree. Random keys
         as ``jax.random.key_data``.
       config: the JSON item; ``format_version`` is added.
+      force: save also when ``save_interval_steps`` says that the step is not due.
     """
     items = {
         "state": ocp.args.StandardSave({name: _to_plain(part) for name, part in state.items()}),
@@ -77,10 +82,11 @@ def save_step(
 def restore_step(
     manager: ocp.CheckpointManager, like: dict[str, Any], step: int | None = None
 ) -> dict[str, Any]:
-    """The state of ``step`` (default: the last), as ``like``: arrays or ShapeDtypeStructs, whose
-    shardings say where to place the numbers.
+    """Returns the state of ``step`` (default: the last one) in the structure of ``like``.
 
-    Raises UserError when there is no such step or when the state has other keys or shapes.
+    The leaves of ``like`` are arrays or ShapeDtypeStructs; the result has their shardings.
+
+    Raises UserError when there is no such step, or when the state has other keys or shapes.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():
