@@ -55,7 +55,6 @@ NOT_YET_WITHOUT_JAX = {"tokens/plan.py"}  # registers TokenPlan as a pytree
 TESTED_IN = {
     "checkpoints/architecture.py": "checkpoints/test_keys.py",
     "checkpoints/lazy.py": "checkpoints/test_safetensors_file.py",
-    "checkpoints/networks.py": "checkpoints/test_keys.py",
     "checkpoints/staging.py": "checkpoints/test_convert.py",
     "checkpoints/streaming.py": "checkpoints/test_store.py",
     "checkpoints/torch_writer.py": "checkpoints/test_torch_file.py",

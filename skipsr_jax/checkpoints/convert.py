@@ -1,13 +1,14 @@
-"""SeedVR / SeedVR2 weight files -> one of our checkpoints, and back.
+"""Converts SeedVR / SeedVR2 weight files into a checkpoint of this project, and back.
 
     python -m skipsr_jax.checkpoints.convert --dit=seedvr2_ema_3b.pth --vae=ema_vae.pth \\
         --positive=pos_emb.pt --negative=neg_emb.pt --out=checkpoints/seedvr2_3b
     python -m skipsr_jax.checkpoints.convert --checkpoint=checkpoints/seedvr2_3b \\
         --to=safetensors --out=official
 
-Files are .pth, .pt or .safetensors, of the 3B or 7B kind, in any float dtype; which network it is
-shows in names and shapes. Either direction writes a new folder, needs as much free disk again, and
-memory for the largest array only. Invariant: there and back gives every tensor byte for byte.
+Files are .pth, .pt or .safetensors, of the 3B or 7B kind, in any float dtype. The network is
+recognised by the names and shapes of its tensors. Either direction writes a new folder and needs as
+much free disk again for temporary files; memory holds one array at a time. Invariant: a tensor
+converted there and back is the same, byte for byte.
 """
 
 import hashlib
@@ -25,7 +26,6 @@ from skipsr_jax.checkpoints import (
     architecture,
     keys,
     lazy,
-    networks,
     safetensors_file,
     staging,
     store,
@@ -44,18 +44,24 @@ from skipsr_jax.models.vae import VAEConfig
 CONFIG_CLASSES = {"dit": DiTConfig, "vae": VAEConfig}
 TEXT_FILES = {"positive": "pos_emb.pt", "negative": "neg_emb.pt"}
 
-_SHOWN_MISMATCHES = 40
-_BATCH_BYTES = 1 << 28
+_LISTED_MISMATCHES = 40
+_BATCH_BYTES = 1 << 28  # of small arrays that are restored together
 
 
 def read_tensors(path: str, section: str | None = None) -> dict[str, LazyTensor]:
-    """The tensors of a .safetensors or torch file, free of wrappers (see ``strip_wrappers``)."""
+    """Returns the tensors of a .safetensors or torch file, keys without wrappers.
+
+    `lazy.strip_wrappers` says what wrappers and ``section`` are.
+    """
     reader = safetensors_file if path.endswith(".safetensors") else torch_file
     return lazy.strip_wrappers(reader.read(path), path, section)
 
 
 def read_text(path: str) -> np.ndarray:
-    """The one (tokens, width) tensor of a text embedding file."""
+    """Returns the text embedding in a file, an array (tokens, width).
+
+    Raises UserError when the file holds anything else.
+    """
     tensors = read_tensors(path)
     shapes = [list(tensor.shape) for tensor in tensors.values()]
     if len(shapes) != 1 or len(shapes[0]) != 2:
@@ -77,7 +83,10 @@ def _bar(total: int, what: str) -> tqdm:
 def _networks(
     sources: dict[str, str], section: str | None, norm_groups: int | None
 ) -> dict[str, tuple[DiTConfig | VAEConfig, list[keys.Entry], dict[str, LazyTensor]]]:
-    """Config, key table and tensors of each network; one UserError with all that does not fit."""
+    """Returns config, key table and tensors of each network.
+
+    Raises one UserError that lists the mismatches of all networks.
+    """
     found, wrong = {}, []
     for part, path in sources.items():
         tensors = read_tensors(path, section)
@@ -86,12 +95,12 @@ def _networks(
             config = architecture.vae_config(architecture.shapes_of(tensors), path, norm_groups)
         else:
             config = architecture.dit_config(architecture.shapes_of(tensors), path)
-        entries = networks.entries(config)
+        entries = keys.entries_of(config)
         wrong += [f"{path}: {line}" for line in keys.mismatches(entries, tensors)]
         found[part] = (config, entries, tensors)
     if wrong:
-        more = len(wrong) - _SHOWN_MISMATCHES
-        lines = wrong[:_SHOWN_MISMATCHES] + ([f"and {more} more"] if more > 0 else [])
+        more = len(wrong) - _LISTED_MISMATCHES
+        lines = wrong[:_LISTED_MISMATCHES] + ([f"and {more} more"] if more > 0 else [])
         raise UserError(f"{len(wrong)} tensors do not fit:\n  " + "\n  ".join(lines))
     return found
 
@@ -104,17 +113,18 @@ def import_official(
     section: str | None = None,
     norm_groups: int | None = None,
 ) -> dict[str, Any]:
-    """Writes the checkpoint ``out`` and returns its config.
+    """Writes official weight files as the checkpoint ``out`` and returns its config.
 
     Args:
-      out: a folder that does not exist yet.
+      out: a folder that does not exist yet, or an empty one.
       sources: {"dit": file, "vae": file}, or one of them.
       texts: {"positive": file, "negative": file}, or fewer.
-      section: which first name to take when a file has several (``ema``).
-      norm_groups: of the autoencoder, where it is not the usual one.
+      section: the first name of the keys to take when a file has several (``ema``).
+      norm_groups: the groups of the autoencoder's norms, where they are not the usual ones.
 
     Raises:
-      UserError: a file cannot be read, is another network, or has tensors that do not fit.
+      UserError: ``out`` holds something, or a file cannot be read, is of another network, or has
+        tensors that do not fit.
     """
     folder = pathlib.Path(store.absolute(out))
     check_absent(folder, folder=True)
@@ -147,9 +157,10 @@ def import_official(
 def _batches(
     checkpoint: str, part: str, leaves: dict[str, jax.ShapeDtypeStruct]
 ) -> Callable[[str], np.ndarray]:
-    """A reader of single arrays, which restores small ones together (each restore costs a while).
+    """Returns a function that reads one array by its path, for `staging.scatter`.
 
-    An array is given once, then forgotten; asking in the order of ``leaves`` reads nothing twice.
+    It restores consecutive small arrays together, because every restore takes a while, and returns
+    each array once. Nothing is read twice if arrays are asked for in the order of ``leaves``.
     """
     batch_of: dict[str, int] = {}
     filled, number = 0, 0
@@ -172,10 +183,10 @@ def _batches(
 
 
 def export_official(checkpoint: str, out: str, form: str) -> list[str]:
-    """Writes the networks and text embeddings of a checkpoint as official files; their names.
+    """Writes the networks and text embeddings of a checkpoint as official files.
 
-    ``form``: ``pth`` or ``safetensors`` (text embeddings are .pt in both). Raises UserError when
-    the checkpoint cannot be read or ``out`` exists.
+    ``form`` is ``pth`` or ``safetensors``; text embeddings are .pt files in both. Returns the names
+    of the files. Raises UserError when the checkpoint cannot be read or ``out`` exists.
     """
     folder = pathlib.Path(store.absolute(out))
     check_absent(folder)
@@ -189,7 +200,7 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
         for part in parts:
             (scratch / part).mkdir()
             source = f"{checkpoint} ({part})"
-            entries = networks.entries(from_json(CONFIG_CLASSES[part], config[part], source))
+            entries = keys.entries_of(from_json(CONFIG_CLASSES[part], config[part], source))
             stored = {k: np.dtype(leaf.dtype) for k, leaf in flatten(shapes[part]).items()}
             if stored.keys() != {entry.path for entry in entries}:
                 raise UserError(f"{source}: its arrays are not those of its config")
@@ -250,7 +261,7 @@ def run(argv: Sequence[str]) -> str:
 
 
 def _summary(config: dict[str, Any]) -> str:
-    """The sizes a person would check."""
+    """The sizes in a config by which a reader recognises the network."""
     names = ("width", "layers", "mm_layers", "heads", "block_channels")
     return "(" + ", ".join(f"{name} {config[name]}" for name in names if name in config) + ")"
 

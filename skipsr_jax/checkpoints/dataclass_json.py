@@ -89,15 +89,3 @@ def from_json(cls: type[T], values: dict[str, Any], source: str) -> T:
     if config is None:
         raise UserError(f"{source}: its config is not a {cls.__name__}: {'; '.join(sorted(wrong))}")
     return config
-
-
-def check_same(found: Any, wanted: Any, source: str) -> None:
-    """Raises UserError naming each field in which a checkpoint's config differs from ``wanted``."""
-    here, there = to_json(found), to_json(wanted)
-    differing = [
-        f"{name} {here.get(name)!r} (wanted {there.get(name)!r})"
-        for name in dict.fromkeys([*there, *here])
-        if here.get(name) != there.get(name)
-    ]
-    if differing:
-        raise UserError(f"{source}: holds another {type(wanted).__name__}: {', '.join(differing)}")

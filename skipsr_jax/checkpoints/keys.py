@@ -2,17 +2,22 @@
 
 A row is (official name, our path, the official axes in our order). ``{...}`` stands for one of a
 few words; a path under ``mm_blocks`` or ``shared_blocks`` is an array with all layers of that
-stack on its first axis, one official tensor each. Invariant: the table covers every parameter of a
-model, and no two parameters share an official name.
+stack on its first axis, one official tensor each. `entries_of` writes a table out for a config: one
+entry for each official tensor. Invariant: the table covers every parameter of a model, and no two
+parameters share an official name.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
 import numpy as np
+from flax import nnx
 
 from skipsr_jax.checkpoints.lazy import LazyTensor
-from skipsr_jax.models.params import Params, flatten
+from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.params import Params, abstract, flatten, shape_mismatches, to_dict
+from skipsr_jax.models.vae import VAE, VAEConfig
 
 AS_IS = None
 LINEAR = (1, 0)  # (out, in) -> (in, out)
@@ -45,10 +50,10 @@ DIT_TABLE: tuple[Row, ...] = (
 
 # Our autoencoder has the official structure; only the last name and the layout differ.
 VAE_TABLE: tuple[Row, ...] = (
-    ("{place}.{norm}.weight", "{place}/{norm}/scale", AS_IS),
-    ("{place}.{projection}.weight", "{place}/{projection}/kernel", LINEAR),
-    ("{place}.weight", "{place}/kernel", CONV),
-    ("{place}.bias", "{place}/bias", AS_IS),
+    ("{module}.{norm}.weight", "{module}/{norm}/scale", AS_IS),
+    ("{module}.{projection}.weight", "{module}/{projection}/kernel", LINEAR),
+    ("{module}.weight", "{module}/kernel", CONV),
+    ("{module}.bias", "{module}/bias", AS_IS),
 )
 
 _WORDS = {
@@ -58,7 +63,7 @@ _WORDS = {
     "vector": "(?:attn|mlp)_(?:shift|scale|gate)",
     "norm": "norm1|norm2|group_norm|conv_norm_out",
     "projection": "to_q|to_k|to_v|to_out/0",
-    "place": ".+",
+    "module": ".+",
 }
 
 # What checkpoints of older versions call the autoencoder's attention.
@@ -70,13 +75,15 @@ _VIDEO_ONLY_AT_LAST = re.compile("mm_blocks/txt/(mlp/.*|(attn|mlp)_(shift|scale|
 
 @dataclass(frozen=True)
 class Entry:
-    """One official tensor and where its numbers are in our parameters.
+    """One official tensor, and the array or the layer of an array that holds its numbers here.
 
     Attributes:
-      official: its name, or None for a parameter that the official model does not have (zeros).
-      path: of our array. layer: the index into its first axis; None when not stacked.
-      axes: of the official tensor, in our order; None when equal.
-      shape: of the official tensor.
+      official: the tensor's name, or None for a parameter that the official model lacks; it is
+        zero.
+      path: the path of our array.
+      layer: the index into the array's first axis, or None when its layers are not stacked.
+      axes: the axes of the official tensor in our order, or None when the orders are equal.
+      shape: the shape of the official tensor.
     """
 
     official: str | None
@@ -129,11 +136,11 @@ def _entries(params: Params, table: tuple[Row, ...], first: dict[str, int]) -> l
     return entries
 
 
-def dit_entries(params: Params, *, video_only_at_last: bool) -> list[Entry]:
-    """The table for a DiT with these (real or abstract) parameters.
+def _dit_entries(params: Params, *, video_only_at_last: bool) -> list[Entry]:
+    """The entries of a DiT with these (real or abstract) parameters.
 
-    ``video_only_at_last``: the model is of the 3B kind, whose last block, when it has own weights
-    for text, officially lacks those that do not matter; they are zero in ours.
+    ``video_only_at_last``: the model is of the 3B kind. When its last block has own weights for
+    text, the official block lacks those that have no effect on the result; ours has zeros there.
     """
     stacks = {name: params[name]["rope_freqs"].shape[0] for name in params if "_blocks" in name}
     first = {"mm_blocks": 0, "shared_blocks": stacks.get("mm_blocks", 0)}
@@ -149,8 +156,21 @@ def dit_entries(params: Params, *, video_only_at_last: bool) -> list[Entry]:
     ]
 
 
-def vae_entries(params: Params) -> list[Entry]:
-    """The table for an autoencoder with these (real or abstract) parameters."""
+def abstract_params(config: DiTConfig | VAEConfig) -> Params:
+    """The shapes of all parameters of the network; allocates nothing."""
+    network = DiT if isinstance(config, DiTConfig) else VAE
+    return to_dict(abstract(lambda: network(config, rngs=nnx.Rngs(0))))
+
+
+@functools.lru_cache(maxsize=8)  # tracing a network takes a second or two
+def entries_of(config: DiTConfig | VAEConfig) -> list[Entry]:
+    """The entries of the network, in the order of our parameters.
+
+    All callers get the same list: do not change it.
+    """
+    params = abstract_params(config)
+    if isinstance(config, DiTConfig):
+        return _dit_entries(params, video_only_at_last=config.plain_text_at_last)
     return _entries(params, VAE_TABLE, {})
 
 
@@ -166,35 +186,5 @@ def renamed(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
 
 def mismatches(entries: list[Entry], tensors: dict[str, LazyTensor]) -> list[str]:
     """Every way in which ``tensors`` are not what ``entries`` ask for, one line each."""
-    want = {entry.official: entry.shape for entry in entries if entry.official is not None}
-    wrong = [f"missing {name} {list(want[name])}" for name in want if name not in tensors]
-    wrong += [
-        f"unexpected {name} {list(t.shape)}" for name, t in tensors.items() if name not in want
-    ]
-    wrong += [
-        f"{name} has shape {list(tensors[name].shape)}, expected {list(shape)}"
-        for name, shape in want.items()
-        if name in tensors and tensors[name].shape != shape
-    ]
-    return wrong
-
-
-def to_params(entries: list[Entry], tensors: dict[str, LazyTensor]) -> dict[str, np.ndarray]:
-    """Our flat parameters {path: array} in memory (small models; ``convert`` streams instead).
-
-    Raises ValueError listing every mismatch.
-    """
-    if wrong := mismatches(entries, tensors):
-        raise ValueError("; ".join(wrong))
-    layers: dict[str, list[np.ndarray]] = {}
-    for entry in entries:
-        if entry.official is None:
-            array = np.zeros(entry.shape, layers[entry.path][0].dtype)
-        else:
-            array = tensors[entry.official].load()
-        layers.setdefault(entry.path, []).append(entry.to_ours(array))
-    stacked = {entry.path for entry in entries if entry.layer is not None}
-    return {
-        path: np.stack(arrays) if path in stacked else np.ascontiguousarray(arrays[0])
-        for path, arrays in layers.items()
-    }
+    named = {entry.official: entry for entry in entries if entry.official is not None}
+    return shape_mismatches(named, tensors)

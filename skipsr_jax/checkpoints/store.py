@@ -1,4 +1,4 @@
-"""The Orbax store: where a model or a training run keeps its numbers.
+"""Reads and writes Orbax checkpoints: the parameters of a model or of a training run.
 
     <folder>/<step>/state    nested string-keyed dict: params, and in training ema, opt_state, step
     <folder>/<step>/config   JSON: format_version, the model dataclasses, tau, sources
@@ -6,7 +6,7 @@
 In a model checkpoint ``params`` is any subset of {dit, vae, predictor, text: {positive, negative}}.
 Every function takes a model folder, a workdir (then its ``checkpoints``), or one step's folder,
 local (also relative) or on ``gs://``. Invariant: what is restored never depends on the topology
-that saved it; a folder under its final name is complete.
+that saved it, and a folder under its final name is complete.
 """
 
 import json
@@ -24,11 +24,11 @@ from etils import epath
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
-from skipsr_jax.models.params import Params, flatten, unflatten
+from skipsr_jax.models.params import Params, flatten, shape_mismatches, unflatten
 
 FORMAT_VERSION = 1
 
-# Frequencies of the rotary embedding: 8 bits of mantissa would move the positions.
+# Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
 NEVER_CAST = ("rope_freqs",)
 
 # What Orbax may hold in memory on top of the arrays themselves. Several arrays are read at a time:
@@ -39,10 +39,10 @@ PathLike = str | os.PathLike
 
 
 def absolute(path: PathLike) -> epath.Path:
-    """An absolute path (Orbax fails in the background on relative ones); ``gs://`` stays.
+    """Returns ``path`` as an absolute path; a ``gs://`` address is returned as it is.
 
-    Raises UserError for other kinds of address, and where ``gs://`` cannot be read for want of a
-    package.
+    Orbax fails in a background thread on relative paths. Raises UserError for other kinds of
+    address, and for ``gs://`` where the package that reads it is not installed.
     """
     text = os.fspath(path)
     scheme, remote, _ = text.partition("://")
@@ -64,9 +64,9 @@ def _steps(folder: epath.Path) -> list[int]:
 
 
 def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
-    """The folder of ``step`` (default: the last one) under ``path``, checked to be complete.
+    """Returns the folder of ``step`` (default: the last one) under ``path``, if it is complete.
 
-    Raises UserError when the path is missing, holds no checkpoint, or a half-written one.
+    Raises UserError when the path does not exist, holds no checkpoint, or holds a half-written one.
     """
     root = absolute(path)
     if not root.exists():
@@ -106,7 +106,10 @@ def _unreadable(found: epath.Path, error: Exception) -> UserError:
 
 
 def load_config(path: PathLike, step: int | None = None) -> dict[str, Any]:
-    """The config JSON of a checkpoint. UserError as ``step_folder``, or for another format."""
+    """Returns the config JSON of a checkpoint.
+
+    Raises UserError as `step_folder` does, and for a format that this version does not read.
+    """
     found = step_folder(path, step)
     try:
         config = json.loads((found / "config" / "metadata").read_text())
@@ -119,9 +122,10 @@ def load_config(path: PathLike, step: int | None = None) -> dict[str, Any]:
 
 
 def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params") -> Params:
-    """Shapes and dtypes of a checkpoint, nested as stored; reads no numbers.
+    """Returns the arrays of a checkpoint as ShapeDtypeStructs, nested as stored; reads none.
 
-    ``branch``: ``params``, or ``ema`` in a training checkpoint. Raises UserError when not there.
+    ``branch`` is ``params``, or ``ema`` in a training checkpoint. Raises UserError as `step_folder`
+    does, and when the checkpoint lacks the branch.
     """
     found = step_folder(path, step)
     try:
@@ -137,7 +141,7 @@ def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params
 
 
 def best_branch(path: PathLike) -> str:
-    """``ema`` where a checkpoint has averaged parameters (a training run's), else ``params``."""
+    """Returns ``ema`` if a checkpoint has averaged parameters, else ``params``."""
     try:
         stored_shapes(path, branch="ema")
     except UserError:
@@ -146,17 +150,10 @@ def best_branch(path: PathLike) -> str:
 
 
 def _check_fit(found: epath.Path, stored: Params, abstract: Params) -> None:
-    want, got = flatten(abstract), flatten(stored)
-    wrong = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
-    wrong += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
-    wrong += [
-        f"{key} {tuple(got[key].shape)} (wanted {tuple(want[key].shape)})"
-        for key in sorted(want.keys() & got.keys())
-        if tuple(got[key].shape) != tuple(want[key].shape)
-    ]
+    wrong = shape_mismatches(flatten(abstract), flatten(stored))
     if wrong:
-        shown = "; ".join(wrong[:12]) + (f"; and {len(wrong) - 12} more" if len(wrong) > 12 else "")
-        raise UserError(f"{found}: holds another model, {len(wrong)} arrays differ: {shown}")
+        first = "; ".join(wrong[:12]) + (f"; and {len(wrong) - 12} more" if len(wrong) > 12 else "")
+        raise UserError(f"{found}: holds another model, {len(wrong)} arrays differ: {first}")
 
 
 def _selected(found: epath.Path, stored: Params, only: Iterable[str] | None) -> Params:
@@ -189,20 +186,21 @@ def restore_params(
     branch: str = "params",
     step: int | None = None,
 ) -> Params:
-    """The numbers of a checkpoint on the devices at hand, whatever devices saved them.
+    """Returns the parameters of a checkpoint as jax arrays; any devices may have saved them.
 
     Args:
-      path: model folder, workdir or step folder.
+      path: a model folder, workdir or step folder.
       abstract: what is expected (arrays or ShapeDtypeStructs), e.g. ``{"dit": to_dict(...)}``;
         keys and shapes are checked, dtypes are not.
-      shardings: one for all, or a nested dict of them; default: the first local device.
+      shardings: one sharding for all arrays, or a nested dict of them; default: the first local
+        device.
       dtype: a floating dtype to cast floating arrays to (rope_freqs aside); default: as stored.
       only: the parts to read, e.g. ``("vae",)``; default: those of ``abstract``, or all.
       branch: ``params`` or ``ema``.
-      step: default the last.
+      step: the step to read; default: the last one.
 
     Raises:
-      UserError: no (complete) checkpoint there, a part is missing, or keys or shapes differ.
+      UserError: there is no complete checkpoint, a part is missing, or keys or shapes differ.
     """
     found = step_folder(path, step)
     if only is None and abstract is not None:
@@ -214,16 +212,16 @@ def restore_params(
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(shardings, jax.sharding.Sharding):
-        places = dict.fromkeys(flat, shardings)
+        sharding_of = dict.fromkeys(flat, shardings)
     else:
-        places = flatten(shardings)
+        sharding_of = flatten(shardings)
 
     def target(key: str) -> np.dtype:
         floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
         keep = dtype is None or not floating or key.rsplit("/", 1)[-1] in NEVER_CAST
         return flat[key].dtype if keep else np.dtype(dtype)
 
-    args = {k: ocp.ArrayRestoreArgs(sharding=places[k], dtype=target(k)) for k in flat}
+    args = {k: ocp.ArrayRestoreArgs(sharding=sharding_of[k], dtype=target(k)) for k in flat}
     return _restored(found, branch, wanted, unflatten(args))
 
 
@@ -235,10 +233,10 @@ def restore_host(
     branch: str = "params",
     step: int | None = None,
 ) -> Params:
-    """The numbers as numpy arrays in their stored dtypes; no device is touched.
+    """Returns the parameters as numpy arrays in their stored dtypes; uses no device.
 
-    ``paths`` narrows it to single arrays (``dit/vid_in/kernel``), so that a checkpoint larger than
-    memory can be read piece by piece. Raises UserError as ``restore_params``.
+    ``paths`` selects single arrays (``dit/vid_in/kernel``), so that a checkpoint larger than memory
+    can be read piece by piece. Raises UserError as `restore_params` does.
     """
     found = step_folder(path, step)
     flat = flatten(_selected(found, stored_shapes(found, branch=branch), only))

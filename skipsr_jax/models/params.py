@@ -4,7 +4,7 @@ A model is described once, as a module; its numbers travel as a nested dict with
 checkpoints hold, what optimizers and sharding rules see). Invariant: ``to_dict(bind(m, d)) == d``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,20 +38,32 @@ def bind(module: nnx.Module, params: Params) -> nnx.Module:
 
     Raises ValueError, naming them, when keys are missing, left over or of another shape.
     """
-    want, got = flatten(to_dict(module)), flatten(params)
-    wrong = [f"missing {key}" for key in sorted(want.keys() - got.keys())]
-    wrong += [f"unexpected {key}" for key in sorted(got.keys() - want.keys())]
-    wrong += [
-        f"{key} has shape {tuple(got[key].shape)}, expected {tuple(want[key].shape)}"
-        for key in sorted(want.keys() & got.keys())
-        if tuple(got[key].shape) != tuple(want[key].shape)
-    ]
+    wrong = shape_mismatches(flatten(to_dict(module)), flatten(params))
     if wrong:
         shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
         raise ValueError(f"{type(module).__name__}: {len(wrong)} parameters do not fit: {shown}")
     graphdef, state = nnx.split(module)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
+
+
+def shape_mismatches(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """One line for each array that is missing, unexpected or of another shape; empty if all fit.
+
+    Both map a name to anything with a ``shape``; the lines are in the order of the mappings.
+    """
+    missing = [f"missing {k} {_shape(x)}" for k, x in expected.items() if k not in found]
+    unexpected = [f"unexpected {k} {_shape(x)}" for k, x in found.items() if k not in expected]
+    different = [
+        f"{k} has shape {_shape(found[k])}, expected {_shape(x)}"
+        for k, x in expected.items()
+        if k in found and _shape(found[k]) != _shape(x)
+    ]
+    return missing + unexpected + different
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    return tuple(array.shape)
 
 
 def flatten(params: Params, separator: str = "/") -> dict[str, Any]:

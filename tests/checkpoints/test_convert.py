@@ -9,8 +9,8 @@ import pytest
 
 from skipsr_jax.checkpoints import (
     convert,
+    keys,
     lazy,
-    networks,
     safetensors_file,
     staging,
     store,
@@ -35,7 +35,7 @@ def made(config, dtype, prefix: str = "") -> dict[str, lazy.LazyTensor]:
     dtype = lazy.dtype_named(dtype)
     return {
         prefix + e.official: lazy.of_array(rng.normal(size=e.shape).astype(dtype))
-        for e in networks.entries(config)
+        for e in keys.entries_of(config)
         if e.official is not None
     }
 
@@ -87,7 +87,7 @@ def test_a_converted_model_restores_into_the_network(tmp_path):
     tensors = made(DIT_3B, "float16")
     torch_writer.write(tmp_path / "a.pth", tensors)
     convert.import_official(str(tmp_path / "m"), {"dit": str(tmp_path / "a.pth")}, {})
-    abstract = {"dit": networks.abstract_params(DIT_3B)}
+    abstract = {"dit": keys.abstract_params(DIT_3B)}
     params = store.restore_params(tmp_path / "m", abstract, dtype=np.float32)["dit"]
     got = params["shared_blocks"]["all"]["mlp"]["proj_out"]["kernel"][0]
     want = tensors["blocks.2.mlp.all.proj_out.weight"].load().T.astype(np.float32)
@@ -152,7 +152,7 @@ def test_all_that_does_not_fit_is_said_at_once_and_nothing_is_left(tmp_path, cap
     said = capsys.readouterr().err
     assert "2 tensors do not fit" in said
     assert "d.pth: missing blocks.1.mlp.txt.proj_in.weight" in said
-    assert "v.pth: decoder.conv_in.bias has shape [9], expected [8]" in said
+    assert "v.pth: decoder.conv_in.bias has shape (9,), expected (8,)" in said
     assert {p.name for p in tmp_path.iterdir()} == {"d.pth", "v.pth"}
 
 

@@ -57,9 +57,3 @@ def test_round_trip_through_json():
 def test_mistakes_are_named(values, message):
     with pytest.raises(UserError, match=f"ckpt: .*{message}"):
         dataclass_json.from_json(Outer, values, "ckpt")
-
-
-def test_differing_fields_are_named():
-    dataclass_json.check_same(Outer(3), Outer(3), "ckpt")
-    with pytest.raises(UserError, match=r"another Outer: width 3 \(wanted 4\), inner"):
-        dataclass_json.check_same(Outer(3), Outer(4, inner=Inner(1)), "ckpt")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from skipsr_jax.checkpoints import architecture, keys, lazy, networks, safetensors_file
+from skipsr_jax.checkpoints import architecture, keys, lazy, safetensors_file, staging
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.params import flatten
@@ -27,8 +27,14 @@ def recognise(shapes: dict, name: str) -> DiTConfig | VAEConfig:
 def made(config, seed: int = 0) -> dict[str, lazy.LazyTensor]:
     """Official tensors of a network, all numbers different."""
     rng = np.random.default_rng(seed)
-    named = [e for e in networks.entries(config) if e.official is not None]
+    named = [e for e in keys.entries_of(config) if e.official is not None]
     return {e.official: lazy.of_array(rng.normal(size=e.shape).astype(np.float32)) for e in named}
+
+
+def params_of(entries, tensors, folder) -> dict[str, np.ndarray]:
+    """Our flat parameters, put together in files of a new folder."""
+    folder.mkdir()
+    return staging.gather(entries, tensors, folder)
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -36,16 +42,16 @@ def test_every_key_and_shape_of_the_real_model(shared, name):
     listed = json.loads((shared / "golden" / f"{name}.json").read_text())
     shapes = {key: tuple(shape) for key, shape in listed["entries"].items()}
     assert recognise(shapes, name) == REAL[name]
-    entries = networks.entries(REAL[name])
+    entries = keys.entries_of(REAL[name])
     assert {entry.official: entry.shape for entry in entries} == shapes
     assert len(entries) == len(shapes) == listed["n_entries"]
     buffers = set(listed["buffers"])
     trained = sum(int(np.prod(e.shape)) for e in entries if e.official not in buffers)
     assert trained == listed["n_parameters"]
-    # And back: each place of each of our arrays is one official tensor of the right shape.
-    ours = flatten(networks.abstract_params(REAL[name]))
-    places = {(entry.path, entry.layer) for entry in entries}
-    assert len(places) == len(entries)
+    # And back: each layer of each of our arrays is one official tensor of the right shape.
+    ours = flatten(keys.abstract_params(REAL[name]))
+    layers = {(entry.path, entry.layer) for entry in entries}
+    assert len(layers) == len(entries)
     for entry in entries:
         leaf = ours[entry.path]
         dummy = np.broadcast_to(np.uint8(0), entry.shape)
@@ -58,10 +64,10 @@ def test_every_key_and_shape_of_the_real_model(shared, name):
         for layer in ([None] if "_blocks" not in path.split("/")[0] else range(leaf.shape[0]))
     }
     if name != "keys_vae":
-        assert places == wanted
+        assert layers == wanted
 
 
-def test_golden_weights_fit_and_come_back(shared):
+def test_golden_weights_fit_and_come_back(shared, tmp_path):
     found = sorted((shared / "golden").glob("*/weights.safetensors"))
     assert found
     for path in found:
@@ -77,24 +83,25 @@ def test_golden_weights_fit_and_come_back(shared):
             assert list(config.block_channels) == case["block_out_channels"]
             assert config.layers_per_block == case["layers_per_block"]
             assert config.norm_groups == case["norm_num_groups"]
-        entries = networks.entries(config)
-        params = keys.to_params(entries, tensors)
+        entries = keys.entries_of(config)
+        assert not keys.mismatches(entries, tensors)
+        params = params_of(entries, tensors, tmp_path / path.parent.name)
         for entry in entries:
             array = params[entry.path] if entry.layer is None else params[entry.path][entry.layer]
             want = tensors[entry.official].load()
             assert entry.to_official(array).tobytes() == want.tobytes(), entry.official
 
 
-def test_layouts_are_what_they_say():
+def test_layouts_are_what_they_say(tmp_path):
     tensors = made(SMALL_DIT)
-    params = keys.to_params(networks.entries(SMALL_DIT), tensors)
+    params = params_of(keys.entries_of(SMALL_DIT), tensors, tmp_path / "dit")
     qkv = tensors["blocks.2.attn.proj_qkv.all.weight"].load()
     np.testing.assert_array_equal(params["shared_blocks/all/qkv/kernel"][0], qkv.T)
     gate = tensors["blocks.1.ada.txt.mlp_gate"].load()
     np.testing.assert_array_equal(params["mm_blocks/txt/mlp_gate"][1], gate)
     vae = VAEConfig(block_channels=(4, 4, 4, 8), layers_per_block=1, norm_groups=2)
     tensors = made(vae)
-    params = keys.to_params(networks.entries(vae), tensors)
+    params = params_of(keys.entries_of(vae), tensors, tmp_path / "vae")
     conv = tensors["decoder.up_blocks.0.resnets.1.conv1.weight"].load()
     ours = params["decoder/up_blocks/0/resnets/1/conv1/kernel"]
     assert ours[2, 0, 1, 3, 5] == conv[5, 3, 2, 0, 1]
@@ -118,31 +125,31 @@ def test_old_names_of_the_attention():
     assert keys.renamed(before) == tensors
 
 
-def test_an_unshared_last_block_has_no_text_weights_that_do_not_matter():
+def test_an_unshared_last_block_has_no_text_weights_that_do_not_matter(tmp_path):
     config = dataclasses.replace(SMALL_DIT, layers=2)
-    entries = networks.entries(config)
+    entries = keys.entries_of(config)
     official = {entry.official for entry in entries}
     assert "blocks.1.ada.txt.attn_shift" not in official
     assert "blocks.1.mlp.txt.proj_in.weight" not in official
     assert {"blocks.0.ada.txt.attn_shift", "blocks.1.attn.proj_out.txt.bias"} < official
     tensors = made(config)
     assert recognise(architecture.shapes_of(tensors), "x") == config
-    params = keys.to_params(entries, tensors)
+    params = params_of(entries, tensors, tmp_path / "dit")
     assert not params["mm_blocks/txt/mlp/proj_in/kernel"][1].any()
     assert params["mm_blocks/txt/mlp/proj_in/kernel"][0].any()
 
 
 def test_all_mismatches_at_once():
     tensors = made(SMALL_DIT)
-    entries = networks.entries(SMALL_DIT)
+    entries = keys.entries_of(SMALL_DIT)
     del tensors["vid_in.proj.bias"]
     tensors["blocks.0.extra"] = lazy.of_array(np.zeros(3))
     tensors["txt_in.bias"] = lazy.of_array(np.zeros(5, np.float32))
     wrong = keys.mismatches(entries, tensors)
     assert wrong == [
-        "missing vid_in.proj.bias [12]",
-        "unexpected blocks.0.extra [3]",
-        "txt_in.bias has shape [5], expected [12]",
+        "missing vid_in.proj.bias (12,)",
+        "unexpected blocks.0.extra (3,)",
+        "txt_in.bias has shape (5,), expected (12,)",
     ]
 
 

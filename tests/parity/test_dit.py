@@ -1,6 +1,8 @@
 """Golden cases A, B (the transformers) and F (token skipping), within 1e-4 in float32."""
 
 import json
+import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skipsr_jax.checkpoints import architecture, keys, networks, safetensors_file
+from skipsr_jax.checkpoints import architecture, keys, safetensors_file, staging
 from skipsr_jax.diffusion.schedule import clean_from_velocity
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import abstract, bind, unflatten
@@ -25,10 +27,11 @@ class Network:
     def __init__(self, weights):
         tensors = safetensors_file.read(weights)
         self.config = architecture.dit_config(architecture.shapes_of(tensors), str(weights))
-        entries = networks.entries(self.config)
+        entries = keys.entries_of(self.config)
         assert not keys.mismatches(entries, tensors)
-        loaded = keys.to_params(entries, tensors)
-        self.params = unflatten({path: np.asarray(x) for path, x in loaded.items()})
+        with tempfile.TemporaryDirectory() as folder:
+            mapped = staging.gather(entries, tensors, pathlib.Path(folder))
+            self.params = unflatten({path: np.array(x) for path, x in mapped.items()})
         self.module = abstract(lambda: DiT(self.config, rngs=nnx.Rngs(0)))
         self.run = jax.jit(lambda params, *args: bind(self.module, params)(*args))
 
