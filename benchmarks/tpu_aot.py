@@ -13,7 +13,7 @@ more and more devices along seq, until all programs fit.
 
 Peak memory is what the compiler plans. FLOPs are counted by formula, since a compiler counts a
 scanned layer once; bytes are read from the compiled program, loops multiplied out. Times are
-bounds from the vendors' peaks (skipsr_jax/parallel/chips.py): nothing runs. Exit status 1, after
+bounds from the vendors' peaks (benchmarks/chips.py): nothing runs. Exit status 1, after
 one line, if a program does not fit.
 """
 

@@ -4,9 +4,9 @@
         python -m benchmarks.vae --out=vae.json
     python -m benchmarks.vae --model=tiny --height=64 --width=64 --frames=1,5
 
-Random weights and frames, made on the device. Encode and decode of whole clips; beside the measured
-peak what ``models.vae_memory`` foresees of a later slice. The ceiling is a 3 x 3 x 3 convolution at
-the picture's size, measured in the same run.
+It encodes and decodes whole clips of random frames with random weights, both made on the device.
+The measured peak stands beside what ``skipsr_jax.models.vae.memory`` estimates for a later slice.
+The ceiling is a 3 x 3 x 3 convolution at the picture's size, measured in the same run.
 """
 
 import itertools
@@ -31,7 +31,7 @@ from skipsr_jax.commandline import parse_flags
 from skipsr_jax.geometry import SPACE_FACTOR
 from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.vae import SEEDVR, TINY, VAE
-from skipsr_jax.models.vae.memory import need
+from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
     decode_clip,
     decode_step,
@@ -53,8 +53,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_list("frames", ["1", "21", "101"], "Clip lengths, 4k + 1.", flag_values=values)
     flags.DEFINE_integer("slice_latents", 1, "Latent frames a slice.", flag_values=values)
-    text = "Strips that the picture is cut into, a divisor of height / 8."
-    flags.DEFINE_integer("strips", 1, text, flag_values=values)
+    text = "Spatial tiles that each frame is cut into, a divisor of height / 8."
+    flags.DEFINE_integer("tiles", 1, text, flag_values=values)
     flags.DEFINE_string("dtype", "bfloat16", "Of weights and convolutions.", flag_values=values)
     flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
@@ -71,7 +71,7 @@ def make(name: str, dtype: jnp.dtype) -> tuple[VAE, dict]:
 
 
 def noise(shape: Sequence[int]) -> Array:
-    """Standard normal numbers of a shape, a tenth of them alike."""
+    """Normal random numbers in float32, of mean 0 and standard deviation 0.3."""
     return 0.3 * jax.random.normal(jax.random.key(0), tuple(shape), jnp.float32)
 
 
@@ -83,7 +83,7 @@ def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) ->
     inputs = {length: noise((1, length, height, width, 3)) for length in set(pixels)}
     grid = (height // SPACE_FACTOR, width // SPACE_FACTOR, module.config.latent_channels)
     codes = {length: noise((1, length, *grid)) for length in set(latents)}
-    encode, decode = encode_step(module, values.strips), decode_step(module, values.strips)
+    encode, decode = encode_step(module, values.tiles), decode_step(module, values.tiles)
 
     def run_encode() -> list:
         return list(encode_clip(encode, params, (inputs[n] for n in pixels)))
@@ -113,18 +113,18 @@ def main(argv: Sequence[str]) -> int:
         rows.append(measure(module, params, frames, values))
         print(rows[-1], flush=True)
     columns = list(rows[0])
-    needed = need(module, values.height, values.width, values.slice_latents)
-    foreseen = needed.strips.get(values.strips)
+    estimate = estimate_memory(module, values.height, values.width, values.slice_latents)
+    estimated = estimate.by_tiles.get(values.tiles)
     facts = device_facts() | {
         "size": [values.height, values.width],
         "slice": values.slice_latents,
-        "strips": values.strips,
-        "foreseen_gib": None if foreseen is None else foreseen / 2**30,
+        "tiles": values.tiles,
+        "estimated_gib": None if estimated is None else estimated / 2**30,
     }
     print(f"{facts['device']}, {values.model} {values.width}x{values.height}, {values.dtype}")
     print(f"convolution ceiling {ceiling:.0f} TFLOP/s")
-    if foreseen is not None:
-        print(f"foreseen peak of later slices {foreseen / 2**30:.2f} GiB")
+    if estimated is not None:
+        print(f"estimated peak of later slices {estimated / 2**30:.2f} GiB")
     print(format_table(columns, [[row[c] for c in columns] for row in rows]))
     if values.out:
         content = facts | {"argv": list(itertools.islice(argv, 1, None)), "rows": rows}

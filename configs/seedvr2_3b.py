@@ -19,7 +19,7 @@ def get_config():
             "max_frames": 0,  # all
             "sample_frames": 17,  # of the sample clip, when there is no --input
             "slice_latents": 1,  # latent frames the autoencoder takes at a time
-            "vae_memory_gib": 0.0,  # of the autoencoder; 0: what is free. Strips where it is short
+            "vae_memory_gib": 0.0,  # for the autoencoder; 0: all that is free. Tiled if short
             "encode": "auto",  # kept patches alone where that pays (masks from pixels); or dense
             "decode": "auto",  # likewise; sparse: even where it does not pay
             "sparse_up_to": 0.8,  # auto: the share of blocks up to which it pays (even at 0.9)

@@ -40,7 +40,7 @@ def get_config():
     config.chunk.frames = 33
     config.chunk.overlap = 4
     config.slice_latents = 1  # latent frames the autoencoder takes at a time
-    config.vae_memory_gib = 0.0  # of the autoencoder; 0: what is free. Strips where it is short
+    config.vae_memory_gib = 0.0  # for the autoencoder; 0: all that is free. Tiled if short
     config.encode = "dense"  # sparse: only what is kept (needs a mask from pixels); or auto
     config.decode = "dense"  # sparse: only what is kept; auto: where that pays
     config.sparse_up_to = 0.6  # auto: the share of blocks up to which it pays

@@ -142,7 +142,7 @@ def _upscale_chunk(
     noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
     given = UpscaledInput(pad_frames(frames), target, programs.model.mesh)
     padded = padded_size(*target)
-    strips = programs.strips(padded, settings.slice_latents, settings.vae_memory_gib)
+    tiles = programs.tiles(padded, settings.slice_latents, settings.vae_memory_gib)
 
     def slices(plan: list[Blocks] | None) -> list[slice]:
         per_slice = settings.slice_latents if plan is None else 1
@@ -152,13 +152,13 @@ def _upscale_chunk(
         with report.stage("mask"):
             return keep_mask(settings.mask, programs, latent, frames, truth, target)
 
-    coding = Coding(frames, strips, programs, settings)
+    coding = Coding(frames, tiles, programs, settings)
     ahead = may_be_sparse("encode", programs, settings)
     keep = masked(None) if ahead else None
     plan = coding.blocks("encode", keep) if ahead else None
     with report.stage("encode"):
         signed = map(given.signed, slices(plan))
-        latent = programs.encode(signed, noise.posterior, strips, plan)
+        latent = programs.encode(signed, noise.posterior, tiles, plan)
         latent.block_until_ready()
     report.blocks("encode", plan, token_grid(count, *target))
     report.advance("encode", count - overlap)
@@ -182,7 +182,7 @@ def _upscale_chunk(
     else:
         after = dataclasses.asdict(settings.pixels)
         signed = map(given.signed, walk)
-        decoded = programs.decode(refined, signed, settings.slice_latents, strips, plan)
+        decoded = programs.decode(refined, signed, settings.slice_latents, tiles, plan)
         shown = (
             _finish(pixels, given.unit(part), keep[part], target, **after)
             for pixels, part in zip(decoded, walk, strict=True)

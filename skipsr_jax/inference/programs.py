@@ -26,7 +26,7 @@ from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.predictor import PixelMaskPredictor
-from skipsr_jax.models.vae.memory import need
+from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
     DecodeStep,
     EncodeStep,
@@ -83,7 +83,7 @@ class Programs:
             joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
             return joined.sample(noise) * scale
 
-        self._strips: dict[tuple, int] = {}
+        self._tiles: dict[tuple, int] = {}
         self._vae_steps: dict[int, tuple[Callable, Callable]] = {}
         self._sparse_encode_step = on_mesh(mesh, sparse_encode_step(vae))
         self._sparse_decode_step = on_mesh(mesh, sparse_decode_step(vae))
@@ -112,48 +112,48 @@ class Programs:
         return 1 if self.model.mesh is None else self.model.mesh.size
 
     def _on_devices(self, frames: Array | HostArray) -> Array:
-        """Frames from the host, each device's strip straight to it."""
+        """Frames from the host, each device's shard straight to it."""
         mesh = self.model.mesh
         place = None if mesh is None else space_sharding(mesh, frames.shape, SPACE_FACTOR)
         return jax.device_put(frames, place)
 
-    def strips(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
-        """Into how many strips the autoencoder cuts pictures of ``size`` (height, width), padded.
+    def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+        """The number of spatial tiles for frames of ``size`` (height, width), padding included.
 
         ``memory_gib``: what it may take; 0: what the device has left, where it says. Raises
         UserError when a given amount is too little.
         """
         asked = (size, slice_latents, memory_gib)
-        if asked not in self._strips:
-            self._strips[asked] = self._strips_of(*asked)
-        return self._strips[asked]
+        if asked not in self._tiles:
+            self._tiles[asked] = self._tiles_of(*asked)
+        return self._tiles[asked]
 
-    def _strips_of(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+    def _tiles_of(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         free = free_bytes()
         if self.devices > 1 or not (memory_gib or free):
             return 1  # devices that share a clip have a part of the picture each
-        needed = need(self.model.vae, *size, slice_latents)
+        estimate = estimate_memory(self.model.vae, *size, slice_latents)
         if not memory_gib:  # the parameters are there already
-            return needed.strips_within(max(free + needed.params, needed.least))
+            return estimate.tiles_within(max(free + estimate.params, estimate.smallest))
         try:
-            return needed.strips_within(int(memory_gib * 2**30))
+            return estimate.tiles_within(int(memory_gib * 2**30))
         except ValueError as error:
             raise UserError(f"config.vae_memory_gib={memory_gib:g}: {error}") from error
 
-    def _steps(self, strips: int) -> tuple[EncodeStep, DecodeStep]:
-        if strips not in self._vae_steps:
+    def _steps(self, tiles: int) -> tuple[EncodeStep, DecodeStep]:
+        if tiles not in self._vae_steps:
             vae, mesh = self.model.vae, self.model.mesh
-            self._vae_steps[strips] = (
-                on_mesh(mesh, encode_step(vae, strips)),
-                on_mesh(mesh, decode_step(vae, strips)),
+            self._vae_steps[tiles] = (
+                on_mesh(mesh, encode_step(vae, tiles)),
+                on_mesh(mesh, decode_step(vae, tiles)),
             )
-        return self._vae_steps[strips]
+        return self._vae_steps[tiles]
 
     def encode(
         self,
         slices: Iterable[Array | HostArray],
         noise: Float[Array, "b t v u c"],
-        strips: int = 1,
+        tiles: int = 1,
         plan: Sequence[Blocks] | None = None,
     ) -> Float[Array, "b t v u c"]:
         """A sample of the posterior of frames in [-1, 1], scaled.
@@ -165,7 +165,7 @@ class Programs:
         """
         parts, params = map(self._on_devices, slices), self.model.params["vae"]
         if plan is None:
-            posteriors = encode_clip(self._steps(strips)[0], params, parts)
+            posteriors = encode_clip(self._steps(tiles)[0], params, parts)
         else:
             posteriors = encode_sparse_clip(self._sparse_encode_step, params, parts, plan)
         return self._sample(list(posteriors), noise)
@@ -234,7 +234,7 @@ class Programs:
         latent: Float[Array, "b t v u c"],
         upscaled: Iterable[Array | HostArray],
         slice_latents: int = 1,
-        strips: int = 1,
+        tiles: int = 1,
         plan: Sequence[Blocks] | None = None,
     ) -> Iterator[Float[Array, "b s h w 3"]]:
         """Frames in about [-1, 1], slice by slice, ``slice_latents`` latent frames at a time.
@@ -251,7 +251,7 @@ class Programs:
             return decode_sparse_clip(self._sparse_decode_step, params, parts, base, plan)
         if not self.model.vae.config.residual_decoder:
             base = None
-        return decode_clip(self._steps(strips)[1], params, parts, base)
+        return decode_clip(self._steps(tiles)[1], params, parts, base)
 
     def attention(self, bucket: Bucket) -> str:
         """Name of the attention kernel that runs a bucket here."""

@@ -166,7 +166,7 @@ class Settings:
       sample_frames: the same for the sample clip of a run without --input.
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
       vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
-        needs more, its two finest levels run in strips, with the same result.
+        needs more, its two finest levels run in spatial tiles, with the same result.
       encode, decode: dense; sparse: only the blocks of kept patches, one latent frame at a time
         (encoding then needs a mask from pixels); auto: sparse for chunks of one scene with few
         enough blocks, where it can be done.

@@ -48,12 +48,12 @@ class Coding:
 
     Args:
       frames: of the input, (f, h, w, 3) uint8 or uint16; looked at for cuts.
-      strips: into which dense coding cuts the picture; more than one: memory is short.
+      tiles: into which dense coding cuts the picture; more than one: memory is short.
     """
 
-    def __init__(self, frames: HostArray, strips: int, programs: Programs, settings: Settings):
+    def __init__(self, frames: HostArray, tiles: int, programs: Programs, settings: Settings):
         self._frames, self._programs, self._settings = frames, programs, settings
-        self._fits = strips == 1
+        self._fits = tiles == 1
         self._one_scene: bool | None = None
 
     def _in_one_scene(self) -> bool:

@@ -18,7 +18,7 @@ from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Mask, Sampler
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
-from skipsr_jax.models.vae.memory import need
+from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
 from skipsr_jax.tokens.plan import roomy_bucket
@@ -139,20 +139,20 @@ def test_slices_of_the_autoencoder_do_not_matter(programs):
     assert whole.shape == frames.shape
     np.testing.assert_allclose(whole, parts, atol=1e-5)
 
-    in_strips = programs.encode(cut(frames, 3), noise, 2)
-    np.testing.assert_allclose(np.asarray(in_strips), np.asarray(one), atol=1e-5)
+    in_tiles = programs.encode(cut(frames, 3), noise, 2)
+    np.testing.assert_allclose(np.asarray(in_tiles), np.asarray(one), atol=1e-5)
     (shown,) = programs.decode(one, cut(frames, 3), 3, 2)
     np.testing.assert_allclose(np.asarray(shown), whole, atol=1e-5)
 
 
-def test_the_memory_given_decides_about_strips(programs):
-    assert programs.strips((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
-    needed = need(programs.model.vae, 64, 64, 1)
-    fit = needed.strips[2] / 2**30
-    assert programs.strips((64, 64), 1, needed.strips[1] / 2**30) == 1
-    assert programs.strips((64, 64), 1, fit) == 2
-    with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* GiB even in strips"):
-        programs.strips((64, 64), 1, 1e-6)
+def test_the_memory_limit_sets_the_number_of_tiles(programs):
+    assert programs.tiles((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
+    estimate = estimate_memory(programs.model.vae, 64, 64, 1)
+    fit = estimate.by_tiles[2] / 2**30
+    assert programs.tiles((64, 64), 1, estimate.by_tiles[1] / 2**30) == 1
+    assert programs.tiles((64, 64), 1, fit) == 2
+    with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* even in 4 spatial tiles"):
+        programs.tiles((64, 64), 1, 1e-6)
 
 
 @pytest.fixture

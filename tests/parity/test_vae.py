@@ -116,9 +116,9 @@ def test_whole_clips(folder, vae, params, larger):
 
 
 @pytest.mark.slow
-def test_in_slices_and_strips(folder, vae, params):
-    """And in strips: the smaller pictures have four rows of latents."""
-    encode, decode = encode_step(vae, strips=2), decode_step(vae, strips=2)
+def test_in_slices_and_tiles(folder, vae, params):
+    """And in spatial tiles: the smaller pictures have four rows of latents."""
+    encode, decode = encode_step(vae, tiles=2), decode_step(vae, tiles=2)
     for name, case in _cases(folder):
         x, z = _ours(case["x"]), _ours(case["z"])
         slices = _cut(x, frame_slices(x.shape[1]))

@@ -19,7 +19,7 @@ from skipsr_jax.kernels.norm_silu_concat.scale_shift import activated
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.models.layers.causal_conv import Carry, CausalConv3d
 from skipsr_jax.models.vae.group_norm import GroupNorm
-from skipsr_jax.models.vae.spatial_tiles import Pointwise, conv_in_strips
+from skipsr_jax.models.vae.spatial_tiles import Pointwise, conv_in_tiles
 from skipsr_jax.models.vae.upsample import Upsample
 from skipsr_jax.parallel.space import attend_within_frames
 from skipsr_jax.types import Float
@@ -59,11 +59,11 @@ def normed_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
     return lambda part: activated(part, affine)
 
 
-def in_strips_too(parts: "Iterable[Resnet | Upsample]", strips: int) -> list[Part]:
-    """The parts, each over so many strips of the picture."""
-    if strips == 1:
+def with_tiles(parts: "Iterable[Resnet | Upsample]", tiles: int) -> list[Part]:
+    """The parts, each over so many tiles of the picture."""
+    if tiles == 1:
         return list(parts)
-    return [functools.partial(part, strips=strips) for part in parts]
+    return [functools.partial(part, tiles=tiles) for part in parts]
 
 
 _ADDED_APART = 128
@@ -102,23 +102,23 @@ class Resnet(nnx.Module):
         else:
             self.conv_shortcut = None
 
-    def __call__(self, x: Float[Array, "b f h w i"], carry: Carry = None, strips: int = 1):
+    def __call__(self, x: Float[Array, "b f h w i"], carry: Carry = None, tiles: int = 1):
         first, second = (None, None) if carry is None else carry
-        if strips > 1:
-            return self._in_strips(x, first, second, strips)
+        if tiles > 1:
+            return self._in_tiles(x, first, second, tiles)
         y, first = self.conv1(x, first, self.norm1.affine(x))
         y, second = self.conv2(y, second, self.norm2.affine(y))
         if self.conv_shortcut is not None:
             x, _ = self.conv_shortcut(x)
         return _sum(x, y), (first, second)
 
-    def _in_strips(self, x: Float[Array, "b f h w i"], first: Carry, second: Carry, strips: int):
+    def _in_tiles(self, x: Float[Array, "b f h w i"], first: Carry, second: Carry, tiles: int):
         def shortcut(part: Array) -> Array:
             return part if self.conv_shortcut is None else self.conv_shortcut(part)[0]
 
-        y, first = conv_in_strips(self.conv1, normed_silu(self.norm1, x), x, first, strips)
+        y, first = conv_in_tiles(self.conv1, normed_silu(self.norm1, x), x, first, tiles)
         act, added = normed_silu(self.norm2, y), (shortcut, x)
-        y, second = conv_in_strips(self.conv2, act, y, second, strips, added)
+        y, second = conv_in_tiles(self.conv2, act, y, second, tiles, added)
         return y, (first, second)
 
 
@@ -222,8 +222,8 @@ class DownBlock(nnx.Module):
         else:
             self.downsamplers = nnx.List([])
 
-    def parts(self, strips: int = 1) -> list[Part]:
-        return [*in_strips_too(self.resnets, strips), *self.downsamplers]
+    def parts(self, tiles: int = 1) -> list[Part]:
+        return [*with_tiles(self.resnets, tiles), *self.downsamplers]
 
 
 class UpBlock(nnx.Module):
@@ -251,5 +251,5 @@ class UpBlock(nnx.Module):
         else:
             self.upsamplers = nnx.List([])
 
-    def parts(self, strips: int = 1) -> list[Part]:
-        return in_strips_too([*self.resnets, *self.upsamplers], strips)
+    def parts(self, tiles: int = 1) -> list[Part]:
+        return with_tiles([*self.resnets, *self.upsamplers], tiles)

@@ -1,8 +1,9 @@
-"""How much device memory a slice of a clip takes, and into how many strips it is cut to fit.
+"""An estimate of the device memory that a slice takes, and of the spatial tiles that make it fit.
 
-Counted from shapes: parameters, what slices hand over, and the largest arrays that are alive
-together, in the two finest levels, where nearly all of it is. Strips make what lies within a layer
-smaller; what goes into and out of layers, and what slices hand over, stays whole.
+The estimate is counted from shapes. It is the sum of the parameters, the cache between slices, and
+the largest arrays that are alive together in the two finest levels, where nearly all of the memory
+is. Spatial tiles make the arrays within a layer smaller. The inputs and outputs of layers and the
+cache stay whole.
 """
 
 import dataclasses
@@ -15,20 +16,22 @@ from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
 from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.models.vae.model import VAE
 
-_REST = 1.2
-"""What fragmentation and small arrays add to the largest ones. With it 720p and 1080p on an H200
-were foreseen to within 1 % in decoding and a fifth too high in encoding."""
+_OVERHEAD = 1.2
+"""Factor on the largest arrays, for fragmentation and small arrays. With it the estimates for 720p
+and 1080p on an H200 were within 1 % of the measured peak in decoding and a fifth too high in
+encoding."""
 
 
 def _bytes(tree: object) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _carry_bytes(vae: VAE, height: int, width: int, decode: bool) -> int:
+def _cache_bytes(vae: VAE, height: int, width: int, decode: bool) -> int:
+    """Bytes of the cache that one slice leaves to the next. It does not depend on the length."""
     size = (height // SPACE_FACTOR, width // SPACE_FACTOR)
-    picture = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.float32)
+    frame = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.float32)
     latent = jax.ShapeDtypeStruct((1, 1, *size, vae.config.latent_channels), jnp.float32)
-    upscaled = picture if vae.config.residual_decoder else None
+    upscaled = frame if vae.config.residual_decoder else None
     params = to_dict(vae)
     if decode:
         return _bytes(
@@ -36,10 +39,12 @@ def _carry_bytes(vae: VAE, height: int, width: int, decode: bool) -> int:
                 lambda p, z, x: bind(vae, p).decode(z, None, x)[1], params, latent, upscaled
             )
         )
-    return _bytes(jax.eval_shape(lambda p, x: bind(vae, p).encode(x)[1], params, picture))
+    return _bytes(jax.eval_shape(lambda p, x: bind(vae, p).encode(x)[1], params, frame))
 
 
-def _frame_bytes(vae: VAE, height: int, width: int, latents: int, strips: int, decode: bool) -> int:
+def _activation_bytes(
+    vae: VAE, height: int, width: int, latents: int, tiles: int, decode: bool
+) -> int:
     """The largest sum of arrays alive at once in a resnet of the two finest levels, and frames."""
     frames, itemsize = TIME_FACTOR * latents, jnp.dtype(vae.dtype).itemsize
     pixels = height * width
@@ -48,54 +53,60 @@ def _frame_bytes(vae: VAE, height: int, width: int, latents: int, strips: int, d
         levels = ((pixels, middle, fine), (pixels // 4, coarse, middle))
     else:
         levels = ((pixels, fine, fine), (pixels // 4, fine, middle))
-    found = []
-    for area, wide, out in levels:
-        for channels, held in ((wide, wide), (out, wide + out)):  # its two convolutions
-            joined = (frames + 2) * channels
-            part = (joined + (frames * out if strips > 1 else 0)) / strips
-            found.append(area * itemsize * (frames * (held + out) + part))
-    shown = 2 * 3 * 4 * frames * pixels  # float32, going in and coming out
-    return math.ceil(_REST * max(found)) + shown
+    sums = []
+    for area, features_in, features_out in levels:
+        # (input channels, channels alive besides) of its two convolutions
+        convolutions = ((features_in, features_in), (features_out, features_in + features_out))
+        for channels, alive in convolutions:
+            with_cached = (frames + 2) * channels
+            tile = (with_cached + (frames * features_out if tiles > 1 else 0)) / tiles
+            sums.append(area * itemsize * (frames * (alive + features_out) + tile))
+    inputs_and_outputs = 2 * 3 * 4 * frames * pixels  # float32
+    return math.ceil(_OVERHEAD * max(sums)) + inputs_and_outputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Need:
-    """Bytes on the device of a later slice of ``latents`` latent frames, encoded or decoded.
+class MemoryEstimate:
+    """Bytes on the device while a slice, not the first, is encoded or decoded.
 
     Attributes:
-      params: held all the time.
-      strips: at most, for each possible number of strips, two rows of latents or more in each.
+      params: bytes of the parameters, which are held all the time.
+      by_tiles: peak bytes, parameters included, for each possible number of spatial tiles. Every
+        tile has at least two rows of latents, unless there is only one tile.
     """
 
     params: int
-    strips: dict[int, int]
+    by_tiles: dict[int, int]
 
     @property
-    def least(self) -> int:
-        """In the most strips."""
-        return min(self.strips.values())
+    def smallest(self) -> int:
+        """Peak bytes with the most tiles."""
+        return min(self.by_tiles.values())
 
-    def strips_within(self, budget: int) -> int:
-        """The fewest strips within ``budget`` bytes. ValueError with what is needed if none is."""
-        for strips, size in self.strips.items():
+    def tiles_within(self, budget: int) -> int:
+        """The fewest tiles whose peak is at most ``budget`` bytes. ValueError if there are none."""
+        for tiles, size in self.by_tiles.items():
             if size <= budget:
-                return strips
+                return tiles
         raise ValueError(
-            f"the autoencoder takes {self.least / 2**30:.3g} GiB even in strips, and "
-            f"{budget / 2**30:.3g} are given"
+            f"the autoencoder takes {self.smallest / 2**30:.3g} GiB even in {max(self.by_tiles)} "
+            f"spatial tiles, and the limit is {budget / 2**30:.3g} GiB"
         )
 
 
-def need(vae: VAE, height: int, width: int, latents: int) -> Need:
-    """Of pictures of ``height`` x ``width`` pixels, multiples of 8. Traces, runs nothing."""
-    params, rows = _bytes(to_dict(vae)), height // SPACE_FACTOR
-    carries = {way: _carry_bytes(vae, height, width, way) for way in (False, True)}
+def estimate_memory(vae: VAE, height: int, width: int, latents: int) -> MemoryEstimate:
+    """The memory of slices of ``latents`` latent frames, of ``height`` x ``width`` pixels.
 
-    def largest(strips: int) -> int:
+    Both sides are multiples of 8. ``vae`` may be abstract: this traces and runs nothing.
+    """
+    params, rows = _bytes(to_dict(vae)), height // SPACE_FACTOR
+    caches = {decode: _cache_bytes(vae, height, width, decode) for decode in (False, True)}
+
+    def peak(tiles: int) -> int:
         return params + max(
-            carry + _frame_bytes(vae, height, width, latents, strips, way)
-            for way, carry in carries.items()
+            cache + _activation_bytes(vae, height, width, latents, tiles, decode)
+            for decode, cache in caches.items()
         )
 
     possible = (n for n in range(1, max(rows // 2, 1) + 1) if rows % n == 0)
-    return Need(params, {strips: largest(strips) for strips in possible})
+    return MemoryEstimate(params, {tiles: peak(tiles) for tiles in possible})

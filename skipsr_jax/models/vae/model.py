@@ -26,7 +26,7 @@ from skipsr_jax.models.vae.blocks import (
     space_to_depth,
 )
 from skipsr_jax.models.vae.group_norm import GroupNorm
-from skipsr_jax.models.vae.spatial_tiles import conv_in_strips
+from skipsr_jax.models.vae.spatial_tiles import conv_in_tiles
 from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.parallel.space import constrain_space
 from skipsr_jax.types import Float
@@ -117,10 +117,10 @@ def check_frames(frames: int, height: int, width: int, first: bool = True) -> No
         )
 
 
-def check_strips(strips: int, latent_rows: int) -> None:
+def check_tiles(tiles: int, latent_rows: int) -> None:
     """Raises ValueError unless a picture can be cut into so many."""
-    if strips < 1 or latent_rows % strips:
-        raise ValueError(f"{strips} strips do not divide {latent_rows} rows of latents")
+    if tiles < 1 or latent_rows % tiles:
+        raise ValueError(f"{tiles} tiles do not divide {latent_rows} rows of latents")
 
 
 class Encoder(nnx.Module):
@@ -144,11 +144,11 @@ class Encoder(nnx.Module):
         self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels, **kind)
         self.remat = config.remat
 
-    def __call__(self, x: Float[Array, "b f h w 3"], carry: Carry = None, strips: int = 1):
+    def __call__(self, x: Float[Array, "b f h w 3"], carry: Carry = None, tiles: int = 1):
         start, body, end = (None, None, None) if carry is None else carry
-        cut = (strips, strips, 1, 1)  # four fifths of what passes through memory are there
+        cut = (tiles, tiles, 1, 1)  # four fifths of what passes through memory are there
         blocks = zip(self.down_blocks, cut, strict=True)
-        parts = [part for block, strips in blocks for part in block.parts(strips)]
+        parts = [part for block, tiles in blocks for part in block.parts(tiles)]
         x, start = self.conv_in(x, start)
         x, body = run_in_order([*parts, *self.mid_block.parts()], x, body, remat=self.remat)
         x, end = self.conv_out(x, end, self.conv_norm_out.affine(x))
@@ -191,7 +191,7 @@ class Decoder(nnx.Module):
         z: Float[Array, "b t v u c"],
         carry: Carry = None,
         upscaled: Float[Array, "b f h w 3"] | None = None,
-        strips: int = 1,
+        tiles: int = 1,
     ):
         start, low, half, half_in, full, end = (None,) * 6 if carry is None else carry
         blocks = self.up_blocks
@@ -201,13 +201,13 @@ class Decoder(nnx.Module):
         if self.residual:
             features, half_in = self.upscaled_half(space_to_depth(upscaled), half_in)
             x = x + features
-        x, half = run_in_order(blocks[2].parts(strips), x, half, remat=self.remat)
+        x, half = run_in_order(blocks[2].parts(tiles), x, half, remat=self.remat)
         if self.residual:
             x = x + self.upscaled_full(upscaled)[0]
-        x, full = run_in_order(blocks[3].parts(strips), x, full, remat=self.remat)
-        if strips > 1:
+        x, full = run_in_order(blocks[3].parts(tiles), x, full, remat=self.remat)
+        if tiles > 1:
             act = normed_silu(self.conv_norm_out, x)
-            x, end = conv_in_strips(self.conv_out, act, x, end, strips)
+            x, end = conv_in_tiles(self.conv_out, act, x, end, tiles)
         else:
             x, end = self.conv_out(x, end, self.conv_norm_out.affine(x))
         return x, (start, low, half, () if half_in is None else half_in, full, end)
@@ -229,20 +229,20 @@ class VAE(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     def encode(
-        self, x: Float[Array, "b f h w 3"], carry: Carry = None, strips: int = 1
+        self, x: Float[Array, "b f h w 3"], carry: Carry = None, tiles: int = 1
     ) -> tuple[Posterior, Carry]:
         """Frames in [-1, 1] -> the posterior of (f - 1) / 4 + 1 latent frames (f / 4 in later
         slices) of h / 8 x w / 8, and the carry for the next slice.
 
         ``carry``: None for the first slice (4 k + 1 frames), then what the slice before returned
-        (4 k frames). ``strips``: so many of the picture, one after the other, in the two finest
+        (4 k frames). ``tiles``: so many of the picture, one after the other, in the two finest
         levels, which takes less memory and gives the same; a divisor of h / 8. Raises ValueError
-        for other frame counts, other strips and sizes not divisible by 8.
+        for other frame counts, other tiles and sizes not divisible by 8.
         """
         check_frames(*x.shape[1:4], first=carry is None)
-        check_strips(strips, x.shape[2] // SPACE_FACTOR)
+        check_tiles(tiles, x.shape[2] // SPACE_FACTOR)
         encoder = gathered(self.encoder, "encoder", self.dtype)
-        moments, carry = encoder(constrain_space(x, SPACE_FACTOR), carry, strips)
+        moments, carry = encoder(constrain_space(x, SPACE_FACTOR), carry, tiles)
         moments = constrain_space(moments)
         return posterior_of(moments), carry
 
@@ -251,17 +251,17 @@ class VAE(nnx.Module):
         z: Float[Array, "b t v u c"],
         carry: Carry = None,
         upscaled: Float[Array, "b f h w 3"] | None = None,
-        strips: int = 1,
+        tiles: int = 1,
     ) -> tuple[Float[Array, "b f h w 3"], Carry]:
         """Latents (divided by the scaling factor) -> frames, about [-1, 1] but not clipped, and the
         carry for the next slice: 4 t - 3 frames from the first slice, 4 t from later ones.
 
         ``upscaled``: the input frames at the output's size, aligned with this slice's output; given
-        if and only if the model has a residual decoder, else ValueError. ``strips``: as in
+        if and only if the model has a residual decoder, else ValueError. ``tiles``: as in
         ``encode``, a divisor of v.
         """
         b, t, v, u, _ = z.shape
-        check_strips(strips, v)
+        check_tiles(tiles, v)
         frames = TIME_FACTOR * t - (TIME_FACTOR - 1 if carry is None else 0)
         expected = (b, frames, v * SPACE_FACTOR, u * SPACE_FACTOR, 3)
         if self.config.residual_decoder and upscaled is None:
@@ -275,7 +275,7 @@ class VAE(nnx.Module):
                 f"upscaled has shape {upscaled.shape}; the decoder's output has {expected}"
             )
         decoder = gathered(self.decoder, "decoder", self.dtype)
-        y, carry = decoder(constrain_space(z), carry, upscaled, strips)
+        y, carry = decoder(constrain_space(z), carry, upscaled, tiles)
         y = constrain_space(y, SPACE_FACTOR)
         y = y.astype(jnp.float32)
         if upscaled is not None:

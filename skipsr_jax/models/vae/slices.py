@@ -63,28 +63,28 @@ def gather_slices(frames: Iterable[HostArray], lengths: Sequence[int]) -> Iterat
         raise ValueError(f"the clip has more than the expected {sum(lengths)} frames")
 
 
-def encode_step(vae: VAE, strips: int = 1) -> EncodeStep:
+def encode_step(vae: VAE, tiles: int = 1) -> EncodeStep:
     """``vae.encode`` (real or abstract module) compiled once per slice shape.
 
-    The carry is used up: its memory becomes the next one's. ``strips`` as in ``VAE.encode``.
+    The carry is used up: its memory becomes the next one's. ``tiles`` as in ``VAE.encode``.
     """
 
     def encode(params: Params, frames: Array, carry: Carry) -> tuple[Posterior, Carry]:
-        return bind(vae, params).encode(frames, carry, strips)
+        return bind(vae, params).encode(frames, carry, tiles)
 
     return jax.jit(encode, donate_argnames="carry")
 
 
-def decode_step(vae: VAE, strips: int = 1) -> DecodeStep:
+def decode_step(vae: VAE, tiles: int = 1) -> DecodeStep:
     """``vae.decode`` (real or abstract module) compiled once per slice shape.
 
-    The carry is used up: its memory becomes the next one's. ``strips`` as in ``VAE.decode``.
+    The carry is used up: its memory becomes the next one's. ``tiles`` as in ``VAE.decode``.
     """
 
     def decode(
         params: Params, latents: Array, carry: Carry, upscaled: Array | None
     ) -> tuple[Array, Carry]:
-        return bind(vae, params).decode(latents, carry, upscaled, strips)
+        return bind(vae, params).decode(latents, carry, upscaled, tiles)
 
     return jax.jit(decode, donate_argnames="carry")
 

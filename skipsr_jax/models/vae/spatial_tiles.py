@@ -1,7 +1,7 @@
-"""Convolutions on horizontal strips of the picture, one after the other.
+"""Convolutions on horizontal tiles of the picture, one after the other.
 
-What a layer makes on its way (normalised frames joined with those from before) is then a strip's;
-only what goes in and comes out is whole. Each strip is given with one row more above and below, so
+What a layer makes on its way (normalised frames joined with those from before) is then a tile's;
+only what goes in and comes out is whole. Each tile is given with one row more above and below, so
 that its convolution sees what it would see in the whole picture; statistics of group norms are of
 whole frames and taken before. Invariant: the numbers of the whole picture.
 """
@@ -30,27 +30,27 @@ def with_halo(
     return jnp.where(inside[:, None, None], seen, 0)
 
 
-def in_strips(
-    strips: int,
+def in_tiles(
+    tiles: int,
     shape: tuple[int, ...],
     dtype: DType,
     make: Callable[[Int[Array, ""]], Array],
 ) -> Float[Array, "b f h w c"]:
-    """A picture of ``shape`` put together from ``make(number of the strip)``."""
+    """A picture of ``shape`` put together from ``make(number of the tile)``."""
 
     def put(number: Array, whole: Array) -> Array:
         part = make(number).astype(dtype)
         return jax.lax.dynamic_update_slice_in_dim(whole, part, number * part.shape[2], axis=2)
 
-    return jax.lax.fori_loop(0, strips, put, jnp.zeros(shape, dtype))
+    return jax.lax.fori_loop(0, tiles, put, jnp.zeros(shape, dtype))
 
 
-def conv_in_strips(
+def conv_in_tiles(
     conv: CausalConv3d,
     prepare: Pointwise,
     x: Float[Array, "b f h w i"],
     carry: Carry,
-    strips: int,
+    tiles: int,
     added: tuple[Pointwise, Float[Array, "b f h w r"]] | None = None,
 ) -> tuple[Float[Array, "b f h w o"], Carry]:
     """A 3 x 3 x 3 convolution of ``prepare(x)`` with its bias, and its carry.
@@ -58,7 +58,7 @@ def conv_in_strips(
     ``added``: a function and frames; the function of the frames is added to the result.
     """
     b, f, h, w, _ = x.shape
-    rows, dtype = h // strips, conv.dtype
+    rows, dtype = h // tiles, conv.dtype
     kernel, bias = conv.kernel[...].astype(dtype), conv.bias[...].astype(dtype)
     remembered = kernel.shape[0] - 1
 
@@ -72,8 +72,8 @@ def conv_in_strips(
         function, source = added
         return function(jax.lax.dynamic_slice_in_dim(source, first, rows, axis=2)) + y
 
-    y = in_strips(strips, (b, f, h, w, kernel.shape[-1]), dtype, make)
-    # After all strips: only then is the memory of the old carry free for the new one.
+    y = in_tiles(tiles, (b, f, h, w, kernel.shape[-1]), dtype, make)
+    # After all tiles: only then is the memory of the old carry free for the new one.
     x, y = jax.lax.optimization_barrier((x, y))
     last = prepare(x)[:, -remembered:].astype(dtype)
     if f < remembered:

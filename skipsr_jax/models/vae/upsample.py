@@ -24,7 +24,7 @@ from skipsr_jax.models.layers.causal_conv import (
     conv3d,
     with_past,
 )
-from skipsr_jax.models.vae.spatial_tiles import in_strips, with_halo
+from skipsr_jax.models.vae.spatial_tiles import in_tiles, with_halo
 from skipsr_jax.types import Float
 
 # Place i of n + 1 along an axis holds the new pixels 2 i - 1 and 2 i of n small ones.
@@ -171,14 +171,14 @@ class Upsample(nnx.Module):
         )
         self.conv = CausalConv3d(channels, channels, **kind)
 
-    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None, strips: int = 1):
+    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None, tiles: int = 1):
         x = x.astype(self.conv.dtype)
         if not _worth_merging(x):
             return self.conv(self.spread(x, first=carry is None), carry)
         if self.time_factor == 2:
             return self._with_frames(x, self._merged(), carry)
-        if strips > 1:
-            return self._in_strips(x, carry, strips)
+        if tiles > 1:
+            return self._in_tiles(x, carry, tiles)
         kernel = self.kernel()
         y, carry = causal_conv3d(x, kernel.weights, carry, padding=_BETWEEN)
         return unfold(self._complete(y, kernel), 1), carry
@@ -202,18 +202,18 @@ class Upsample(nnx.Module):
         x = x.reshape(b, f * z, h * 2, w * 2, c)
         return jnp.concatenate([x[:, :1], x[:, 2:]], axis=1) if first and z == 2 else x
 
-    def _in_strips(self, x: Float[Array, "b f h w c"], carry: Carry, strips: int):
-        """Of places too each strip makes one more than it has small rows; its ends are cut off."""
+    def _in_tiles(self, x: Float[Array, "b f h w c"], carry: Carry, tiles: int):
+        """Of places too each tile makes one more than it has small rows; its ends are cut off."""
         kernel, bias = self.kernel(), self.conv.bias[...].astype(jnp.float32)
         taps, (b, f, h, w, c) = kernel.weights.shape[0], x.shape
-        joined, rows = with_past(x, carry, taps - 1), h // strips
+        joined, rows = with_past(x, carry, taps - 1), h // tiles
 
         def make(number: Array) -> Array:
             seen = with_halo(joined, number * rows, rows, lambda part: part)
             y = conv3d(seen, kernel.weights, padding=((0, 0), _BETWEEN[1]))
             return unfold(_add_constants(y, kernel.ones, bias, h, number * rows), 1)
 
-        y = in_strips(strips, (b, f, 2 * h, 2 * w, c), x.dtype, make)
+        y = in_tiles(tiles, (b, f, 2 * h, 2 * w, c), x.dtype, make)
         return y, last_frames(joined, taps - 1)
 
     def _complete(self, y: Float[Array, "b f v u q"], kernel: Kernel):

@@ -1,4 +1,4 @@
-"""Strips: layers over parts of the picture give the numbers of the whole, and the same carries."""
+"""Tiles: layers over parts of the picture give the numbers of the whole, and the same carries."""
 
 import jax
 import jax.numpy as jnp
@@ -33,16 +33,16 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_strips_give_the_whole(monkeypatch, name):
+def test_tiles_give_the_whole(monkeypatch, name):
     monkeypatch.setattr(upsample, "_PIXELS_PER_CHANNEL", 0)
     layer = _filled(LAYERS[name]())
     x = _random(1, 4, 6, 3, 4, seed=9)
 
-    def run(strips):
+    def run(tiles):
         @jax.jit
         def both(first, later):
-            y, carry = layer(first, None, strips)
-            z, carry = layer(later, carry, strips)
+            y, carry = layer(first, None, tiles)
+            z, carry = layer(later, carry, tiles)
             return y, z, carry
 
         return both(x[:, :1], x[:, 1:])
