@@ -38,7 +38,7 @@ from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.models.flops import dit_flops
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import make_mesh
-from skipsr_jax.training.settings import DTYPES
+from skipsr_jax.types import DTYPES
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "101x1080x1920"]
 

@@ -52,8 +52,7 @@ from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
 from skipsr_jax.parallel.mesh import make_mesh
-from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.types import Bool, HostArray
+from skipsr_jax.types import DTYPES, Bool, HostArray
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
 STAGES = ("encode", "mask", "refine", "decode")

@@ -30,7 +30,7 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import Settings, from_config
+from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.media.reader import list_inputs, open_media
 
 MULTIPLE = 16  # pixels: the oracle's masks need whole patches
@@ -91,7 +91,7 @@ def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
-    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__)
+    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete)
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)

@@ -57,8 +57,7 @@ from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan
-from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.types import Bool, HostArray
+from skipsr_jax.types import DTYPES, Bool, HostArray
 
 ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
 HALF = 0.5

@@ -37,14 +37,13 @@ from benchmarks.dit import size_of
 from benchmarks.measure import format_table, run_program, write_json
 from benchmarks.presets import MODELS, REPOSITORY, abstract_networks
 from benchmarks.transformer import TEXT_TOKENS
-from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.checkpoints.store import save_model
 from skipsr_jax.commandline import parse_flags, read_config
+from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.models.params import to_dict
-from skipsr_jax.training.settings import DTYPES
-from skipsr_jax.types import HostArray
+from skipsr_jax.types import DTYPES, HostArray
 
 READ_AT_ONCE = 2**24
 REPEATED_AFTER = 2**25

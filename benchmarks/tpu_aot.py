@@ -35,9 +35,11 @@ from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.flops import peak_flops
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards
-from skipsr_jax.training.settings import Settings, from_config
+from skipsr_jax.training.settings import Settings, complete, from_config
 from skipsr_jax.training.stages.sr import SrLoss
 
+LOSS_KINDS = {"sr": SrLoss}
+"""Configs of this stage are compiled."""
 PROGRAMS = ("refine", "encode", "decode", "train")
 
 _NO_ROOM = (
@@ -300,13 +302,15 @@ def write_json(path: str, argv: Sequence[str], rows: Sequence[Row]) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON. Raises UserError where something does not fit."""
-    values, config = commandline.parse(argv, "", define_flags(), __doc__)
+    values, config = commandline.parse(
+        argv, "", define_flags(), __doc__, lambda config: complete(config, LOSS_KINDS)
+    )
     if not values.topology:
         raise UserError("--topology is missing: name a slice, e.g. --topology=v5e:16x16")
     unknown = [name for name in values.programs if name not in PROGRAMS]
     if unknown:
         raise UserError(f"unknown program {unknown[0]!r}: choose of {', '.join(PROGRAMS)}")
-    settings = from_config(config, {"sr": SrLoss})
+    settings = from_config(config, LOSS_KINDS)
     chip = chip_named(values.topology)
     try:
         shares = [float(share) for share in values.skip]

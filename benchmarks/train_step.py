@@ -42,10 +42,11 @@ from skipsr_jax.models.params import abstract, count, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.tokens.plan import build_plan, stack_plans
-from skipsr_jax.training.settings import DTYPES, Data, Loop, Optimizer, Settings
+from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Batch, Stage
 from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step
+from skipsr_jax.types import DTYPES
 
 RATE = np.float32(1e-5)
 

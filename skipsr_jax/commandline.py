@@ -1,36 +1,22 @@
 """Parses command lines: flags, and a config with overrides. Each mistake is one clear line.
 
 ``--config=NAME`` names a config that comes with the package, or a Python file with
-``get_config()``; ``--config.a.b=value`` overrides one entry. Invariant: an unknown flag, an unknown
-key or a value of the wrong type raises UserError before anything else happens.
+``get_config()``; ``--config.a.b=value`` overrides one entry. The file holds what differs from the
+defaults of the program's settings; the command line takes every key that the settings have.
+Invariant: an unknown flag, an unknown key or a value of the wrong type raises UserError before
+anything else happens.
 """
 
-import difflib
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from skipsr_jax.config import flattened, suggestion
 from skipsr_jax.errors import UserError
 from skipsr_jax.resources import find_config
-
-
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all entries, in file order."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-def _entry(config: ConfigDict, key: str) -> object:
-    """The entry of a dotted name."""
-    for part in key.split("."):
-        config = config[part]
-    return config
 
 
 def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
@@ -80,19 +66,14 @@ def read_config(name: str) -> ConfigDict:
 
 def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
     """UserError for each --config.key that the config does not have, with the nearest ones."""
-    known = list(leaves(config))
+    known = list(flattened(config.to_dict()))
     for argument in argv:
         name = argument.split("=", 1)[0].lstrip("-")
         if not argument.startswith("-") or not name.removeprefix("no").startswith("config."):
             continue
         key = name.removeprefix("no").removeprefix("config.")
-        if key in known:
-            continue
-        inside = [leaf for leaf in known if leaf.startswith(key + ".")]
-        tail = [leaf for leaf in known if leaf.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-        near = inside or tail or difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
-        raise UserError(f"the config has no key {key!r}: {hint}")
+        if key not in known:
+            raise UserError(f"the config has no key {key!r}: {suggestion(key, known)}")
 
 
 def _asks_for_help(argv: Sequence[str]) -> bool:
@@ -131,7 +112,11 @@ def parse_flags(
 
 
 def parse(
-    argv: Sequence[str], default_config: str, flag_values: flags.FlagValues, about: str = ""
+    argv: Sequence[str],
+    default_config: str,
+    flag_values: flags.FlagValues,
+    about: str = "",
+    complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
 ) -> tuple[flags.FlagValues, ConfigDict]:
     """Parses ``argv`` (program name first) into flags and the locked config with its overrides.
 
@@ -140,16 +125,19 @@ def parse(
       default_config: the name or the file of the config when --config is not given.
       flag_values: where the program's other flags are defined.
       about: the program's description, for --help.
+      complete: adds the keys that the file leaves out, with their defaults: ``complete`` of the
+        program's settings.
 
     Raises:
       SystemExit: after printing the help that was asked for.
       UserError: an unknown flag or key, a value of the wrong type, a config that cannot be read.
     """
     name, argv = _split_config(argv, default_config)
-    config = read_config(name)
+    config = complete(read_config(name))
     if _asks_for_help(argv):
-        entries = "\n".join(f"  --config.{key}={_entry(config, key)!r}" for key in leaves(config))
-        _end_with_help(about, flag_values, f"\n\nentries of {name}:\n{entries}")
+        entries = flattened(config.to_dict())
+        lines = "\n".join(f"  --config.{key}={value!r}" for key, value in entries.items())
+        _end_with_help(about, flag_values, f"\n\nentries of {name}:\n{lines}")
     _check_keys(argv, config)
     try:
         config_flags.DEFINE_config_dict(

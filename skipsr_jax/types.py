@@ -16,4 +16,7 @@ HostArray = np.ndarray
 DType = Any
 """A numpy dtype or a scalar type such as ``jnp.bfloat16``; no one type covers both."""
 
-__all__ = ["Bool", "DType", "Float", "HostArray", "Int", "UInt8"]
+DTYPES = ("float32", "bfloat16")
+"""Names of the dtypes that networks can be computed in."""
+
+__all__ = ["DTYPES", "Bool", "DType", "Float", "HostArray", "Int", "UInt8"]

@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import to_json
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig

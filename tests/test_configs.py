@@ -18,9 +18,15 @@ OF_TRAINING = [name for name in FILES if name.endswith(tuple(f"_{s}" for s in LO
 STAGES = ("predictor", "sr", "distill", "adversarial")
 
 
+def complete(config):
+    if "stage" in config:
+        return training.complete(config, LOSS_KINDS)
+    return inference.complete(config)
+
+
 def read(name, *overrides):
     argv = ["program", f"--config={CONFIGS / name}.py", *overrides]
-    return commandline.parse(argv, "", flags.FlagValues())[1]
+    return commandline.parse(argv, "", flags.FlagValues(), complete=complete)[1]
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,12 @@ TESTS = ROOT / "tests"
 LONGEST = 400  # lines; most files end by 300
 
 # Modules that every package may import.
-FLOOR = {"types", "errors", "geometry", "files"}
+FLOOR = {"types", "errors", "geometry", "files", "config"}
 # Each package directly under skipsr_jax and the packages that it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
+    "config": set(),
     "geometry": set(),
     "files": set(),
     "resources": set(),

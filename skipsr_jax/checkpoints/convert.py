@@ -32,9 +32,9 @@ from skipsr_jax.checkpoints import (
     torch_file,
     torch_writer,
 )
-from skipsr_jax.checkpoints.dataclass_json import from_json, to_json
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.commandline import parse_flags
+from skipsr_jax.config import from_json, to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder, temporary_folder
 from skipsr_jax.models.dit import DiTConfig

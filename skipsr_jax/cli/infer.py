@@ -37,7 +37,7 @@ from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.prefetch import prefetch
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report, Summary
-from skipsr_jax.inference.settings import Settings, from_config
+from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.inference.warmup import warm_up
 from skipsr_jax.media.overlay import overlay
@@ -198,7 +198,7 @@ def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]
 
 def run(argv: Sequence[str]) -> None:
     """The program. Raises UserError for what the user can mend."""
-    values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__)
+    values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__, complete)
     settings = from_config(config)
     if values.warmup and not values.compile_cache_dir:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")

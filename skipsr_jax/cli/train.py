@@ -26,7 +26,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop
 from skipsr_jax.training.profile import ProfileWindow
-from skipsr_jax.training.settings import from_config
+from skipsr_jax.training.settings import complete, from_config
 from skipsr_jax.training.stages import registry as stages
 
 LIBRARIES_WITH_A_DIARY = ("orbax", "grain")
@@ -60,7 +60,9 @@ def log_to_stderr() -> None:
 
 def run(argv: Sequence[str]) -> None:
     """Config -> settings -> stage -> loop. Raises UserError for what the user can mend."""
-    values, config = commandline.parse(argv, "", define_flags(), __doc__)
+    values, config = commandline.parse(
+        argv, "", define_flags(), __doc__, lambda config: complete(config, stages.LOSS_KINDS)
+    )
     if not values.workdir:
         raise UserError("--workdir is missing: name the folder of this run")
     if values.compile_cache_dir:

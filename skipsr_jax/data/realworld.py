@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from skipsr_jax.config import require, require_between
 from skipsr_jax.data import blur, noise
 from skipsr_jax.data import compression as codec
 from skipsr_jax.media.resize import Method, resize
@@ -25,13 +26,13 @@ RESIZES: tuple[Method, ...] = ("area", "bilinear", "bicubic")
 def _check_range(
     name: str, pair: Range | tuple[int, int], low: float | int, high: float | int
 ) -> None:
-    if not low <= pair[0] <= pair[1] <= high:
-        raise ValueError(f"{name} is {pair}: it must be (low, high) within {low} .. {high}")
+    good = low <= pair[0] <= pair[1] <= high
+    require(good, name, pair, f"(low, high) within {low} .. {high}")
 
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}: it must be from 0 to 1")
+def _check_weights(name: str, weights: Shares) -> None:
+    good = min(weights) >= 0 and sum(weights) > 0
+    require(good, name, weights, "weights of at least 0, one of them above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +72,9 @@ class Round:
 
     def __post_init__(self):
         for name in ("blur_share", "noise_share", "poisson_share", "gray_share", "jpeg_share"):
-            _check_share(name, getattr(self, name))
-        if min(self.blur_kinds) < 0 or sum(self.blur_kinds) <= 0:
-            raise ValueError(f"blur_kinds is {self.blur_kinds}: weights must be >= 0, one above")
-        if not 0 <= self.blur_radius <= 32:
-            raise ValueError(f"blur_radius is {self.blur_radius}: it must be from 0 to 32")
+            require_between(name, getattr(self, name), 0, 1)
+        _check_weights("blur_kinds", self.blur_kinds)
+        require_between("blur_radius", self.blur_radius, 0, 32, "pixels")
         _check_range("blur_sigma", self.blur_sigma, 0.05, 32)
         _check_range("sinc_cutoff", self.sinc_cutoff, 0.1, math.pi)
         _check_range("resize", self.resize, 0.05, 4)
@@ -111,9 +110,8 @@ class RealWorld:
     mpeg4_quantizer: tuple[int, int] = (2, 12)
 
     def __post_init__(self):
-        _check_share("video_share", self.video_share)
-        if min(self.video_codecs) < 0 or sum(self.video_codecs) <= 0:
-            raise ValueError(f"video_codecs is {self.video_codecs}: weights must be >= 0")
+        require_between("video_share", self.video_share, 0, 1)
+        _check_weights("video_codecs", self.video_codecs)
         _check_range("crf", self.crf, 0, 51)
         _check_range("mpeg4_quantizer", self.mpeg4_quantizer, 1, 31)
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import Params, abstract, to_dict

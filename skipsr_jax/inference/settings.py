@@ -1,83 +1,80 @@
-"""What a run of infer.py is told, as frozen dataclasses of checked numbers.
+"""The settings of one upscaling run, as frozen dataclasses of checked numbers.
 
-``from_config`` turns the ConfigDict of a file in configs/ into ``Settings`` once; nothing below
-infer.py sees a ConfigDict. Invariant: a ``Settings`` that exists is in range.
+``complete`` adds the defaults of all keys to the ConfigDict of a file in configs/, and
+``from_config`` turns it into ``Settings``; nothing below the programs sees a ConfigDict. The
+defaults are those of SeedVR2's public weights. Invariant: a ``Settings`` that exists is in range.
 """
 
 import dataclasses
 import math
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from skipsr_jax.errors import UserError
+from skipsr_jax import config as configs
+from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.parallel.mesh import MeshSizes
+from skipsr_jax.pixels import colour_fix
+from skipsr_jax.types import DTYPES
 
 MASK_SOURCES = ("predictor", "input", "oracle", "none")
-COLOUR_FIXES = ("wavelet", "adain", "none")
 CODINGS = ("auto", "dense", "sparse")
-DTYPES = ("auto", "float32", "bfloat16")
-
-
-def _require(good: bool, name: str, value: object, rule: str) -> None:
-    if not good:
-        raise UserError(f"config.{name} is {value!r}: it must be {rule}")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, name, value, "one of " + ", ".join(choices))
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """The size to reach: ``factor`` times the input, unless height or width (pixels) is given.
+    """The size of the result: ``factor`` times the input, unless height or width is set.
 
-    One side given: the other keeps the aspect ratio. Both given: exactly that.
+    One side set: the other keeps the aspect ratio. Both set: exactly these.
+
+    Attributes:
+      factor: 0.25 to 16.
+      height, width: pixels, 16 to 16384; 0: by the factor, or by the other side.
     """
 
-    factor: float
-    height: int
-    width: int
+    factor: float = 4.0
+    height: int = 0
+    width: int = 0
 
     def __post_init__(self):
-        _require(0.25 <= self.factor <= 16, "size.factor", self.factor, "from 0.25 to 16")
+        require_between("factor", self.factor, 0.25, 16)
         for name in ("height", "width"):
             side = getattr(self, name)
             good = side == 0 or 16 <= side <= 16384
-            _require(good, f"size.{name}", side, "0 (by the factor) or from 16 to 16384")
+            require(good, name, side, "0 (by the factor) or from 16 to 16384")
 
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """Which patches run (skipsr_jax.inference.masks).
+    """Which patches are computed (skipsr_jax.inference.masks).
 
     Attributes:
-      source: predictor, input, oracle or none.
-      probability: predictor: a patch runs from this probability of needing refinement on.
-      input_tau: input: a patch runs above this mean squared error of the input against its own
+      source: predictor, input, oracle or none. "input" is training-free: the public weights have
+        no predictor.
+      probability: predictor: a patch is kept from this probability of needing refinement on.
+      input_tau: input: a patch is kept above this mean squared error of the input against its own
         2x reduced and enlarged copy (pixels in [0, 1]).
-      oracle_tau: oracle: threshold of Eq. 1 on the reference.
+      oracle_tau: oracle: threshold tau of Eq. 1 on the reference.
       reference: oracle: path of the true high-resolution video.
       dilate: patches by which kept regions grow.
     """
 
-    source: str
-    probability: float
-    input_tau: float
-    oracle_tau: float
-    reference: str
-    dilate: int
+    source: str = "input"
+    probability: float = 0.5
+    input_tau: float = 2.8e-4
+    oracle_tau: float = 2e-4
+    reference: str = ""
+    dilate: int = 0
 
     def __post_init__(self):
-        _one_of("mask.source", self.source, MASK_SOURCES)
-        _require(0 <= self.probability <= 1, "mask.probability", self.probability, "from 0 to 1")
+        require_one_of("source", self.source, MASK_SOURCES)
+        require_between("probability", self.probability, 0, 1)
         for name in ("input_tau", "oracle_tau"):
             tau = getattr(self, name)
-            _require(tau >= 0 and math.isfinite(tau), f"mask.{name}", tau, "at least 0")
-        _require(0 <= self.dilate <= 64, "mask.dilate", self.dilate, "from 0 to 64 patches")
-        given = bool(self.reference)
+            require(tau >= 0 and math.isfinite(tau), name, tau, "at least 0")
+        require_between("dilate", self.dilate, 0, 64, "patches")
         rule = "the path of the high-resolution video with mask.source=oracle, and empty without"
-        _require(given == (self.source == "oracle"), "mask.reference", self.reference, rule)
+        has_reference = bool(self.reference)
+        require(has_reference == (self.source == "oracle"), "reference", self.reference, rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,32 +88,36 @@ class Sampler:
       condition_noise: noise level mixed into the condition, 0 to 1 (SeedVR: 0.1).
     """
 
-    steps: int
-    guidance: float
-    rescale: float
-    condition_noise: float
+    steps: int = 1
+    guidance: float = 1.0
+    rescale: float = 0.0
+    condition_noise: float = 0.0
 
     def __post_init__(self):
-        _require(1 <= self.steps <= 1000, "sampler.steps", self.steps, "from 1 to 1000")
-        _require(1 <= self.guidance <= 50, "sampler.guidance", self.guidance, "from 1 to 50")
-        _require(0 <= self.rescale <= 1, "sampler.rescale", self.rescale, "from 0 to 1")
-        noise = self.condition_noise
-        _require(0 <= noise <= 1, "sampler.condition_noise", noise, "from 0 to 1")
+        require_between("steps", self.steps, 1, 1000)
+        require_between("guidance", self.guidance, 1, 50)
+        require_between("rescale", self.rescale, 0, 1)
+        require_between("condition_noise", self.condition_noise, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Long videos run in chunks of ``frames`` (4k + 1), ``overlap`` of them blended linearly."""
+    """Long videos are upscaled in overlapping chunks.
 
-    frames: int
-    overlap: int
+    Attributes:
+      frames: of a chunk, 4k + 1 (the released scripts of SeedVR run 101).
+      overlap: frames that neighbouring chunks share and blend linearly.
+    """
+
+    frames: int = 101
+    overlap: int = 5
 
     def __post_init__(self):
         good = self.frames >= 5 and (self.frames - 1) % 4 == 0
-        _require(good, "chunk.frames", self.frames, "4k + 1 with k at least 1 (5, 9, ... 101)")
+        require(good, "frames", self.frames, "4k + 1 with k at least 1 (5, 9, ... 101)")
         limit = self.frames // 2
         good = 0 <= self.overlap <= limit
-        _require(good, "chunk.overlap", self.overlap, f"from 0 to {limit}, half of chunk.frames")
+        require(good, "overlap", self.overlap, f"from 0 to {limit}, half of chunk.frames")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,34 +130,34 @@ class Pixels:
       feather: pixels of ramp on each side of a seam's middle, inside kept patches, 0 to 7.
     """
 
-    colour: str
-    keep_skipped: bool
-    feather: int
+    colour: str = "wavelet"
+    keep_skipped: bool = True
+    feather: int = 3
 
     def __post_init__(self):
-        _one_of("pixels.colour", self.colour, COLOUR_FIXES)
-        _require(0 <= self.feather <= 7, "pixels.feather", self.feather, "from 0 to 7 pixels")
+        require_one_of("colour", self.colour, colour_fix.METHODS)
+        require_between("feather", self.feather, 0, 7, "pixels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """How the result is stored; empty or -1 lets the writer choose from the input.
+    """How the result is stored; "" or -1 lets the writer choose from the input.
 
     Attributes:
       codec: ffmpeg encoder name.
-      crf: constant rate factor, lower is better and larger.
+      crf: constant rate factor, 0 to 63; lower is better and larger.
     """
 
-    codec: str
-    crf: int
+    codec: str = ""
+    crf: int = -1
 
     def __post_init__(self):
-        _require(-1 <= self.crf <= 63, "output.crf", self.crf, "from 0 to 63, or -1 for default")
+        require(-1 <= self.crf <= 63, "crf", self.crf, "from 0 to 63, or -1 for default")
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """One run of infer.py.
+    """One upscaling run.
 
     Attributes:
       checkpoint: folder of the model; relative to the repository when not found from here.
@@ -170,75 +171,54 @@ class Settings:
       encode, decode: dense; sparse: only the blocks of kept patches, one latent frame at a time
         (encoding then needs a mask from pixels); auto: sparse for chunks of one scene with few
         enough blocks, where it can be done.
-      sparse_up_to: auto: the share of blocks, 0 to 1, up to which a chunk is coded sparsely.
-      mesh: devices, all of which share each clip; parameters are cut over its fsdp.
+      sparse_up_to: auto: the fraction of blocks, 0 to 1, up to which a chunk is coded sparsely.
+        Sparse coding of the full autoencoder is faster even at 0.9.
+      mesh: devices, all of which share each clip (-1: all there are); parameters are sharded over
+        its fsdp axis.
     """
 
-    checkpoint: str
-    seed: int
-    dtype: str
-    max_frames: int
-    sample_frames: int
-    slice_latents: int
-    vae_memory_gib: float
-    encode: str
-    decode: str
-    sparse_up_to: float
-    size: Size
-    mask: Mask
-    sampler: Sampler
-    chunk: Chunk
-    pixels: Pixels
-    output: Output
-    mesh: MeshSizes
+    checkpoint: str = ""
+    seed: int = 0
+    dtype: str = "auto"
+    max_frames: int = 0
+    sample_frames: int = 17
+    slice_latents: int = 1
+    vae_memory_gib: float = 0.0
+    encode: str = "auto"
+    decode: str = "auto"
+    sparse_up_to: float = 0.8
+    size: Size = Size()
+    mask: Mask = Mask()
+    sampler: Sampler = Sampler()
+    chunk: Chunk = Chunk()
+    pixels: Pixels = Pixels()
+    output: Output = Output()
+    mesh: MeshSizes = dataclasses.field(default_factory=lambda: MeshSizes(data=1))
 
     def __post_init__(self):
-        _require(bool(self.checkpoint), "checkpoint", self.checkpoint, "the path of a model")
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
-        _one_of("dtype", self.dtype, DTYPES)
+        require(bool(self.checkpoint), "checkpoint", self.checkpoint, "the path of a model")
+        require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
+        require_one_of("dtype", self.dtype, ("auto", *DTYPES))
         for name in ("encode", "decode"):
-            _one_of(name, getattr(self, name), CODINGS)
+            require_one_of(name, getattr(self, name), CODINGS)
         good = self.decode != "sparse" or self.pixels.keep_skipped
         rule = (
             "dense or auto without pixels.keep_skipped: it shows decoded pixels of skipped patches"
         )
-        _require(good, "decode", self.decode, rule)
-        share = self.sparse_up_to
-        _require(0 <= share <= 1, "sparse_up_to", share, "from 0 to 1")
+        require(good, "decode", self.decode, rule)
+        require_between("sparse_up_to", self.sparse_up_to, 0, 1)
         for name in ("max_frames", "sample_frames"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")
-        good = 1 <= self.slice_latents <= 64
-        _require(good, "slice_latents", self.slice_latents, "from 1 to 64")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")
+        require_between("slice_latents", self.slice_latents, 1, 64)
         gib = self.vae_memory_gib
-        _require(0 <= gib < 2**20, "vae_memory_gib", gib, "GiB of device memory, or 0 for all")
+        require(0 <= gib < 2**20, "vae_memory_gib", gib, "GiB of device memory, or 0 for all")
 
 
-_PARTS = {
-    "size": Size,
-    "mask": Mask,
-    "sampler": Sampler,
-    "chunk": Chunk,
-    "pixels": Pixels,
-    "output": Output,
-    "mesh": MeshSizes,
-}
-
-
-def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
-    """A dataclass from a mapping with exactly its fields."""
-    want = {field.name for field in dataclasses.fields(cls)}
-    missing, extra = sorted(want - set(values)), sorted(set(values) - want)
-    if missing or extra:
-        parts = [f"lacks {prefix}{key}" for key in missing]
-        parts += [f"has unknown {prefix}{key}" for key in extra]
-        raise UserError(f"the config {', '.join(parts)}")
-    return cls(**values)
+def complete(config: ConfigDict) -> ConfigDict:
+    """``config`` with the defaults of all keys that it leaves out."""
+    return configs.complete(config, configs.defaults(Settings))
 
 
 def from_config(config: ConfigDict) -> Settings:
-    """Settings from a file's ConfigDict. UserError names what is missing or off."""
-    values = dict(config.items())
-    for name, cls in _PARTS.items():
-        if name in values:
-            values[name] = _build(cls, dict(values[name].items()), f"{name}.")
-    return _build(Settings, values, "")
+    """Settings from a file's ConfigDict. UserError names each key that is unknown or wrong."""
+    return configs.from_config(Settings, config)

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.flops import BACKWARD_FROZEN, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict

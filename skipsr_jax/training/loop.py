@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from skipsr_jax.checkpoints import store, train_state
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import to_json
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.errors import UserError

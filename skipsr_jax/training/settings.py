@@ -1,8 +1,8 @@
-"""What a training run is told, as frozen dataclasses of checked numbers.
+"""The settings of one training run, as frozen dataclasses of checked numbers.
 
-A file in configs/ gives a ConfigDict; ``from_config`` turns it into ``Settings`` once, and nothing
-below train.py sees a ConfigDict. The section ``loss`` belongs to the stage. Invariant: a
-``Settings`` that exists is in range; unknown keys and wrong types are refused by name.
+``complete`` adds the defaults of all keys to the ConfigDict of a file in configs/, and
+``from_config`` turns it into ``Settings``; nothing below train.py sees a ConfigDict. The section
+``loss`` belongs to the stage. Invariant: a ``Settings`` that exists is in range.
 """
 
 import dataclasses
@@ -11,24 +11,14 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from skipsr_jax.checkpoints.dataclass_json import from_json
+from skipsr_jax import config as configs
+from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.data.realworld import RealWorld
-from skipsr_jax.errors import UserError
+from skipsr_jax.media.resize import Method
 from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import MeshSizes
-
-DTYPES = ("float32", "bfloat16")
-
-
-def require(good: bool, name: str, value: object, rule: str) -> None:
-    """Raises ValueError with the key, its value and the rule, unless ``good``."""
-    if not good:
-        raise ValueError(f"{name} is {value!r}: it must be {rule}")
-
-
-def _share(name: str, value: float) -> None:
-    require(0 <= value <= 1, name, value, "from 0 to 1")
+from skipsr_jax.types import DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +43,10 @@ class Data:
       real: the levels of "real", see skipsr_jax.data.realworld.
     """
 
-    root: tuple[str, ...]
-    batch: int
-    frames: int
-    crop: tuple[int, int]
+    root: tuple[str, ...] = ()
+    batch: int = 8
+    frames: int = 17
+    crop: tuple[int, int] = (256, 256)
     eval_root: tuple[str, ...] = ()
     eval_frames: int = 17
     eval_crop: tuple[int, int] = (256, 448)
@@ -68,12 +58,12 @@ class Data:
     pack: tuple[tuple[int, int, int, int], ...] = ()
     pan_share: float = 0.3
     soft_share: float = 0.0
-    degradation: Literal["area", "bilinear", "bicubic", "real"] = "area"
+    degradation: Literal[Method, "real"] = "area"
     real: RealWorld = dataclasses.field(default_factory=RealWorld)
 
     def __post_init__(self):
         require(bool(self.root), "root", self.root, "one folder or more")
-        require(0 <= self.workers <= 256, "workers", self.workers, "from 0 to 256")
+        require_between("workers", self.workers, 0, 256)
         require(self.batch >= 1, "batch", self.batch, "at least 1")
         require(self.image_batch >= 1, "image_batch", self.image_batch, "at least 1")
         for name in ("frames", "eval_frames"):
@@ -90,9 +80,8 @@ class Data:
             good = good and all(side >= 16 and side % 16 == 0 for side in crop)
             rule = "samples, 4k + 1 frames, height and width in multiples of 16, for each shape"
             require(good, "pack", self.pack, rule)
-        _share("image_share", self.image_share)
-        _share("pan_share", self.pan_share)
-        _share("soft_share", self.soft_share)
+        for name in ("image_share", "pan_share", "soft_share"):
+            require_between(name, getattr(self, name), 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +99,7 @@ class Optimizer:
         their gradients are averaged. Numbers that a stage states per batch then hold for each.
     """
 
-    learning_rate: float
+    learning_rate: float = 1e-4
     kind: Literal["adamw", "rmsprop"] = "adamw"
     warmup_steps: int = 100
     weight_decay: float = 0.0
@@ -152,7 +141,7 @@ class Loop:
       keep: how many of the last checkpoints stay.
     """
 
-    steps: int
+    steps: int = 20_000
     max_seconds: float = 0.0
     log_every: int = 50
     save_every: int = 1000
@@ -188,10 +177,10 @@ class Settings:
     """
 
     stage: str
-    data: Data
-    optimizer: Optimizer
-    loop: Loop
-    loss: Any
+    data: Data = dataclasses.field(default_factory=Data)
+    optimizer: Optimizer = Optimizer()
+    loop: Loop = Loop()
+    loss: Any = None
     model: str = "tiny"
     dtype: str = "float32"
     remat: str = "none"
@@ -201,10 +190,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        require(self.model in DIT_PRESETS, "model", self.model, f"one of {sorted(DIT_PRESETS)}")
-        require(self.dtype in DTYPES, "dtype", self.dtype, f"one of {DTYPES}")
-        policies = sorted(REMAT_POLICIES)
-        require(self.remat in policies, "remat", self.remat, f"one of {policies}")
+        require_one_of("model", self.model, sorted(DIT_PRESETS))
+        require_one_of("dtype", self.dtype, DTYPES)
+        require_one_of("remat", self.remat, sorted(REMAT_POLICIES))
         require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
         for name in ("eval_every", "quality_every"):
             every = getattr(self.loop, name)
@@ -217,6 +205,14 @@ class Settings:
         return dataclasses.replace(DIT_PRESETS[self.model], remat=self.remat)
 
 
+def complete(config: ConfigDict, loss_kinds: dict[str, type]) -> ConfigDict:
+    """``config`` with the defaults of all keys that it leaves out, as its stage has them."""
+    base = configs.defaults(Settings)
+    kind = loss_kinds.get(config.get("stage"))
+    loss = {} if kind is None else configs.defaults(kind)
+    return configs.complete(config, base | {"loss": loss})
+
+
 def from_config(config: ConfigDict, loss_kinds: dict[str, type]) -> Settings:
     """Settings from a file's ConfigDict. ``loss_kinds``: the loss section's type for each stage.
 
@@ -224,7 +220,7 @@ def from_config(config: ConfigDict, loss_kinds: dict[str, type]) -> Settings:
     """
     values = config.to_dict()
     stage = values.get("stage")
-    if stage not in loss_kinds:
-        raise UserError(f"config.stage is {stage!r}: it must be one of {sorted(loss_kinds)}")
-    loss = from_json(loss_kinds[stage], values.get("loss", {}), "config.loss")
-    return dataclasses.replace(from_json(Settings, values | {"loss": None}, "config"), loss=loss)
+    require_one_of("config.stage", stage, sorted(loss_kinds))
+    loss = configs.from_config(loss_kinds[stage], values.get("loss", {}), "config.loss.")
+    settings = configs.from_config(Settings, values | {"loss": None})
+    return dataclasses.replace(settings, loss=loss)

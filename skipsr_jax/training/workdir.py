@@ -6,7 +6,7 @@ import logging
 import jax
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import new_file
 from skipsr_jax.training.settings import Settings

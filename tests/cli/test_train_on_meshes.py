@@ -16,8 +16,8 @@ from flax import nnx
 from PIL import Image
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.dataclass_json import to_json
 from skipsr_jax.cli import train
+from skipsr_jax.config import to_json
 from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
 

@@ -5,6 +5,7 @@ import pytest
 from absl import flags
 
 from skipsr_jax import commandline
+from skipsr_jax.config import defaults, flattened
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import settings
 
@@ -14,7 +15,8 @@ CONFIGS = ("tiny", "seedvr2_3b", "seedvr2_7b", "seedvr_3b", "seedvr_7b")
 def parse(*arguments: str):
     values = flags.FlagValues()
     flags.DEFINE_string("input", None, "x", flag_values=values)
-    return commandline.parse(["infer.py", *arguments], "tiny", values)
+    argv = ["infer.py", *arguments]
+    return commandline.parse(argv, "tiny", values, complete=settings.complete)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -95,13 +97,34 @@ def test_values_out_of_range(argument, says):
 def test_a_config_with_other_keys_is_refused():
     _, config = parse()
     plain = config.to_dict()
-    del plain["sampler"]["steps"]
     plain["mask"]["sorce"] = "none"
-    with pytest.raises(UserError, match=r"unknown mask\.sorce"):
+    with pytest.raises(UserError, match=r"unknown config\.mask\.sorce.*mean config\.mask\.source"):
         settings.from_config(ml_collections.ConfigDict(plain))
-    plain["mask"].pop("sorce")
-    with pytest.raises(UserError, match=r"lacks sampler\.steps"):
-        settings.from_config(ml_collections.ConfigDict(plain))
+
+
+def test_a_file_holds_what_differs_from_the_defaults(tmp_path):
+    short, full = tmp_path / "short.py", tmp_path / "full.py"
+    start = "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict("
+    short.write_text(start + "{'checkpoint': 'here', 'chunk': {'frames': 33}})")
+    _, config = parse(f"--config={short}", "--config.mask.dilate=3", "--config.chunk.overlap=2")
+    made = settings.from_config(config)
+    assert made == settings.Settings(
+        "here", chunk=settings.Chunk(33, 2), mask=settings.Mask(dilate=3)
+    )
+    full.write_text(start + f"{config.to_dict()!r})")  # as files had to be before
+    assert settings.from_config(parse(f"--config={full}")[1]) == made
+    short.write_text(start + "{'checkpont': 'here'})")
+    with pytest.raises(UserError, match=r"unknown config\.checkpont, did you mean"):
+        settings.from_config(parse(f"--config={short}")[1])
+
+
+def test_help_lists_every_key(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    shown = capsys.readouterr().out
+    for key in flattened(defaults(settings.Settings)):
+        assert f"--config.{key}=" in shown
+    assert "--config.sampler.guidance=1.0\n" in shown
 
 
 def test_a_broken_config_file_is_one_line(tmp_path):

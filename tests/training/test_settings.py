@@ -6,7 +6,7 @@ import runpy
 import pytest
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.training.settings import from_config
+from skipsr_jax.training.settings import complete, from_config
 from skipsr_jax.training.stage import recipe_of
 from skipsr_jax.training.stages.registry import LOSS_KINDS
 
@@ -14,7 +14,8 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 
 
 def config_of(name):
-    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    return complete(config, LOSS_KINDS)
 
 
 @pytest.mark.parametrize("name", ["tiny_vae", "tiny_predictor", "tiny_sr"])

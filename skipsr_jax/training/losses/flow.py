@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from skipsr_jax.config import require
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.condition import add_condition_noise, condition
 from skipsr_jax.diffusion.schedule import add_noise, clean_from_velocity, velocity
@@ -30,7 +31,6 @@ from skipsr_jax.tokens.patches import (
     unpatchify,
 )
 from skipsr_jax.tokens.plan import TokenPlan
-from skipsr_jax.training.settings import require
 from skipsr_jax.training.stage import Batch
 from skipsr_jax.types import Bool, Float
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import require, to_json
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import shift_timestep
 from skipsr_jax.errors import UserError
@@ -56,7 +56,7 @@ from skipsr_jax.training.losses.gan import (
     generator_loss,
     perturbation_penalty,
 )
-from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
 from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
 from skipsr_jax.types import Float

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import require, to_json
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.distillation import student_timesteps, two_step_velocity
 from skipsr_jax.diffusion.guidance import apply_guidance
@@ -45,7 +45,7 @@ from skipsr_jax.training.losses.flow import (
     skip_percent,
     texts,
 )
-from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
 from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
 from skipsr_jax.types import DType, Float

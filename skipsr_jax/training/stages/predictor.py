@@ -18,7 +18,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import require, to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.flops import BACKWARD, traced_flops, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
@@ -26,7 +26,7 @@ from skipsr_jax.models.predictor import PAPER, TINY, PredictorConfig, make_predi
 from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.training.frozen_vae import encode, latent_shape, load_vae
 from skipsr_jax.training.losses.pixels import patches_to_pixels, signed, unsigned, upscaled
-from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Bool, Float
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import require, to_json
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
@@ -39,7 +39,7 @@ from skipsr_jax.training.losses.flow import (
     skip_percent,
     velocity_error,
 )
-from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import (
     Batch,
     Metrics,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import require, to_json
 from skipsr_jax.models.flops import BACKWARD, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.presets import VAE_PRESETS
@@ -32,7 +32,7 @@ from skipsr_jax.training.losses.pixels import (
     unsigned,
     upscaled,
 )
-from skipsr_jax.training.settings import Settings, require
+from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Float
 

@@ -9,7 +9,7 @@ from flax import nnx
 from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.dataclass_json import to_json
+from skipsr_jax.config import to_json
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.errors import UserError
