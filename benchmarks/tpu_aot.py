@@ -33,7 +33,7 @@ from benchmarks.chips import Chip, chip_named
 from benchmarks.hlo import Moved, moved
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.flops import peak_flops
+from skipsr_jax.parallel.device_peaks import peak_flops
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards
 from skipsr_jax.training.settings import Settings, complete, from_config
 from skipsr_jax.training.stages.sr import SrLoss

@@ -37,10 +37,11 @@ from benchmarks.transformer import TEXT_TOKENS
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
-from skipsr_jax.models.flops import BACKWARD, dit_flops, peak_flops, vae_flops
+from skipsr_jax.models.flops import BACKWARD, dit_flops, vae_flops
 from skipsr_jax.models.params import abstract, count, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
+from skipsr_jax.parallel.device_peaks import peak_flops
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Batch, Stage

@@ -1,13 +1,13 @@
-"""Floating-point operations of the networks, by count, and what devices can do at most.
+"""Counts the floating-point operations of the networks.
 
-A multiply-add is two operations. Counted are matrix products, convolutions and attention; norms,
-activations and gathers are not, nor is what a rematerialised backward pass computes again. So the
-ratio to the device's peak is the "model FLOPs utilisation" of Chowdhery et al. 2022 (PaLM,
-appendix B). The transformer is counted from its token plan: skipped tokens and empty rows of a
-bucket count nothing. Convolutional networks are counted from their traced program.
+A multiply-add is two operations. Matrix products, convolutions and attention are counted. Norms,
+activations and gathers are not, nor is what a rematerialised backward pass computes again. The
+ratio of the count per second to the device's peak (`skipsr_jax.parallel.device_peaks`) is therefore
+the "model FLOPs utilisation" of Chowdhery et al. 2022 (PaLM, appendix B). The transformer is
+counted from its token plan, in which skipped tokens and empty rows of a bucket cost nothing.
+Convolutional networks are counted from their traced program.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,44 +24,27 @@ from skipsr_jax.models.vae import VAE
 from skipsr_jax.tokens.plan import TokenPlan
 
 BACKWARD = 2.0
-"""A backward pass through trained layers costs two forwards: gradients of inputs and of weights."""
+"""Forward passes that a backward pass through trained layers costs: it computes the gradients of
+inputs and of weights."""
 BACKWARD_FROZEN = 1.0
-"""Through frozen layers: gradients of inputs alone."""
-
-PEAK_BF16 = (
-    (r"H100 PCIe", 756e12),
-    (r"H100 NVL", 835e12),
-    (r"H100|H200", 989e12),
-    (r"A100", 312e12),
-    (r"TPU v6", 918e12),
-    (r"TPU v5 ?(lite|e)", 197e12),
-    (r"TPU v5", 459e12),
-    (r"TPU v4$", 275e12),
-)
-"""Dense bfloat16 operations per second by ``device_kind``, first match. Sources: NVIDIA's data
-sheets of H100, H200 and A100; Google Cloud's pages of TPU v4, v5e, v5p and v6e."""
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Of one device in bfloat16, per second; None for a kind that is not in the table."""
-    found = (peak for pattern, peak in PEAK_BF16 if re.search(pattern, device_kind))
-    return next(found, None)
+"""Forward passes that a backward pass through frozen layers costs: it computes the gradients of
+inputs alone."""
 
 
 class DitFlops(NamedTuple):
-    """Operations of one forward pass of the transformer."""
+    """Operations of one forward pass of the transformer: in linear layers and in attention."""
 
     linear: float
     attention: float
 
     @property
     def total(self) -> float:
-        """Both."""
+        """The sum of both."""
         return self.linear + self.attention
 
 
 def dit_flops(config: DiTConfig, plan: TokenPlan) -> DitFlops:
-    """One forward pass over all packs of a plan (on the host)."""
+    """Counts one forward pass over all packs of a plan. Runs on the host."""
     d, inner = config.width, config.heads * config.head_dim
     if config.gated_mlp:
         feed_forward = 3 * d * gated_hidden(d, config.expand_ratio)
@@ -83,7 +66,7 @@ def dit_flops(config: DiTConfig, plan: TokenPlan) -> DitFlops:
 
 
 def _inner(value: Any) -> list[Jaxpr]:
-    """The programs in a parameter of an operation."""
+    """The jaxprs in a parameter of an equation."""
     if isinstance(value, ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, Jaxpr):
@@ -93,26 +76,26 @@ def _inner(value: Any) -> list[Jaxpr]:
     return []
 
 
-def _of_program(program: Jaxpr) -> float:
+def _operations(program: Jaxpr) -> float:
     total = 0.0
-    for operation in program.eqns:
-        name, params = operation.primitive.name, operation.params
-        if name == "pallas_call":  # of one program of its grid, whose operations write to memory
+    for equation in program.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "pallas_call":  # one program of its grid, whose equations write to references
             continue
-        out = operation.outvars[0].aval if operation.outvars else None
+        out = equation.outvars[0].aval if equation.outvars else None
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
-            left = operation.invars[0].aval.shape
+            left = equation.invars[0].aval.shape
             total += 2.0 * out.size * np.prod([left[axis] for axis in contracted])
         elif name == "conv_general_dilated":
-            kernel = operation.invars[1].aval
+            kernel = equation.invars[1].aval
             features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * out.size * kernel.size / features
         elif name == "while":
             raise ValueError("a loop of unknown length: its operations cannot be counted")
         else:
-            parts = [_of_program(part) for value in params.values() for part in _inner(value)]
-            if parts and name == "cond":  # branches are ways to one result
+            parts = [_operations(part) for value in params.values() for part in _inner(value)]
+            if parts and name == "cond":  # one of the branches runs
                 total += max(parts)
             else:
                 total += params.get("length", 1) * sum(parts) if name == "scan" else sum(parts)
@@ -120,16 +103,19 @@ def _of_program(program: Jaxpr) -> float:
 
 
 def traced_flops(function: Callable[..., Any], *args: Any) -> float:
-    """Matrix products and convolutions of ``function(*args)``; arguments may be shapes.
+    """Counts the matrix products and convolutions of ``function(*args)``.
 
-    Runs and compiles nothing. What Pallas kernels multiply is not counted. Raises ValueError when
-    the program has a loop of unknown length.
+    The arguments may be shapes: the function is traced, neither compiled nor run. Products inside
+    Pallas kernels are not counted. Raises ValueError for a loop of unknown length.
     """
-    return _of_program(jax.make_jaxpr(function)(*args).jaxpr)
+    return _operations(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def vae_flops(vae: VAE, frames: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Encoding and decoding clips of (batch, frames, height, width), one forward pass of each."""
+    """Counts a forward pass of the encoder, and one of the decoder.
+
+    ``frames``: (batch, frames, height, width) of the clips, in pixels.
+    """
     b, f, h, w = frames
     params = to_dict(vae)
     clip = jax.ShapeDtypeStruct((b, f, h, w, 3), np.float32)

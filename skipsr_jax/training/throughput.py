@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from skipsr_jax.models.flops import peak_flops
+from skipsr_jax.parallel.device_peaks import peak_flops
 from skipsr_jax.training.stage import Batch, Stage, by_shape
 
 
