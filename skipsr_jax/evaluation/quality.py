@@ -1,5 +1,7 @@
-"""The rows of a quality table: a model's skipped and dense results beside bicubic, all against the
-truth over the same pixels. Training and benchmarks score by this one code.
+"""Rows of a quality table: skipped and dense results and bicubic upscaling against the truth.
+
+All columns are scored over the same pixels. Training (``loop.quality_every``) and
+benchmarks/quality.py both use this module.
 """
 
 from collections.abc import Sequence
@@ -8,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from skipsr_jax.data.degrade import low_quality, oracle_mask
-from skipsr_jax.evaluation.metrics import psnr, ssim
+from skipsr_jax.evaluation.metrics import mask_agreement, psnr, psnr_of_mse, ssim
 from skipsr_jax.geometry import PATCH_FRAMES
 from skipsr_jax.media.resize import resize, upscale
 from skipsr_jax.tokens.criterion import patch_mse
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 COLUMNS = ("bicubic", "skipped", "dense")
-SHARES = ("skip", "skip_oracle", "precision", "recall", "f1", "psnr_skipped")
+"""Results that a row has PSNR and SSIM of."""
+MASK_COLUMNS = ("skip", "skip_oracle", "precision", "recall", "f1", "psnr_skipped")
 
 Row = dict[str, Any]
 
@@ -29,27 +32,31 @@ def scores(frames: Float[HostArray, "f h w 3"], truth: UInt8[HostArray, "f h w 3
 
 def mask_scores(
     keep: Bool[HostArray, "t r q"],
-    wanted: Bool[HostArray, "t r q"],
-    lost: Float[HostArray, "t r q"],
+    oracle: Bool[HostArray, "t r q"],
+    upscaled_mse: Float[HostArray, "t r q"],
 ) -> Row:
-    """What a mask skips, how far it agrees with the oracle's ``wanted``, and what skipping loses.
+    """What fraction a mask skips, how it agrees with the oracle mask, and the error of skipping.
 
-    Precision, recall and F1 are of the kept patches, 1 where there is nothing to get wrong.
-    ``psnr_skipped`` (dB) is of all skipped patches together, each with the weight of its frames,
-    shown as the bilinear upscale of the input; 100 at most and where nothing is skipped. ``lost``
-    is that picture's mean squared error in each patch, pixels in [0, 1].
+    Args:
+      keep: the mask.
+      oracle: Eq. 1's mask of the truth.
+      upscaled_mse: mean squared error in each patch of the bilinear upscale of the input, pixels in
+        [0, 1].
+
+    Returns:
+      ``skip``, the skipped fraction; ``precision``, ``recall`` and ``f1`` of the kept patches
+      (`mask_agreement`); ``psnr_skipped``, the PSNR in dB of all skipped patches together when they
+      are the bilinear upscale, at most 100 and 100 where nothing is skipped. Each patch has the
+      weight of its frames.
     """
-    both, kept, true = (float(x.sum()) for x in (keep & wanted, keep, wanted))
     frames = np.full((len(keep), 1, 1), PATCH_FRAMES)
     frames[0] = 1
     weight = ~keep * frames
-    error = float((lost * weight).sum() / max(weight.sum(), 1))
+    mse = float((upscaled_mse * weight).sum() / max(weight.sum(), 1))
     return {
         "skip": 1 - float(keep.mean()),
-        "precision": both / kept if kept else 1.0,
-        "recall": both / true if true else 1.0,
-        "f1": 2 * both / (kept + true) if kept + true else 1.0,
-        "psnr_skipped": float(-10 * np.log10(max(error, 1e-10))),
+        **{name: float(value) for name, value in mask_agreement(keep, oracle).items()},
+        "psnr_skipped": float(psnr_of_mse(mse)),
     }
 
 
@@ -62,36 +69,45 @@ def row(
     dense: Float[HostArray, "f h w 3"] | None = None,
     training_free: Bool[HostArray, "t r q"] | None = None,
 ) -> Row:
-    """One clip or picture, whose input was ``low_quality(truth, scale)``.
+    """The row of one clip or picture, whose input was ``low_quality(truth, scale)``.
 
-    ``skipped`` are the frames in [0, 1] that the model made with the mask ``keep``, ``dense`` those
-    without skipping. The row has the scores of each that is given, the shares of patches that the
-    mask and the oracle (Eq. 1) skip, and the other ``mask_scores`` of the mask; under
-    ``training_free`` those of that mask of the same input, under ``oracle`` those of the oracle's.
+    Args:
+      name: of the clip or picture.
+      truth: the frames that the input was made from.
+      scale: how many times smaller the input is.
+      skipped: frames in [0, 1] that the model made with the mask ``keep``, or None.
+      keep: the keep mask.
+      dense: frames in [0, 1] that the model made without skipping, or None.
+      training_free: the training-free mask of the same input, or None.
+
+    Returns:
+      The scores of bicubic upscaling and of the results that are not None; ``skip_oracle``, the
+      fraction of patches that the oracle (Eq. 1) skips; the `mask_scores` of ``keep``, under
+      ``training_free`` those of that mask, and under ``oracle`` those of the oracle's.
     """
     low, target, unit = low_quality(truth, scale), truth.shape[1:3], truth / np.float32(255)
-    wanted = oracle_mask(truth, scale)
-    lost = patch_mse(unit, resize(low / np.float32(255), target, "bilinear"))
+    oracle = oracle_mask(truth, scale)
+    upscaled_mse = patch_mse(unit, resize(low / np.float32(255), target, "bilinear"))
     found: Row = {
         "name": name,
         "frames": len(truth),
         "height": truth.shape[1],
         "width": truth.shape[2],
         "bicubic": scores(upscale(low, target), truth),
-        "skip_oracle": 1 - float(wanted.mean()),
-        **mask_scores(keep, wanted, lost),
-        "oracle": mask_scores(wanted, wanted, lost),
+        "skip_oracle": 1 - float(oracle.mean()),
+        **mask_scores(keep, oracle, upscaled_mse),
+        "oracle": mask_scores(oracle, oracle, upscaled_mse),
     }
     if training_free is not None:
-        found["training_free"] = mask_scores(training_free, wanted, lost)
-    made = {"skipped": skipped, "dense": dense}
-    return found | {key: scores(x, truth) for key, x in made.items() if x is not None}
+        found["training_free"] = mask_scores(training_free, oracle, upscaled_mse)
+    results = {"skipped": skipped, "dense": dense}
+    return found | {key: scores(x, truth) for key, x in results.items() if x is not None}
 
 
 def mean(rows: Sequence[Row], name: str) -> Row:
-    """The mean over rows of every number."""
+    """A row with the mean over rows of every number."""
     out: Row = {"name": f"mean of {len(rows)} {name}"}
-    out |= {key: float(np.mean([row[key] for row in rows])) for key in SHARES}
+    out |= {key: float(np.mean([row[key] for row in rows])) for key in MASK_COLUMNS}
     for part in (*COLUMNS, "training_free", "oracle"):
         if part in rows[0]:
             keys = rows[0][part]
@@ -100,7 +116,7 @@ def mean(rows: Sequence[Row], name: str) -> Row:
 
 
 def means(rows: Sequence[Row]) -> list[Row]:
-    """The mean of the clips and that of the pictures, as far as there are any."""
+    """The mean row of the clips and that of the pictures, if there are any."""
     kinds = {
         "clips": [row for row in rows if row["frames"] > 1],
         "pictures": [row for row in rows if row["frames"] == 1],
@@ -109,14 +125,14 @@ def means(rows: Sequence[Row]) -> list[Row]:
 
 
 def header() -> str:
-    """What ``line`` shows, column by column."""
+    """The head of a table of `line`."""
     pictures = "".join(f"{column + ' psnr ssim':>15s}" for column in COLUMNS)
     masks = "  skip oracle prec  rec   f1  dB skipped (oracle)  training-free: prec  rec   f1  dB"
     return " " * 34 + pictures + masks
 
 
 def line(row: Row) -> str:
-    """A row for people: percent skipped, the mask against the oracle, and the training-free one."""
+    """A row as text: PSNR and SSIM, percent skipped, and how the masks agree with the oracle's."""
     cells = [f"{row['name'][:34]:34s}"]
     for column in COLUMNS:
         found = row.get(column)
@@ -129,5 +145,5 @@ def line(row: Row) -> str:
 
 
 def _agreement(scores: Row) -> str:
-    shares = " ".join(f"{scores[key]:.3f}" for key in ("precision", "recall", "f1"))
-    return f"{shares} {scores['psnr_skipped']:.2f}"
+    fractions = " ".join(f"{scores[key]:.3f}" for key in ("precision", "recall", "f1"))
+    return f"{fractions} {scores['psnr_skipped']:.2f}"

@@ -95,7 +95,7 @@ class Quality:
             for column in quality.COLUMNS:
                 for name, value in row.get(column, {}).items():
                     out[f"quality/{kind}/{name}_{column}"] = value
-            out |= {f"quality/{kind}/{name}": row[name] for name in quality.SHARES}
+            out |= {f"quality/{kind}/{name}": row[name] for name in quality.MASK_COLUMNS}
         return out
 
     def _rows(self, params, frozen, clips) -> list[quality.Row]:

@@ -1,7 +1,8 @@
-"""PSNR by hand, and SSIM against the windowed sums written out pixel by pixel."""
+"""PSNR and F1 by hand, and SSIM against the windowed sums written out pixel by pixel."""
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,7 +82,7 @@ class TestSsim:
         a, _ = clips()
         assert metrics.ssim(a, a) == pytest.approx(1)
 
-    def test_flat_frames_leave_the_light_term(self):
+    def test_flat_frames_leave_the_luminance_term(self):
         a = np.full((1, 11, 11, 1), 0.5)
         b = np.full((1, 11, 11, 1), 0.25)
         want = (2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4)
@@ -98,7 +99,19 @@ class TestSsim:
             metrics.ssim(a, b)
 
 
-def test_luma_of_black_white_and_green():
-    frames = np.array([[0, 0, 0], [1, 1, 1], [0, 1, 0]], float).reshape(1, 1, 3, 3)
-    want = np.array([16, 235, 16 + 128.553]) / 255
-    np.testing.assert_allclose(metrics.luma(frames)[0, 0, :, 0], want, rtol=1e-9)
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_psnr_of_errors_on_host_and_device(xp):
+    found = metrics.psnr_of_mse(xp.asarray([0.01, 0.0], np.float32))
+    np.testing.assert_allclose(found, [20, 100], rtol=1e-6)
+    assert metrics.psnr_of_mse(xp.asarray(650.25, np.float32), 255) == pytest.approx(20)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_agreement_of_masks_on_host_and_device(xp):
+    truth = xp.asarray([True, True, False, False])
+    keep = xp.asarray([True, False, True, True])
+    found = metrics.mask_agreement(keep, truth)
+    assert found["precision"] == pytest.approx(1 / 3) and found["recall"] == 0.5
+    assert found["f1"] == pytest.approx(2 / 5)
+    nothing = truth & ~truth
+    assert all(value == 1 for value in metrics.mask_agreement(nothing, nothing).values())

@@ -18,9 +18,9 @@ def truth():
 
 
 def test_agreement_counts_kept_patches():
-    wanted = np.array([[[True, True, False, False]]])
+    oracle = np.array([[[True, True, False, False]]])
     keep = np.array([[[True, False, True, True]]])
-    found = quality.mask_scores(keep, wanted, np.zeros(keep.shape, np.float32))
+    found = quality.mask_scores(keep, oracle, np.zeros(keep.shape, np.float32))
     assert found["precision"] == pytest.approx(1 / 3) and found["recall"] == 0.5
     assert found["f1"] == pytest.approx(2 / 5) and found["skip"] == 0.25
     nothing = np.zeros_like(keep)
@@ -35,9 +35,9 @@ def test_skipped_pixels_weigh_as_many_frames_as_they_are(truth):
     keep[1] = oracle_mask(truth)[1]
     small = low_quality(truth, 4)
     row = quality.row("clip", truth, 4, truth / np.float32(255), keep, training_free=~keep)
-    shown = resize(small / np.float32(255), (32, 48), "bilinear")
+    upscaled = resize(small / np.float32(255), (32, 48), "bilinear")
     of_frame = keep[[0, 1, 1, 1, 1]].repeat(16, axis=1).repeat(16, axis=2)
-    error = np.square(shown - truth / 255.0)[~of_frame].mean()
+    error = np.square(upscaled - truth / 255.0)[~of_frame].mean()
     assert row["psnr_skipped"] == pytest.approx(-10 * np.log10(error), abs=1e-3)
     assert row["oracle"]["psnr_skipped"] > 40 > row["psnr_skipped"]
     assert row["training_free"]["skip"] == pytest.approx(1 - row["skip"])
