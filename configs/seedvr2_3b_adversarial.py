@@ -1,44 +1,41 @@
 """SkipSR-3B, step 4: adversarial post-training of the distilled one-step model.
 
-    python train.py --config=configs/seedvr2_3b_adversarial.py --workdir=runs/3b/adversarial \\
+    python train.py --config=seedvr2_3b_adversarial --workdir=runs/3b/adversarial \\
         --config.init_from=runs/3b/distill --config.data.root="('/data/clips',)"
 
 One GPU, eight GPUs, a pod: as in seedvr2_3b_sr.py, from which everything but what is assigned here
 comes. In float32: generator 13.6 GB, its average 13.6 GB, discriminator 14.5 GB, and one moment of
-each of the two networks, 28 GB; all of it spread over mesh.fsdp.
+each of the two networks, 28 GB; all of it sharded over mesh.fsdp.
 
 From the papers. APT (arXiv 2501.08316): RMSProp with 0.9, no weight decay, no clipping, 3e-6 for
 both networks on video, average 0.995, 300 updates of 2048 clips (hence ``accumulate``, as large as
 the machines ask for), heads after layers 16, 26 and 36 of 36, perturbation 0.01 for pictures and
 0.1 for videos, timesteps of the discriminator shifted by 1 and 12. SeedVR2 (arXiv 2506.05301):
 relativistic pairing, R2, weight 1000 of both penalties, and 1 of the adversarial, the feature and
-the L1 loss. The 3B transformer has 32 layers; its depths here are the same shares of them. APT
-found that the discriminator does better when it begins as the diffusion model of many steps; here
-it begins as the generator does. No run of this length has been made yet.
+the L1 loss. The 3B transformer has 32 layers; its depths here are the same fractions of them. APT
+found that the discriminator does better when it starts from the diffusion model of many steps; here
+it starts from the generator's weights. No run of this length has been made yet, and so no number is
+expected.
 
 Read in metrics.jsonl: ``told_apart_percent`` between 50 and 100, ``r1`` and ``r2`` small against
-the square of ``logit_real`` - ``logit_fake``; a discriminator that tells all apart with a growing
-distance has won, and the generator learns nothing more.
+the square of ``logit_real`` - ``logit_fake``. When the discriminator separates all samples by a
+growing distance, it has won, and the generator learns nothing more.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
-SR = str(pathlib.Path(__file__).with_name("seedvr2_3b_sr.py"))
+from skipsr_jax.commandline import read_config
 
 
 def get_config() -> ConfigDict:
-    """The settings; any of them can be given as --config.<name>=<value>."""
-    config = runpy.run_path(SR)["get_config"]()
+    """Returns what differs from the defaults in skipsr_jax/training/settings.py."""
+    config = read_config("seedvr2_3b_sr")
     config.stage = "adversarial"
     config.init_from = "runs/3b/distill"
 
     config.loss = loss = ConfigDict()
     loss.pairing = "relativistic"
     loss.depths = (14, 23, 32)
-    loss.discriminator_rate = 1.0
     loss.shift_image = 1.0
     loss.shift_video = 12.0
     loss.r1 = 1000.0
@@ -51,14 +48,10 @@ def get_config() -> ConfigDict:
     loss.latent = 1.0
     loss.pixel_weight = 0.0  # decoding costs more than the transformer
     loss.pixel_samples = 0
-    loss.gradient = 0.5
-    loss.frequency = 0.05
     loss.condition_noise = 0.0  # SeedVR2 leaves the condition as it is
     loss.train_text = False  # they come from a text encoder
     loss.text_lengths = (58, 64)  # of the public embeddings
-    loss.samples_per_pack = 1
     loss.kept_share = 0.75
-    loss.dense_share = 0.1
     loss.random_drop = 0.0
 
     optimizer = config.optimizer

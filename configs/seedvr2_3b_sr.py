@@ -2,33 +2,33 @@
 
     python -m skipsr_jax.checkpoints.convert --dit=seedvr_ema_3b.pth --vae=ema_vae.pth \\
         --positive=pos_emb.pt --negative=neg_emb.pt --out=checkpoints/seedvr_3b
-    python train.py --config=configs/seedvr2_3b_sr.py --workdir=runs/3b/sr \\
+    python train.py --config=seedvr2_3b_sr --workdir=runs/3b/sr \\
         --config.data.root="('/data/clips',)"
 
 One GPU of 141 GB: --config.data.batch=1 --config.mesh.seq=1
     --config.data.pack="((1,5,720,1280),(1,1,720,1280))"
 Eight GPUs of one host: --config.data.batch=8 --config.mesh.seq=1
     --config.data.pack="((1,17,720,1280),(1,1,720,1280))"
-A pod of 256 chips, four of which share a sequence of 93,600 tokens, with --distributed on every
-host: as it is. batch is one for each group of mesh.seq devices, or a multiple.
+A pod of 256 chips, in groups of four that share a sequence of 93,600 tokens: as it is, with
+--distributed on every host. ``batch`` is one for each group of ``mesh.seq`` devices, or a multiple.
 
 Images and videos are mixed within each sequence (NaViT): ``data.pack`` names its samples. A clip of
-93 frames and two pictures are as many tokens as 101 frames.
+93 frames and two pictures have as many tokens as 101 frames.
 
-From the paper (section 5, implementation details): start from public weights, standard diffusion
-training on images and videos mixed, with the degradations of SeedVR; 40 A100-80G, batches of about
-100 frames at 720p, sequence and data parallelism. As SeedVR has it: logit-normal timesteps shifted
-with the size of the clip, noise 0.1 on the condition. Learning rate, shares, averages and the
-number of steps are choices made here, not published ones, and no run of this length has been made
-yet. Read in metrics.jsonl: ``velocity`` falls slowly (the weights are good already),
-``skip_percent`` against what the data has, ``eval/velocity`` with data.eval_root set.
+From the paper (section 5, implementation details): public weights to start from, standard diffusion
+training on images and videos mixed, the degradations of SeedVR; 40 A100-80G, batches of about 100
+frames at 720p, sequence and data parallelism. From SeedVR: logit-normal timesteps shifted with the
+size of the clip, noise 0.1 on the condition. Learning rate, sampling fractions, moving average and
+number of steps are choices made here; no run of this length has been made yet, and so no number is
+expected. Read in metrics.jsonl: ``velocity`` falls slowly (the weights are good already),
+``skip_percent`` against what the data lets skip, ``eval/velocity`` with ``data.eval_root`` set.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The settings; any of them can be given as --config.<name>=<value>."""
+    """Returns what differs from the defaults in skipsr_jax/training/settings.py."""
     config = ConfigDict()
     config.stage = "sr"
     config.model = "seedvr2_3b"  # the size; SeedVR-3B and SeedVR2-3B have the same
@@ -36,16 +36,12 @@ def get_config() -> ConfigDict:
     config.remat = "full"  # the backward pass keeps the input of each layer alone
     config.init_from = "checkpoints/seedvr_3b"
     config.vae = "checkpoints/seedvr_3b"
-    config.seed = 0
 
     config.data = data = ConfigDict()
     data.root = ("/data/clips",)  # written by python -m skipsr_jax.data.build
-    data.eval_root = ()
-    data.eval_frames = 17
     data.eval_crop = (720, 1280)
-    data.cache = ""
     data.workers = 16
-    data.batch = 64  # sequences over all hosts; one for each share of the packs
+    data.batch = 64  # sequences over all hosts; one for each shard of the packs
     data.pack = (  # (samples, frames, height, width) of each shape in a sequence
         (1, 93, 720, 1280),
         (1, 1, 720, 1280),
@@ -55,9 +51,8 @@ def get_config() -> ConfigDict:
     data.crop = (720, 1280)
     data.image_batch = 64
     data.image_crop = (720, 1280)
-    data.image_share = 0.0
     data.pan_share = 0.1
-    data.degradation = "real"  # levels as in tiny_sr.py; "area" for clean input: more is skipped
+    data.degradation = "real"  # "area" for clean input: more is skipped
 
     config.loss = loss = ConfigDict()
     loss.one_step_share = 0.0  # a model of many steps; distillation brings it to one
@@ -67,36 +62,19 @@ def get_config() -> ConfigDict:
     loss.train_text = False  # they come from a text encoder
     loss.pixel_weight = 0.0
     loss.pixel_samples = 0
-    loss.gradient = 0.5
-    loss.frequency = 0.05
     loss.text_lengths = (58, 64)  # of the public embeddings
-    loss.samples_per_pack = 1
-    loss.kept_share = 1.0  # room for all; with "area" 0.75 drops little
-    loss.dense_share = 0.1
-    loss.random_drop = 0.1
+    loss.kept_share = 1.0  # capacity for all tokens; with "area" 0.75 drops little
     loss.negative_share = 0.1
 
     config.optimizer = optimizer = ConfigDict()
-    optimizer.kind = "adamw"
     optimizer.learning_rate = 1e-5
     optimizer.warmup_steps = 500
     optimizer.weight_decay = 0.01
-    optimizer.clip_norm = 1.0
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.99
-    optimizer.ema_decay = 0.999
-    optimizer.accumulate = 1
 
     config.loop = loop = ConfigDict()
     loop.steps = 20_000
-    loop.max_seconds = 0.0
     loop.log_every = 20
     loop.save_every = 500
-    loop.eval_every = 0
-    loop.eval_batches = 4
-    loop.quality_every = 0
-    loop.quality_clips = 8
-    loop.panel_every = 0
     loop.keep = 3
 
     config.mesh = mesh = ConfigDict()

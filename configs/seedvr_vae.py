@@ -1,25 +1,22 @@
-"""The autoencoder of SeedVR and SeedVR2, trained further. Optional: 3B and 7B use the public one.
+"""The autoencoder of SeedVR and SeedVR2, trained further from the converted public weights.
 
-    python train.py --config=configs/seedvr_vae.py --workdir=runs/vae \\
-        --config.data.root="('/data/clips',)"
+    python train.py --config=seedvr_vae --workdir=runs/vae --config.data.root="('/data/clips',)"
 
-250,648,227 parameters, from the converted public weights; for material that those do not know well.
-Transformers and predictors were trained on the public latents: after this stage they have to be
-trained again. One GPU: --config.data.batch=1. All numbers are choices made here, and no run of this
-length has been made yet. Read in metrics.jsonl: ``psnr`` of reconstruction, ``kl``.
+The stage is optional: 3B and 7B use the public autoencoder, of 250,648,227 parameters, and this is
+for material that it reconstructs badly. Transformers and predictors were trained on the public
+latents, so after this stage they have to be trained again. One GPU: --config.data.batch=1. All
+numbers are choices made here, no run of this length has been made yet, and so no number is
+expected. Read in metrics.jsonl: ``psnr`` of the reconstruction, and ``kl``.
 """
-
-import pathlib
-import runpy
 
 from ml_collections import ConfigDict
 
-TINY = str(pathlib.Path(__file__).with_name("tiny_vae.py"))
+from skipsr_jax.commandline import read_config
 
 
 def get_config() -> ConfigDict:
-    """The settings; any of them can be given as --config.<name>=<value>."""
-    config = runpy.run_path(TINY)["get_config"]()
+    """Returns what differs from the defaults in skipsr_jax/training/settings.py."""
+    config = read_config("tiny_vae")
     config.model = "seedvr2_3b"
     config.init_from = "checkpoints/seedvr_3b"
 
@@ -27,7 +24,6 @@ def get_config() -> ConfigDict:
     data.root = ("/data/clips",)
     data.cache = ""
     data.workers = 16
-    data.frames = 17
     data.crop = (256, 256)
     data.pan_share = 0.1
 

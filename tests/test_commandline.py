@@ -43,7 +43,9 @@ def test_help_says_which_config_has_the_entries(capsys):
         parse("--config=seedvr2_7b", "--help")
     assert left.value.code == 0
     said = capsys.readouterr().out
-    assert "entries of seedvr2_7b:" in said and "--config.chunk.frames=101" in said
+    assert (
+        "entries of seedvr2_7b:" in said and "--config.checkpoint='checkpoints/seedvr2_7b'" in said
+    )
 
 
 @pytest.mark.parametrize(
