@@ -11,7 +11,7 @@ import numpy as np
 
 from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS, pad_frames, pad_space, token_grid
 from skipsr_jax.media.resize import area_down, resize
-from skipsr_jax.models.predictor import PIXELS
+from skipsr_jax.models.predictor import LOW_RES_PATCH_PIXELS
 from skipsr_jax.tokens.criterion import needs_refinement, patch_mse
 from skipsr_jax.types import Bool, Float, HostArray
 
@@ -70,7 +70,7 @@ def predictor_frames(
     taken as it is. The last frame, row and column are repeated.
     """
     frames = pad_frames(resize(frames, _working_size(frames.shape[1:3], target), "area"))
-    height, width = (side + -side % PIXELS for side in frames.shape[1:3])
+    height, width = (side + -side % LOW_RES_PATCH_PIXELS for side in frames.shape[1:3])
     grow = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
     return np.pad(frames, grow, mode="edge")
 
@@ -90,7 +90,7 @@ def on_token_grid(
     for axis in (0, 1):
         patches = token_grid(1, *target)[1 + axis]
         middle = (np.arange(patches) + 0.5) * PATCH_PIXELS * working[axis] / target[axis]
-        place = np.minimum(middle // PIXELS, logits.shape[1 + axis] - 1)
+        place = np.minimum(middle // LOW_RES_PATCH_PIXELS, logits.shape[1 + axis] - 1)
         logits = np.take(logits, place.astype(int), axis=1 + axis)
     return logits
 

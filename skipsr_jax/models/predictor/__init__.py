@@ -1,8 +1,8 @@
 """The mask predictor: which patches of a clip the transformer has to refine."""
 
 from skipsr_jax.models.predictor.model import (
+    LOW_RES_PATCH_PIXELS,
     PAPER,
-    PIXELS,
     TINY,
     MaskPredictor,
     PixelMaskPredictor,
@@ -11,8 +11,8 @@ from skipsr_jax.models.predictor.model import (
 )
 
 __all__ = [
+    "LOW_RES_PATCH_PIXELS",
     "PAPER",
-    "PIXELS",
     "TINY",
     "MaskPredictor",
     "PixelMaskPredictor",

@@ -14,28 +14,27 @@ space is zero padded. The predictor looks both ways in time: it runs once, on th
 
 import dataclasses
 import itertools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.geometry import PATCH_FRAMES
+from skipsr_jax.geometry import PATCH, PATCH_FRAMES
 from skipsr_jax.models.layers.causal_conv import conv3d
 from skipsr_jax.models.predictor import pixel_energies
 from skipsr_jax.models.predictor.pixel_energies import PixelEnergies
 from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.parallel.space import constrain_space
-from skipsr_jax.types import Float
+from skipsr_jax.types import DType, Float
 
 _LAYERS = 4
-_PATCH = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorConfig:
-    """What the predictor looks at, and its size.
+    """What the predictor's input is, and its size.
 
     Attributes:
       width: channels of the three hidden layers.
@@ -62,16 +61,18 @@ PAPER = PredictorConfig()  # 22,974,193 parameters; the paper says 23 M
 TINY = PredictorConfig(width=48)
 
 
-_TILE, _FEW = 128, 8
-"""Channels that a matrix unit makes together, and how few beyond whole tiles are made apart."""
+_MATRIX_UNIT_CHANNELS = 128
+"""Output channels that a matrix unit computes together."""
+_MOST_EXTRA_CHANNELS = 8
+"""Up to this many output channels beyond whole matrix units are computed apart from the others."""
 
 
-def _to_few_channels(
-    x: Float[Array, "b f h w i"], kernel: Float[Array, "3 3 3 i o"]
-) -> Float[Array, "b t h w o"]:
-    """The convolution as one matrix product, maps for each tap, and the sum of shifted maps.
+def _conv3d_few_outputs(
+    x: Float[Array, "b f_in h w i"], kernel: Float[Array, "3 3 3 i o"]
+) -> Float[Array, "b f_out h w o"]:
+    """The convolution as one matrix product, which gives a map for each tap, and a sum of shifts.
 
-    A convolution with few outputs leaves a matrix unit idle. Float32 from the product on.
+    A convolution with few outputs leaves a matrix unit idle. The result is float32.
     """
     maps = jnp.einsum("bfhwi,tyxio->bfhwtyxo", x, kernel, preferred_element_type=jnp.float32)
     maps = jnp.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1), *[(0, 0)] * 4))
@@ -83,62 +84,73 @@ def _to_few_channels(
     return sum(shifted)
 
 
-def _convolved(
-    x: Float[Array, "b f h w i"], kernel: Float[Array, "3 3 3 i o"]
-) -> Float[Array, "b t h w o"]:
-    """The convolution, its last few channels apart where they would have a tile to themselves."""
+def _conv3d_by_matrix_units(
+    x: Float[Array, "b f_in h w i"], kernel: Float[Array, "3 3 3 i o"]
+) -> Float[Array, "b f_out h w o"]:
+    """The convolution, with the last few output channels computed apart from whole matrix units.
+
+    Of 648 channels (the paper's width) the last 8 would have a matrix unit of 128 to themselves.
+    """
     channels = kernel.shape[-1]
-    few = channels % _TILE
-    if few == 0 or few > _FEW:
+    extra = channels % _MATRIX_UNIT_CHANNELS
+    if extra == 0 or extra > _MOST_EXTRA_CHANNELS:
         return conv3d(x, kernel)
-    whole, rest = jnp.split(kernel, [channels - few], axis=-1)
-    y = _to_few_channels(x, rest)
-    if few == channels:
+    whole, rest = jnp.split(kernel, [channels - extra], axis=-1)
+    y = _conv3d_few_outputs(x, rest)
+    if extra == channels:
         return y
     return jnp.concatenate([conv3d(x, whole), y.astype(x.dtype)], axis=-1)
 
 
-class _Conv3d(nnx.Module):
-    """3 x 3 x 3 convolution that sees one frame before and one after; outermost frames repeated."""
+class _NonCausalConv3d(nnx.Module):
+    """3 x 3 x 3 convolution over one frame before, the frame and one after; edge frames repeat."""
 
     def __init__(
-        self, features_in: int, features_out: int, stride: int, init, *, rngs, param_dtype
+        self,
+        features_in: int,
+        features_out: int,
+        stride: int,
+        kernel_init: jax.nn.initializers.Initializer,
+        *,
+        rngs: nnx.Rngs,
+        param_dtype: DType,
     ):
         shape = (3, 3, 3, features_in, features_out)
-        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype))
         self.stride = stride
 
-    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t v u o"]:
+    def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h_out w_out o"]:
+        """Computes in x's dtype; ``stride`` is that of height and width."""
         x = jnp.concatenate([x[:, :1], x, x[:, -1:]], axis=1)
         kernel = self.kernel[...].astype(x.dtype)
         if self.stride == 1:
-            y = _convolved(x, kernel)
+            y = _conv3d_by_matrix_units(x, kernel)
         else:
             y = conv3d(x, kernel, (1, self.stride, self.stride))
         return y + self.bias[...].astype(y.dtype)
 
 
 class MaskPredictor(nnx.Module):
-    """Latents (scaled, as the transformer sees them) -> one logit per patch, in float32."""
+    """Latents (scaled, as the transformer takes them) -> one logit per patch, in float32."""
 
     def __init__(
         self,
         config: PredictorConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ):
         he = jax.nn.initializers.he_normal(in_axis=(0, 1, 2, 3), out_axis=4)
         lecun = jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3), out_axis=4)
         widths = (config.latent_channels, *[config.width] * (_LAYERS - 1), 1)
         self.layers = nnx.List(
             [
-                _Conv3d(
+                _NonCausalConv3d(
                     widths[i],
                     widths[i + 1],
-                    _PATCH if i == 0 else 1,
+                    PATCH if i == 0 else 1,
                     he if i < _LAYERS - 1 else lecun,  # he: half the numbers pass a ReLU
                     rngs=rngs,
                     param_dtype=param_dtype,
@@ -148,25 +160,27 @@ class MaskPredictor(nnx.Module):
         )
         self.dtype = dtype
 
-    def __call__(self, latent: Float[Array, "b t h w c"]) -> Float[Array, "b t v u"]:
-        """Logits (b, t, h / 2, w / 2). Raises ValueError when h or w is odd."""
+    def __call__(self, latent: Float[Array, "b t h w c"]) -> Float[Array, "b t r q"]:
+        """Logits with r = h / 2 and q = w / 2. Raises ValueError when h or w is odd."""
         height, width = latent.shape[2:4]
-        if height % _PATCH or width % _PATCH:
+        if height % PATCH or width % PATCH:
             raise ValueError(
                 f"the latent is {height} x {width}; both must be even: pad the frames to multiples "
                 "of 16 pixels"
             )
         layers = gathered(self, "predictor", self.dtype).layers
         x = constrain_space(latent.astype(self.dtype))
-        for layer in layers[:-1]:
-            x = jax.nn.relu(layer(x))
-        return layers[-1](x)[..., 0].astype(jnp.float32)
+        for i, layer in enumerate(layers[:-1]):
+            with jax.named_scope(f"mask_predictor/conv_{i}"):
+                x = jax.nn.relu(layer(x))
+        with jax.named_scope(f"mask_predictor/conv_{_LAYERS - 1}"):
+            return layers[-1](x)[..., 0].astype(jnp.float32)
 
 
-MIRRORS = ((), (2,), (3,), (2, 3))
-"""Axes of (b, f, h, w, ...) along which a picture is mirrored."""
-PIXELS = _PATCH * pixel_energies.CELL
-"""Side of a patch in pixels of the low-resolution frames that the pixel-space variant sees."""
+_MIRROR_AXES = ((), (2,), (3,), (2, 3))
+"""Axes of (b, f, h, w, ...) along which a frame is mirrored, for each of its four images."""
+LOW_RES_PATCH_PIXELS = PATCH * pixel_energies.CELL
+"""Pixels along the side of a patch, in the low-resolution frames of the pixel-space variant: 4."""
 
 
 class PixelMaskPredictor(nnx.Module):
@@ -181,28 +195,30 @@ class PixelMaskPredictor(nnx.Module):
         config: PredictorConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ):
-        kinds = {"rngs": rngs, "param_dtype": param_dtype}
-        self.energies = PixelEnergies(config.filters, **kinds)
+        self.energies = PixelEnergies(config.filters, rngs=rngs, param_dtype=param_dtype)
         on_grid = dataclasses.replace(
             config, latent_channels=pixel_energies.channels(config.filters)
         )
-        self.on_grid = MaskPredictor(on_grid, dtype=dtype, **kinds)
+        self.on_grid = MaskPredictor(on_grid, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b t r q"]:
         """Logits (b, (f - 1) / 4 + 1, h / 4, w / 4). Raises ValueError for other sizes."""
         count, height, width = frames.shape[1:4]
-        if (count - 1) % PATCH_FRAMES or height % PIXELS or width % PIXELS:
+        side = LOW_RES_PATCH_PIXELS
+        if (count - 1) % PATCH_FRAMES or height % side or width % side:
             raise ValueError(
                 f"{count} frames of {height} x {width} do not divide into patches: pad to 4k + 1 "
-                f"frames and multiples of {PIXELS} pixels"
+                f"frames and multiples of {side} pixels"
             )
         energies = gathered(self.energies, "energies", jnp.float32)
-        seen = jnp.concatenate([jnp.flip(frames, axes) for axes in MIRRORS])
-        logits = jnp.split(self.on_grid(energies(seen)), len(MIRRORS))
-        back = [jnp.flip(x, axes) for x, axes in zip(logits, MIRRORS, strict=True)]
+        mirrored = jnp.concatenate([jnp.flip(frames, axes) for axes in _MIRROR_AXES])
+        with jax.named_scope("pixel_energies"):
+            features = energies(mirrored)
+        logits = jnp.split(self.on_grid(features), len(_MIRROR_AXES))
+        back = [jnp.flip(x, axes) for x, axes in zip(logits, _MIRROR_AXES, strict=True)]
         return sum(back) / len(back)
 
 
@@ -210,9 +226,9 @@ def make_predictor(
     config: PredictorConfig,
     *,
     rngs: nnx.Rngs,
-    dtype: Any = jnp.float32,
-    param_dtype: Any = jnp.float32,
+    dtype: DType = jnp.float32,
+    param_dtype: DType = jnp.float32,
 ) -> MaskPredictor | PixelMaskPredictor:
     """The predictor that ``config`` describes."""
-    kind = PixelMaskPredictor if config.space == "pixels" else MaskPredictor
-    return kind(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+    cls = PixelMaskPredictor if config.space == "pixels" else MaskPredictor
+    return cls(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
