@@ -49,8 +49,7 @@ from benchmarks.measure import (
 )
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.attention import IMPLEMENTATIONS, xla
-from skipsr_jax.kernels.attention.api import problem_of
+from skipsr_jax.kernels.attention import IMPLEMENTATIONS, Problem, xla
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.tokens.windows import window_boxes
 
@@ -148,7 +147,7 @@ def prepare(shape: str, values: flags.FlagValues) -> Case:
     inputs = make_inputs(lengths, values)
     lowered, refused = {}, {}
     for name, implementation in IMPLEMENTATIONS.items():
-        reason = implementation.supported(problem_of(inputs[0], inputs[4]), current_target())
+        reason = implementation.supported(Problem.of(inputs[0], inputs[4]), current_target())
         if name in values.without:
             refused[name] = "left out by --without"
         elif reason is None:

@@ -21,8 +21,7 @@ from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA, SPACE_FACTOR, TIME_FACTOR, token_grid
 from skipsr_jax.inference.programs import velocity_step
-from skipsr_jax.kernels.attention import choose
-from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
 from skipsr_jax.models.params import abstract, to_dict

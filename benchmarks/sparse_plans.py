@@ -15,9 +15,7 @@ from flax import nnx
 from jax import Array
 
 from benchmarks.transformer import plan_for
-from skipsr_jax.kernels.attention import cudnn, varlen_attention
-from skipsr_jax.kernels.attention.api import IMPLEMENTATIONS
-from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention import IMPLEMENTATIONS, Problem, cudnn, varlen_attention
 from skipsr_jax.kernels.choice import Implementation
 from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.models.dit import Body, DiTConfig

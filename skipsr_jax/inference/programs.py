@@ -21,8 +21,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import SPACE_FACTOR, spans
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.kernels.attention import choose
-from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.predictor import PixelMaskPredictor

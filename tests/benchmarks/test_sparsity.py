@@ -13,7 +13,7 @@ from benchmarks.masks import blob_mask
 from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.programs import velocity_step
-from skipsr_jax.kernels.attention.api import IMPLEMENTATIONS
+from skipsr_jax.kernels.attention import IMPLEMENTATIONS
 from skipsr_jax.models.predictor import PredictorConfig
 from skipsr_jax.parallel.mesh import make_mesh
 

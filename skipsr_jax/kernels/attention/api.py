@@ -27,12 +27,6 @@ IMPLEMENTATIONS = {
 }
 
 
-def problem_of(q: Float[Array, "b s a p"], cu_seqlens: Int[Array, "b g1"]) -> Problem:
-    """The static facts of a call."""
-    packs, rows, heads, head_dim = q.shape
-    return Problem(packs, rows, heads, head_dim, cu_seqlens.shape[1] - 1, q.dtype)
-
-
 def choose(
     problem: Problem, target: Target | None = None, implementation: str | None = None
 ) -> tuple[str, dict[str, str]]:
@@ -97,6 +91,6 @@ def varlen_attention(
             f"cu_seqlens {cu_seqlens.shape} must be (packs, segments + 1) with {q.shape[0]} packs "
             "and at least one segment"
         )
-    name, refused = choose(problem_of(q, cu_seqlens), implementation=implementation)
+    name, refused = choose(Problem.of(q, cu_seqlens), implementation=implementation)
     log_choice("attention runs on", name, refused)
     return IMPLEMENTATIONS[name].run(q, k, v, cu_seqlens, scale=scale)

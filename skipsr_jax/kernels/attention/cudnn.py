@@ -252,20 +252,20 @@ def varlen_attention(
 
     ``view`` of all packs sets the cost of the work, not the result; by default ``call_for``'s.
     """
-    packs, rows, heads, head_dim = q.shape
-    segments = cu_seqlens.shape[1] - 1
     if view is not None:
         return _attention(q, k, v, cu_seqlens, _Call(view, float(scale)))
-    found = call_for(Problem(packs, rows, heads, head_dim, segments, q.dtype))
+    problem = Problem.of(q, cu_seqlens)
+    found = call_for(problem)
     if found is None:
         raise ValueError(
-            f"cuDNN attention of {rows} rows x {heads} heads x {head_dim} with {segments} segments "
-            "passes 32-bit offsets; use implementation='xla' or fewer rows"
+            f"cuDNN attention of {problem.rows} rows x {problem.heads} heads x {problem.head_dim} "
+            f"with {problem.segments} segments passes 32-bit offsets; use implementation='xla' or "
+            "fewer rows"
         )
     together, view = found
     call = _Call(view, float(scale))
     parts = []
-    for b in range(0, packs, together):
+    for b in range(0, problem.packs, together):
         part = slice(b, b + together)  # the last may be fewer packs in the same view
         parts.append(_attention(q[part], k[part], v[part], cu_seqlens[part], call))
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=0)

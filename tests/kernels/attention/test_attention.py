@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from skipsr_jax.kernels import choice
-from skipsr_jax.kernels.attention import IMPLEMENTATIONS, choose, cudnn, varlen_attention, xla
+from skipsr_jax.kernels.attention import IMPLEMENTATIONS, Problem, choose, cudnn, varlen_attention, xla
 from skipsr_jax.kernels.attention import triton as pallas_triton
-from skipsr_jax.kernels.attention.api import problem_of
 from skipsr_jax.kernels.attention.tpu import op as pallas_tpu
 from skipsr_jax.kernels.attention.tpu.stream import Blocks
 from skipsr_jax.kernels.target import current_target
@@ -274,7 +273,7 @@ class TestChoice:
             for _ in range(3):
                 varlen_attention(q, k, v, cu, scale=1.0)
         assert len(caplog.records) == 1
-        name, refused = choose(problem_of(q, cu))
+        name, refused = choose(Problem.of(q, cu))
         text = caplog.records[0].getMessage()
         assert name in text
         assert all(reason in text for reason in refused.values())

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.kernels.attention import choose, cudnn
-from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention import Problem, choose, cudnn
 from skipsr_jax.kernels.target import Target
 
 HOPPER = Target("gpu", (9, 0))

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from skipsr_jax.kernels.attention import Problem
 from skipsr_jax.kernels.attention.hopper import op as pallas_gpu
-from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.target import Target
 
 HOPPER = Target("gpu", (9, 0))

@@ -14,8 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
-from skipsr_jax.kernels.attention import choose, varlen_attention, xla
-from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention import Problem, choose, varlen_attention, xla
 from skipsr_jax.kernels.attention.segments import row_bounds
 from skipsr_jax.kernels.attention.tpu import op as pallas_tpu
 from skipsr_jax.kernels.attention.tpu.stream import Blocks, blocks_for, visits
