@@ -32,7 +32,7 @@ from benchmarks.measure import format_table
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.attention import varlen_attention
 from skipsr_jax.kernels.attention.segments import row_bounds
-from skipsr_jax.kernels.attention.tpu.stream import LANES, Blocks, blocks_for, visits
+from skipsr_jax.kernels.attention.tpu.stream import LANES, Blocks, block_ranges, blocks_for
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 SPLASH_BLOCK = 512
@@ -66,15 +66,15 @@ def own_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
     blocks = blocks_for(rows)
     cu = jnp.asarray(np.cumsum([0, *lengths])[None], jnp.int32)
     start, end, _ = row_bounds(cu, rows)
-    more = ((0, 0), (0, -rows % blocks.standing))
-    ranges = visits(jnp.pad(start, more), jnp.pad(end, more), blocks)
+    more = ((0, 0), (0, -rows % blocks.stationary))
+    ranges = block_ranges(jnp.pad(start, more), jnp.pad(end, more), blocks)
     first, last, part_first, part_last = (np.asarray(x, np.int64) for x in ranges)
-    pairs = int(np.maximum(part_last - part_first, 0).sum()) * blocks.part * blocks.moving
+    pairs = int(np.maximum(part_last - part_first, 0).sum()) * blocks.part * blocks.streamed
     row = LANES * BFLOAT16
-    still = rows * row
-    moving = int((last - first).sum()) * blocks.moving * row
-    forward = Work(FORWARD * LANES * heads * pairs, heads * (2 * still + 2 * moving))
-    backward = Work(BACKWARD * LANES * heads * pairs, heads * (7 * still + 4 * moving))
+    stationary = rows * row
+    streamed = int((last - first).sum()) * blocks.streamed * row
+    forward = Work(FORWARD * LANES * heads * pairs, heads * (2 * stationary + 2 * streamed))
+    backward = Work(BACKWARD * LANES * heads * pairs, heads * (7 * stationary + 4 * streamed))
     return {"forward": forward, "backward": backward}
 
 
@@ -82,23 +82,26 @@ def splash_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
     """What splash attention visits: all pairs of blocks, keys read once per block of queries."""
     rows = -(-int(lengths.sum()) // SPLASH_BLOCK) * SPLASH_BLOCK
     pairs = rows**2
-    still = rows * LANES * BFLOAT16
-    moving = rows // SPLASH_BLOCK * still
-    forward = Work(FORWARD * LANES * heads * pairs, heads * (2 * still + 2 * moving))
-    backward = Work(BACKWARD * LANES * heads * pairs, heads * (7 * still + 4 * moving))
+    stationary = rows * LANES * BFLOAT16
+    streamed = rows // SPLASH_BLOCK * stationary
+    forward = Work(FORWARD * LANES * heads * pairs, heads * (2 * stationary + 2 * streamed))
+    backward = Work(BACKWARD * LANES * heads * pairs, heads * (7 * stationary + 4 * streamed))
     return {"forward": forward, "backward": backward}
 
 
 def own_vmem_bytes(blocks: Blocks) -> dict[str, int]:
     """Buffers and scratch of each kernel for bfloat16; blocks in and out are held twice."""
-    still = blocks.standing * LANES * BFLOAT16
-    moving = 2 * 2 * blocks.moving * LANES * BFLOAT16
-    total = blocks.standing * LANES * FLOAT32
-    column = 8 * blocks.standing * FLOAT32  # up to 8 numbers a row take a tile of sublanes
+    stationary = blocks.stationary * LANES * BFLOAT16
+    streamed = 2 * 2 * blocks.streamed * LANES * BFLOAT16
+    total = blocks.stationary * LANES * FLOAT32
+    column = 8 * blocks.stationary * FLOAT32  # up to 8 numbers a row take a tile of sublanes
     return {
-        "forward": 2 * (2 * still + 2 * column) + moving + total + 2 * column,
-        "d_query": 2 * (3 * still + 2 * column) + moving + total,
-        "d_key_value": 2 * 4 * still + moving + 2 * 2 * 8 * blocks.moving * FLOAT32 + 2 * total,
+        "forward": 2 * (2 * stationary + 2 * column) + streamed + total + 2 * column,
+        "d_query": 2 * (3 * stationary + 2 * column) + streamed + total,
+        "d_key_value": 2 * 4 * stationary
+        + streamed
+        + 2 * 2 * 8 * blocks.streamed * FLOAT32
+        + 2 * total,
     }
 
 

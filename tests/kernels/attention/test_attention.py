@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from skipsr_jax.kernels import choice
-from skipsr_jax.kernels.attention import IMPLEMENTATIONS, Problem, choose, cudnn, varlen_attention, xla
+from skipsr_jax.kernels.attention import (
+    IMPLEMENTATIONS,
+    Problem,
+    choose,
+    cudnn,
+    varlen_attention,
+    xla,
+)
 from skipsr_jax.kernels.attention import triton as pallas_triton
 from skipsr_jax.kernels.attention.tpu import op as pallas_tpu
 from skipsr_jax.kernels.attention.tpu.stream import Blocks

@@ -1,4 +1,4 @@
-"""The forward Pallas TPU kernel: blocks of queries stand, keys and values move past them."""
+"""The forward Pallas TPU kernel: queries are stationary, keys and values are streamed."""
 
 import functools
 
@@ -11,28 +11,28 @@ from jax.experimental.pallas import tpu as pltpu
 from skipsr_jax.kernels.attention.tpu.stream import (
     LANES,
     MASKED,
+    BlockRanges,
     Blocks,
     Copy,
-    Visits,
+    compiler_params,
     each_part,
+    grid_index,
     like,
     masked_scores,
     matmul,
-    parameters,
-    place,
     rows_of,
-    standing_columns,
-    standing_rows,
+    stationary_columns,
+    stationary_rows,
     stream,
 )
 from skipsr_jax.types import Float, Int
 
 
 def _kernel(*refs, blocks: Blocks, scale: float):
-    ranges, refs = Visits(*refs[:4]), refs[4:]
+    ranges, refs = BlockRanges(*refs[:4]), refs[4:]
     bounds_ref, q_ref, k_ref, v_ref, out_ref, lse_ref, *scratch = refs
     keys, values, out_sum, peak, total, semaphores, slot_ref = scratch
-    at = place()
+    at = grid_index()
     out_sum[...] = jnp.zeros_like(out_sum)
     total[...] = jnp.zeros_like(total)
     peak[...] = jnp.full_like(peak, MASKED)
@@ -41,10 +41,12 @@ def _kernel(*refs, blocks: Blocks, scale: float):
         def work(row):
             part = pl.ds(row, blocks.part)
             bounds = bounds_ref[0, :, part]
-            scores = masked_scores(keys[slot], q_ref[0, 0, part], bounds, j * blocks.moving, scale)
+            scores = masked_scores(
+                keys[slot], q_ref[0, 0, part], bounds, j * blocks.streamed, scale
+            )
             new_peak = jnp.maximum(peak[:, part], scores.max(axis=0, keepdims=True))
-            # A query that has only met other segments' keys counts them with weight one here; its
-            # own first key then scales that away with keep = exp(MASKED - new_peak) = 0.
+            # A query that has only had keys of other segments counts them with weight one here.
+            # The first key of its own segment scales that by keep = exp(MASKED - new_peak) = 0.
             weights = jnp.exp(scores - new_peak)
             keep = jnp.exp(peak[:, part] - new_peak)
             peak[:, part] = new_peak
@@ -55,8 +57,8 @@ def _kernel(*refs, blocks: Blocks, scale: float):
         each_part(ranges, at, blocks, j, work)
 
     copies = [
-        Copy(rows_of(k_ref, at, blocks.moving), keys),
-        Copy(rows_of(v_ref, at, blocks.moving), values),
+        Copy(rows_of(k_ref, at, blocks.streamed), keys),
+        Copy(rows_of(v_ref, at, blocks.streamed), values),
     ]
     stream(ranges, at, copies, semaphores, slot_ref, step)
     inside = bounds_ref[0, 1:2] > bounds_ref[0, 0:1]
@@ -67,7 +69,7 @@ def _kernel(*refs, blocks: Blocks, scale: float):
 
 @functools.partial(jax.jit, static_argnames=("blocks", "scale", "interpret"))
 def forward(
-    ranges: Visits,
+    ranges: BlockRanges,
     bounds: Int[Array, "b 2 s"],
     q: Float[Array, "b a s p"],
     k: Float[Array, "b a s p"],
@@ -77,28 +79,28 @@ def forward(
     scale: float,
     interpret: object,
 ) -> tuple[Float[Array, "b a s p"], Float[Array, "b a 1 s"]]:
-    """Output and log-sum-exp, 0 for rows of no segment.
+    """Output and log-sum-exp; both are 0 in rows of no segment.
 
-    Rows are a multiple of the blocks, and p is 128.
+    s is a multiple of ``blocks.stationary``, and p is 128.
     """
     packs, heads, rows, _ = q.shape
-    moving = pltpu.VMEM((2, blocks.moving, LANES), k.dtype)
-    across = pltpu.VMEM((1, blocks.standing), jnp.float32)
+    streamed = pltpu.VMEM((2, blocks.streamed, LANES), k.dtype)
+    across = pltpu.VMEM((1, blocks.stationary), jnp.float32)
     everywhere = pl.BlockSpec(memory_space=pl.ANY)
     grid = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=len(ranges),
-        grid=(packs, heads, rows // blocks.standing),
+        grid=(packs, heads, rows // blocks.stationary),
         in_specs=[
-            standing_columns(2, blocks, of_head=False),
-            standing_rows(blocks),
+            stationary_columns(2, blocks, of_head=False),
+            stationary_rows(blocks),
             everywhere,
             everywhere,
         ],
-        out_specs=[standing_rows(blocks), standing_columns(1, blocks, of_head=True)],
+        out_specs=[stationary_rows(blocks), stationary_columns(1, blocks, of_head=True)],
         scratch_shapes=[
-            moving,
-            moving,
-            pltpu.VMEM((LANES, blocks.standing), jnp.float32),
+            streamed,
+            streamed,
+            pltpu.VMEM((LANES, blocks.stationary), jnp.float32),
             across,
             across,
             pltpu.SemaphoreType.DMA((2, 2)),
@@ -109,7 +111,7 @@ def forward(
         functools.partial(_kernel, blocks=blocks, scale=scale),
         grid_spec=grid,
         out_shape=[like(q, q.shape, q.dtype), like(q, (packs, heads, 1, rows), jnp.float32)],
-        compiler_params=parameters(),
+        compiler_params=compiler_params(),
         interpret=interpret,
         name="varlen_attention_forward",
     )(*ranges, bounds, q, k, v)

@@ -1,10 +1,10 @@
 """Attention over packed segments for TPU, in Pallas (Mosaic): flash style, forward and backward.
 
-Only blocks of a row's own segment are copied and multiplied (``pallas_tpu_stream``), with bounds
-that are run-time data. Arrays go in as (b, a, s, p), which is how XLA lays (b, s, a, p) out on a
+Only blocks of a row's own segment are copied and multiplied (``tpu.stream``), with bounds that are
+run-time data. The kernels take arrays as (b, a, s, p), which is how XLA lays (b, s, a, p) out on a
 TPU, so nothing is transposed; narrower heads are padded to the chip's 128 lanes. Rows of no segment
-are selected to zero on the way in; the kernels write zeros for them. Saved for the backward pass
-are two float32 per row and head.
+are set to zero in the inputs, by selection, and the kernels write zeros for them. The backward pass
+needs two float32 per row and head from the forward pass.
 
 Mosaic kernels are not partitioned by the compiler: on more than one chip, call it in ``shard_map``.
 """
@@ -21,10 +21,10 @@ from skipsr_jax.kernels.attention.tpu.backward import backward
 from skipsr_jax.kernels.attention.tpu.forward import forward
 from skipsr_jax.kernels.attention.tpu.stream import (
     LANES,
+    BlockRanges,
     Blocks,
-    Visits,
+    block_ranges,
     blocks_for,
-    visits,
 )
 from skipsr_jax.kernels.target import Target
 from skipsr_jax.types import Bool, Float, Int
@@ -45,25 +45,27 @@ def supported(problem: Problem, target: Target) -> str | None:
 
 def _prepare(
     cu_seqlens: Int[Array, "b g1"], rows: int, blocks: Blocks
-) -> tuple[Visits, Int[Array, "b 2 t"], Bool[Array, "b s"]]:
+) -> tuple[BlockRanges, Int[Array, "b 2 padded"], Bool[Array, "b s"]]:
     """Ranges of blocks, start and end of each of the padded rows, and which rows have a segment."""
     start, end, inside = row_bounds(cu_seqlens, rows)
-    more = ((0, 0), (0, -rows % blocks.standing))
+    more = ((0, 0), (0, -rows % blocks.stationary))
     start, end = jnp.pad(start, more), jnp.pad(end, more)
-    return visits(start, end, blocks), jnp.stack([start, end], axis=1), inside
+    return block_ranges(start, end, blocks), jnp.stack([start, end], axis=1), inside
 
 
 def _heads_first(
     x: Float[Array, "b s a p"], inside: Bool[Array, "b s"], blocks: Blocks
-) -> Float[Array, "b a t l"]:
+) -> Float[Array, "b a padded lanes"]:
     """Rows in whole blocks and heads in whole lanes; zero, never multiply, rows of no segment."""
     rows, head_dim = x.shape[1], x.shape[3]
     x = jnp.where(inside[:, :, None, None], x, 0)
-    x = jnp.pad(x, ((0, 0), (0, -rows % blocks.standing), (0, 0), (0, LANES - head_dim)))
+    x = jnp.pad(x, ((0, 0), (0, -rows % blocks.stationary), (0, 0), (0, LANES - head_dim)))
     return x.swapaxes(1, 2)
 
 
-def _rows_first(x: Float[Array, "b a t l"], rows: int, head_dim: int) -> Float[Array, "b s a p"]:
+def _rows_first(
+    x: Float[Array, "b a padded lanes"], rows: int, head_dim: int
+) -> Float[Array, "b s a p"]:
     return x.swapaxes(1, 2)[:, :rows, :, :head_dim]
 
 

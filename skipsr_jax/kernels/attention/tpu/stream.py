@@ -1,14 +1,14 @@
-"""What the Pallas TPU kernels share: which blocks to visit, and how they come into fast memory.
+"""What the Pallas TPU kernels share: the blocks that each one streams, the copies, the block specs.
 
-Each kernel runs on a grid (pack, head, block of rows that stands still). The blocks that those rows
-see are a contiguous range, because segments are, and the range reaches the kernel by scalar
-prefetch. A loop of run-time length copies the range from HBM block by block into two buffers: while
-one is worked on, the other fills, and the last step of a block already fetches the first block of
-the next one. So time follows the segments, and no grid step is spent on a pair of blocks that do
-not see each other: at 95 688 rows those would be nine in ten.
+Each kernel runs on a grid (pack, head, stationary block of rows). The blocks that those rows see
+are a contiguous range, because segments are contiguous, and the range reaches the kernel by scalar
+prefetch. A loop of run-time length streams the range from HBM, block by block, into two buffers.
+While the kernel works on one buffer the other one fills, and the last step of a stationary block
+already fetches the first block of the next one. So time follows the segments, and no grid step is
+spent on a pair of blocks that do not see each other: at 95 688 rows those would be nine in ten.
 
-A standing block is worked on in parts with a range each, since a block across the end of a segment
-would otherwise multiply all its rows with the blocks of both segments.
+A stationary block is worked on in parts with a range each, since a block across the end of a
+segment would otherwise multiply all its rows with the blocks of both segments.
 """
 
 import dataclasses
@@ -25,27 +25,27 @@ from jax.typing import DTypeLike
 from skipsr_jax.types import Float, Int
 
 LANES = 128
-MASKED = -1e30  # finite, so that a row that has seen nothing yet gives exp(0) and never inf - inf
+MASKED = -1e30  # finite, so that a row with no visible key yet gives exp(0) and never inf - inf
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Rows of a block that stands still, of the parts it is worked on in, and of a moving block.
+    """Rows of a stationary block, of the parts it is worked on in, and of a streamed block.
 
-    Larger standing blocks copy less; smaller parts and moving blocks multiply less across the ends
-    of segments, larger ones keep the matrix units busier. On a chip all are multiples of 128. The
-    defaults need the fewest instructions in the code compiled for the regular windows of 720p:
-    parts of 256 rows need 19 % more forward and 1 % more backward on v5e, 2 % and 8 % on v6e.
+    Larger stationary blocks copy less. Smaller parts and streamed blocks multiply less across the
+    ends of segments, and larger ones keep the matrix units busier. On a chip all are multiples of
+    128. The defaults need the fewest instructions in the code compiled for the regular windows of
+    720p: parts of 256 rows need 19 % more forward and 1 % more backward on v5e, 2 % and 8 % on v6e.
     """
 
-    standing: int = 1024
+    stationary: int = 1024
     part: int = 512
-    moving: int = 512
+    streamed: int = 512
 
     def __post_init__(self):
-        if self.standing % self.part or self.standing % self.moving:
+        if self.stationary % self.part or self.stationary % self.streamed:
             raise ValueError(
-                f"{self}: the part and the moving block must divide the standing block"
+                f"{self}: the part and the streamed block must divide the stationary block"
             )
 
 
@@ -57,37 +57,38 @@ def blocks_for(rows: int) -> Blocks:
     return Blocks(whole, whole, whole)
 
 
-class Visits(NamedTuple):
-    """Ranges [first, last) of moving blocks, flat over (pack, block) and (pack, block, part).
+class BlockRanges(NamedTuple):
+    """Ranges [first, last) of streamed blocks, flat over (pack, block) and (pack, block, part).
 
-    A block always visits one, so that its copies chain to the next block's; a part may visit none.
+    A stationary block has a range of at least one, so that its copies chain to those of the next
+    block. The range of a part may be empty.
     """
 
-    first: Int[Array, "k"]
-    last: Int[Array, "k"]
-    part_first: Int[Array, "l"]
-    part_last: Int[Array, "l"]
+    first: Int[Array, "blocks"]
+    last: Int[Array, "blocks"]
+    part_first: Int[Array, "parts"]
+    part_last: Int[Array, "parts"]
 
 
-def visits(start: Int[Array, "b s"], end: Int[Array, "b s"], blocks: Blocks) -> Visits:
-    """Ranges of moving blocks that the rows touch. ``start = end`` marks a row of no segment."""
+def block_ranges(start: Int[Array, "b s"], end: Int[Array, "b s"], blocks: Blocks) -> BlockRanges:
+    """The streamed blocks that stationary rows see. ``start = end`` marks a row of no segment."""
     inside = end > start
     beyond = start.shape[1]
 
     def over(x, reduce):
         return reduce(x.reshape(-1, blocks.part), axis=1)
 
-    part_first = over(jnp.where(inside, start, beyond), jnp.min) // blocks.moving
-    part_last = -(-over(jnp.where(inside, end, 0), jnp.max) // blocks.moving)
-    parts = blocks.standing // blocks.part
+    part_first = over(jnp.where(inside, start, beyond), jnp.min) // blocks.streamed
+    part_last = -(-over(jnp.where(inside, end, 0), jnp.max) // blocks.streamed)
+    parts = blocks.stationary // blocks.part
     first = part_first.reshape(-1, parts).min(axis=1)
     last = part_last.reshape(-1, parts).max(axis=1)
     first = jnp.where(last > 0, first, 0)
-    return Visits(first, jnp.maximum(last, first + 1), part_first, part_last)
+    return BlockRanges(first, jnp.maximum(last, first + 1), part_first, part_last)
 
 
-class Place(NamedTuple):
-    """Where a kernel stands in its grid. Read once at its top: interpret mode needs it there."""
+class GridIndex(NamedTuple):
+    """The running program's index in the grid. Interpret mode needs it read at a kernel's top."""
 
     pack: Int[Array, ""]
     head: Int[Array, ""]
@@ -95,19 +96,19 @@ class Place(NamedTuple):
     blocks: Int[Array, ""]
 
 
-def place() -> Place:
-    """Of the running kernel."""
-    return Place(pl.program_id(0), pl.program_id(1), pl.program_id(2), pl.num_programs(2))
+def grid_index() -> GridIndex:
+    """The index of the running program."""
+    return GridIndex(pl.program_id(0), pl.program_id(1), pl.program_id(2), pl.num_programs(2))
 
 
 class Copy(NamedTuple):
-    """``source(j)`` is the j-th moving block in HBM; it goes into ``buffer`` (2, ...)."""
+    """``source(j)`` is the j-th streamed block in HBM; it goes into ``buffer`` (2, ...)."""
 
     source: Callable[[Int[Array, ""]], jax.Ref]
     buffer: jax.Ref
 
 
-def rows_of(ref: jax.Ref, at: Place, size: int) -> Callable[[Int[Array, ""]], jax.Ref]:
+def rows_of(ref: jax.Ref, at: GridIndex, size: int) -> Callable[[Int[Array, ""]], jax.Ref]:
     """Block j of one head in (b, a, s, p)."""
 
     def source(j):
@@ -117,7 +118,7 @@ def rows_of(ref: jax.Ref, at: Place, size: int) -> Callable[[Int[Array, ""]], ja
 
 
 def columns_of(ref: jax.Ref, index: tuple, size: int) -> Callable[[Int[Array, ""]], jax.Ref]:
-    """Block j along the last axis of (..., n, s), whose leading axes are taken at ``index``."""
+    """Block j along the last axis of (..., count, s), whose leading axes are taken at ``index``."""
 
     def source(j):
         return ref.at[(*index, slice(None), pl.ds(pl.multiple_of(j * size, size), size))]
@@ -126,22 +127,22 @@ def columns_of(ref: jax.Ref, index: tuple, size: int) -> Callable[[Int[Array, ""
 
 
 def stream(
-    ranges: Visits,
-    at: Place,
+    ranges: BlockRanges,
+    at: GridIndex,
     copies: Sequence[Copy],
     semaphores: jax.Ref,
     slot_ref: jax.Ref,
     step: Callable[[Int[Array, ""], Int[Array, ""]], None],
 ) -> None:
-    """``step(j, slot)`` for each moving block j of this block's range, in ``buffer[slot]``.
+    """Calls ``step(j, slot)`` for each block j of the range, once it is in ``buffer[slot]``.
 
-    ``slot_ref`` carries the filled slot from one standing block of a (pack, head) to the next, so
+    ``slot_ref`` carries the filled slot from one stationary block of a (pack, head) to the next, so
     the last grid axis must run in order.
     """
-    here = at.pack * at.blocks + at.block
+    block = at.pack * at.blocks + at.block
     more = at.block + 1 < at.blocks
-    first, last = ranges.first[here], ranges.last[here]
-    following = ranges.first[jnp.where(more, here + 1, here)]
+    first, last = ranges.first[block], ranges.last[block]
+    following = ranges.first[jnp.where(more, block + 1, block)]
 
     def transfers(j, slot):
         return [
@@ -172,14 +173,18 @@ def stream(
 
 
 def each_part(
-    ranges: Visits, at: Place, blocks: Blocks, j: Int[Array, ""], work: Callable[[int], None]
+    ranges: BlockRanges,
+    at: GridIndex,
+    blocks: Blocks,
+    j: Int[Array, ""],
+    work: Callable[[int], None],
 ) -> None:
-    """``work(row)`` with the first row of every part whose range holds block j."""
-    parts = blocks.standing // blocks.part
+    """Calls ``work(row)`` with the first row of every part whose range holds block j."""
+    parts = blocks.stationary // blocks.part
     for i in range(parts):
         index = (at.pack * at.blocks + at.block) * parts + i
-        touched = (j >= ranges.part_first[index]) & (j < ranges.part_last[index])
-        pl.when(touched)(lambda row=i * blocks.part: work(row))
+        in_range = (j >= ranges.part_first[index]) & (j < ranges.part_last[index])
+        pl.when(in_range)(lambda row=i * blocks.part: work(row))
 
 
 def matmul(
@@ -192,33 +197,33 @@ def matmul(
 
 
 def masked_scores(
-    keys: Float[Array, "t p"],
-    queries: Float[Array, "r p"],
-    bounds: Int[Array, "2 r"],
+    keys: Float[Array, "keys p"],
+    queries: Float[Array, "queries p"],
+    bounds: Int[Array, "2 queries"],
     first_key: Int[Array, ""],
     scale: float,
-) -> Float[Array, "t r"]:
-    """Scores with keys down and queries across, MASKED where a query does not see a key.
+) -> Float[Array, "keys queries"]:
+    """Scores with a row for each key, MASKED where a query does not see it.
 
-    This way round a number per query is a row: it spreads along sublanes for free, and softmax
-    reduces over sublanes.
+    In this orientation a value per query is a row: it broadcasts along sublanes for free, and
+    softmax reduces over sublanes.
     """
     scores = matmul(keys, queries, (1, 1)) * scale
     position = first_key + lax.broadcasted_iota(jnp.int32, scores.shape, 0)
-    seen = (position >= bounds[0:1]) & (position < bounds[1:2])
-    return jnp.where(seen, scores, MASKED)
+    visible = (position >= bounds[0:1]) & (position < bounds[1:2])
+    return jnp.where(visible, scores, MASKED)
 
 
-def standing_rows(blocks: Blocks) -> pl.BlockSpec:
-    """The standing block of one head in (b, a, s, p)."""
-    return pl.BlockSpec((1, 1, blocks.standing, LANES), lambda b, a, i, *_: (b, a, i, 0))
+def stationary_rows(blocks: Blocks) -> pl.BlockSpec:
+    """The stationary block of one head in (b, a, s, p)."""
+    return pl.BlockSpec((1, 1, blocks.stationary, LANES), lambda b, a, i, *_: (b, a, i, 0))
 
 
-def standing_columns(count: int, blocks: Blocks, *, of_head: bool) -> pl.BlockSpec:
-    """The standing block of ``count`` numbers a row, in (b, a, count, s) or (b, count, s)."""
+def stationary_columns(count: int, blocks: Blocks, *, of_head: bool) -> pl.BlockSpec:
+    """The stationary block of ``count`` values a row, in (b, a, count, s) or (b, count, s)."""
     if of_head:
-        return pl.BlockSpec((1, 1, count, blocks.standing), lambda b, a, i, *_: (b, a, 0, i))
-    return pl.BlockSpec((1, count, blocks.standing), lambda b, a, i, *_: (b, 0, i))
+        return pl.BlockSpec((1, 1, count, blocks.stationary), lambda b, a, i, *_: (b, a, 0, i))
+    return pl.BlockSpec((1, count, blocks.stationary), lambda b, a, i, *_: (b, 0, i))
 
 
 def like(x: Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
@@ -226,6 +231,6 @@ def like(x: Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeSt
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
-def parameters() -> pltpu.CompilerParams:
-    """Packs and heads may go to the cores of a chip in any order; the last axis is a chain."""
+def compiler_params() -> pltpu.CompilerParams:
+    """Packs and heads may run on the cores of a chip in any order; the last axis is a chain."""
     return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))

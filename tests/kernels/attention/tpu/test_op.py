@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from skipsr_jax.kernels.attention import Problem, choose, varlen_attention, xla
 from skipsr_jax.kernels.attention.segments import row_bounds
 from skipsr_jax.kernels.attention.tpu import op as pallas_tpu
-from skipsr_jax.kernels.attention.tpu.stream import Blocks, blocks_for, visits
+from skipsr_jax.kernels.attention.tpu.stream import Blocks, block_ranges, blocks_for
 from skipsr_jax.kernels.target import Target
 
 TPU = Target("tpu")
@@ -47,14 +47,14 @@ def test_a_tpu_takes_it_before_xla(head_dim, dtype):
     assert all("this is tpu" in reason for reason in refused.values())
 
 
-@pytest.mark.parametrize(("rows", "standing"), [(1, 128), (300, 384), (512, 512), (513, 1024)])
-def test_few_rows_make_one_block(rows, standing):
-    assert blocks_for(rows).standing == standing
+@pytest.mark.parametrize(("rows", "stationary"), [(1, 128), (300, 384), (512, 512), (513, 1024)])
+def test_few_rows_make_one_block(rows, stationary):
+    assert blocks_for(rows).stationary == stationary
 
 
 def test_blocks_must_divide():
-    with pytest.raises(ValueError, match="must divide the standing block"):
-        Blocks(standing=1024, part=384)
+    with pytest.raises(ValueError, match="must divide the stationary block"):
+        Blocks(stationary=1024, part=384)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,15 @@ def test_blocks_must_divide():
 def test_ranges_hold_the_blocks_that_rows_see_and_no_other(bounds):
     blocks = Blocks(16, 8, 4)
     start, end, _ = row_bounds(jnp.asarray([bounds] * 2, jnp.int32), 64)
-    ranges = [np.asarray(x).reshape(2, -1) for x in visits(start, end, blocks)]
-    touched = np.zeros((64, 64 // blocks.moving), bool)
+    ranges = [np.asarray(x).reshape(2, -1) for x in block_ranges(start, end, blocks)]
+    touched = np.zeros((64, 64 // blocks.streamed), bool)
     for a, b in itertools.pairwise(bounds):
         for row in range(a, b):
-            touched[row, a // blocks.moving : -(-b // blocks.moving)] = True
+            touched[row, a // blocks.streamed : -(-b // blocks.streamed)] = True
     for first, last, size in ((*ranges[:2], 16), (*ranges[2:], 8)):
         for i, seen in enumerate(touched.reshape(-1, size, touched.shape[1]).any(axis=1)):
             want = set(np.flatnonzero(seen))
-            if size == blocks.standing:
+            if size == blocks.stationary:
                 want = want or {0}  # the chain of copies goes through every block
             for pack in range(2):
                 assert set(range(first[pack, i], last[pack, i])) == want
