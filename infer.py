@@ -2,7 +2,7 @@
 
 import sys
 
-from skipsr_jax.cli.infer import main
+from skipsr_jax.cli.commands import infer
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(infer())

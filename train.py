@@ -2,7 +2,7 @@
 
 import sys
 
-from skipsr_jax.cli.train import main
+from skipsr_jax.cli.commands import train
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(train())

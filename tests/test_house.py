@@ -62,7 +62,6 @@ TESTED_IN = {
     "data/builder.py": "data/test_build.py",
     "data/degrade.py": "data/test_dataset.py",
     "data/packing.py": "data/test_dataset.py",
-    "errors.py": "cli/test_infer.py",
     "inference/model.py": "inference/test_pipeline.py",
     "inference/report.py": "inference/test_outputs.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",

@@ -14,15 +14,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
 from absl import flags
 
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.builder import SkipsrClips
 from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.files import commit, temporary_folder
+
+with imports_of_extra("train"):
+    import tensorflow_datasets as tfds
 
 LONGEST = 250
 """Frames of a record, by default: ten seconds are read at once for any stretch in them."""

@@ -17,14 +17,16 @@ from typing import Any
 
 import av
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
 from skipsr_jax.data.clips import each_frame, probe_bytes
 from skipsr_jax.data.records import SPLIT
 from skipsr_jax.data.source import Source
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.media.scene_cuts import find_cuts
+
+with imports_of_extra("train"):
+    import tensorflow_datasets as tfds
 
 _BITEXACT = {"fflags": "bitexact"}  # Matroska otherwise draws a random number for each file
 _LOSSLESS = {"qp": "0", "g": "12", "preset": "medium"}

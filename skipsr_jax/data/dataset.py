@@ -23,7 +23,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -32,11 +31,14 @@ from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_e
 from skipsr_jax.data.packing import Packing, bucket_of, thin
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.data.source import Source
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.criterion import needs_refinement
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, stack_plans
 from skipsr_jax.types import Bool, HostArray, UInt8
+
+with imports_of_extra("train"):
+    import grain
 
 Batch = dict[str, Any]
 

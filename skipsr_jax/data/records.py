@@ -11,10 +11,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from skipsr_jax.data.source import Source
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, imports_of_extra
+
+with imports_of_extra("train"):
+    import tensorflow_datasets as tfds
 
 INDEX_NAME = "index.json"
 INDEX_FORMAT = 1

@@ -13,12 +13,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from skipsr_jax.checkpoints import store
+from skipsr_jax.errors import imports_of_extra
 from skipsr_jax.files import new_file
 from skipsr_jax.training.stage import Batch, Metrics, by_shape
 from skipsr_jax.types import Float, HostArray
+
+with imports_of_extra("train"):
+    from tensorboardX import SummaryWriter
 
 OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
 

@@ -1,0 +1,61 @@
+"""Entry points start their programs, and a missing extra is one line that names it."""
+
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OF_TRAIN = ("grain", "tensorflow_datasets", "tensorboardX", "importlib_resources")
+"""Modules that the extra train installs and nothing of the core depends on."""
+
+
+def without(modules, statements):
+    """Runs Python where these modules cannot be imported. Returns status, stdout and stderr."""
+    block = f"import sys\nsys.modules.update(dict.fromkeys({modules!r}))\n"
+    command = [sys.executable, "-c", block + statements]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_every_entry_point_is_a_function():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(project["scripts"]) == [
+        f"skipsr-{name}" for name in ("convert", "data", "export", "infer", "train")
+    ]
+    for target in project["scripts"].values():
+        module, _, name = target.partition(":")
+        assert callable(getattr(import_module(module), name))
+
+
+def test_upscaling_converting_and_exporting_need_no_extra():
+    status, _, said = without(
+        OF_TRAIN,
+        "import skipsr_jax.cli.infer\nfrom skipsr_jax.checkpoints import convert, export",
+    )
+    assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"), [("train", "grain"), ("data", "tensorflow_datasets")]
+)
+def test_a_missing_extra_is_one_line(command, missing):
+    status, _, said = without(
+        (missing,),
+        f"sys.argv = ['/bin/skipsr-{command}', '--help']\n"
+        f"from skipsr_jax.cli.commands import {command}\nsys.exit({command}())",
+    )
+    assert status == 1
+    assert said == (
+        f"skipsr-{command}: {missing} is not installed: pip install 'skipsr-jax[train]'\n"
+    )
+
+
+@pytest.mark.parametrize("program", ["infer", "train"])
+def test_starting_a_program_imports_jax_only_when_called(program):
+    """A data worker imports the script of its parent process again."""
+    status, _, said = without((), f"import {program}\nassert 'jax' not in sys.modules")
+    assert status == 0, said
