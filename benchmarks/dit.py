@@ -22,6 +22,7 @@ from absl import flags
 from benchmarks.masks import blob_mask
 from benchmarks.measure import (
     CEILING_SIDE,
+    clip_size,
     device_facts,
     format_table,
     matmul_ceiling,
@@ -30,14 +31,19 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
-from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from benchmarks.models import (
+    abstract_dit,
+    first_device,
+    plan_for,
+    random_inputs,
+    random_parameters,
+)
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.models.flops import dit_flops
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.types import DTYPES
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "101x1080x1920"]
@@ -59,24 +65,15 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def size_of(clip: str) -> tuple[int, int, int]:
-    """(frames, height, width) of ``101x720x1280``. UserError for anything else."""
-    parts = clip.split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
-        raise UserError(f"--clips: {clip!r} is not frames x height x width, e.g. {CLIPS[1]}")
-    frames, height, width = map(int, parts)
-    return frames, height, width
-
-
 def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[dict[str, Any]]:
     """A row for each clip and share, as it is measured."""
     config, dtype = DIT_PRESETS[model], jnp.dtype(values.dtype)
-    dit = abstract_transformer(config, dtype)
-    params = random_parameters(dit, make_mesh(1, 1, 1, chosen=jax.devices()[:1]))
+    dit = abstract_dit(config, dtype)
+    params = random_parameters(dit, first_device())
     programs: dict[tuple[tuple[int, ...], ...], Any] = {}
     for clip in values.clips:
         for skip in map(float, values.skips):
-            plan = plan_for(blob_mask(token_grid(*size_of(clip)), skip))
+            plan = plan_for(blob_mask(token_grid(*clip_size(clip)), skip))
             given = jax.device_put(random_inputs(config, plan, dtype))
             bucket = tuple(leaf.shape for leaf in jax.tree.leaves(plan))
             if bucket not in programs:
@@ -106,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
     unknown = [model for model in values.models if model not in DIT_PRESETS]
     if unknown:
         raise UserError(f"--models: {unknown} are none of {sorted(DIT_PRESETS)}")
-    sizes = [size_of(clip) for clip in values.clips]
+    sizes = [clip_size(clip) for clip in values.clips]
     ceiling = matmul_ceiling(jnp.dtype(values.dtype), values.ceiling_side)
     facts = device_facts() | {"matmul_ceiling_tflops": ceiling, "sizes": sizes}
     print(f"{facts['device']}, matmul ceiling {ceiling:.3g} TFLOP/s", flush=True)

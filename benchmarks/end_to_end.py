@@ -28,9 +28,9 @@ import numpy as np
 from absl import flags
 from jax import Array
 
-from benchmarks.dit import size_of
 from benchmarks.masks import clip_masks, load_mask
 from benchmarks.measure import (
+    clip_size,
     conv_ceiling,
     device_facts,
     format_table,
@@ -39,8 +39,13 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
-from benchmarks.presets import MODELS, abstract_networks
-from benchmarks.transformer import TEXT_TOKENS, random_parameters
+from benchmarks.models import (
+    CONFIGURED,
+    TEXT_TOKENS,
+    abstract_networks,
+    first_device,
+    random_parameters,
+)
 from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
@@ -51,7 +56,6 @@ from skipsr_jax.inference.prefetch import prefetch
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
-from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.types import DTYPES, Bool, HostArray
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
@@ -62,7 +66,7 @@ def define_flags() -> flags.FlagValues:
     """The command line."""
     values = flags.FlagValues()
     text = "Which model; its config in configs/ says how it runs."
-    flags.DEFINE_enum("model", "seedvr2_3b", MODELS, text, flag_values=values)
+    flags.DEFINE_enum("model", "seedvr2_3b", CONFIGURED, text, flag_values=values)
     text = "frames x height x width of each, at the target size."
     flags.DEFINE_list("clips", CLIPS, text, flag_values=values)
     text = "Shares of patches to skip."
@@ -92,7 +96,7 @@ class GivenMask(Programs):
 
 def make_programs(name: str, dtype: Any) -> GivenMask:
     """Random weights on the first device."""
-    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    mesh = first_device()
     networks = abstract_networks(name, dtype)
     shape = TEXT_TOKENS, networks["dit"].config.text_width
     text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
@@ -142,7 +146,7 @@ def rows_of(
     clip: str, programs: GivenMask, settings: Settings, values: flags.FlagValues
 ) -> Iterator[dict[str, Any]]:
     """A row for each mask of a clip, coded as the settings say."""
-    count, height, width = size_of(clip)
+    count, height, width = clip_size(clip)
     small = (count, height // values.scale, width // values.scale, 3)
     frames = np.random.default_rng(0).integers(0, 256, small, np.uint8)
     for name, keep in masks_of(token_grid(count, height, width), values):
@@ -165,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     dtype = jnp.dtype(values.dtype)
-    sizes = [size_of(clip) for clip in values.clips]
+    sizes = [clip_size(clip) for clip in values.clips]
     wrong = [coding for coding in values.coding if coding not in CODINGS]
     if wrong or not values.coding:
         raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")

@@ -25,6 +25,15 @@ CEILING_SIDE = 8192
 """Side of the square matrices whose product gives the matmul ceiling."""
 
 
+def clip_size(text: str) -> tuple[int, int, int]:
+    """(frames, height, width) of ``101x720x1280``. Raises UserError for anything else."""
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise UserError(f"--clips: {text!r} is not frames x height x width, e.g. 21x720x1280")
+    frames, height, width = map(int, parts)
+    return frames, height, width
+
+
 def median_seconds(run: Callable[[], Any], repeats: int = 5, warmup: int = 1) -> float:
     """Median wall-clock seconds of ``run``, whose arrays are waited for."""
     for _ in range(warmup):

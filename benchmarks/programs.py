@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from benchmarks.transformer import TEXT_TOKENS, abstract_transformer
+from benchmarks.models import TEXT_TOKENS, abstract_dit, abstract_vae
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
@@ -24,7 +23,7 @@ from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
-from skipsr_jax.models.params import abstract, to_dict
+from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.models.vae.slices import decode_step, encode_step
 from skipsr_jax.parallel.mesh import pack_shards, packs, replicated
@@ -128,7 +127,7 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
     clips = clip.number(mesh)
     place = placement(clips, mesh)
     check_heads(place.shards, config.heads)
-    dit = abstract_transformer(config, dtype)
+    dit = abstract_dit(config, dtype)
     params, keep = to_dict(dit), clip.keep()
     over_packs = NamedSharding(mesh, PartitionSpec(place.packs or None))
     bucket = roomy_bucket([keep], place.shards)
@@ -153,7 +152,7 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
 
 
 def _vae_on(mesh: Mesh, dtype: Any) -> tuple[VAE, Any]:
-    vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype))
+    vae = abstract_vae(SEEDVR, dtype)
     params = to_dict(vae)
     return vae, _placed(params, shardings(params, mesh))
 
@@ -211,7 +210,7 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     Raises UserError when the settings do not fit the mesh, as train.py does.
     """
     dtype = jnp.dtype(settings.dtype)
-    vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0), dtype=dtype))
+    vae = abstract_vae(SEEDVR, dtype, jnp.float32)
     stage = sr.make(settings, config, autoencoder=(vae, {"vae": to_dict(vae)}))
     stage = fit_to_mesh(stage, settings, mesh)
     key = jax.random.key(0)

@@ -27,7 +27,13 @@ from jax.sharding import Mesh
 from benchmarks import train_step
 from benchmarks.masks import blob_mask
 from benchmarks.measure import device_facts, format_table, median_seconds, run_program, write_json
-from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from benchmarks.models import (
+    abstract_dit,
+    first_device,
+    plan_for,
+    random_inputs,
+    random_parameters,
+)
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.programs import velocity_step
@@ -60,7 +66,7 @@ def define_flags() -> flags.FlagValues:
 def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, np.ndarray]]:
     """Seconds and velocities of the kept tokens, for each share of skipped tokens."""
     config, dtype = DIT_PRESETS[values.model], np.dtype(values.dtype)
-    dit = abstract_transformer(config, dtype)
+    dit = abstract_dit(config, dtype)
     grid = token_grid(values.infer_frames, values.height, values.width)
     found, step = {}, velocity_step(dit)
     with jax.set_mesh(mesh):
@@ -151,7 +157,7 @@ def main(argv: Sequence[str]) -> int:
     values = parse_flags(argv, define_flags(), __doc__)
     values.devices = values.devices or jax.device_count()
     check_heads(values.devices, DIT_PRESETS[values.model].heads)
-    alone = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    alone = first_device()
     rows = []
     for wanted, measure in ((values.infer, infer_rows), (values.train, train_rows)):
         if wanted:

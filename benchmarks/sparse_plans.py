@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from benchmarks.transformer import plan_for
+from benchmarks.models import plan_for
 from skipsr_jax.kernels.attention import IMPLEMENTATIONS, Problem, cudnn, varlen_attention
 from skipsr_jax.kernels.choice import Implementation
 from skipsr_jax.kernels.target import Target, current_target

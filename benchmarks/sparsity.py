@@ -36,9 +36,11 @@ from jax import Array
 from benchmarks import sparse_plans
 from benchmarks.masks import blob_mask, load_mask
 from benchmarks.measure import device_facts, format_table, median_seconds, run_program, write_json
-from benchmarks.transformer import (
+from benchmarks.models import (
     TEXT_TOKENS,
-    abstract_transformer,
+    abstract_dit,
+    abstract_vae,
+    first_device,
     plan_for,
     random_inputs,
     random_parameters,
@@ -53,8 +55,7 @@ from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.models.params import Params, abstract, bind
 from skipsr_jax.models.predictor import PAPER, make_predictor
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.models.vae import SEEDVR, VAE
-from skipsr_jax.parallel.mesh import make_mesh
+from skipsr_jax.models.vae import SEEDVR
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import DTYPES, Bool, HostArray
@@ -105,8 +106,8 @@ class Ways:
 
     def __init__(self, values: flags.FlagValues):
         self._config, self._dtype = DIT_PRESETS[values.model], jnp.dtype(values.dtype)
-        self._mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
-        self._dit = abstract_transformer(self._config, self._dtype)
+        self._mesh = first_device()
+        self._dit = abstract_dit(self._config, self._dtype)
         self._params = random_parameters(self._dit, self._mesh)
         self._repeats = values.repeats
         kinds = {"dtype": self._dtype, "param_dtype": self._dtype}
@@ -117,7 +118,7 @@ class Ways:
             "predictor": random_parameters(predictor, self._mesh),
             "text": {"positive": text.astype(self._dtype)},
         }
-        vae = abstract(lambda: VAE(SEEDVR, rngs=nnx.Rngs(0)))
+        vae = abstract_vae(SEEDVR, jnp.float32)
         self._programs = Programs(Model("random numbers", vae, self._dit, predictor, params))
 
     def _inputs(self, plan: TokenPlan) -> tuple[Any, ...]:
@@ -131,7 +132,7 @@ class Ways:
         """Seconds of the transformer on a plan."""
         dit = self._dit
         if attention is not None:
-            dit = abstract_transformer(self._config, self._dtype, attention)
+            dit = abstract_dit(self._config, self._dtype, attention)
         return self._timed(velocity_step(dit), self._params, self._inputs(plan))
 
     def interspersed(self, keep: Bool[HostArray, "t r q"], every: int) -> float:

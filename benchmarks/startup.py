@@ -33,10 +33,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from benchmarks.dit import size_of
-from benchmarks.measure import format_table, run_program, write_json
-from benchmarks.presets import MODELS, REPOSITORY, abstract_networks
-from benchmarks.transformer import TEXT_TOKENS
+from benchmarks.measure import clip_size, format_table, run_program, write_json
+from benchmarks.models import CONFIGURED, REPOSITORY, TEXT_TOKENS, abstract_networks
 from skipsr_jax.checkpoints.store import save_model
 from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.config import to_json
@@ -59,7 +57,7 @@ def define_flags() -> flags.FlagValues:
     """The command line."""
     values = flags.FlagValues()
     text = "Which model; its config in configs/ says how it runs."
-    flags.DEFINE_enum("model", "seedvr2_3b", MODELS, text, flag_values=values)
+    flags.DEFINE_enum("model", "seedvr2_3b", CONFIGURED, text, flag_values=values)
     text = "frames x height x width, at the target size."
     flags.DEFINE_string("clip", "21x720x1280", text, flag_values=values)
     text = "Smallest share of kept patches to compile for."
@@ -164,7 +162,7 @@ def run_infer(
 def main(argv: Sequence[str]) -> int:
     """Prints the table and writes the JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
-    count, height, width = size_of(values.clip)
+    count, height, width = clip_size(values.clip)
     scale = int(read_config(values.model).size.factor)
     if height % scale or width % scale:
         raise UserError(f"--clip={values.clip}: its sides must be multiples of {scale}")

@@ -33,12 +33,12 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
-from benchmarks.transformer import TEXT_TOKENS
+from benchmarks.models import TEXT_TOKENS, abstract_vae
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, vae_flops
-from skipsr_jax.models.params import abstract, count, to_dict
+from skipsr_jax.models.params import count, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.parallel.device_peaks import peak_flops
@@ -77,7 +77,7 @@ def define_flags() -> flags.FlagValues:
 def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
     """Stage ``sr`` for random parameters, and its autoencoder as shapes."""
     dtype = jnp.dtype(values.dtype)
-    vae = abstract(lambda: VAE(VAE_PRESETS[values.model], rngs=nnx.Rngs(0), dtype=dtype))
+    vae = abstract_vae(VAE_PRESETS[values.model], dtype, jnp.float32)
     weight = sr.SrLoss(pixel_weight=0.0, text_lengths=(TEXT_TOKENS, TEXT_TOKENS))
     crop = values.height, values.width
     settings = Settings(

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from absl import flags
-from flax import nnx
 from jax import Array
 
 from benchmarks.measure import (
@@ -27,9 +26,9 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
+from benchmarks.models import abstract_vae, first_device, random_parameters
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.geometry import SPACE_FACTOR
-from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.vae import SEEDVR, TINY, VAE
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
@@ -62,12 +61,9 @@ def define_flags() -> flags.FlagValues:
 
 
 def make(name: str, dtype: jnp.dtype) -> tuple[VAE, dict]:
-    """The autoencoder as shapes, and random weights on the device."""
-
-    def build() -> VAE:
-        return VAE(MODELS[name], rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype)
-
-    return abstract(build), jax.jit(lambda: to_dict(build()))()
+    """The autoencoder as shapes, and random parameters on the first device."""
+    module = abstract_vae(MODELS[name], dtype)
+    return module, random_parameters(module, first_device())
 
 
 def noise(shape: Sequence[int]) -> Array:

@@ -10,7 +10,7 @@ from small_model import SMALLEST_DIT
 
 from benchmarks import masks, sparse_plans, sparsity
 from benchmarks.masks import blob_mask
-from benchmarks.transformer import abstract_transformer, plan_for, random_inputs, random_parameters
+from benchmarks.models import abstract_dit, plan_for, random_inputs, random_parameters
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.kernels.attention import IMPLEMENTATIONS
@@ -30,12 +30,12 @@ def kept_queries(monkeypatch):
 def run():
     """(plan, attention) -> velocity of each patch of the clip, NaN where none was stored."""
     mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
-    params = random_parameters(abstract_transformer(SMALLEST_DIT, np.float32), mesh)
+    params = random_parameters(abstract_dit(SMALLEST_DIT, np.float32), mesh)
     rng = np.random.default_rng(0)
     patches = [rng.standard_normal((int(np.prod(GRID)), 4 * c), np.float32) for c in (16, 17)]
 
     def of(plan, attention=None):
-        dit = abstract_transformer(SMALLEST_DIT, np.float32, attention)
+        dit = abstract_dit(SMALLEST_DIT, np.float32, attention)
         tokens = [x[plan.patch_index] * plan.valid[..., None] for x in patches]
         given = (*tokens, *random_inputs(SMALLEST_DIT, plan, np.float32)[2:])
         out = np.asarray(velocity_step(dit)(params, *given))

@@ -6,7 +6,7 @@ import pytest
 from small_model import SMALLEST_DIT
 
 from benchmarks import train_step
-from benchmarks.transformer import TEXT_TOKENS
+from benchmarks.models import TEXT_TOKENS
 
 SMALL = "train_step --model=tiny --frames=5 --height=32 --width=48 --dtype=float32 --steps=1"
 

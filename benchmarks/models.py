@@ -1,5 +1,6 @@
-"""The transformer with random numbers, as inference calls it: what several benchmarks time."""
+"""The models that benchmarks run: networks as shapes, random parameters, token plans and inputs."""
 
+import pathlib
 from typing import Any
 
 import jax
@@ -10,22 +11,53 @@ from jax.sharding import Mesh
 from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import abstract, to_dict
+from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
+from skipsr_jax.resources import config_names
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.types import Bool, HostArray
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
 TEXT_TOKENS = 58
-"""Of the published positive embedding."""
+"""Text tokens of the published positive embedding."""
+
+CONFIGURED = [name for name in sorted(DIT_PRESETS) if name in config_names()]
+"""The models that have a config of inference of the same name."""
 
 
-def abstract_transformer(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:
-    """The module as shapes, stored and computed in ``dtype``."""
+def first_device() -> Mesh:
+    """A mesh of the first device alone."""
+    return make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+
+
+def abstract_dit(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:
+    """A transformer as shapes, stored and computed in ``dtype``."""
     kind = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(dtype), "attention": attention}
     return abstract(lambda: DiT(config, rngs=nnx.Rngs(0), **kind))
 
 
+def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:
+    """An autoencoder as shapes, computed in ``dtype`` and stored in ``param_dtype`` or the same."""
+    kind = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(param_dtype or dtype)}
+    return abstract(lambda: VAE(config, rngs=nnx.Rngs(0), **kind))
+
+
+def abstract_networks(model: str, dtype: Any) -> dict[str, nnx.Module]:
+    """The autoencoder and the DiT of a preset as shapes, stored and computed in ``dtype``."""
+    return {
+        "vae": abstract_vae(VAE_PRESETS[model], dtype),
+        "dit": abstract_dit(DIT_PRESETS[model], dtype),
+    }
+
+
 def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
-    """Numbers of a fan-in's size, each device's part made on it; the same on any mesh."""
+    """Parameters drawn from normal distributions with the deviation of the fan-in.
+
+    Each device draws its own shards; the numbers are the same on any mesh.
+    """
     shapes = to_dict(module)
 
     def make(key: jax.Array) -> Any:
@@ -43,12 +75,12 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
 
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:
-    """The plan of one clip in the bucket that inference takes."""
+    """The token plan of one clip, in the bucket that inference takes for it."""
     return build_plan([keep], [TEXT_TOKENS], roomy_bucket([keep], shards), shards=shards)
 
 
 def random_inputs(config: DiTConfig, plan: TokenPlan, dtype: Any) -> tuple[Any, ...]:
-    """What ``inference.programs.velocity_step`` takes after the parameters, on the host."""
+    """The arguments of ``inference.programs.velocity_step`` after the parameters, on the host."""
     rng = np.random.default_rng(1)
     sizes = (config.out_channels, config.in_channels - config.out_channels)
     rows = plan.patch_index.shape
