@@ -31,7 +31,8 @@ from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, from_config
-from skipsr_jax.media.reader import list_inputs, open_media
+from skipsr_jax.media.inputs import list_inputs
+from skipsr_jax.media.reader import open_media
 
 MULTIPLE = 16  # pixels: the oracle's masks need whole patches
 

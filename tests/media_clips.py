@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image
 
 NTSC_FILM = Fraction(24000, 1001)
 
@@ -38,14 +39,15 @@ def write_clip(
     audio: str | None = None,
     ticks: Sequence[int] | None = None,
     time_base: Fraction | None = None,
+    options: dict[str, str] | None = None,
 ) -> pathlib.Path:
     """Encodes `picture` 0, 1, ... nearly without loss; `audio` names a codec, 48 kHz stereo."""
     time_base = time_base or 1 / rate
     with av.open(str(path), "w") as container:
-        options = {"crf": "4"} if "26" in codec else {}
+        chosen = {"crf": "4"} if "26" in codec else {}
         if codec == "libx265":
-            options["x265-params"] = "log-level=none"
-        video = container.add_stream(codec, rate=rate, options=options)
+            chosen["x265-params"] = "log-level=none"
+        video = container.add_stream(codec, rate=rate, options=chosen | (options or {}))
         video.width, video.height, video.pix_fmt = width, height, pixel_format
         video.time_base = video.codec_context.time_base = time_base
         context = video.codec_context
@@ -104,3 +106,13 @@ def yuv_frame(rgb: np.ndarray, pixel_format: str, matrix: int, full_range: bool)
         plane.update(data.tobytes())
     frame.colorspace, frame.color_range = matrix, 2 if full_range else 1
     return frame
+
+
+def save_frames(
+    folder: pathlib.Path, count: int, name: str = "frame_{:d}.png", start: int = 8, **size: int
+) -> pathlib.Path:
+    """Writes `picture` 0, 1, ... as images numbered from ``start`` on."""
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        Image.fromarray(picture(index, **size)).save(folder / name.format(start + index))
+    return folder

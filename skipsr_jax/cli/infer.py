@@ -40,8 +40,9 @@ from skipsr_jax.inference.report import Report, Summary
 from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.inference.warmup import warm_up
-from skipsr_jax.media.overlay import overlay
-from skipsr_jax.media.reader import Media, list_inputs, open_media
+from skipsr_jax.media.inputs import list_inputs
+from skipsr_jax.media.mask_overlay import mask_overlay
+from skipsr_jax.media.reader import Media, open_media
 from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.space import strips
 
@@ -168,7 +169,9 @@ def run_job(job: Job, programs: Programs, settings: Settings, overwrite: bool) -
         ]
         for pixels, keep in shown:
             with report.stage("write"):
-                for writer, frame in zip(writers, (pixels, overlay(pixels, keep)), strict=False):
+                for writer, frame in zip(
+                    writers, (pixels, mask_overlay(pixels, keep)), strict=False
+                ):
                     writer.write(outputs.quantise(frame, media.bit_depth))
             report.frames += 1
         if report.frames == 0:

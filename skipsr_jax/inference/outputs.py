@@ -13,14 +13,17 @@ import numpy as np
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.settings import Output, Size
-from skipsr_jax.media.images import check_image_output, write_image
-from skipsr_jax.media.reader import Media
-from skipsr_jax.media.writer import (
-    WRITABLE_VIDEO_EXTENSIONS,
-    Encoding,
+from skipsr_jax.media.encoding import Encoding
+from skipsr_jax.media.image_writer import (
     FrameFolderWriter,
-    VideoWriter,
     check_folder_output,
+    check_image_output,
+    write_image,
+)
+from skipsr_jax.media.reader import Media
+from skipsr_jax.media.video_writer import (
+    WRITABLE_VIDEO_EXTENSIONS,
+    VideoWriter,
     check_video_output,
 )
 from skipsr_jax.types import Float, HostArray

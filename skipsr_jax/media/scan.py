@@ -1,84 +1,78 @@
-"""A look at every packet of a video without decoding: how many frames, when, and is it complete.
+"""Reads every packet of a video without decoding: how many frames, when, and is it complete.
 
 Reading the packets costs a pass over the file and saves the hours that a truncated one would waste.
 Invariant: the result speaks of frames that are shown; packets that an edit list discards and VP8
 frames that are never displayed are not counted.
 """
 
-import bisect
 import dataclasses
-import itertools
+import io
 import pathlib
-from collections.abc import Sequence
 from fractions import Fraction
 
 import av
+import numpy as np
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.timing import Timing, timing_of
+from skipsr_jax.types import HostArray, Int
 
-_DEFAULT_RATE = Fraction(25)  # of a clip whose container states no rate
 _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length may be off
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class VideoScan:
-    """What the packets say: see `skipsr_jax.media.reader.Media` for rate and times.
+    """What the packets of a video say.
 
-    ticks: the frames' timestamps in display order, in units of ``time_base`` seconds; None where
-      the container states none that can be trusted (AVI counts in coding order).
+    Attributes:
+      stream_index: of the video stream, counted among the video streams.
+      num_frames: frames that are shown.
+      timing: when they are shown.
+      key_ticks: time stamps of the key frames in display order, where decoding can begin; empty
+        where time stamps cannot be trusted, or differ after a seek.
+      has_audio: whether the file has an audio stream.
     """
 
     stream_index: int
     num_frames: int
-    rate: Fraction
-    ticks: tuple[int, ...] | None
-    times: tuple[Fraction, ...] | None
+    timing: Timing
+    key_ticks: Int[HostArray, " keys"]
     has_audio: bool
-    time_base: Fraction
-
-    @property
-    def start(self) -> Fraction:
-        """When the first frame is shown, in seconds of the container's clock."""
-        return self.ticks[0] * self.time_base if self.ticks else Fraction(0)
-
-    def frames_before(self, pts: int | None) -> int:
-        """How many frames are shown before the one with timestamp ``pts``; 0 when unknown."""
-        if self.ticks is None or pts is None:
-            return 0
-        return bisect.bisect_left(self.ticks, pts)
 
 
-def scan_video(path: pathlib.Path) -> VideoScan:
-    """Reads all packets of a video.
+def open_container(path: pathlib.Path, data: bytes | None = None) -> av.container.InputContainer:
+    """Opens the file at ``path``, or ``data`` as if it were that file. Raises av.FFmpegError."""
+    return av.open(str(path) if data is None else io.BytesIO(data))
+
+
+def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
+    """Reads all packets of the video at ``path``, or of ``data``, the bytes of such a file.
 
     Raises UserError when it is not a video, has no video stream or no frame, or ends early.
     """
     try:
-        with av.open(str(path)) as container:
+        with open_container(path, data) as container:
             index = _first_video(container, path)
             stream = container.streams.video[index]
-            ticks, end = _read_packets(container, stream)
-            _check_complete(container, stream, path, len(ticks), end)
-            has_audio = len(container.streams.audio) > 0
-            known = [tick for tick in ticks if tick is not None]
+            packets, end = _read_packets(container, stream)
+            _check_complete(container, stream, path, len(packets), end)
             stated = [stream.average_rate, stream.guessed_rate, stream.base_rate]
-            ordered = "avi" not in container.format.name
-            time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
+            timing = timing_of(
+                [tick for tick, _ in packets],
+                Fraction(stream.time_base or Fraction(1, av.time_base)),
+                [Fraction(rate) for rate in stated if rate],
+                trusted="avi" not in container.format.name,
+            )
+            has_audio = len(container.streams.audio) > 0
+            # MPEG program streams have no time stamp for each frame: after a seek libav guesses.
+            can_seek = timing.ticks is not None and container.format.name != "mpeg"
     except av.FFmpegError as error:
         raise UserError(
             f"{path} cannot be read as a video ({error.strerror}): it is truncated, damaged or "
             "no video at all"
         ) from error
-    rates = [Fraction(rate) for rate in stated if rate] or [_DEFAULT_RATE]
-    count = len(ticks)
-    if not ordered or len(set(known)) < count:
-        return VideoScan(index, count, rates[0], None, None, has_audio, time_base)
-    known.sort()
-    rate = _constant_rate(known, time_base, rates)
-    if rate is not None:
-        return VideoScan(index, count, rate, tuple(known), None, has_audio, time_base)
-    times = tuple((tick - known[0]) * time_base for tick in known)
-    return VideoScan(index, count, rates[0], tuple(known), times, has_audio, time_base)
+    keys = sorted(tick for tick, is_key in packets if is_key) if can_seek else []
+    return VideoScan(index, len(packets), timing, np.array(keys, np.int64), has_audio)
 
 
 def _first_video(container: av.container.InputContainer, path: pathlib.Path) -> int:
@@ -90,9 +84,10 @@ def _first_video(container: av.container.InputContainer, path: pathlib.Path) -> 
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[int | None], Fraction]:
-    """The timestamps of shown video packets, and the end of the last packet of all in seconds."""
-    ticks: list[int | None] = []
+) -> tuple[list[tuple[int | None, bool]], Fraction]:
+    """(time stamp, whether it is a key frame) of each shown video packet, and the end of the last
+    packet of all streams in seconds."""
+    packets: list[tuple[int | None, bool]] = []
     end = Fraction(0)
     exact = "mov" in container.format.name
     vp8 = stream.codec_context.name == "vp8"
@@ -107,8 +102,8 @@ def _read_packets(
             continue
         if vp8 and not bytes(packet)[0] & 0x10:  # RFC 6386 section 9.1: show_frame
             continue
-        ticks.append(packet.pts)
-    return ticks, end
+        packets.append((packet.pts, packet.is_keyframe))
+    return packets, end
 
 
 def _check_complete(
@@ -133,20 +128,3 @@ def _check_complete(
                 f"{path} is truncated: it holds {float(end):.2f} of the {float(stated):.2f} "
                 "seconds it states"
             )
-
-
-def _constant_rate(
-    ticks: Sequence[int], time_base: Fraction, rates: Sequence[Fraction]
-) -> Fraction | None:
-    """The stated rate that explains all timestamps to within their own rounding, if one does."""
-    if len(ticks) == 1:
-        return rates[-1]
-    spacing = min(after - before for before, after in itertools.pairwise(ticks)) * time_base
-    slack = min(time_base, spacing / 4)
-    for rate in rates:
-        if all(
-            abs((tick - ticks[0]) * time_base - number / rate) <= slack
-            for number, tick in enumerate(ticks)
-        ):
-            return rate
-    return None

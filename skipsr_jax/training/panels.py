@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from skipsr_jax.data.dataset import with_masks
 from skipsr_jax.geometry import PATCH_FRAMES
-from skipsr_jax.media.overlay import overlay
+from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.resize import upscale
 from skipsr_jax.parallel.mesh import replicated
 from skipsr_jax.training.stage import Batch, Stage, by_shape
@@ -57,8 +57,8 @@ class Panels:
             given = upscale(small[middle : middle + 1], truth.shape[1:3])[0]
             views = (
                 given,
-                overlay(given, keep[patch]),
-                overlay(given, oracle[patch]),
+                mask_overlay(given, keep[patch]),
+                mask_overlay(given, oracle[patch]),
                 frames[middle],
                 truth[middle] / np.float32(255),
             )

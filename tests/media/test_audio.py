@@ -8,7 +8,7 @@ from media_clips import NTSC_FILM, picture, write_clip
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.reader import open_media
-from skipsr_jax.media.writer import VideoWriter
+from skipsr_jax.media.video_writer import VideoWriter
 
 
 def copy(source, target, count=None, **options):
@@ -24,7 +24,7 @@ def copy(source, target, count=None, **options):
 
 def audio_packets(path):
     """(seconds after the first picture, bytes) of every packet."""
-    start = open_media(path).scan.start
+    start = open_media(path).timing.start
     with av.open(str(path)) as container:
         return [
             (packet.pts * packet.time_base - start, bytes(packet))

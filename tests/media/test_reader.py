@@ -5,11 +5,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from media_clips import NTSC_FILM, picture, write_clip
+from media_clips import NTSC_FILM, picture, save_frames, write_clip
 from PIL import Image
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.reader import list_inputs, open_media
+from skipsr_jax.media.inputs import list_inputs
+from skipsr_jax.media.reader import open_media
 
 
 def close(frame: np.ndarray, index: int, **size: int) -> bool:
@@ -89,13 +90,6 @@ def test_a_stopped_reader_lets_go_of_the_file(tmp_path):
     (tmp_path / "clip.mp4").unlink()
 
 
-def save_frames(folder, count, name="frame_{:d}.png", start=8, **size):
-    folder.mkdir(exist_ok=True)
-    for index in range(count):
-        Image.fromarray(picture(index, **size)).save(folder / name.format(start + index))
-    return folder
-
-
 def test_folder_of_frames_in_natural_order(tmp_path):
     folder = save_frames(tmp_path / "clip", 4)  # frame_8 .. frame_11
     (folder / "notes.txt").write_text("passed over")
@@ -105,24 +99,6 @@ def test_folder_of_frames_in_natural_order(tmp_path):
     assert (media.kind, media.num_frames, media.frame_rate) == ("frames", 4, None)
     for index, frame in enumerate(media.frames()):
         np.testing.assert_array_equal(frame, picture(index))
-
-
-def test_folder_of_files(tmp_path):
-    named = save_frames(tmp_path / "named", 1, "cat.png")
-    save_frames(named, 1, "dog.png")
-    assert [file.name for file in list_inputs(named)] == ["cat.png", "dog.png"]
-    gaps = save_frames(save_frames(tmp_path / "gaps", 2), 2, start=50)
-    assert len(list_inputs(gaps)) == 4
-    sizes = save_frames(save_frames(tmp_path / "sizes", 2), 1, start=10, height=20)
-    assert len(list_inputs(sizes)) == 3
-    mixed = save_frames(tmp_path / "mixed", 3)
-    write_clip(mixed / "clip.mp4")
-    assert list_inputs(mixed)[0].name == "clip.mp4"
-    assert len(list_inputs(mixed)) == 4
-    clip = save_frames(tmp_path / "clip", 3)
-    assert len(list_inputs(clip, folder="files")) == 3
-    assert list_inputs(mixed, folder="frames") == [mixed]
-    assert list_inputs(clip / "frame_8.png") == [clip / "frame_8.png"]
 
 
 def test_bad_inputs_get_one_line(tmp_path, capfd):

@@ -37,7 +37,7 @@ def test_truncated_mp4(tmp_path, kept):
 def test_truncated_matroska(tmp_path):
     clip = write_clip(tmp_path / "a.mkv", frames=60)
     assert scan_video(clip).num_frames == 60
-    assert scan_video(clip).rate == NTSC_FILM
+    assert scan_video(clip).timing.rate == NTSC_FILM
     data = clip.read_bytes()
     clip.write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match="truncated"):

@@ -14,9 +14,9 @@ import pytest
 from media_clips import NTSC_FILM, picture, write_clip
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media import writer as writer_module
+from skipsr_jax.media.encoding import Encoding
 from skipsr_jax.media.reader import open_media
-from skipsr_jax.media.writer import Encoding, FrameFolderWriter, VideoWriter, check_video_output
+from skipsr_jax.media.video_writer import VideoWriter, check_video_output
 
 
 def upscaled(media, scale=2):
@@ -202,7 +202,7 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(self, packets):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writer_module.VideoWriter, "_mux", full)
+    monkeypatch.setattr(VideoWriter, "_mux", full)
     with (
         pytest.raises(UserError, match="No space left"),
         VideoWriter(tmp_path / "a.mp4", height=48, width=64, rate=Fraction(24)) as out,
@@ -218,7 +218,7 @@ def test_a_write_that_the_system_refuses_is_one_line(tmp_path):
         import resource, signal, sys
         from fractions import Fraction
         import numpy as np
-        from skipsr_jax.media.writer import VideoWriter
+        from skipsr_jax.media.video_writer import VideoWriter
         from skipsr_jax.errors import UserError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -240,43 +240,3 @@ def test_a_write_that_the_system_refuses_is_one_line(tmp_path):
     assert "cannot write" in done.stdout and "File too large" in done.stdout
     assert done.stderr == ""
     assert os.listdir(tmp_path) == []
-
-
-def test_frame_folder(tmp_path):
-    source = tmp_path / "in"
-    with FrameFolderWriter(source) as out:
-        for index in range(3):
-            out.write(picture(index))
-        assert not source.exists()
-    media = open_media(source)
-    assert [file.name for file in media.files] == ["000000.png", "000001.png", "000002.png"]
-    (source / "000001.png").rename(source / "000001b.png")
-    media = open_media(source)
-    with FrameFolderWriter(tmp_path / "out", source=media) as out:
-        for frame in media.frames():
-            out.write(frame.astype(np.uint16) * 257)
-    made = open_media(tmp_path / "out")
-    assert [file.stem for file in made.files] == ["000000", "000001b", "000002"]
-    assert made.bit_depth == 16
-    np.testing.assert_array_equal(next(made.frames()), picture(0).astype(np.uint16) * 257)
-
-
-def test_frame_folder_refuses_and_cleans_up(tmp_path):
-    target = tmp_path / "out"
-    with pytest.raises(RuntimeError), FrameFolderWriter(target) as out:
-        out.write(picture(0))
-        raise RuntimeError
-    assert os.listdir(tmp_path) == []
-    target.mkdir()  # empty: may be filled
-    with FrameFolderWriter(target) as out:
-        out.write(picture(0))
-    with pytest.raises(UserError, match="not empty"):
-        FrameFolderWriter(target)
-    with FrameFolderWriter(target, overwrite=True) as out:
-        out.write(picture(1))
-    np.testing.assert_array_equal(next(open_media(target).frames()), picture(1))
-    (target / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"thesis\.txt"):
-        FrameFolderWriter(target, overwrite=True)
-    with pytest.raises(UserError, match="there is no folder"):
-        FrameFolderWriter(tmp_path / "absent" / "out")

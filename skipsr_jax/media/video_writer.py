@@ -1,6 +1,6 @@
-"""Writing upscaled clips: video with the source's audio, timing and colour tags; folders of frames.
+"""Writing videos with the audio, the time stamps and the colour tags of the clip they come from.
 
-Both writers are context managers that take one frame at a time. Invariant: the name the user gave
+The writer is a context manager that takes one frame at a time. Invariant: the name the user gave
 holds a complete result or is untouched; work goes to a temporary name beside it, which is renamed
 at a clean end and removed after any exception.
 """
@@ -8,7 +8,6 @@ at a clean end and removed after any exception.
 import contextlib
 import os
 import pathlib
-import shutil
 from fractions import Fraction
 from types import TracebackType
 
@@ -19,12 +18,7 @@ from skipsr_jax.files import commit, temporary_path
 from skipsr_jax.media.audio import AudioCopy
 from skipsr_jax.media.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
-from skipsr_jax.media.images import (
-    IMAGE_EXTENSIONS,
-    check_place,
-    save_rgb,
-    write_error,
-)
+from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
 
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
@@ -38,7 +32,7 @@ def check_video_output(path: str | os.PathLike, *, overwrite: bool = False) -> N
     if path.suffix.lower() not in WRITABLE_VIDEO_EXTENSIONS:
         known = ", ".join(WRITABLE_VIDEO_EXTENSIONS)
         raise UserError(f"cannot write {path}: a video name must end in one of {known}")
-    check_place(path, overwrite=overwrite)
+    check_writable(path, overwrite=overwrite)
 
 
 class VideoWriter:
@@ -147,8 +141,8 @@ class VideoWriter:
     def _open(self) -> None:
         encoding = self._encoding
         self._time_base = 1 / self._rate
-        if self._times is not None and self._source and self._source.scan:
-            self._time_base = self._source.scan.time_base
+        if self._times is not None and self._source and self._source.timing:
+            self._time_base = self._source.timing.time_base
         if encoding.codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints by itself
         self._container = av.open(str(self._partial), "w")
@@ -165,8 +159,9 @@ class VideoWriter:
         if encoding.codec == "libx265" and self.path.suffix.lower() in (".mp4", ".mov"):
             stream.codec_context.codec_tag = "hvc1"  # QuickTime plays no hev1
         self._stream = stream
-        if self._copy_audio and self._source and self._source.scan:
-            self._audio = AudioCopy(self._source.path, self._container, self._source.scan.start)
+        if self._copy_audio and self._source and self._source.timing:
+            start = self._source.timing.start
+            self._audio = AudioCopy(self._source.path, self._container, start)
         self._container.start_encoding()
 
     def _ticks(self, index: int) -> int:
@@ -214,73 +209,3 @@ class VideoWriter:
             f"cannot encode {self.path} with {settings.codec}, {settings.pixel_format}, "
             f"crf {settings.crf}: {error}"
         )
-
-
-class FrameFolderWriter:
-    """Writes RGB frames as PNG files into a new folder, named as the source's or 000000.png, ...
-
-    The folder appears when all is written. An existing one is refused unless it is empty, or
-    ``overwrite`` is True and it holds nothing but images.
-    """
-
-    def __init__(
-        self, path: str | os.PathLike, *, source: Media | None = None, overwrite: bool = False
-    ):
-        """Checks that the folder can be made; raises UserError."""
-        self.path = pathlib.Path(path)
-        check_folder_output(self.path, overwrite=overwrite)
-        self.frames_written = 0
-        self._names = [file.stem for file in source.files] if source else []
-        self._profile = source.icc_profile if source else None
-        self._partial = temporary_path(self.path)
-        self._overwrite = overwrite
-
-    def __enter__(self) -> "FrameFolderWriter":
-        try:
-            self._partial.mkdir()
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        return self
-
-    def write(self, frame: RgbFrame) -> None:
-        """Writes the next frame, uint8 or uint16, as PNG of that depth."""
-        index = self.frames_written
-        name = self._names[index] if index < len(self._names) else f"{index:06d}"
-        try:
-            save_rgb(self._partial / f"{name}.png", frame, self._profile)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-        self.frames_written += 1
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        except OSError as failure:
-            raise write_error(self.path, failure) from failure
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-
-    def _finish(self) -> None:
-        if self.frames_written == 0:
-            raise UserError(f"no frame was written to {self.path}")
-        commit(self._partial, self.path, overwrite=self._overwrite)
-
-
-def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:
-    """Raises the UserError that opening a FrameFolderWriter would."""
-    path = pathlib.Path(path)
-    if path.is_dir() and any(path.iterdir()):
-        if not overwrite:
-            raise UserError(f"{path} exists and is not empty; name another folder")
-        for item in path.iterdir():
-            if not (item.is_file() and item.suffix.lower() in IMAGE_EXTENSIONS):
-                raise UserError(f"{path} holds {item.name}, no image: it will not be replaced")
-    if path.is_file():
-        raise UserError(f"cannot write the folder {path}: there is a file of that name")
-    check_place(path / "frame.png" if path.is_dir() else path, overwrite=True)

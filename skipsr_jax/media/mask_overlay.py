@@ -10,7 +10,7 @@ _TINT_SHARE = np.float32(0.55)
 _BORDER = np.array([1.0, 0.8, 0.2], np.float32)
 
 
-def overlay(
+def mask_overlay(
     frame: Float[HostArray, "h w 3"], keep: Bool[HostArray, "r q"]
 ) -> Float[HostArray, "h w 3"]:
     """The frame (pixels in [0, 1]): skipped patches blue, a yellow line around kept ones."""

@@ -1,0 +1,28 @@
+"""Checks that all writers share: can a result be made at its place, and what to say if not."""
+
+import pathlib
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.files import temporary_path
+
+
+def check_writable(path: pathlib.Path, *, overwrite: bool) -> None:
+    """Raises UserError unless ``path`` can be made in its folder (a file is made to find out)."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists; choose another name or allow overwriting")
+    folder = path.parent
+    if not folder.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {folder}; create it first")
+    probe = temporary_path(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write into the folder {folder}: {error.strerror}") from error
+
+
+def write_error(path: pathlib.Path, error: OSError) -> UserError:
+    """One line for a failed write (disk full, permission, ...)."""
+    return UserError(f"cannot write {path}: {error.strerror or error}")

@@ -1,0 +1,93 @@
+"""Random access: a range of frames is that range of all frames, whatever the container."""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from media_clips import write_clip
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media import video as video_module
+from skipsr_jax.media.video import Video, open_video
+
+GROUPS = {"g": "8", "bf": "2", "keyint_min": "8", "sc_threshold": "0"}
+CLIPS = {
+    "a.mp4": {},
+    "b.mkv": {"rotation": 90},
+    "c.mov": {"codec": "libx265", "pixel_format": "yuv420p10le", "options": {
+        "x265-params": "log-level=none:keyint=8:min-keyint=8:bframes=2:open-gop=1"}},
+    "d.ts": {},
+    "e.avi": {"codec": "mpeg4", "options": {"g": "8", "bf": "0"}},
+    "f.mkv": {"codec": "mpeg2video", "options": {"g": "8", "bf": "2"}},  # open groups of pictures
+    "g.mpg": {"codec": "mpeg2video", "options": {"g": "8", "bf": "2"}, "rate": Fraction(25)},
+    "h.webm": {"codec": "libvpx-vp9", "options": {"g": "8", "b": "1M"}},
+    "i.y4m": {"codec": "wrapped_avframe"},
+    "j.mp4": {"ticks": list(itertools.accumulate([30, 33, 57, 10, 60] * 8))[:40],
+              "time_base": Fraction(1, 600), "rate": Fraction(20)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_range_equals_that_range_of_all_frames(tmp_path, name):
+    path = write_clip(tmp_path / name, frames=40, **{"options": GROUPS} | CLIPS[name])
+    video = open_video(path)
+    everything = list(video.frames())
+    assert len(everything) == video.num_frames == 40
+    in_memory = open_video(tmp_path / "absent", path.read_bytes())
+    for start, stop in ((0, 40), (0, 3), (7, 12), (16, 17), (21, 30), (39, 40), (5, 5)):
+        want = everything[start:stop]
+        for one in (video, in_memory):
+            got = list(one.frames(start, stop))
+            assert len(got) == stop - start
+            assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True)), (start, stop)
+
+
+def test_a_range_of_a_long_file_decodes_from_the_key_frame_before_it(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4", frames=60, options=GROUPS)
+    video, decoded = open_video(path), []
+    whole = video_module._decoded
+
+    def counted(*args):
+        for frame in whole(*args):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video_module, "_decoded", counted)
+    assert len(list(video.frames(50, 53))) == 3
+    assert len(decoded) <= 8
+
+
+def test_an_earlier_key_frame_serves_where_the_container_does_not_find_one(tmp_path, monkeypatch):
+    video = open_video(write_clip(tmp_path / "a.mp4", frames=40, options=GROUPS))
+    want, asked = list(video.frames())[35:38], []
+    found = Video._packets_from
+
+    def only_the_third(self, container, stream, tick):
+        asked.append(tick)
+        return found(self, container, stream, tick) if len(asked) == 3 else iter(())
+
+    monkeypatch.setattr(Video, "_packets_from", only_the_third)
+    got = list(video.frames(35, 38))
+    assert asked == video.scan.key_ticks[[4, 3, 1]].tolist()
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_ranges_outside_are_refused(tmp_path):
+    video = open_video(write_clip(tmp_path / "a.mp4", frames=4))
+    for start, stop in ((-1, 2), (3, 2), (0, 5)):
+        with pytest.raises(ValueError, match="it has 4"):
+            video.frames(start, stop)
+
+
+def test_a_range_in_a_damaged_file_is_whole_or_refused(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", frames=40, height=96, width=128, options=GROUPS)
+    data = bytearray(path.read_bytes())
+    for place in np.random.default_rng(0).integers(len(data) // 4, len(data) - 200, 30):
+        data[place] ^= 0xFF
+    try:
+        frames = list(open_video(path, bytes(data)).frames(10, 30))
+    except UserError as error:
+        assert any(word in str(error) for word in ("damaged", "truncated", "decoded"))
+    else:
+        assert len(frames) == 20
