@@ -20,7 +20,7 @@ from skipsr_jax.resources import find_config
 
 
 def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
-    """The value of --config (the last one, else ``default``), and the other arguments."""
+    """Returns the value of --config (the last one, else ``default``) and the other arguments."""
     name, rest, position = default, [], 0
     while position < len(argv):
         argument = argv[position]
@@ -65,7 +65,7 @@ def read_config(name: str) -> ConfigDict:
 
 
 def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
-    """UserError for each --config.key that the config does not have, with the nearest ones."""
+    """Raises UserError for a --config.key that the config does not have, with similar keys."""
     known = list(flattened(config.to_dict()))
     for argument in argv:
         name = argument.split("=", 1)[0].lstrip("-")
@@ -88,17 +88,20 @@ def _end_with_help(about: str, values: flags.FlagValues, more: str = "") -> NoRe
 def parse_flags(
     argv: Sequence[str], flag_values: flags.FlagValues, about: str = "", example: str = "out"
 ) -> flags.FlagValues:
-    """Parses ``argv`` (program name first), of which no word may be left.
+    """Parses ``argv`` into flags. Every argument has to be a flag or the value of one.
 
     Args:
-      argv: as in sys.argv.
-      flag_values: where the program's flags are defined.
+      argv: as in sys.argv: the program's name comes first.
+      flag_values: the flags that the program defines.
       about: the program's description, for --help.
-      example: the flag that a word without one may have been meant for.
+      example: the flag that the message proposes for an argument without a flag.
+
+    Returns:
+      ``flag_values``, with the values of ``argv``.
 
     Raises:
-      SystemExit: after printing the help that was asked for.
-      UserError: an unknown flag, a value of the wrong type, or a word that belongs to no flag.
+      SystemExit: --help was given; the help has been printed.
+      UserError: an unknown flag, a value of the wrong type, or an argument without a flag.
     """
     if _asks_for_help(argv):
         _end_with_help(about, flag_values)
@@ -107,7 +110,9 @@ def parse_flags(
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
     if len(rest) > 1:
-        raise UserError(f"what is {rest[1]!r}? Name it with a flag, e.g. --{example}={rest[1]}")
+        raise UserError(
+            f"{rest[1]!r} belongs to no flag: write, for example, --{example}={rest[1]}"
+        )
     return flag_values
 
 
@@ -118,18 +123,21 @@ def parse(
     about: str = "",
     complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
 ) -> tuple[flags.FlagValues, ConfigDict]:
-    """Parses ``argv`` (program name first) into flags and the locked config with its overrides.
+    """Parses ``argv`` into flags and the locked config with its overrides.
 
     Args:
-      argv: as in sys.argv.
+      argv: as in sys.argv: the program's name comes first.
       default_config: the name or the file of the config when --config is not given.
-      flag_values: where the program's other flags are defined.
+      flag_values: the flags that the program defines besides --config.
       about: the program's description, for --help.
       complete: adds the keys that the file leaves out, with their defaults: ``complete`` of the
         program's settings.
 
+    Returns:
+      ``flag_values`` with the values of ``argv``, and the config.
+
     Raises:
-      SystemExit: after printing the help that was asked for.
+      SystemExit: --help was given; the help has been printed.
       UserError: an unknown flag or key, a value of the wrong type, a config that cannot be read.
     """
     name, argv = _split_config(argv, default_config)
