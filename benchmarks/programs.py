@@ -1,7 +1,7 @@
 """The project's own programs as shapes on a mesh: what infer.py and train.py run, without numbers.
 
 Nothing here holds an array of a model's size, so any model can be compiled for any slice on a
-laptop. Packs lie over the mesh as ``parallel.placement`` says; each carries one clip. One clip
+laptop. Packs lie over the mesh as ``parallel.activations`` says; each carries one clip. One clip
 alone, as infer.py has it, lies over all devices.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from benchmarks.models import TEXT_TOKENS, abstract_dit, abstract_vae
 from skipsr_jax.data.crops import ClipShape
@@ -26,11 +26,11 @@ from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.models.vae.slices import decode_step, encode_step
+from skipsr_jax.parallel.activations import PACKS, TOKENS, activation_sharding
 from skipsr_jax.parallel.mesh import pack_shards, packs, replicated
-from skipsr_jax.parallel.placement import placement
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads
-from skipsr_jax.parallel.space import space_sharding
+from skipsr_jax.parallel.spatial import spatial_sharding
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
 from skipsr_jax.training.fit import fit_to_mesh
@@ -109,7 +109,7 @@ def _attention_of(
 ) -> str:
     """What ``varlen_attention`` picks on one device of the mesh, which has a clip at a time."""
     rows = bucket.tokens + bucket.windows * text
-    heads = config.heads // placement(clips, mesh).shards
+    heads = config.heads // activation_sharding(clips, mesh).shards
     with jax.set_mesh(mesh):
         problem = Problem(1, rows, heads, config.head_dim, bucket.windows, np.dtype(dtype))
         return choose(problem)[0]
@@ -125,19 +125,19 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
     Raises UserError when the heads do not divide over the devices that share a clip.
     """
     clips = clip.number(mesh)
-    place = placement(clips, mesh)
-    check_heads(place.shards, config.heads)
+    sharding = activation_sharding(clips, mesh)
+    check_heads(sharding.shards, config.heads)
     dit = abstract_dit(config, dtype)
     params, keep = to_dict(dit), clip.keep()
-    over_packs = NamedSharding(mesh, PartitionSpec(place.packs or None))
-    bucket = roomy_bucket([keep], place.shards)
-    plan = build_plan([keep], [TEXT_TOKENS], bucket, shards=place.shards)
+    over_packs = NamedSharding(mesh, sharding.spec(PACKS))
+    bucket = roomy_bucket([keep], sharding.shards)
+    plan = build_plan([keep], [TEXT_TOKENS], bucket, shards=sharding.shards)
     flops = clips * dit_flops(config, plan).total
 
     def rows(channels: int) -> jax.ShapeDtypeStruct:
-        cut = NamedSharding(mesh, PartitionSpec(place.packs or None, place.tokens or None))
+        tokens = NamedSharding(mesh, sharding.spec(TOKENS))
         shape = (clips, bucket.tokens, PATCH_AREA * channels)
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=cut)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=tokens)
 
     arguments = (
         _placed(params, shardings(params, mesh)),
@@ -164,7 +164,7 @@ def _carry_on(mesh: Mesh, carry: Any, height: int) -> Any:
         if not leaf.shape:  # whether a slice follows the first one
             return jax.ShapeDtypeStruct((), leaf.dtype, sharding=replicated(mesh))
         factor = max(1, leaf.shape[2] * SPACE_FACTOR // height)
-        sharding = space_sharding(mesh, leaf.shape, factor)
+        sharding = spatial_sharding(mesh, leaf.shape, factor)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(place, carry)
@@ -177,7 +177,7 @@ def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
 
     def frames(count: int) -> jax.ShapeDtypeStruct:
         shape = (clips, count, clip.height, clip.width, 3)
-        place = space_sharding(mesh, shape, SPACE_FACTOR)
+        place = spatial_sharding(mesh, shape, SPACE_FACTOR)
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
 
     step = encode_step(vae)
@@ -193,7 +193,7 @@ def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
     clips = clip.number(mesh)
     pixels = (clip.height // SPACE_FACTOR, clip.width // SPACE_FACTOR)
     shape = (clips, 1, *pixels, SEEDVR.latent_channels)
-    latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=space_sharding(mesh, shape))
+    latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spatial_sharding(mesh, shape))
     step = decode_step(vae)
     with jax.set_mesh(mesh):
         _, carry = jax.eval_shape(step, params, latent, None, None)

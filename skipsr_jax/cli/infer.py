@@ -44,7 +44,7 @@ from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import Media, open_media
 from skipsr_jax.parallel.mesh import mesh_of
-from skipsr_jax.parallel.space import strips
+from skipsr_jax.parallel.spatial import spatial_shards
 
 DEFAULT_CONFIG = "tiny"
 FRAMES_AHEAD = 8
@@ -144,7 +144,7 @@ def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
     if mesh.size == 1:
         return kind
     height, width = padded_size(*target)
-    used = strips(mesh, height, width, SPACE_FACTOR)
+    used = spatial_shards(mesh, height, width, SPACE_FACTOR)
     rest = "" if used == mesh.size else f" ({used} of them for the autoencoder's {width}x{height})"
     return f"{mesh.size} x {kind}{rest}"
 

@@ -38,7 +38,7 @@ from skipsr_jax.models.vae.slices import (
 from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
 from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
 from skipsr_jax.parallel.mesh import on_mesh
-from skipsr_jax.parallel.space import space_sharding
+from skipsr_jax.parallel.spatial import spatial_sharding
 from skipsr_jax.pixels.compose import gather_patches, scatter_patches
 from skipsr_jax.tokens.blocks import Blocks
 from skipsr_jax.tokens.buckets import Bucket
@@ -113,7 +113,7 @@ class Programs:
     def _on_devices(self, frames: Array | HostArray) -> Array:
         """Frames from the host, each device's shard straight to it."""
         mesh = self.model.mesh
-        place = None if mesh is None else space_sharding(mesh, frames.shape, SPACE_FACTOR)
+        place = None if mesh is None else spatial_sharding(mesh, frames.shape, SPACE_FACTOR)
         return jax.device_put(frames, place)
 
     def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.media.resize import weights
 from skipsr_jax.parallel.mesh import on_mesh
-from skipsr_jax.parallel.space import constrain_space
+from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.pixels.resample import resample
 from skipsr_jax.types import Float, HostArray
 
@@ -33,7 +33,7 @@ def _upscaled(
     x = jnp.clip(resample(unit, rows, columns), 0, 1)
     height, width = padded_size(*x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, width - x.shape[2]), (0, 0)), mode="edge")
-    return constrain_space((2 * x - 1 if signed else x)[None], SPACE_FACTOR)
+    return constrain_spatial((2 * x - 1 if signed else x)[None], SPACE_FACTOR)
 
 
 class UpscaledInput:

@@ -1,8 +1,8 @@
-"""Parameters that lie in parts over fsdp, put together where a layer uses them (ZeRO-3).
+"""Parameters that are sharded over fsdp, gathered where a layer uses them (ZeRO-3).
 
-Rajbhandari et al. 2020, arXiv 1910.02054: each device keeps its part of every parameter; a layer
-gathers its own just before it runs and forgets them after, in the backward pass again. Gradients
-are summed into parts. Invariant: no more than one layer is whole at a time.
+Rajbhandari et al. 2020, arXiv 1910.02054: each device keeps its shard of every parameter. A layer
+gathers its own just before it runs and drops them after, and gathers them again in the backward
+pass. Gradients are summed into shards. Invariant: no more than one layer is whole at a time.
 """
 
 import functools
@@ -13,6 +13,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from skipsr_jax.parallel.activations import multi_device_mesh
 from skipsr_jax.parallel.rules import path_of, spec_for
 from skipsr_jax.types import DType
 
@@ -41,12 +42,12 @@ def gathered(module: nnx.Module, name: str, dtype: DType) -> nnx.Module:
     """``module`` with whole parameters, for use at once.
 
     Args:
-      module: one layer or block, whose parameters lie as ``parallel.rules`` says.
+      module: one layer or block, whose parameters are sharded as ``parallel.rules`` says.
       name: of the module in its model, as the rules see it.
-      dtype: in which the cut parameters, all of them kernels, compute and travel.
+      dtype: of the gathered parameters, all of them kernels; they are sent and used in it.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["fsdp"] == 1:
+    mesh = multi_device_mesh()
+    if mesh is None or mesh.shape["fsdp"] == 1:
         return module
     graphdef, state = nnx.split(module)
 

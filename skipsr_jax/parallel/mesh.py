@@ -12,7 +12,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.parallel.placement import AXES, PACK_AXES
+from skipsr_jax.parallel.activations import AXES, PACK_AXES
 
 Result = TypeVar("Result")
 

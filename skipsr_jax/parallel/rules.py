@@ -1,8 +1,9 @@
-"""How parameters lie on the mesh: one table, first match wins.
+"""How parameters are sharded over the mesh: one table, first match wins.
 
 A rule is a pattern over the path of a parameter and the mesh axes of its LAST axes, so that a
-stack of layers is cut as one layer is. Optimizer moments and EMA have the paths of their parameters
-as suffixes: the same table places them. A cut that does not divide the axis is left out.
+stack of layers is sharded as one layer is. Optimizer moments and EMA have the paths of their
+parameters as suffixes, so the same table holds for them. Shards that do not divide an axis are left
+out.
 """
 
 import math
@@ -10,14 +11,14 @@ import re
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-AnyMesh = Mesh | AbstractMesh
+from skipsr_jax.parallel.activations import AnyMesh
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)text/", ()),  # a few vectors, read by every device
-    (r"(^|/)(out|to_out|vid_out|conv_out)(/\w+)*/kernel$", ("fsdp", None)),  # inputs are cut
-    (r"/kernel$", ("fsdp",)),  # outputs are cut
+    (r"(^|/)(out|to_out|vid_out|conv_out)(/\w+)*/kernel$", ("fsdp", None)),  # input features
+    (r"/kernel$", ("fsdp",)),  # output features
     (r"", ()),
 )
 
@@ -28,7 +29,7 @@ def path_of(keys: tuple[Any, ...]) -> str:
 
 
 def spec_for(path: str, shape: tuple[int, ...], mesh: AnyMesh) -> PartitionSpec:
-    """The cut of one parameter."""
+    """The sharding of one parameter."""
     axes = next(axes for pattern, axes in RULES if re.search(pattern, path))
     if len(axes) > len(shape):
         return PartitionSpec()

@@ -18,8 +18,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from skipsr_jax.models.params import Params
-from skipsr_jax.parallel.constrain import constrain
-from skipsr_jax.parallel.mesh import PACK_AXES, packs
+from skipsr_jax.parallel.activations import PACK_AXES, constrain
+from skipsr_jax.parallel.mesh import packs
 from skipsr_jax.training.optimizer import averaged, transformation, without
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, by_shape

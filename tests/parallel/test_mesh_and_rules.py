@@ -1,4 +1,4 @@
-"""The mesh, the table of cuts, and constraints inside a program, on eight virtual devices."""
+"""The mesh, the tables of shardings, and constraints in a program, on eight virtual devices."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.parallel.constrain import constrain
+from skipsr_jax.parallel.activations import constrain
 from skipsr_jax.parallel.mesh import check_one_slice, make_mesh, pack_shards, packs
 from skipsr_jax.parallel.rules import shardings, spec_for
 
@@ -33,7 +33,7 @@ def test_mesh_refuses_devices_of_several_slices():
     check_one_slice(chips[:2])
 
 
-def test_rules_cut_the_last_axes_and_skip_what_does_not_divide():
+def test_rules_shard_the_last_axes_and_skip_what_does_not_divide():
     mesh = make_mesh(-1, 4, 1)
     assert spec_for("params/dit/vid_in/kernel", (132, 192), mesh) == P(None, "fsdp")
     assert spec_for("mu/dit/blocks/mlp/kernel", (6, 192, 512), mesh) == P(None, None, "fsdp")
@@ -46,7 +46,7 @@ def test_rules_cut_the_last_axes_and_skip_what_does_not_divide():
     assert spec_for("step", (), mesh) == P()
 
 
-def test_arrays_are_placed_by_path():
+def test_arrays_are_sharded_by_path():
     mesh = make_mesh(-1, 2, 1)
     tree = {"a": {"kernel": np.zeros((4, 6))}, "text": {"positive": np.zeros((2, 4))}}
     placed = jax.device_put(tree, shardings(tree, mesh))
@@ -54,7 +54,7 @@ def test_arrays_are_placed_by_path():
     assert placed["text"]["positive"].addressable_shards[0].data.shape == (2, 4)
 
 
-def test_constrain_cuts_on_a_mesh_and_is_nothing_without():
+def test_constrain_shards_on_a_mesh_and_does_nothing_without():
     x = jnp.arange(64.0).reshape(8, 8)
     assert constrain(x, ("data", "fsdp"), None) is x
     mesh = make_mesh(-1, 2, 1)

@@ -1,4 +1,4 @@
-"""Sequence parallelism gives the numbers of one device, by all-to-all and by nothing larger."""
+"""Sequence parallelism gives the numbers of one device, with all-to-alls alone."""
 
 import functools
 
@@ -12,18 +12,12 @@ from hlo import collectives
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import abstract, bind, to_dict
+from skipsr_jax.parallel.activations import activation_sharding
 from skipsr_jax.parallel.mesh import make_mesh, replicated
 from skipsr_jax.parallel.mesh import packs as packs_over
-from skipsr_jax.parallel.placement import placement
+from skipsr_jax.parallel.overlapped_attention import attend_by_heads, exchange, head_chunks
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.parallel.sequence import (
-    Attend,
-    attend_by_heads,
-    attend_by_packs,
-    attend_by_windows,
-    exchange,
-    head_parts,
-)
+from skipsr_jax.parallel.sequence import Attention, attend_by_packs, attend_by_windows
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 
@@ -47,11 +41,11 @@ def inputs(number, grids=((2, 6, 8), (1, 4, 4)), lengths=(3, 2), shards=1):
     return patches, text, timestep, plan
 
 
-def run_on(mesh, place, function, params, args):
+def run_on(mesh, sharding, function, params, args):
     """What ``function`` gives on a mesh, and its compiled form."""
     with jax.set_mesh(mesh):
         params = jax.device_put(params, shardings(params, mesh))
-        args = jax.device_put(args, place(mesh))
+        args = jax.device_put(args, sharding(mesh))
         program = jax.jit(function).lower(params, *args).compile(QUICK)
         return jax.device_get(program(params, *args)), program
 
@@ -76,7 +70,7 @@ def test_one_clip_uses_every_device():
     valid = args[3].valid
     np.testing.assert_allclose(got[valid], want[valid], atol=2e-5)
     with jax.set_mesh(mesh):
-        assert placement(1).shards == 8
+        assert activation_sharding(1).shards == 8
     tokens = BUCKET.tokens
     sizes = {c.elements for c in collectives(program) if c.kind == "all-gather"}
     assert max(sizes) < tokens * WIDTH
@@ -114,54 +108,56 @@ def test_whole_windows_are_attended_where_they_lie():
     assert exchanges(plan) == exchanges(uncut) > 0  # in a step of two layers as in a step of one
 
 
-def attend_and_look(seen):
-    """Each head: the mean of all tokens' values plus a mark of the head; notes the shapes."""
+def recording_attention(shapes):
+    """For each head the mean of all tokens' values plus a mark of the pack; records the shapes."""
 
-    def rows(video, text, plan):
-        seen.append((video[0].shape, text[0].shape))
-        mean = video[2].mean(axis=1, keepdims=True) + plan[:, None, None, None]
+    def attend(video, text, layout):
+        shapes.append((video[0].shape, text[0].shape))
+        mean = video[2].mean(axis=1, keepdims=True) + layout[:, None, None, None]
         return jnp.concatenate([video[0] + mean, text[1] + mean], axis=1)
 
-    def results(rows, plan):
+    def collect(rows, layout):
         return rows[:, :-TEXT_ROWS], rows[:, -TEXT_ROWS:]
 
-    return Attend(rows, results)
+    return Attention(attend, collect)
 
 
-def go_by_go(attend, video, text, plan):
-    """Attention of all heads over the devices that share a pack, as a block asks for it."""
-    goes = [
-        exchange(heads.pieces(tuple(map(heads.of, video))))
-        for heads in head_parts(len(video[0]), video[0].shape[2])
+def attend_in_chunks(attention, video, text, layout):
+    """Attention of all heads over the devices that share a pack, chunk after chunk."""
+    chunks = [
+        exchange(chunk.by_shard(tuple(map(chunk.select, video))))
+        for chunk in head_chunks(len(video[0]), video[0].shape[2])
     ]
-    return attend_by_heads(attend, goes, text, plan)
+    return attend_by_heads(attention, chunks, text, layout)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "run"), [((8, 1, 1), attend_by_packs), ((2, 2, 2), go_by_go), ((1, 1, 8), go_by_go)]
+    ("sizes", "run"),
+    [((8, 1, 1), attend_by_packs), ((2, 2, 2), attend_in_chunks), ((1, 1, 8), attend_in_chunks)],
 )
 def test_attention_sees_all_tokens_of_its_own_heads(sizes, run):
     rng = np.random.default_rng(0)
     video = tuple(rng.normal(size=(3, 8, 16, 8, 4)).astype(np.float32))
     text = tuple(rng.normal(size=(3, 8, TEXT_ROWS, 8, 4)).astype(np.float32))
-    plan = np.arange(8, dtype=np.float32)
-    want = attend_and_look([])(*jax.tree.map(jnp.asarray, (video, text, plan)))
-    seen = []
+    layout = np.arange(8, dtype=np.float32)
+    want = recording_attention([])(*jax.tree.map(jnp.asarray, (video, text, layout)))
+    shapes = []
     with jax.set_mesh(make_mesh(*sizes)):
-        run = jax.jit(functools.partial(run, attend_and_look(seen)))
-        got = run(video, text, plan)
+        run = jax.jit(functools.partial(run, recording_attention(shapes)))
+        got = run(video, text, layout)
     packs_here, heads_here = 8 // (sizes[0] * sizes[1]), 8 // sizes[2]
-    goes = 2 if sizes[2] == 2 else 1
-    once = (packs_here, 16, heads_here // goes, 4), (packs_here, TEXT_ROWS, heads_here // goes, 4)
-    assert seen == [once] * goes
+    chunks = 2 if sizes[2] == 2 else 1
+    chunk_heads = heads_here // chunks
+    chunk = (packs_here, 16, chunk_heads, 4), (packs_here, TEXT_ROWS, chunk_heads, 4)
+    assert shapes == [chunk] * chunks
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_windows_dealt_to_other_devices_are_refused():
+def test_windows_assigned_to_other_devices_are_refused():
     video, text = (tuple(jnp.zeros((3, 1, n, 8, 4))) for n in (16, TEXT_ROWS))
-    with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(ValueError, match="dealt to 2 devices"):
-        attend_by_windows(attend_and_look([]), video, text, jnp.zeros((1, 2)))
+    with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(ValueError, match="assigned to 2 devices"):
+        attend_by_windows(recording_attention([]), video, text, jnp.zeros((1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -174,4 +170,4 @@ def test_windows_dealt_to_other_devices_are_refused():
 def test_what_does_not_divide_is_named(heads, tokens, says):
     video, text = (tuple(jnp.zeros((3, 1, n, heads, 4))) for n in (tokens, TEXT_ROWS))
     with jax.set_mesh(make_mesh(1, 1, 8)), pytest.raises(UserError, match=says):
-        go_by_go(attend_and_look([]), video, text, jnp.zeros(1))
+        attend_in_chunks(recording_attention([]), video, text, jnp.zeros(1))

@@ -34,18 +34,13 @@ from skipsr_jax.models.dit.window_rows import from_windows, to_windows
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
 from skipsr_jax.models.params import Buffer
-from skipsr_jax.parallel.placement import placement
-from skipsr_jax.parallel.sequence import (
-    QKV,
-    Attend,
-    attend_by_heads,
-    attend_by_packs,
-    attend_by_windows,
+from skipsr_jax.parallel.activations import (
+    activation_sharding,
     constrain_text,
     constrain_tokens,
-    exchange,
-    head_parts,
 )
+from skipsr_jax.parallel.overlapped_attention import attend_by_heads, project_head_chunks
+from skipsr_jax.parallel.sequence import QKV, Attention, attend_by_packs, attend_by_windows
 from skipsr_jax.tokens.plan import Layout, TokenPlan
 from skipsr_jax.tokens.windows import REGULAR
 from skipsr_jax.types import Bool, DType, Float, Int
@@ -202,37 +197,21 @@ class Block(nnx.Module):
         vid_angles, txt_angles = self._angles(plan, shifted, txt.shape[1])
         text = self._rotated(of_text.qkv_heads(txt @ of_text.qkv_kernel()), txt_angles)
         rows = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
-        attend = Attend(rows, _results)
+        attend = Attention(rows, _results)
         layout = jax.tree.map(lambda array: _of_partition(array, shifted), plan.layout)
         dealt = plan.parts is not None and shifted == REGULAR
-        if dealt or placement(len(vid)).shards == 1:
+        if dealt or activation_sharding(len(vid)).shards == 1:
             video = self._rotated(of_video.qkv_heads(vid @ of_video.qkv_kernel()), vid_angles)
             if dealt:
                 return attend_by_windows(attend, video, text, plan.parts)
             return attend_by_packs(attend, video, text, layout)
-        return attend_by_heads(attend, self._heads_over_devices(vid, vid_angles), text, layout)
 
-    def _heads_over_devices(
-        self, vid: Float[Array, "b n d"], angles: Array | None
-    ) -> list[Float[Array, "k three b m a p"]]:
-        """Queries, keys and values of all goes, where they are attended.
+        def finish(projected: Array, angles: Array) -> QKV:
+            return self._rotated(of_video.qkv_heads(projected), angles)
 
-        The barriers fix the order, in which a go travels while the next one is projected: the
-        compiler would project all, and then send the first.
-        """
-        of_video, _ = self._branches()
-        goes, pieces = [], None
-        for heads in head_parts(len(vid), self.heads):
-            own = heads.columns(of_video.qkv_kernel(), self.heads), angles
-            if pieces is not None:
-                own, pieces = jax.lax.optimization_barrier((own, pieces))
-                goes.append(exchange(pieces))
-            kernel, angles = own
-            projected = vid @ kernel
-            if goes:
-                projected, goes[-1] = jax.lax.optimization_barrier((projected, goes[-1]))
-            pieces = heads.pieces(self._rotated(of_video.qkv_heads(projected), angles))
-        return [*goes, exchange(pieces)]
+        kernel = of_video.qkv_kernel()
+        chunks = project_head_chunks(vid, kernel, vid_angles, self.heads, finish)
+        return attend_by_heads(attend, chunks, text, layout)
 
     def _angles(
         self, plan: TokenPlan, shifted: Int[Array, ""] | int, text_rows: int

@@ -23,8 +23,8 @@ from skipsr_jax.models.dit.block import Block, Precision
 from skipsr_jax.models.dit.modulation import ATTENTION, TimeEmbedding, modulate, per_token
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm
+from skipsr_jax.parallel.activations import constrain_text, constrain_tokens
 from skipsr_jax.parallel.fsdp import GATHERED, gathered
-from skipsr_jax.parallel.sequence import constrain_text, constrain_tokens
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import DType, Float
 

@@ -26,7 +26,7 @@ from skipsr_jax.models.layers.causal_conv import conv3d
 from skipsr_jax.models.predictor import pixel_energies
 from skipsr_jax.models.predictor.pixel_energies import PixelEnergies
 from skipsr_jax.parallel.fsdp import gathered
-from skipsr_jax.parallel.space import constrain_space
+from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.types import DType, Float
 
 _LAYERS = 4
@@ -169,7 +169,7 @@ class MaskPredictor(nnx.Module):
                 "of 16 pixels"
             )
         layers = gathered(self, "predictor", self.dtype).layers
-        x = constrain_space(latent.astype(self.dtype))
+        x = constrain_spatial(latent.astype(self.dtype))
         for i, layer in enumerate(layers[:-1]):
             with jax.named_scope(f"mask_predictor/conv_{i}"):
                 x = jax.nn.relu(layer(x))

@@ -21,7 +21,7 @@ from skipsr_jax.models.layers.causal_conv import Carry, CausalConv3d
 from skipsr_jax.models.vae.group_norm import GroupNorm
 from skipsr_jax.models.vae.spatial_tiles import Pointwise, conv_in_tiles
 from skipsr_jax.models.vae.upsample import Upsample
-from skipsr_jax.parallel.space import attend_within_frames
+from skipsr_jax.parallel.spatial import attend_within_frames
 from skipsr_jax.types import Float
 
 Part = Callable[[Array, Carry], tuple[Array, Carry]]

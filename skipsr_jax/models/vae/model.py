@@ -28,7 +28,7 @@ from skipsr_jax.models.vae.blocks import (
 from skipsr_jax.models.vae.group_norm import GroupNorm
 from skipsr_jax.models.vae.spatial_tiles import conv_in_tiles
 from skipsr_jax.parallel.fsdp import gathered
-from skipsr_jax.parallel.space import constrain_space
+from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.types import Float
 
 _LEVELS = 4
@@ -242,8 +242,8 @@ class VAE(nnx.Module):
         check_frames(*x.shape[1:4], first=carry is None)
         check_tiles(tiles, x.shape[2] // SPACE_FACTOR)
         encoder = gathered(self.encoder, "encoder", self.dtype)
-        moments, carry = encoder(constrain_space(x, SPACE_FACTOR), carry, tiles)
-        moments = constrain_space(moments)
+        moments, carry = encoder(constrain_spatial(x, SPACE_FACTOR), carry, tiles)
+        moments = constrain_spatial(moments)
         return posterior_of(moments), carry
 
     def decode(
@@ -275,8 +275,8 @@ class VAE(nnx.Module):
                 f"upscaled has shape {upscaled.shape}; the decoder's output has {expected}"
             )
         decoder = gathered(self.decoder, "decoder", self.dtype)
-        y, carry = decoder(constrain_space(z), carry, upscaled, tiles)
-        y = constrain_space(y, SPACE_FACTOR)
+        y, carry = decoder(constrain_spatial(z), carry, upscaled, tiles)
+        y = constrain_spatial(y, SPACE_FACTOR)
         y = y.astype(jnp.float32)
         if upscaled is not None:
             y = upscaled.astype(jnp.float32) + RESIDUAL_GAIN * y

@@ -25,6 +25,7 @@ from skipsr_jax.models.layers.causal_conv import (
     with_past,
 )
 from skipsr_jax.models.vae.spatial_tiles import in_tiles, with_halo
+from skipsr_jax.parallel.activations import multi_device_mesh
 from skipsr_jax.types import Float
 
 # Place i of n + 1 along an axis holds the new pixels 2 i - 1 and 2 i of n small ones.
@@ -39,9 +40,8 @@ as some pixels do, is worth it."""
 def _worth_merging(x: Float[Array, "b f h w c"]) -> bool:
     """Depends on what all slices of a clip share. Over several devices the two convolutions stay
     apart: the merged one has one place more than there are pixels, which no mesh divides."""
-    mesh = jax.sharding.get_abstract_mesh()
-    alone = mesh.empty or mesh.size == 1
-    return alone and x.shape[2] * x.shape[3] >= _PIXELS_PER_CHANNEL * x.shape[4]
+    one_device = multi_device_mesh() is None
+    return one_device and x.shape[2] * x.shape[3] >= _PIXELS_PER_CHANNEL * x.shape[4]
 
 
 class Kernel(NamedTuple):
