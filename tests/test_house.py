@@ -66,7 +66,7 @@ TESTED_IN = {
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",
     "kernels/attention/api.py": "kernels/attention/test_attention.py",
-    "kernels/attention/gpu_tiled.py": "kernels/attention/test_attention.py",
+    "kernels/attention/gpu_tiled_attention.py": "kernels/attention/test_attention.py",
     "kernels/attention/hopper/[!o]*.py": "kernels/attention/hopper/test_op.py",
     "kernels/attention/problem.py": "kernels/attention/test_attention.py",
     "kernels/attention/tpu/[!o]*.py": "kernels/attention/tpu/test_op.py",

@@ -2,8 +2,8 @@
 
 ``implementation=None`` takes the first of IMPLEMENTATIONS that supports the problem on the target
 (``target.current_target``: the mesh in scope, else this machine), and logs once which one ran and
-why each faster one did not. A name means that one or an
-error: nothing falls back in silence.
+why each faster one did not. A name means that implementation or an error: nothing falls back in
+silence.
 """
 
 from jax import Array
@@ -13,7 +13,7 @@ from skipsr_jax.kernels.attention import triton as pallas_triton
 from skipsr_jax.kernels.attention.hopper import op as pallas_gpu
 from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.attention.tpu import op as pallas_tpu
-from skipsr_jax.kernels.choice import Implementation, first_supported, log_choice
+from skipsr_jax.kernels.choice import Implementation, everywhere, first_supported, log_choice
 from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.types import Float, Int
 
@@ -23,7 +23,7 @@ IMPLEMENTATIONS = {
     "pallas_gpu": Implementation(pallas_gpu.supported, pallas_gpu.varlen_attention),
     "pallas_triton": Implementation(pallas_triton.supported, pallas_triton.varlen_attention),
     "pallas_tpu": Implementation(pallas_tpu.supported, pallas_tpu.varlen_attention),
-    "xla": Implementation(xla.supported, xla.varlen_attention),
+    "xla": Implementation(everywhere, xla.varlen_attention),
 }
 
 
@@ -67,8 +67,8 @@ def varlen_attention(
     Args:
       q, k, v: queries, keys, values of one float dtype.
       cu_seqlens: non-decreasing bounds, 0 to s. Segment i of pack b is rows
-        [cu_seqlens[b, i], cu_seqlens[b, i + 1]). Pad it by repeating its last value; empty
-        segments may stand anywhere. Run-time data: other bounds need no other program.
+        [cu_seqlens[b, i], cu_seqlens[b, i + 1]). Pad it by repeating its last value; segments
+        may be empty anywhere. It is run-time data: other bounds need no other program.
       scale: factor on the scores, usually p ** -0.5.
       implementation: a key of IMPLEMENTATIONS, or None for the fastest that runs here. The
         gradients of "cudnn" do not repeat bit for bit, those of the Pallas kernels do.

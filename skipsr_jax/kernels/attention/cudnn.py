@@ -36,8 +36,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from skipsr_jax.kernels.attention import xla
+from skipsr_jax.kernels.attention.gpu_zero_rows import zero_rows_of_no_segment
 from skipsr_jax.kernels.attention.problem import Problem
-from skipsr_jax.kernels.attention.zero_rows import clear_outside
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float, Int
 
@@ -107,7 +107,7 @@ def supported(problem: Problem, target: Target) -> str | None:
 
 
 def _later_options() -> dict:
-    """Those that came with jax 0.12: no function of the scores."""
+    """The options that came with jax 0.12, which say that scores pass through no function."""
     names = ("score_mod_name", "score_mod_jaxpr")
     known = inspect.signature(_fused._dot_product_attention_fwd_cuda_lowering).parameters
     return {name: None for name in names if name in known}
@@ -122,7 +122,7 @@ class _Call:
 
     @property
     def options(self) -> dict:
-        """Of JAX's primitives: no bias, no dropout, (rows, limit, heads, head_dim)."""
+        """The options of JAX's primitives: no bias, no dropout, (rows, limit, heads, head_dim)."""
         return _later_options() | {
             "scale": self.scale,
             "seed": 0,
@@ -133,7 +133,7 @@ class _Call:
             "sliding_window_length": None,
         }
 
-    def view(self, x: Float[Array, "b s a p"]) -> Float[Array, "r t a p"]:
+    def view(self, x: Float[Array, "b s a p"]) -> Float[Array, "count limit a p"]:
         """The packs end to end, cut into rows."""
         x = x.reshape(-1, *x.shape[2:])
         more = self.rows.count * self.rows.limit - len(x)
@@ -141,14 +141,16 @@ class _Call:
             self.rows.count, self.rows.limit, *x.shape[1:]
         )
 
-    def packs(self, x: Float[Array, "r t a p"], packs: int, rows: int) -> Float[Array, "b s a p"]:
-        """Back from ``view``."""
+    def packs(
+        self, x: Float[Array, "count limit a p"], packs: int, rows: int
+    ) -> Float[Array, "b s a p"]:
+        """The inverse of ``view``."""
         x = x.reshape(-1, *x.shape[2:])[: packs * rows]
         return x.reshape(packs, rows, *x.shape[1:])
 
     def segments(
         self, cu_seqlens: Int[Array, "b g1"], rows: int, width: int
-    ) -> tuple[Int[Array, "r m"], Int[Array, "r m1"]]:
+    ) -> tuple[Int[Array, "count slots"], Int[Array, "count slots+1"]]:
         """Length of each segment, and its offset in the flat buffer in elements.
 
         Slots are filled in order, whichever row a segment begins in; the rest is empty.
@@ -166,7 +168,7 @@ class _Call:
 
 
 def _operands(call: _Call, arrays, cu_seqlens):
-    """Arrays as rows; and what the primitives want between them and the rest."""
+    """Arrays as rows; and the operands that the primitives take between them and the rest."""
     rows, heads, head_dim = arrays[0].shape[1:]
     lengths, offsets = call.segments(cu_seqlens, rows, heads * head_dim)
     none = jnp.zeros(0, arrays[0].dtype)
@@ -192,13 +194,16 @@ def _run_backward(call: _Call, q, k, v, cu_seqlens, statistics, out, d_out):
 
 
 def _forward(call: _Call, q, k, v, cu_seqlens, training: bool):
-    """As one row, which takes any segment and is faster: nothing here has the size of the sum."""
+    """The output, and the statistics if ``training``.
+
+    The packs are one row, which takes any segment and is faster: no array has the size of the sum.
+    """
     total = q.shape[0] * q.shape[1]
     limit = max(total + total % 2, call.rows.limit)
     slots = call.rows.count * call.rows.slots
     one_row = dataclasses.replace(call, rows=Rows(1, limit, slots))
     out, *statistics = _run_forward(one_row, q, k, v, cu_seqlens, training)
-    return clear_outside(out, cu_seqlens), *statistics
+    return zero_rows_of_no_segment(out, cu_seqlens), *statistics
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -208,18 +213,18 @@ def _attention(q, k, v, cu_seqlens, call):
 
 def _attention_forward(q, k, v, cu_seqlens, call):
     out, statistics = _forward(call, q, k, v, cu_seqlens, True)
-    # Of the longest segments that the backward pass takes.
+    # Statistics of segments up to the length that the backward pass takes.
     return out, (q, k, v, cu_seqlens, statistics[:, :, : call.rows.limit], out)
 
 
 def _attention_backward(call, saved, d_out):
     q, k, v, cu_seqlens, statistics, out = saved
 
-    def usual():
+    def by_cudnn():
         grads = _run_backward(call, q, k, v, cu_seqlens, statistics, out, d_out)
-        return tuple(clear_outside(grad, cu_seqlens) for grad in grads)
+        return tuple(zero_rows_of_no_segment(grad, cu_seqlens) for grad in grads)
 
-    def unusual():
+    def by_xla():
         def one_head(arrays):
             *qkv, grad = (x[:, :, None] for x in arrays)
             run = functools.partial(xla.varlen_attention, cu_seqlens=cu_seqlens, scale=call.scale)
@@ -229,10 +234,10 @@ def _attention_backward(call, saved, d_out):
         return tuple(jnp.moveaxis(x, 0, 2) for x in grads)
 
     if call.rows.limit >= q.shape[0] * q.shape[1]:
-        grads = usual()
+        grads = by_cudnn()
     else:
         longest = jnp.max(cu_seqlens[:, 1:] - cu_seqlens[:, :-1])
-        grads = lax.cond(longest <= call.rows.limit, usual, unusual)
+        grads = lax.cond(longest <= call.rows.limit, by_cudnn, by_xla)
     return *grads, None
 
 

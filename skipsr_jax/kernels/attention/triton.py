@@ -1,9 +1,10 @@
 """Attention over packed segments for NVIDIA GPUs from Ampere on, in Pallas (Triton).
 
-Segments are cut into tiles of their own (``tiles``): a program for each head and tile goes over the
-rows of the tile's segment. Loads and stores are masked at the segment's end, so nothing else is
-read or written. Backward, one kernel forms dq and one dk and dv, with nothing added twice: results
-repeat bit for bit. ``interpret`` runs the kernels without a GPU.
+Segments are cut into tiles of their own (``gpu_tile_table``). A program for each head and tile
+streams the rows of the tile's segment past the stationary rows of the tile. Loads and stores are
+masked at the segment's end, so nothing else is read or written. Backward, one kernel computes dq
+and one dk and dv, with nothing added twice: results repeat bit for bit. ``interpret`` runs the
+kernels without a GPU.
 
 Pallas on Triton is deprecated since jax 0.11. It serves GPUs that cuDNN's packed layout leaves out.
 """
@@ -16,8 +17,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from skipsr_jax.kernels.attention.gpu_tiled import LOG2_E, Kernels, tiled_attention
-from skipsr_jax.kernels.attention.gpu_tiles import (
+from skipsr_jax.kernels.attention.gpu_tile_table import (
     ROW_BEGIN,
     ROW_END,
     SEGMENT_BEGIN,
@@ -27,12 +27,13 @@ from skipsr_jax.kernels.attention.gpu_tiles import (
     TILE_ROWS,
     TILE_START,
 )
+from skipsr_jax.kernels.attention.gpu_tiled_attention import LOG2_E, Kernels, tiled_attention
 from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float, Int
 
-BLOCK = 64  # rows that go by at a time, forward
-BACKWARD_BLOCK = 32
+BLOCK = 64  # streamed rows at a time, forward
+BACKWARD_BLOCK = 32  # and backward
 WARPS, STAGES = 8, 2
 
 
@@ -62,7 +63,7 @@ def _matmul(a, b):
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-def _place(table, tile):
+def _tile_bounds(table, tile):
     """First row of the tile, which of its rows are the segment's, and the segment's bounds."""
     start = table[tile, TILE_START]
     row = start + jnp.arange(TILE_ROWS)
@@ -71,7 +72,7 @@ def _place(table, tile):
 
 
 def _over_blocks(block, begin, end, body, carry):
-    """Folds ``body(row, inside, carry)`` over blocks; ``inside`` is None but in the last one."""
+    """Folds ``body(row, inside, carry)`` over blocks; ``inside`` is None in all but the last."""
     whole = lax.div(end - begin - 1, block)
     carry = lax.fori_loop(0, whole, lambda i, carry: body(begin + i * block, None, carry), carry)
     row = begin + whole * block
@@ -84,7 +85,7 @@ def _masked(x, inside, other=0.0):
 
 
 def _forward_kernel(tile, head, table, q, k, v, out, lse, *, scale):
-    start, mine, begin, end = _place(table, tile)
+    start, mine, begin, end = _tile_bounds(table, tile)
     queries = _rows(q, start, TILE_ROWS, head, mine)
 
     def body(row, inside, carry):
@@ -109,7 +110,7 @@ def _forward_kernel(tile, head, table, q, k, v, out, lse, *, scale):
 
 
 def _query_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_q, *, scale):
-    start, mine, begin, end = _place(table, tile)
+    start, mine, begin, end = _tile_bounds(table, tile)
     queries = _rows(q, start, TILE_ROWS, head, mine)
     d_outs = _rows(d_out, start, TILE_ROWS, head, mine)
     lse_rows, delta_rows = lse[head, tile, :][:, None], delta[head, tile, :][:, None]
@@ -127,13 +128,13 @@ def _query_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_q, *, scale):
 
 
 def _key_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_k, d_v, *, scale):
-    start, mine, begin, end = _place(table, tile)
+    start, mine, begin, end = _tile_bounds(table, tile)
     keys = _rows(k, start, TILE_ROWS, head, mine)
     values = _rows(v, start, TILE_ROWS, head, mine)
     first = TILE_ROWS * table[tile, SEGMENT_TILE] - table[tile, SEGMENT_START]
 
     def columns(ref, row):
-        """Of the queries from ``row`` on, which lie in this tile and the next of the segment."""
+        """Values of the queries from ``row`` on, in this tile and the next of the segment."""
         return ref[head, pl.ds(first + row, BACKWARD_BLOCK)][None, :]
 
     def body(row, inside, grads):
@@ -157,8 +158,8 @@ def _launch(kernel, operands, out_shape, heads, interpret):
 
     def where_there_is_work(table, *refs):
         tile, head = pl.program_id(0), pl.program_id(1)
-        some = table[tile, ROW_END] > table[tile, ROW_BEGIN]
-        pl.when(some)(lambda: kernel(tile, head, table, *refs))
+        has_work = table[tile, ROW_END] > table[tile, ROW_BEGIN]
+        pl.when(has_work)(lambda: kernel(tile, head, table, *refs))
 
     return pl.pallas_call(
         where_there_is_work,

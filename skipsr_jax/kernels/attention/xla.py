@@ -1,13 +1,17 @@
-"""The plain XLA version: blocked, exact, runs everywhere, and the reference for every other one.
+"""Attention over packed segments in plain XLA: blocked, exact, on any device; the reference.
 
-Rows are cut into blocks. All blocks of queries go forward together; step j of a loop gives each
-of them the j-th block of keys that its segments touch, and folds it into a running softmax
-(Dao 2023, FlashAttention-2). The loop ends when the longest span is done, so the cost follows the
-segments while the bounds stay run-time data. The backward pass recomputes the scores from the saved
-log-sum-exp: one loop over keys for dq, one over queries for dk and dv, because q and k share their
-segments. Nothing is scattered, so results repeat bit for bit, and no rows x rows array exists.
+Rows are cut into blocks. All blocks of queries are stationary together, and step j of a loop
+streams to each of them the j-th block of keys that its segments touch, and folds it into a running
+softmax (Dao 2023, FlashAttention-2). The loop ends when the longest span is done, so the cost
+follows the segments while the bounds stay run-time data. The backward pass recomputes the scores
+from the saved log-sum-exp: one loop over keys for dq, one over queries for dk and dv, because q and
+k share their segments. Nothing is scattered, so results repeat bit for bit, and no rows x rows
+array exists.
 
 Forward-mode and second derivatives are not defined.
+
+Letters in einsum strings, beside those of all signatures: ``j`` blocks of rows, ``s`` rows of a
+stationary block, ``z`` rows of a streamed one.
 """
 
 import functools
@@ -18,28 +22,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.attention.segments import row_bounds
-from skipsr_jax.kernels.target import Target
 from skipsr_jax.types import Bool, Float, Int
 
 BLOCK_ROWS = 128
-SCORE_BYTES = 2**28  # of scores alive at once; longer sequences go through in chunks of blocks
+SCORE_BYTES = 2**28  # of scores alive at once; longer sequences run in chunks of blocks
 _MASKED = -1e30  # finite, so that a fully masked row gives exp(0) * 0 and never inf - inf
 
 
 class _Spans(NamedTuple):
-    """Which rows each row sees, and which blocks each block of rows has to visit."""
+    """The rows [start, end) that each row sees, and the blocks that each block of rows streams."""
 
-    start: Int[Array, "b k r"]
-    end: Int[Array, "b k r"]
-    first: Int[Array, "b k"]
-    count: Int[Array, "b k"]
-
-
-def supported(problem: Problem, target: Target) -> str | None:
-    """Always."""
-    del problem, target
+    start: Int[Array, "b blocks rows"]
+    end: Int[Array, "b blocks rows"]
+    first: Int[Array, "b blocks"]
+    count: Int[Array, "b blocks"]
 
 
 def _accumulator(dtype: jnp.dtype) -> jnp.dtype:
@@ -49,19 +46,19 @@ def _accumulator(dtype: jnp.dtype) -> jnp.dtype:
 def _matmul(spec: str, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
     """Sums in float32 or better; float32 operands are not cut down to TF32 or bfloat16."""
     precision = lax.Precision.HIGHEST if x.dtype.itemsize > 2 else None
-    kind = _accumulator(x.dtype)
-    return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=kind)
+    dtype = _accumulator(x.dtype)
+    return jnp.einsum(spec, x, y, precision=precision, preferred_element_type=dtype)
 
 
 def _to_blocks(x: Array, blocks: int, block_rows: int) -> Array:
-    """(b, s, a, ...) -> (b, a, k, r, ...), zero rows added at the end."""
+    """(b, s, a, ...) -> (b, a, blocks, rows, ...), with zero rows added at the end."""
     x = jnp.pad(x, [(0, 0), (0, blocks * block_rows - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
     x = x.reshape(x.shape[0], blocks, block_rows, *x.shape[2:])
     return jnp.moveaxis(x, 3, 1)
 
 
 def _from_blocks(x: Array, rows: int) -> Array:
-    """(b, a, k, r, ...) -> (b, s, a, ...)."""
+    """(b, a, blocks, rows, ...) -> (b, s, a, ...)."""
     x = jnp.moveaxis(x, 1, 3)
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :rows]
 
@@ -78,27 +75,29 @@ def _spans(
     return _Spans(start, end, first, jnp.maximum(last - first, 0))
 
 
-def _visit(
+def _stream_blocks(
     spans: _Spans,
-    others: tuple[Array, ...],
-    step: Callable[[tuple[Array, ...], tuple[Array, ...], Bool[Array, "b 1 k r t"]], tuple],
+    streamed: tuple[Array, ...],
+    step: Callable[
+        [tuple[Array, ...], tuple[Array, ...], Bool[Array, "b 1 blocks rows streamed_rows"]], tuple
+    ],
     state: tuple[Array, ...],
 ) -> tuple[Array, ...]:
-    """Fold every block that these spans touch into ``state``.
+    """Folds every block that these spans touch into ``state``.
 
-    ``step(state, others_j, seen)`` gets the j-th touched block of each of ``others``
-    (b, a, blocks, t, ...) and which of its rows t each row r sees.
+    ``step(state, blocks_j, visible)`` gets the j-th touched block of each of the ``streamed``
+    operands (b, a, blocks, rows, ...), and which of its rows each stationary row sees.
     """
-    blocks, block_rows = others[0].shape[2:4]
+    blocks, block_rows = streamed[0].shape[2:4]
 
     def body(j, state):
         index = jnp.minimum(spans.first + j, blocks - 1)
-        taken = tuple(jax.vmap(lambda x, i: x[:, i])(x, index) for x in others)
+        taken = tuple(jax.vmap(lambda x, i: x[:, i])(x, index) for x in streamed)
         position = index[:, :, None] * block_rows + jnp.arange(block_rows, dtype=jnp.int32)
-        position = position[:, :, None, :]  # b k 1 t
-        seen = (position >= spans.start[..., None]) & (position < spans.end[..., None])
-        seen &= (j < spans.count)[:, :, None, None]
-        return step(state, taken, seen[:, None])
+        position = position[:, :, None, :]  # b blocks 1 streamed_rows
+        visible = (position >= spans.start[..., None]) & (position < spans.end[..., None])
+        visible &= (j < spans.count)[:, :, None, None]
+        return step(state, taken, visible[:, None])
 
     return lax.fori_loop(0, spans.count.max(), body, state)
 
@@ -106,14 +105,14 @@ def _visit(
 def _in_chunks(
     run: Callable[[_Spans, tuple[Array, ...]], tuple[Array, ...]],
     spans: _Spans,
-    own: tuple[Array, ...],
+    stationary: tuple[Array, ...],
 ) -> tuple[Array, ...]:
-    """``run(spans, own)`` over chunks of blocks, so that the scores stay under SCORE_BYTES."""
-    packs, heads, blocks, block_rows = own[0].shape[:4]
-    score_bytes = packs * heads * block_rows**2 * _accumulator(own[0].dtype).itemsize
+    """``run(spans, stationary)`` over chunks of blocks, so that scores stay under SCORE_BYTES."""
+    packs, heads, blocks, block_rows = stationary[0].shape[:4]
+    score_bytes = packs * heads * block_rows**2 * _accumulator(stationary[0].dtype).itemsize
     chunks = -(-blocks // max(1, SCORE_BYTES // score_bytes))
     if chunks == 1:
-        return run(spans, own)
+        return run(spans, stationary)
     size = -(-blocks // chunks)
 
     def split(x, axis):
@@ -127,33 +126,33 @@ def _in_chunks(
         x = jnp.moveaxis(x, 0, 2)
         return x.reshape(*x.shape[:2], chunks * size, *x.shape[4:])[:, :, :blocks]
 
-    pieces = (_Spans(*(split(x, 1) for x in spans)), tuple(split(x, 2) for x in own))
+    pieces = (_Spans(*(split(x, 1) for x in spans)), tuple(split(x, 2) for x in stationary))
     return tuple(join(x) for x in lax.map(lambda piece: run(*piece), pieces))
 
 
 def _forward_blocks(
     spans: _Spans,
-    q: Float[Array, "b a k r p"],
-    keys: Float[Array, "b a j t p"],
-    values: Float[Array, "b a j t p"],
+    q: Float[Array, "b a chunk rows p"],
+    keys: Float[Array, "b a blocks rows p"],
+    values: Float[Array, "b a blocks rows p"],
     scale: float,
-) -> tuple[Float[Array, "b a k r p"], Float[Array, "b a k r"]]:
+) -> tuple[Float[Array, "b a chunk rows p"], Float[Array, "b a chunk rows"]]:
     """Attention output in the accumulator's dtype and log-sum-exp; 0 for rows that see nothing."""
 
-    def step(state, taken, seen):
+    def step(state, taken, visible):
         out, peak, total = state
         k, v = taken
-        scores = jnp.where(seen, _matmul("bakrp,baktp->bakrt", q, k) * scale, _MASKED)
+        scores = jnp.where(visible, _matmul("bajsp,bajzp->bajsz", q, k) * scale, _MASKED)
         new_peak = jnp.maximum(peak, scores.max(axis=-1))
-        weights = jnp.where(seen, jnp.exp(scores - new_peak[..., None]), 0)
+        weights = jnp.where(visible, jnp.exp(scores - new_peak[..., None]), 0)
         keep = jnp.exp(peak - new_peak)
-        out = out * keep[..., None] + _matmul("bakrt,baktp->bakrp", weights.astype(v.dtype), v)
+        out = out * keep[..., None] + _matmul("bajsz,bajzp->bajsp", weights.astype(v.dtype), v)
         return out, new_peak, total * keep + weights.sum(axis=-1)
 
     # Built from q, not from shapes, so that inside shard_map the loop's state varies as q does.
     zero = jnp.zeros_like(q, dtype=_accumulator(q.dtype))
     state = (zero, zero[..., 0] + _MASKED, zero[..., 0])
-    out, peak, total = _visit(spans, (keys, values), step, state)
+    out, peak, total = _stream_blocks(spans, (keys, values), step, state)
     some = total > 0
     safe = jnp.where(some, total, 1)
     return out / safe[..., None], jnp.where(some, peak + jnp.log(safe), 0)
@@ -161,43 +160,43 @@ def _forward_blocks(
 
 def _query_gradient(
     spans: _Spans,
-    own: tuple[Array, ...],
-    keys: Float[Array, "b a j t p"],
-    values: Float[Array, "b a j t p"],
+    stationary: tuple[Array, ...],
+    keys: Float[Array, "b a blocks rows p"],
+    values: Float[Array, "b a blocks rows p"],
     scale: float,
-) -> Float[Array, "b a k r p"]:
-    q, d_out, lse, delta = own
+) -> Float[Array, "b a chunk rows p"]:
+    q, d_out, lse, delta = stationary
 
-    def step(state, taken, seen):
+    def step(state, taken, visible):
         k, v = taken
-        scores = _matmul("bakrp,baktp->bakrt", q, k) * scale
-        weights = jnp.where(seen, jnp.exp(scores - lse[..., None]), 0)
-        slope = weights * (_matmul("bakrp,baktp->bakrt", d_out, v) - delta[..., None]) * scale
-        return (state[0] + _matmul("bakrt,baktp->bakrp", slope.astype(k.dtype), k),)
+        scores = _matmul("bajsp,bajzp->bajsz", q, k) * scale
+        weights = jnp.where(visible, jnp.exp(scores - lse[..., None]), 0)
+        slope = weights * (_matmul("bajsp,bajzp->bajsz", d_out, v) - delta[..., None]) * scale
+        return (state[0] + _matmul("bajsz,bajzp->bajsp", slope.astype(k.dtype), k),)
 
-    return _visit(spans, (keys, values), step, (jnp.zeros_like(q, dtype=lse.dtype),))[0]
+    return _stream_blocks(spans, (keys, values), step, (jnp.zeros_like(q, dtype=lse.dtype),))[0]
 
 
 def _key_value_gradients(
     spans: _Spans,
-    own: tuple[Array, ...],
+    stationary: tuple[Array, ...],
     queries: tuple[Array, ...],
     scale: float,
-) -> tuple[Float[Array, "b a k r p"], Float[Array, "b a k r p"]]:
-    """Keys stand still (r) and the queries that see them go by (t)."""
-    k, v = own
+) -> tuple[Float[Array, "b a chunk rows p"], Float[Array, "b a chunk rows p"]]:
+    """Keys and values are stationary, and the queries that see them are streamed."""
+    k, v = stationary
 
-    def step(state, taken, seen):
+    def step(state, taken, visible):
         q, d_out, lse, delta = taken
-        scores = _matmul("bakrp,baktp->bakrt", k, q) * scale
-        weights = jnp.where(seen, jnp.exp(scores - lse[..., None, :]), 0)
-        slope = weights * (_matmul("bakrp,baktp->bakrt", v, d_out) - delta[..., None, :]) * scale
-        d_k = state[0] + _matmul("bakrt,baktp->bakrp", slope.astype(q.dtype), q)
-        d_v = state[1] + _matmul("bakrt,baktp->bakrp", weights.astype(d_out.dtype), d_out)
+        scores = _matmul("bajsp,bajzp->bajsz", k, q) * scale
+        weights = jnp.where(visible, jnp.exp(scores - lse[..., None, :]), 0)
+        slope = weights * (_matmul("bajsp,bajzp->bajsz", v, d_out) - delta[..., None, :]) * scale
+        d_k = state[0] + _matmul("bajsz,bajzp->bajsp", slope.astype(q.dtype), q)
+        d_v = state[1] + _matmul("bajsz,bajzp->bajsp", weights.astype(d_out.dtype), d_out)
         return d_k, d_v
 
     zero = jnp.zeros_like(k, dtype=queries[2].dtype)
-    return _visit(spans, queries, step, (zero, zero))
+    return _stream_blocks(spans, queries, step, (zero, zero))
 
 
 def _prepare(cu_seqlens, rows, block_rows, arrays):
@@ -219,7 +218,7 @@ def _attention_forward(q, k, v, cu_seqlens, scale, block_rows):
     rows = q.shape[1]
     spans, (qs, ks, vs) = _prepare(cu_seqlens, rows, block_rows, (q, k, v))
     out, lse = _in_chunks(
-        lambda part, own: _forward_blocks(part, own[0], ks, vs, scale), spans, (qs,)
+        lambda spans, chunk: _forward_blocks(spans, chunk[0], ks, vs, scale), spans, (qs,)
     )
     out = _from_blocks(out, rows).astype(q.dtype)
     return out, (q, k, v, cu_seqlens, out, lse)
@@ -232,10 +231,10 @@ def _attention_backward(scale, block_rows, saved, d_out):
     delta = jnp.sum(ds.astype(lse.dtype) * os.astype(lse.dtype), axis=-1)
     queries = (qs, ds, lse, delta)
     (d_q,) = _in_chunks(
-        lambda part, own: (_query_gradient(part, own, ks, vs, scale),), spans, queries
+        lambda spans, chunk: (_query_gradient(spans, chunk, ks, vs, scale),), spans, queries
     )
     d_k, d_v = _in_chunks(
-        lambda part, own: _key_value_gradients(part, own, queries, scale), spans, (ks, vs)
+        lambda spans, chunk: _key_value_gradients(spans, chunk, queries, scale), spans, (ks, vs)
     )
     grads = (_from_blocks(g, rows).astype(x.dtype) for g, x in ((d_q, q), (d_k, k), (d_v, v)))
     return *grads, None

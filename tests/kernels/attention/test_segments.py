@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.kernels.attention.segments import row_bounds, zero_outside
+from skipsr_jax.kernels.attention.segments import row_bounds
 
 
 @pytest.mark.parametrize(
@@ -28,11 +28,3 @@ def test_bounds_of_rows_take_no_loop():
     cu = jax.ShapeDtypeStruct((2, 5), jnp.int32)
     program = jax.jit(lambda cu: row_bounds(cu, 100)).trace(cu)
     assert "stablehlo.while" not in program.lower(lowering_platforms=("cuda",)).as_text()
-
-
-@pytest.mark.parametrize("bounds", [[0, 3, 7], [0, 0, 10], [2, 5, 9], [0, 0, 0]])
-def test_rows_without_a_segment_become_zero(bounds):
-    x = np.full((1, 10, 2), np.nan)
-    x[:, bounds[0] : bounds[-1]] = 3.0
-    got = np.asarray(zero_outside(jnp.asarray(x), jnp.asarray([bounds], jnp.int32)))
-    assert (got == np.nan_to_num(x)).all()

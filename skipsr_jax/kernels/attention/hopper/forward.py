@@ -1,13 +1,14 @@
 """The forward kernel for Hopper: one block of threads for each head and tile of queries.
 
-Two warpgroups compute 64 queries each, a third copies keys and values. The two take turns on the
-tensor cores: while one has its softmax to do, the other adds the values of one block of keys and
-forms the scores of the next (Shah et al. 2024, FlashAttention-3, section 3.1). Exponents are in
-base 2. Keys outside the segment are masked, and values there set to zero, in the first and the last
-block alone.
+Two warpgroups compute 64 queries each, and a third copies keys and values. The two take turns on
+the tensor cores: while one computes its softmax, the other one adds the values of a block of keys
+and computes the scores of the next block (Shah et al. 2024, FlashAttention-3, section 3.1).
+Exponents are in base 2. Keys outside the segment are masked, and values there set to zero, in the
+first and the last block alone.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +16,27 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skipsr_jax.kernels.attention.gpu_tiled import LOG2_E
-from skipsr_jax.kernels.attention.gpu_tiles import (
+from skipsr_jax.kernels.attention.gpu_tile_table import (
     SEGMENT_BEGIN,
     SEGMENT_END,
     SEGMENT_START,
     TILE_ROWS,
     TILE_START,
 )
-from skipsr_jax.kernels.attention.hopper.parts import (
+from skipsr_jax.kernels.attention.gpu_tiled_attention import LOG2_E
+from skipsr_jax.kernels.attention.hopper.common import (
     GROUP_ROWS,
     GROUPS,
     STAGES,
     WGMMA,
+    Buffers,
     Stream,
+    Tile,
     between,
+    buffers,
     copy_streams,
+    group_rows,
     launch,
-    own_rows,
     slot_of,
     spread,
     steps_of,
@@ -43,7 +47,7 @@ from skipsr_jax.kernels.attention.hopper.parts import (
 )
 from skipsr_jax.types import Float, Int
 
-KEYS = 128  # of one block
+KEYS = 128  # rows of a streamed block
 
 
 def _row_values(value: float) -> Array:
@@ -51,32 +55,72 @@ def _row_values(value: float) -> Array:
     return plgpu.layout_cast(jnp.full((GROUP_ROWS,), value, jnp.float32), WGMMA.reduce(1))
 
 
-def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams):
-    """What a computing warpgroup does; ``done`` blocks went by before."""
-    del k, v
-    group, turn = lax.axis_index("group"), held["turn"]
-    own = own_rows(table, tile, group)
-    steps = steps_of(table, tile, KEYS)
+class _Operands(NamedTuple):
+    """The tile table, and (s, a, p)."""
+
+    table: Any
+    q: Any
+    k: Any
+    v: Any
+
+
+class _StreamBuffers(NamedTuple):
+    """``Buffers`` of a streamed operand, with the barriers of its own slots."""
+
+    free: Any
+    ready: Any
+    shared: Any
+
+
+class _Scratch(NamedTuple):
+    """Shared memory and barriers of a block of threads.
+
+    Attributes:
+      lse: log2 of the sums of exponents.
+      out: the output's rows, one memory under two layouts.
+      q: the stationary queries; ``q_free`` completes when no warpgroup needs them any more.
+      turn: which warpgroup may use the tensor cores.
+      k, v: the streamed keys and values.
+    """
+
+    lse: Any
+    out: Any
+    q: Any
+    q_free: Any
+    q_ready: Any
+    turn: Any
+    k: _StreamBuffers
+    v: _StreamBuffers
+
+
+def _compute(tile: Tile, operands: _Operands, outputs, scratch: _Scratch, *, scale):
+    """Attention of a warpgroup's queries. ``outputs`` are (s, a, p) and maybe (a, tiles, rows)."""
+    table, q, *_ = operands
+    out, lse = outputs if len(outputs) == 2 else (*outputs, None)
+    group, turn = lax.axis_index("group"), scratch.turn
+    own = group_rows(table, tile.entry, group)
+    steps = steps_of(table, tile.entry, KEYS)
     begin, end = (
-        table[tile, column] - table[tile, SEGMENT_START] for column in (SEGMENT_BEGIN, SEGMENT_END)
+        table[tile.entry, column] - table[tile.entry, SEGMENT_START]
+        for column in (SEGMENT_BEGIN, SEGMENT_END)
     )
-    q_mine = held["q"].at[group]
+    own_q = scratch.q.at[group]
     # The first turn on the tensor cores is the first warpgroup's.
-    pl.when((group == 1) & (done == 0))(lambda: plgpu.barrier_arrive(turn.at[0]))
-    plgpu.barrier_wait(held["q_ready"].at[group])
+    pl.when((group == 1) & (tile.done == 0))(lambda: plgpu.barrier_arrive(turn.at[0]))
+    plgpu.barrier_wait(scratch.q_ready.at[group])
     shape = (GROUP_ROWS, KEYS)
 
-    def block(name, step):
-        """Slot, and memory, of a block that has arrived."""
-        slot = slot_of(done + step)
-        plgpu.barrier_wait(streams[name]["ready"].at[slot])
-        return streams[name]["shared"].at[slot]
+    def wait_for(stream: _StreamBuffers, step):
+        """The shared memory of a block, once it has arrived."""
+        slot = slot_of(tile.done + step)
+        plgpu.barrier_wait(stream.ready.at[slot])
+        return stream.shared.at[slot]
 
     def values_at(step):
-        return streams["v"]["shared"].at[slot_of(done + step)]
+        return scratch.v.shared.at[slot_of(tile.done + step)]
 
-    def release(name, step):
-        plgpu.barrier_arrive(streams[name]["free"].at[slot_of(done + step)])
+    def release(stream: _StreamBuffers, step):
+        plgpu.barrier_arrive(stream.free.at[slot_of(tile.done + step)])
 
     def masked(scores, step):
         inside = between(begin - step * KEYS, end - step * KEYS, shape, 1)
@@ -91,124 +135,117 @@ def _compute(head, tile, done, table, q, k, v, out, lse, *, scale, held, streams
     def scope(scores_acc, out_acc):
         def advance(step, carry, last):
             weights, peak, total = carry
-            keys = block("k", step)
+            keys = wait_for(scratch.k, step)
             scores_acc[...] = zeros(shape)
             plgpu.barrier_wait(turn.at[group])
             plgpu.wgmma(out_acc, weights, values_at(step - 1))
-            plgpu.wgmma(scores_acc, q_mine, keys.T)
+            plgpu.wgmma(scores_acc, own_q, keys.T)
             plgpu.barrier_arrive(turn.at[1 - group])
             scores = scores_acc[...]
-            release("v", step - 1)
-            release("k", step)
+            release(scratch.v, step - 1)
+            release(scratch.k, step)
             if last:
-                plgpu.barrier_arrive(held["q_free"])
+                plgpu.barrier_arrive(scratch.q_free)
                 scores = masked(scores, step)
             weights, peak, total, keep = softmax(scores, peak, total)
             so_far = out_acc[...]
             out_acc[...] = so_far * spread(keep, so_far.shape, 0)
-            block("v", step)
+            wait_for(scratch.v, step)
             return weights, peak, total
 
         first = jnp.int32(0)
-        plgpu.wgmma(scores_acc, q_mine, block("k", first).T)
+        plgpu.wgmma(scores_acc, own_q, wait_for(scratch.k, first).T)
         scores = masked(scores_acc[...], first)
-        release("k", first)
-        pl.when(steps == 1)(lambda: plgpu.barrier_arrive(held["q_free"]))
+        release(scratch.k, first)
+        pl.when(steps == 1)(lambda: plgpu.barrier_arrive(scratch.q_free))
         carry = softmax(scores, _row_values(-jnp.inf), _row_values(0.0))[:3]
-        zero_outside(block("v", first), begin, end)
+        zero_outside(wait_for(scratch.v, first), begin, end)
         carry = lax.fori_loop(1, steps - 1, functools.partial(advance, last=False), carry)
         ended = jnp.maximum(steps - 1, 1)
         carry = lax.fori_loop(ended, steps, functools.partial(advance, last=True), carry)
         weights, peak, total = carry
         zero_outside(values_at(steps - 1), first, end - (steps - 1) * KEYS)
         plgpu.wgmma(out_acc, weights, values_at(steps - 1))
-        found = out_acc[...]
-        release("v", steps - 1)
-        return found, peak, total
+        result = out_acc[...]
+        release(scratch.v, steps - 1)
+        return result, peak, total
 
     accumulators = (plgpu.ACC(shape), plgpu.ACC((GROUP_ROWS, q.shape[-1])))
-    found, peak, total = pl.run_scoped(scope, *accumulators)
-    found = (found * spread(1 / total, found.shape, 0)).astype(q.dtype)
+    result, peak, total = pl.run_scoped(scope, *accumulators)
+    result = (result * spread(1 / total, result.shape, 0)).astype(q.dtype)
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # what the tile before wrote
     if lse is not None:
-        held["lse"][group] = peak + jnp.log2(total)
+        scratch.lse[group] = peak + jnp.log2(total)
         plgpu.commit_smem()
         part = pl.ds(group * GROUP_ROWS, GROUP_ROWS)
-        plgpu.copy_smem_to_gmem(held["lse"].at[group], lse.at[head, tile, part])
-    whole, tail = held["out"]
-    write_rows(found, out.at[:, head], own, whole.at[group], tail.at[group])
+        plgpu.copy_smem_to_gmem(scratch.lse.at[group], lse.at[tile.head, tile.entry, part])
+    whole, tail = scratch.out
+    write_rows(result, out.at[:, tile.head], own, whole.at[group], tail.at[group])
     return steps
 
 
-def _copy(head, tile, done, table, q, k, v, out, lse, *, held, streams):
-    """What the copying warpgroup does: the tile's queries, keys and values of the segment."""
-    del out, lse
-    pl.when(done > 0)(lambda: plgpu.barrier_wait(held["q_free"]))
+def _copy(tile: Tile, operands: _Operands, outputs, scratch: _Scratch):
+    """Copies the tile's queries, and streams keys and values of its segment."""
+    del outputs
+    table, q, k, v = operands
+    pl.when(tile.done > 0)(lambda: plgpu.barrier_wait(scratch.q_free))
     for group in range(GROUPS):
-        rows = pl.ds(table[tile, TILE_START] + group * GROUP_ROWS, GROUP_ROWS)
-        plgpu.copy_gmem_to_smem(q.at[rows, head], held["q"].at[group], held["q_ready"].at[group])
-    start = table[tile, SEGMENT_START]
+        rows = pl.ds(table[tile.entry, TILE_START] + group * GROUP_ROWS, GROUP_ROWS)
+        plgpu.copy_gmem_to_smem(
+            q.at[rows, tile.head], scratch.q.at[group], scratch.q_ready.at[group]
+        )
+    start = table[tile.entry, SEGMENT_START]
 
-    def stream(name, source):
+    def stream(source, memory: _StreamBuffers):
         return Stream(
-            block=lambda step: source.at[pl.ds(start + step * KEYS, KEYS), head], **streams[name]
+            lambda step: source.at[pl.ds(start + step * KEYS, KEYS), tile.head],
+            Buffers(memory.ready, memory.shared),
+            memory.free,
         )
 
-    steps = steps_of(table, tile, KEYS)
-    copy_streams((stream("k", k), stream("v", v)), steps, done)
+    steps = steps_of(table, tile.entry, KEYS)
+    copy_streams((stream(k, scratch.k), stream(v, scratch.v)), steps, tile.done)
     return steps
 
 
 def forward(
-    table: Int[Array, "t c"],
+    table: Int[Array, "tiles columns"],
     q: Float[Array, "s a p"],
     k: Float[Array, "s a p"],
     v: Float[Array, "s a p"],
     *,
     scale: float,
     with_lse: bool,
-) -> tuple[Float[Array, "s a p"], Float[Array, "a t r"] | None]:
-    """Output, unwritten in rows of no segment; log2 of the sum of exponents by tile.
+) -> tuple[Float[Array, "s a p"], Float[Array, "a tiles rows"] | None]:
+    """Output, unwritten in rows of no segment, and log2 of the sum of exponents by tile.
 
     The latter is without meaning in rows of a tile that are not its segment's.
     """
     heads, head_dim = q.shape[1:]
+    by_group = (GROUPS, GROUP_ROWS, head_dim)
     free = plgpu.Barrier(num_barriers=STAGES, num_arrivals=GROUPS)
-    stream = {
-        "shared": swizzled((STAGES, KEYS, head_dim), q.dtype),
-        "ready": plgpu.Barrier(num_barriers=STAGES),
-        "free": free,
-    }
-    held = {
-        "q": swizzled((GROUPS, GROUP_ROWS, head_dim), q.dtype),
-        "q_ready": plgpu.Barrier(num_barriers=GROUPS),
-        "turn": plgpu.Barrier(num_barriers=GROUPS),
-        "q_free": plgpu.Barrier(num_arrivals=GROUPS),
-        # One memory under two layouts.
-        "out": plgpu.RefUnion(
-            swizzled((GROUPS, GROUP_ROWS, head_dim), q.dtype),
-            plgpu.SMEM((GROUPS, GROUP_ROWS, head_dim), q.dtype),
-        ),
-        "lse": plgpu.SMEM((GROUPS, GROUP_ROWS), jnp.float32),
-    }
+    stream = _StreamBuffers(free, *buffers(STAGES, (KEYS, head_dim), q.dtype))
+    scratch = _Scratch(
+        lse=plgpu.SMEM((GROUPS, GROUP_ROWS), jnp.float32),
+        out=plgpu.RefUnion(swizzled(by_group, q.dtype), plgpu.SMEM(by_group, q.dtype)),
+        q=swizzled(by_group, q.dtype),
+        q_free=plgpu.Barrier(num_arrivals=GROUPS),
+        q_ready=plgpu.Barrier(num_barriers=GROUPS),
+        turn=plgpu.Barrier(num_barriers=GROUPS),
+        k=stream,
+        v=stream,
+    )
     out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype)]
     if with_lse:
         by_tile = (heads, table.shape[0], TILE_ROWS)
         out_type.append(jax.ShapeDtypeStruct(by_tile, jnp.float32))
-
-    def with_or_without(role):
-        def run(*refs, **scratch):
-            arrays = refs if with_lse else (*refs, None)
-            return role(*arrays, **scratch)
-
-        return run
-
-    found = launch(
-        with_or_without(functools.partial(_compute, scale=scale)),
-        with_or_without(_copy),
-        (table, q, k, v),
+    results = launch(
+        "varlen_attention_forward",
+        functools.partial(_compute, scale=scale),
+        _copy,
+        _Operands(table, q, k, v),
         out_type,
-        {"held": held, "streams": {"k": dict(stream), "v": dict(stream)}},
+        scratch,
         heads,
     )
-    return found[0], found[1] if with_lse else None
+    return results[0], results[1] if with_lse else None

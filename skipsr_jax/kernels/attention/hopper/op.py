@@ -1,15 +1,15 @@
 """Attention over packed segments for NVIDIA Hopper, in Pallas (Mosaic GPU), forward and backward.
 
-Segments are cut into tiles of their own (``tiles``), with bounds that are run-time data; the work
-of a tile is its segment's rows and no others. Every row is written by one block of threads once, in
-a fixed order of sums, so results repeat bit for bit.
+Segments are cut into tiles of their own (``gpu_tile_table``), with bounds that are run-time data;
+the work of a tile is its segment's rows and no others. Every row is written by one block of threads
+once, in a fixed order of sums, so results repeat bit for bit.
 
 Mosaic kernels are not partitioned by the compiler: on more than one GPU, call it in ``shard_map``.
 """
 
 from jax import Array
 
-from skipsr_jax.kernels.attention.gpu_tiled import Kernels, tiled_attention
+from skipsr_jax.kernels.attention.gpu_tiled_attention import Kernels, tiled_attention
 from skipsr_jax.kernels.attention.hopper.backward import backward
 from skipsr_jax.kernels.attention.hopper.forward import forward
 from skipsr_jax.kernels.attention.problem import Problem

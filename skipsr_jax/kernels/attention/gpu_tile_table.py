@@ -1,9 +1,9 @@
-"""From segment bounds to the tiles of work of the GPU kernels.
+"""The table of tiles that the GPU kernels work on, from segment bounds.
 
 Each segment is cut into tiles of TILE_ROWS, from its first row rounded down to ROW_MULTIPLE, where
 Hopper's copy engine can begin. No tile works for two segments, so windows need no alignment; a tile
-needs a mask only where its segment begins and ends. How many tiles there are is run-time data; the
-table has room for the most there can be.
+needs a mask only where its segment begins and ends. The number of tiles is run-time data; the table
+has capacity for the most there can be.
 """
 
 import jax.numpy as jnp
@@ -20,14 +20,13 @@ ROW_BEGIN, ROW_END = 1, 2  # which of its rows are the segment's; both 0 where t
 SEGMENT_START = 3  # where the segment's first tile starts
 SEGMENT_BEGIN, SEGMENT_END = 4, 5  # its rows
 SEGMENT_TILE = 6  # its first tile
-TILES = 7  # how many tiles there are in all, the same in every row
-COLUMNS = 8
+TILES = 7  # the number of tiles in the whole table, the same in every row
 
 
-def tiles_of(cu_seqlens: Int[Array, "b g1"], rows: int) -> Int[Array, "t 8"]:
+def tile_table(cu_seqlens: Int[Array, "b g1"], rows: int) -> Int[Array, "tiles 8"]:
     """The tiles of packs of ``rows`` laid end to end, with the columns above.
 
-    The longest segments come first, so that what is left at the end is short.
+    The longest segments come first, so that the work left at the end is short.
     """
     packs, segments = cu_seqlens.shape[0], cu_seqlens.shape[1] - 1
     cu = jnp.clip(cu_seqlens.astype(jnp.int32), 0, rows)
@@ -39,8 +38,8 @@ def tiles_of(cu_seqlens: Int[Array, "b g1"], rows: int) -> Int[Array, "t 8"]:
     tiles = jnp.where(end > begin, -(-(end - start) // TILE_ROWS), 0)
     last = jnp.cumsum(tiles)
     # A segment of n rows takes at most n + ROW_MULTIPLE - 1 + TILE_ROWS - 1 rows of tiles.
-    room = packs * (rows + segments * (ROW_MULTIPLE + TILE_ROWS - 2)) // TILE_ROWS
-    tile = jnp.arange(room + 1, dtype=jnp.int32)  # one to spare: reads may run over a tile's end
+    capacity = packs * (rows + segments * (ROW_MULTIPLE + TILE_ROWS - 2)) // TILE_ROWS
+    tile = jnp.arange(capacity + 1, dtype=jnp.int32)  # one more: reads may run over a tile's end
     segment = jnp.searchsorted(last, tile, side="right", method="compare_all")
     exists = segment < packs * segments
     segment = jnp.minimum(segment, packs * segments - 1)

@@ -1,8 +1,8 @@
-"""What the GPU kernels share around them: packs end to end, rows by tile, the derivative.
+"""Attention by a pair of GPU kernels that work on tiles: what the kernels share around them.
 
-A pair of kernels works on tiles (``tiles``) of rows laid end to end, (t, a, l) with heads as wide
-as the kernels like. Rows of no segment may hold anything: no kernel lets a sum see them. Kernels
-do not write them; zeros are written there afterwards, in place.
+The kernels work on tiles (``gpu_tile_table``) of rows laid end to end, (s, a, p) with heads as wide
+as the kernels want. Rows of no segment may hold anything: no kernel lets a sum see them. Kernels do
+not write them; zeros are written there afterwards, in place.
 """
 
 import dataclasses
@@ -14,28 +14,31 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from skipsr_jax.kernels.attention.gpu_tiles import (
+from skipsr_jax.kernels.attention.gpu_tile_table import (
     ROW_MULTIPLE,
     TILE_ROWS,
     TILE_START,
-    tiles_of,
+    tile_table,
 )
-from skipsr_jax.kernels.attention.zero_rows import clear_outside
+from skipsr_jax.kernels.attention.gpu_zero_rows import zero_rows_of_no_segment
 from skipsr_jax.types import Float, Int
 
 LOG2_E = math.log2(math.e)
-"""The kernels' exponents are in base 2."""
+"""Factor on scores, because the kernels compute exponents in base 2."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """Two passes over tiles, the widths of a head that they take, ascending; ``interpret``: on CPU.
+    """A forward and a backward pass over tiles.
 
-    ``forward(table, q, k, v, scale=, with_lse=)`` gives the output and the log2 of the sum of
-    exponents of each row of each tile (a, t, r), or None.
-    ``backward(table, q, k, v, d_out, lse, delta, scale=)`` gives the three gradients; ``delta`` is
-    the dot product of output and its gradient, by tile. In rows of a tile that are not its
-    segment's, both are without meaning.
+    Attributes:
+      forward: ``forward(table, q, k, v, scale=, with_lse=)`` returns the output, and the log2 of
+        the sum of exponents of each row of each tile (a, tiles, rows) or None.
+      backward: ``backward(table, q, k, v, d_out, lse, delta, scale=)`` returns the three gradients.
+        ``delta`` is the dot product of output and its gradient, by tile. In rows of a tile that are
+        not its segment's, ``lse`` and ``delta`` are without meaning.
+      widths: of a head, that the kernels take, ascending.
+      interpret: the kernels run on a CPU.
     """
 
     forward: Callable[..., tuple[Array, Array | None]]
@@ -44,7 +47,7 @@ class Kernels:
     interpret: bool = False
 
 
-def _flat(x: Float[Array, "b s a p"], widths: tuple[int, ...]) -> Float[Array, "t a l"]:
+def _flat(x: Float[Array, "b s a p"], widths: tuple[int, ...]) -> Float[Array, "rows a width"]:
     """The packs end to end, padded to whole tiles of rows and channels."""
     x = x.reshape(-1, *x.shape[2:])
     width = min(width for width in widths if width >= x.shape[2])
@@ -52,19 +55,21 @@ def _flat(x: Float[Array, "b s a p"], widths: tuple[int, ...]) -> Float[Array, "
 
 
 def _packs(
-    x: Float[Array, "t a l"],
+    x: Float[Array, "rows a width"],
     like: Float[Array, "b s a p"],
     cu_seqlens: Int[Array, "b g1"],
     interpret: bool,
 ) -> Float[Array, "b s a p"]:
-    """Back from ``_flat``, with zeros in rows of no segment."""
+    """The inverse of ``_flat``, with zeros in rows of no segment."""
     packs, rows, _, head_dim = like.shape
     x = x[: packs * rows, :, :head_dim].reshape(like.shape)
-    return clear_outside(x, cu_seqlens, interpret=interpret)
+    return zero_rows_of_no_segment(x, cu_seqlens, interpret=interpret)
 
 
-def _by_tile(x: Float[Array, "b s a"], table: Int[Array, "t c"]) -> Float[Array, "a t r"]:
-    """A value for each row of each tile."""
+def _by_tile(
+    x: Float[Array, "b s a"], table: Int[Array, "tiles columns"]
+) -> Float[Array, "a tiles rows"]:
+    """The value of each row of each tile."""
     row = table[:, TILE_START, None] + jnp.arange(TILE_ROWS, dtype=jnp.int32)
     x = jnp.moveaxis(x.reshape(-1, x.shape[2]), 1, 0)
     return jnp.take(x, row, axis=1, mode="clip")
@@ -87,7 +92,7 @@ def _forward(q, k, v, cu_seqlens, kernels, scale, *, with_lse):
     if scale <= 0:
         raise ValueError(f"scale {scale} must be positive; negate the queries instead")
     flat = (_flat(x, kernels.widths) for x in (q, k, v))
-    table = tiles_of(cu_seqlens, q.shape[1])
+    table = tile_table(cu_seqlens, q.shape[1])
     out, lse = kernels.forward(table, *flat, scale=scale, with_lse=with_lse)
     return _packs(out, q, cu_seqlens, kernels.interpret), lse
 
@@ -99,7 +104,7 @@ def _attention_forward(q, k, v, cu_seqlens, kernels, scale):
 
 def _attention_backward(kernels, scale, saved, d_out):
     q, k, v, cu_seqlens, out, lse = saved
-    table = tiles_of(cu_seqlens, q.shape[1])
+    table = tile_table(cu_seqlens, q.shape[1])
     delta = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1)
     flat = (_flat(x, kernels.widths) for x in (q, k, v, d_out))
     grads = kernels.backward(table, *flat, lse, _by_tile(delta, table), scale=scale)

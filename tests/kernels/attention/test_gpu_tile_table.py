@@ -1,4 +1,4 @@
-"""Tiles of the GPU kernels, against a loop over the segments."""
+"""The tile table of the GPU kernels, against a loop over the segments."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.kernels.attention.gpu_tiles import TILES, tiles_of
+from skipsr_jax.kernels.attention.gpu_tile_table import TILES, tile_table
 
 ROWS = 600
 
@@ -28,7 +28,7 @@ def test_every_row_of_a_segment_is_in_one_tile(bounds):
         for row in range(start, end if end > begin else start, 128):
             rows = (row, max(row, begin), min(row + 128, end))
             want.append((*rows, start, begin, end, first))
-    table = np.asarray(tiles_of(jnp.asarray(bounds, jnp.int32), ROWS))
+    table = np.asarray(tile_table(jnp.asarray(bounds, jnp.int32), ROWS))
     np.testing.assert_array_equal(table[: len(want), :TILES], np.reshape(want, (-1, TILES)))
     assert (table[:, TILES] == len(want)).all()
     assert (table[len(want) :, 1:3] == 0).all()
@@ -37,6 +37,6 @@ def test_every_row_of_a_segment_is_in_one_tile(bounds):
 def test_the_table_holds_the_most_tiles_there_can_be():
     """Segments that begin on the last row of eight and end on the first row of a tile."""
     bounds = np.cumsum([7, 122, 136, 136, 136])
-    table = np.asarray(tiles_of(jnp.asarray(bounds[None], jnp.int32), int(bounds[-1])))
+    table = np.asarray(tile_table(jnp.asarray(bounds[None], jnp.int32), int(bounds[-1])))
     assert table[0, TILES] == 8
     assert (table[:8, 2] > table[:8, 1]).all()

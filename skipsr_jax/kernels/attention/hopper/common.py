@@ -1,12 +1,13 @@
-"""What the Hopper kernels share: sizes, shared memory, copies in and out, the cut at an end.
+"""What the Hopper kernels share: sizes, shared memory, the copies in and out, and the launch.
 
-A block of threads is GROUPS warpgroups that compute, on GROUP_ROWS rows each that stand still in
-shared memory, and one that copies the rows that go by, STAGES blocks ahead of them.
+A block of threads has GROUPS warpgroups that compute and one that copies. Each computing warpgroup
+has GROUP_ROWS stationary rows in shared memory. The copying warpgroup streams the other operand
+through STAGES buffers, so it is up to STAGES blocks in front of the computation.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from skipsr_jax.kernels.attention.gpu_tiles import (
+from skipsr_jax.kernels.attention.gpu_tile_table import (
     ROW_BEGIN,
     ROW_END,
     ROW_MULTIPLE,
@@ -45,12 +46,12 @@ def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def zeros(shape: tuple[int, int]) -> Array:
-    """In the accumulator's layout."""
+    """Float32 zeros in the accumulator's layout."""
     return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), WGMMA)
 
 
 def spread(x: Array, shape: tuple[int, int], axis: int) -> Array:
-    """``x[i]`` at every place whose index along ``axis`` is i."""
+    """Broadcasts: ``x[i]`` wherever the index along ``axis`` is i."""
     return lax.broadcast_in_dim(x, shape, [axis])
 
 
@@ -61,7 +62,7 @@ def between(first: Array, end: Array, shape: tuple[int, int], axis: int) -> Arra
 
 
 def steps_of(table: Any, tile: Array, block: int) -> Array:
-    """In how many blocks of ``block`` rows the tile's segment goes by."""
+    """The number of streamed blocks of ``block`` rows that cover the tile's segment."""
     rows = table[tile, SEGMENT_END] - table[tile, SEGMENT_START]
     return lax.div(rows + (block - 1), jnp.int32(block))
 
@@ -72,9 +73,9 @@ def slot_of(step: Array) -> Array:
 
 
 def zero_outside(rows: Any, first: Array, end: Array) -> None:
-    """Zeroes rows of shared memory outside [first, end): a weight of zero on them then gives zero.
+    """Zeroes rows of shared memory outside [first, end), so that a weight of 0 on them gives 0.
 
-    Every warpgroup that reads them calls it, and all write the same.
+    Every warpgroup that reads the rows calls this, and all of them write the same values.
     """
 
     @pl.when((first > 0) | (end < rows.shape[0]))
@@ -84,25 +85,51 @@ def zero_outside(rows: Any, first: Array, end: Array) -> None:
             @pl.when((first > start) | (end < start + 64))
             def _(start=start):
                 part = rows.at[pl.ds(start, 64)]
-                held = plgpu.layout_cast(part[...], WGMMA)
-                inside = between(first - start, end - start, held.shape, 0)
-                part[...] = jnp.where(inside, held, jnp.zeros_like(held))
+                value = plgpu.layout_cast(part[...], WGMMA)
+                inside = between(first - start, end - start, value.shape, 0)
+                part[...] = jnp.where(inside, value, jnp.zeros_like(value))
 
         plgpu.commit_smem()
 
 
+class Buffers(NamedTuple):
+    """Copies of one operand in shared memory, and a barrier for each that its arrival completes.
+
+    There are GROUPS of a stationary operand, one for each warpgroup, and STAGES of a streamed one.
+    """
+
+    ready: Any
+    shared: Any
+
+
+def buffers(count: int, shape: tuple[int, ...], dtype: Any = None) -> Buffers:
+    """Scratch types of ``Buffers``: swizzled memory of ``dtype``, or plain float32 without one."""
+    whole = (count, *shape)
+    shared = plgpu.SMEM(whole, jnp.float32) if dtype is None else swizzled(whole, dtype)
+    return Buffers(plgpu.Barrier(num_barriers=count), shared)
+
+
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """One array that goes by: ``block(step)`` of it into ``shared[slot]``, then ``ready[slot]``."""
+    """A streamed operand.
+
+    Attributes:
+      block: ``block(step)`` is a block of it in device memory.
+      buffers: a block is copied into ``shared[slot]``, and ``ready[slot]`` then completes.
+      free: barriers, one for each slot, that complete when no warpgroup needs the slot any more.
+        Streams may share them.
+    """
 
     block: Callable[[Array], Any]
-    shared: Any
-    ready: Any
+    buffers: Buffers
     free: Any
 
 
 def copy_streams(streams: tuple[Stream, ...], steps: Array, done: Array) -> None:
-    """All blocks in order, each as soon as its buffer is free; ``done`` came before them."""
+    """Copies ``steps`` blocks in order, each as soon as its slot is free.
+
+    ``done`` is the number of blocks that were copied before, for other tiles.
+    """
 
     @pl.loop(0, steps)
     def _(step):
@@ -114,13 +141,12 @@ def copy_streams(streams: tuple[Stream, ...], steps: Array, done: Array) -> None
                 pl.when(done + step >= STAGES)(
                     lambda free=stream.free: plgpu.barrier_wait(free.at[slot])
                 )
-            plgpu.copy_gmem_to_smem(
-                stream.block(step), stream.shared.at[slot], stream.ready.at[slot]
-            )
+            ready, shared = stream.buffers
+            plgpu.copy_gmem_to_smem(stream.block(step), shared.at[slot], ready.at[slot])
 
 
 def _store_plain(target: Any, value: Array) -> None:
-    """To shared memory that is not swizzled, where bank conflicts cannot be avoided."""
+    """Stores to shared memory that is not swizzled, where bank conflicts cannot be avoided."""
     if _store is None:
         target[...] = value
     else:
@@ -128,7 +154,7 @@ def _store_plain(target: Any, value: Array) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
+class GroupRows:
     """A warpgroup's rows of its tile: from ``start`` on; [first, end) of them are the segment's."""
 
     start: Array
@@ -136,20 +162,21 @@ class Own:
     end: Array
 
 
-def own_rows(table: Any, tile: Array, group: Array) -> Own:
-    """Of this warpgroup."""
+def group_rows(table: Any, tile: Array, group: Array) -> GroupRows:
+    """The rows of warpgroup ``group``."""
     start = table[tile, TILE_START] + group * GROUP_ROWS
     first, end = (
         jnp.clip(table[tile, column] - start, 0, GROUP_ROWS) for column in (ROW_BEGIN, ROW_END)
     )
-    return Own(start, first, end)
+    return GroupRows(start, first, end)
 
 
-def write_rows(value: Array, target: Any, own: Own, whole: Any, tail: Any) -> None:
-    """The segment's rows of ``value`` to ``target``, and no others; does not wait at the end.
+def write_rows(value: Array, target: Any, own: GroupRows, whole: Any, tail: Any) -> None:
+    """Writes the segment's rows of ``value`` to ``target``, and no others. It does not wait.
 
-    ``whole`` is swizzled shared memory, of which whole multiples of eight rows are copied; what is
-    left at the segment's ends goes a row at a time through ``tail``, plain and perhaps the same.
+    ``whole`` is swizzled shared memory, of which whole multiples of eight rows are copied. The rows
+    left at the segment's ends are copied one by one from ``tail``, plain memory that may be the
+    same as ``whole``.
     """
     whole[...] = value
     plgpu.commit_smem()
@@ -181,33 +208,56 @@ def write_rows(value: Array, target: Any, own: Own, whole: Any, tail: Any) -> No
         pl.loop(jnp.maximum(lax.div(own.end, eight) * eight, begun), own.end)(copy_row)
 
 
+class Tile(NamedTuple):
+    """What a warpgroup works on.
+
+    Attributes:
+      head: attention head.
+      entry: row of the tile table.
+      done: streamed blocks of all tiles before this one, on which the next slot depends.
+    """
+
+    head: Array
+    entry: Array
+    done: Array
+
+
+Role = Callable[[Tile, Any, tuple[Any, ...], Any], Array]
+"""``role(tile, operands, outputs, scratch)`` returns the number of blocks that it streamed.
+
+The last three are references: a tuple of the type of ``launch``'s operands, the outputs, and a
+tuple of the type of ``launch``'s scratch types."""
+
+
 def launch(
-    compute: Callable[..., Array],
-    copy: Callable[..., Array],
+    name: str,
+    compute: Role,
+    copy: Role,
     operands: tuple[Array, ...],
     out_type: list[jax.ShapeDtypeStruct],
-    scratch_types: dict[str, Any],
+    scratch_types: tuple[Any, ...],
     heads: int,
 ) -> list[Array]:
     """Runs ``compute`` and ``copy`` over heads and tiles, as many at a time as there are cores.
 
-    ``operands[0]`` is the table of tiles. Both roles get a head and tile and how many blocks went
-    by before, then references of operands, results and scratch, and return how many went by. What
-    the copying warpgroup fetches of one tile overlaps the end of the tile before.
+    ``operands`` and ``scratch_types`` are named tuples; ``operands[0]`` is the table of tiles. What
+    the copying warpgroup fetches for one tile overlaps the end of the tile before.
     """
     cores = current_cores()
 
     def kernel(*refs):
         *arrays, scratch = refs
+        inputs = type(operands)(*arrays[: len(operands)])
+        outputs = tuple(arrays[len(operands) :])
         group, core = lax.axis_index("group"), lax.axis_index("core")
-        tiles = arrays[0][0, TILES]
+        tiles = inputs[0][0, TILES]
         turns = lax.div(heads * tiles - core + (cores - 1), jnp.int32(cores))
 
         def over_tiles(role):
             def turn(i, done):
                 item = core + i * cores
-                place = (lax.div(item, tiles), lax.rem(item, tiles))
-                return done + role(*place, done, *arrays, **scratch)
+                tile = Tile(lax.div(item, tiles), lax.rem(item, tiles), done)
+                return done + role(tile, inputs, outputs, scratch)
 
             lax.fori_loop(0, turns, turn, jnp.int32(0))
 
@@ -222,6 +272,7 @@ def launch(
             plgpu.set_max_registers(COPY_REGISTERS, action="decrease")
             over_tiles(copy)
 
+    kernel.__name__ = name  # as profiles show it
     return plgpu.kernel(
         kernel,
         out_type=out_type,

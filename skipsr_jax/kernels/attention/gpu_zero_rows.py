@@ -1,7 +1,7 @@
 """Zeros into rows of no segment, in place, on NVIDIA GPUs from Ampere on (Pallas on Triton).
 
-``segments.zero_outside`` selects, which is a pass over the whole array wherever the compiler cannot
-join it to another one. This writes the rows outside and reads nothing.
+A selection would be a pass over the whole array wherever the compiler cannot fuse it with another
+pass. This writes the rows outside all segments and reads nothing.
 """
 
 import jax
@@ -16,8 +16,8 @@ ROWS = 32  # of one program
 CHANNELS = 1024  # at most, written at a time
 
 
-def _kernel(cu_seqlens, given, x):
-    del given  # the same memory as x
+def _kernel(cu_seqlens, aliased, x):
+    del aliased  # the same memory as x
     pack, rows, width = pl.program_id(1), *x.shape[1:]
     chunk = min(width & -width, CHANNELS)  # a power of two, as Triton wants, that divides a row
     start = pl.program_id(0) * ROWS
@@ -32,18 +32,23 @@ def _kernel(cu_seqlens, given, x):
     lax.fori_loop(jnp.maximum(start, cu_seqlens[pack, cu_seqlens.shape[1] - 1]), end, clear, 0)
 
 
-def clear_outside(
+def zero_rows_of_no_segment(
     x: Float[Array, "b s a p"], cu_seqlens: Int[Array, "b g1"], *, interpret: bool = False
 ) -> Float[Array, "b s a p"]:
-    """``segments.zero_outside`` in the memory of ``x``, which is copied first if needed later."""
+    """``x`` with zeros in the rows before the first bound and from the last one on.
+
+    The result takes the memory of ``x``, which XLA copies first if it is needed later. The rows may
+    hold NaN. ``interpret`` runs the kernel without a GPU, for tests.
+    """
     packs, rows = x.shape[:2]
     flat = x.reshape(packs, rows, -1)
-    cleared = pl.pallas_call(
+    zeroed = pl.pallas_call(
         _kernel,
         out_shape=jax.ShapeDtypeStruct(flat.shape, flat.dtype),
         grid=(pl.cdiv(rows, ROWS), packs),
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         input_output_aliases={1: 0},
         interpret=interpret,
+        name="zero_rows_of_no_segment",
     )(cu_seqlens.astype(jnp.int32), flat)
-    return cleared.reshape(x.shape)
+    return zeroed.reshape(x.shape)
