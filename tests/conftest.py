@@ -35,6 +35,17 @@ def shared() -> pathlib.Path:
     return path
 
 
+@pytest.fixture(scope="session", params=["official", "small"])
+def golden(request) -> pathlib.Path:
+    """A golden pack: numbers of the official code (in the reference data), or those committed here.
+
+    Tests take all sizes from the pack: tests/parity/make_golden.py writes packs of other sizes.
+    """
+    if request.param == "official":
+        return request.getfixturevalue("shared") / "golden"
+    return ROOT / "tests" / "parity" / "golden_small"
+
+
 @pytest.fixture
 def abstract_h200():
     """Programs of the test are lowered for an H200."""

@@ -120,8 +120,8 @@ def test_the_common_dtype_holds_all_exactly():
         common("int8", "float16")
 
 
-def test_golden_models_convert_both_ways(shared, tmp_path):
-    for path in sorted((shared / "golden").glob("*/weights.safetensors")):
+def test_golden_models_convert_both_ways(golden, tmp_path):
+    for path in sorted(golden.glob("*/weights.safetensors")):
         part = "vae" if "encoder.conv_in.weight" in safetensors_file.read(path) else "dit"
         out, back = tmp_path / path.parent.name, tmp_path / f"{path.parent.name}_back"
         convert.import_official(str(out), {part: str(path)}, {})

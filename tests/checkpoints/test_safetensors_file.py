@@ -50,8 +50,8 @@ def test_other_dtypes_round_trip(tmp_path, name):
     assert loaded.dtype == array.dtype and loaded.tobytes() == array.tobytes()
 
 
-def test_golden_weights(shared):
-    found = sorted((shared / "golden").glob("*/weights.safetensors"))
+def test_golden_weights(golden):
+    found = sorted(golden.glob("*/weights.safetensors"))
     assert found
     for path in found:
         read, package = safetensors_file.read(path), safetensors.numpy.load_file(path)

@@ -23,8 +23,8 @@ LIMIT = 1e-4
 
 
 @pytest.fixture(scope="module")
-def folder(shared):
-    return shared / "golden" / "G_pipeline"
+def folder(golden):
+    return golden / "G_pipeline"
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +33,19 @@ def case(folder):
 
 
 @pytest.fixture(scope="module")
-def golden(folder):
+def runs(folder):
     found = {path.stem: np.load(path) for path in sorted(folder.glob("*.npz"))}
     assert found, f"no cases in {folder}"
     return {name: {k: np.asarray(v, np.float32) for k, v in a.items()} for name, a in found.items()}
 
 
 @pytest.fixture(scope="module")
-def model(folder, case, golden, tmp_path_factory):
+def model(folder, case, runs, tmp_path_factory):
     place = tmp_path_factory.mktemp("golden")
     sources = {part: str((folder / case[part]).resolve()) for part in ("dit", "vae")}
     vae_case = json.loads(((folder / case["vae"]).parent / "case.json").read_text())
     text = str(place / "text.safetensors")
-    save_file({"text": next(iter(golden.values()))["txt"]}, text)
+    save_file({"text": next(iter(runs.values()))["txt"]}, text)
     out = str(place / "model")
     groups = vae_case["constructor"]["norm_num_groups"]
     import_official(out, sources, {"positive": text}, norm_groups=groups)
@@ -59,12 +59,12 @@ def close(ours, theirs, what):
     assert error <= LIMIT, f"{what}: max abs diff {error:.2e}"
 
 
-def test_every_stage(case, golden, model):
+def test_every_stage(case, runs, model):
     assert model.vae.config.scaling_factor == case["scaling_factor"]
     sampler = Sampler(
         steps=case["steps"], guidance=case["cfg_scale"], rescale=0.0, condition_noise=0.0
     )
-    for name, arrays in golden.items():
+    for name, arrays in runs.items():
         text = {"positive": jnp.asarray(arrays["txt"])}
         programs = Programs(dataclasses.replace(model, params=model.params | {"text": text}))
         frames = np.moveaxis(arrays["x"], 0, -1)[None]

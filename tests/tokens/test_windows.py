@@ -38,9 +38,9 @@ def test_empty_grid_is_refused():
         window_size((0, 3, 3))
 
 
-def test_golden_partitions(shared):
-    golden = json.loads((shared / "golden/C_windows/windows.json").read_text())
-    for case in golden["grids"]:
+def test_golden_partitions(golden):
+    windows = json.loads((golden / "C_windows/windows.json").read_text())
+    for case in windows["grids"]:
         grid = tuple(case["grid"])
         for name, shifted in (("regular", False), ("shifted", True)):
             assert window_boxes(grid, shifted).tolist() == case[name], (grid, name)
