@@ -168,7 +168,7 @@ def time_runs(case: Case, name: str, runs: Runs, values: flags.FlagValues) -> di
             repeat = functools.partial(runs.queued, run, calls)
             seconds = median_seconds(repeat, values.repeats, warmup=2) / calls
             row |= {f"{column}_ms": seconds * 1e3, f"{column}_tflops": work / seconds / 1e12}
-    print(format_table(list(row), [list(row.values())]), flush=True)
+    print(format_table([row]), flush=True)
     return row
 
 
@@ -222,7 +222,7 @@ def run_here(values: flags.FlagValues) -> dict:
     facts = device_facts() | {"heads": values.heads, "head_dim": values.head_dim}
     print(f"{facts['device']}, {values.heads} heads x {values.head_dim}, {values.dtype}")
     print(f"matmul ceiling {ceiling:.4g} TFLOP/s; both = forward with backward")
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    print(format_table(rows))
     for name, reason in refused.items():
         print(f"not run: {name}: {reason}")
     return facts | {"matmul_ceiling_tflops": ceiling, "rows": rows, "not_run": refused}

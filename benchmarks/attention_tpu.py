@@ -195,6 +195,6 @@ def run(lengths: dict[str, np.ndarray], heads: int, chips: Sequence[str]) -> dic
     total = max(int(of_windows.sum()) for of_windows in lengths.values())
     own = {name: size / 2**20 for name, size in own_vmem_bytes(blocks_for(total)).items()}
     print("Roofline estimates of compiled kernels, not measurements; backward without forward")
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    print(format_table(rows))
     print("own_vmem_mib " + ", ".join(f"{name} {size:.3g}" for name, size in own.items()))
     return {"rows": rows, "own_vmem_mib": own}

@@ -1,14 +1,15 @@
-"""Speed and memory of one call of the transformer: sizes, clips, dense and skipped.
+"""Measures speed and memory of one call of the transformer, with and without skipped tokens.
 
     python -m benchmarks.dit --out=dit.json
     python -m benchmarks.dit --models=seedvr_7b --clips=101x1080x1920 --skips=0,0.396
     python -m benchmarks.dit --models=tiny --clips=5x64x96 --dtype=float32 --ceiling_side=256
 
-Random weights and inputs, blob masks (benchmarks.masks), one device. A clip is frames x height x
-width in pixels, padded as inference pads it. TFLOP/s count model operations of kept tokens
-(skipsr_jax.models.flops); the ceiling is one large matrix product, measured in the same run. The
-compiler's account of a program stands beside the device's peak, which is the largest since the
-process began: name clips in the order of their size.
+It runs on one device with random parameters and inputs and blob masks (benchmarks.masks). A clip is
+frames x height x width in pixels, padded as inference pads it. TFLOP/s count the model operations
+of kept tokens (skipsr_jax.models.flops). The matmul ceiling is the speed of one large matrix
+product, measured in the same run. ``program_gib`` is the memory that the compiler plans for
+arguments and temporaries; ``peak_gib`` is the most that the device has used since the process
+began, so name clips in the order of their size.
 """
 
 import gc
@@ -50,15 +51,17 @@ CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "101x1080x1920"]
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = f"Which transformers, of {', '.join(sorted(DIT_PRESETS))}."
+    text = f"Transformers, of {', '.join(sorted(DIT_PRESETS))}."
     flags.DEFINE_list("models", ["seedvr2_3b"], text, flag_values=values)
     flags.DEFINE_list("clips", CLIPS, "frames x height x width of each.", flag_values=values)
-    text = "Shares of tokens that the masks skip."
+    text = "Fractions of tokens that the masks skip."
     flags.DEFINE_list("skips", ["0.396", "0"], text, flag_values=values)
     flags.DEFINE_integer("repeats", 5, "Timed calls of each.", flag_values=values)
-    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
+    flags.DEFINE_enum(
+        "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
+    )
     text = "Side of the matrices whose product is the ceiling."
     flags.DEFINE_integer("ceiling_side", CEILING_SIDE, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
@@ -66,7 +69,7 @@ def define_flags() -> flags.FlagValues:
 
 
 def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[dict[str, Any]]:
-    """A row for each clip and share, as it is measured."""
+    """Measures and yields a row for each clip and fraction of skipped tokens."""
     config, dtype = DIT_PRESETS[model], jnp.dtype(values.dtype)
     dit = abstract_dit(config, dtype)
     params = random_parameters(dit, first_device())
@@ -74,14 +77,14 @@ def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[di
     for clip in values.clips:
         for skip in map(float, values.skips):
             plan = plan_for(blob_mask(token_grid(*clip_size(clip)), skip))
-            given = jax.device_put(random_inputs(config, plan, dtype))
+            inputs = jax.device_put(random_inputs(config, plan, dtype))
             bucket = tuple(leaf.shape for leaf in jax.tree.leaves(plan))
             if bucket not in programs:
-                programs[bucket] = velocity_step(dit).lower(params, *given).compile()
+                programs[bucket] = velocity_step(dit).lower(params, *inputs).compile()
             run = programs[bucket]
             memory = run.memory_analysis()
             seconds = median_seconds(
-                lambda run=run, given=given: run(params, *given), values.repeats
+                lambda run=run, inputs=inputs: run(params, *inputs), values.repeats
             )
             rate = dit_flops(config, plan).total / seconds / 1e12
             yield {
@@ -98,11 +101,11 @@ def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[di
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     unknown = [model for model in values.models if model not in DIT_PRESETS]
     if unknown:
-        raise UserError(f"--models: {unknown} are none of {sorted(DIT_PRESETS)}")
+        raise UserError(f"--models: {unknown} are not among {sorted(DIT_PRESETS)}")
     sizes = [clip_size(clip) for clip in values.clips]
     ceiling = matmul_ceiling(jnp.dtype(values.dtype), values.ceiling_side)
     facts = device_facts() | {"matmul_ceiling_tflops": ceiling, "sizes": sizes}
@@ -115,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
             if values.out:  # after each row: a later one may not fit
                 write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
         gc.collect()  # its parameters, before the next ones are made
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    print(format_table(rows))
     return 0
 
 

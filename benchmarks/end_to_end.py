@@ -1,4 +1,4 @@
-"""The whole way of a clip, from small frames on the host to large ones: seconds of each stage.
+"""Measures upscaling a clip, from small frames on the host to large ones: seconds of each stage.
 
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.end_to_end --out=end_to_end.json
@@ -6,12 +6,13 @@
     python -m benchmarks.end_to_end --masks=real.npy          # as benchmarks.masks writes them
     python -m benchmarks.end_to_end --errors=errors.npz --skips=0.4
 
-What infer.py runs (inference.pipeline), with random weights and frames and given masks: those that
-skip --skips, connected blobs or cut from the errors of real clips of the same size, or files.
-Frames come and go as bytes on the host, made ahead in a thread of their own; reading and writing of
-files is left out. ``total`` is the time on the clock. The first run of a row compiles and is not
-counted. The device counts its peak over the life of the process: rows run in the order given, so
-give small clips first.
+It runs the pipeline of infer.py (inference.pipeline) with random parameters and frames. Keep masks
+are connected blobs, or are cut from the errors of real clips of the same size, and skip the
+fractions --skips; or they are read from files. Frames are bytes on the host before and after; a
+thread prefetches the results. Reading and writing of files, and what infer.py does with a frame
+between the two, is not included. ``total`` is wall-clock time. The first run of a row compiles
+and is not counted. The peak memory is that since the process began and rows run in the order of the
+flags, so name small clips first.
 """
 
 import dataclasses
@@ -63,50 +64,52 @@ STAGES = ("encode", "mask", "refine", "decode")
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = "Which model; its config in configs/ says how it runs."
+    text = "The model; the config of its name says how it runs."
     flags.DEFINE_enum("model", "seedvr2_3b", CONFIGURED, text, flag_values=values)
     text = "frames x height x width of each, at the target size."
     flags.DEFINE_list("clips", CLIPS, text, flag_values=values)
-    text = "Shares of patches to skip."
+    text = "Fractions of patches that the masks skip."
     flags.DEFINE_list("skips", ["0.75", "0.4", "0"], text, flag_values=values)
     flags.DEFINE_string("errors", None, "Errors of real clips (.npz).", flag_values=values)
-    text = "Masks from files (.npy, (t, r, q)), for the clips that they cover."
+    text = "Masks from files (.npy, (t, r, q)), for clips that are not larger."
     flags.DEFINE_list("masks", [], text, flag_values=values)
-    text = f"How the autoencoder runs ({', '.join(CODINGS)}); one or several."
+    text = f"How the autoencoder runs; one or several of {', '.join(CODINGS)}."
     flags.DEFINE_list("coding", ["dense"], text, flag_values=values)
-    flags.DEFINE_integer("scale", 4, "How much smaller the input is.", flag_values=values)
+    flags.DEFINE_integer("scale", 4, "How many times smaller the input is.", flag_values=values)
     flags.DEFINE_integer("repeats", 1, "Timed runs of each row.", flag_values=values)
-    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
+    flags.DEFINE_enum(
+        "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
 
-class GivenMask(Programs):
-    """The programs, with ``keep`` in place of what a predictor finds."""
+class FixedMask(Programs):
+    """The programs, with the mask ``keep`` in place of a predictor's."""
 
     keep: Bool[HostArray, "t r q"]
     masks_from_pixels: bool = False
 
-    def mask_logits(self, given: Array) -> HostArray:
-        """Of one clip; sure of everything."""
+    def mask_logits(self, predictor_input: Array) -> HostArray:
+        """The logits of ``keep``, of probability near 0 or 1, for a batch of one clip."""
         return np.where(self.keep, np.float32(9), np.float32(-9))[None]
 
 
-def make_programs(name: str, dtype: Any) -> GivenMask:
-    """Random weights on the first device."""
+def make_programs(name: str, dtype: Any) -> FixedMask:
+    """The programs of a model with random parameters on the first device."""
     mesh = first_device()
     networks = abstract_networks(name, dtype)
     shape = TEXT_TOKENS, networks["dit"].config.text_width
     text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
     params = {part: random_parameters(module, mesh) for part, module in networks.items()}
     params["text"] = {"positive": text}
-    return GivenMask(Model(name, **networks, predictor=None, params=params, mesh=mesh))
+    return FixedMask(Model(name, **networks, predictor=None, params=params, mesh=mesh))
 
 
 def settings_of(name: str, coding: str) -> Settings:
-    """Those of the model's config, with the mask from the programs, encoded and decoded so."""
+    """The settings of the model's config, with the mask of the programs and this coding."""
     settings = from_config(read_config(name))
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
     return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding)
@@ -115,14 +118,17 @@ def settings_of(name: str, coding: str) -> Settings:
 def masks_of(
     grid: tuple[int, int, int], values: flags.FlagValues
 ) -> Iterator[tuple[str, Bool[HostArray, "t r q"]]]:
-    """A name and a mask for each row of a clip. UserError for a file that is no mask."""
+    """Yields a name and a mask for each row of a clip.
+
+    Raises UserError for a file that holds no mask.
+    """
     if not values.masks:
         for skip in map(float, values.skips):
             for name, keep in clip_masks(grid, skip, values.errors).items():
                 yield f"{name}, {100 * skip:g} % skipped", keep
     for path in values.masks:
         keep = load_mask(path)
-        if all(have >= want for have, want in zip(keep.shape, grid, strict=True)):
+        if all(side >= needed for side, needed in zip(keep.shape, grid, strict=True)):
             keep = keep[: grid[0], : grid[1], : grid[2]]
             yield f"{pathlib.Path(path).stem}, {100 * (1 - keep.mean()):.1f} % skipped", keep
 
@@ -130,7 +136,7 @@ def masks_of(
 def run_once(
     frames: HostArray, target: tuple[int, int], programs: Programs, settings: Settings
 ) -> dict[str, float]:
-    """Seconds of the stages and in total."""
+    """Upscales a clip once; returns the seconds of each stage and in total."""
     report = Report("", len(frames), show=False)
     began, count = time.perf_counter(), 0
     for pixels, _ in prefetch(upscale_frames(iter(frames), target, programs, settings, report), 8):
@@ -138,14 +144,14 @@ def run_once(
         count += 1
     total = time.perf_counter() - began
     if count != len(frames):
-        raise UserError(f"{len(frames)} frames went in, {count} came out")
+        raise RuntimeError(f"{len(frames)} frames were upscaled to {count}")
     return {stage: report.seconds[stage] for stage in STAGES} | {"total": total}
 
 
 def rows_of(
-    clip: str, programs: GivenMask, settings: Settings, values: flags.FlagValues
+    clip: str, programs: FixedMask, settings: Settings, values: flags.FlagValues
 ) -> Iterator[dict[str, Any]]:
-    """A row for each mask of a clip, coded as the settings say."""
+    """Measures and yields a row for each mask of a clip, coded as the settings say."""
     count, height, width = clip_size(clip)
     small = (count, height // values.scale, width // values.scale, 3)
     frames = np.random.default_rng(0).integers(0, 256, small, np.uint8)
@@ -166,7 +172,7 @@ def rows_of(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     dtype = jnp.dtype(values.dtype)
     sizes = [clip_size(clip) for clip in values.clips]
@@ -190,8 +196,8 @@ def main(argv: Sequence[str]) -> int:
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not rows:
-        raise UserError("no mask covers any clip: give larger masks or smaller --clips")
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+        raise UserError("--masks: none covers any of --clips; name larger masks or smaller clips")
+    print(format_table(rows))
     if values.out:
         write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
     return 0

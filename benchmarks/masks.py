@@ -1,11 +1,11 @@
-"""Keep masks for benchmarks: connected blobs that drift slowly in time, and those of real clips.
+"""Makes keep masks for benchmarks: connected blobs that move slowly, and masks of real clips.
 
     python -m benchmarks.masks --clip=clip720.mp4 --out=real.npy
     python -m benchmarks.masks --clip=one720.mp4,other720.mp4 --out=errors.npz
 
-The first writes Eq. 1's mask of a clip at the target size (t, r, q), its right and lower rest cut
-off; the second the errors that Eq. 1 compares with its threshold, an array (t, r, q) a clip, from
-which ``clip_masks`` cuts masks that skip any share.
+The first command writes Eq. 1's mask (t, r, q) of a clip at the target size, cropped to whole
+patches. The second writes the errors that Eq. 1 compares with its threshold, one array (t, r, q)
+for each clip. From these `clip_masks` makes masks that skip any fraction of the patches.
 """
 
 import itertools
@@ -25,24 +25,26 @@ from skipsr_jax.media.reader import open_media
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 SMOOTHING = (3, 5, 5)
-"""Box filter over (time, rows, columns) in tokens, applied twice: blobs of some hundred pixels."""
+"""Widths in tokens of a box filter over (time, rows, columns). It is applied twice, which gives
+blobs of some hundred pixels."""
 
 
 def _smoothed(field: np.ndarray, width: int, axis: int) -> np.ndarray:
-    """Running mean along an axis; the field is mirrored at its ends."""
+    """The running mean along an axis; the field is mirrored at its ends."""
     before, after = (width - 1) // 2, width // 2
     pad = [(0, 0)] * field.ndim
     pad[axis] = (before + 1, after)
     total = np.cumsum(np.pad(field, pad, mode="symmetric"), axis=axis)
-    ahead = np.take(total, np.arange(width, total.shape[axis]), axis=axis)
-    behind = np.take(total, np.arange(0, total.shape[axis] - width), axis=axis)
-    return (ahead - behind) / width
+    upper = np.take(total, np.arange(width, total.shape[axis]), axis=axis)
+    lower = np.take(total, np.arange(0, total.shape[axis] - width), axis=axis)
+    return (upper - lower) / width
 
 
-def blob_mask(grid: tuple[int, int, int], skip: float, seed: int = 0) -> Bool[HostArray, "t r c"]:
+def blob_mask(grid: tuple[int, int, int], skip: float, seed: int = 0) -> Bool[HostArray, "t r q"]:
     """A keep mask over ``grid`` = (time, rows, columns) tokens, of which ``skip`` (0..1) are False.
 
-    Smoothed noise, cut at the quantile that skips that share, to the token.
+    It is smoothed noise, thresholded so that exactly that fraction of tokens, rounded, is skipped.
+    Raises ValueError when ``skip`` is out of range.
     """
     if not 0 <= skip < 1:
         raise ValueError(f"skip is {skip}: it must be from 0 to below 1")
@@ -57,7 +59,7 @@ def blob_mask(grid: tuple[int, int, int], skip: float, seed: int = 0) -> Bool[Ho
 
 
 def load_mask(path: str) -> Bool[HostArray, "t r q"]:
-    """The keep mask in an .npy file. UserError for a file that is no mask."""
+    """The keep mask in an .npy file. Raises UserError for a file that holds anything else."""
     try:
         keep = np.load(path)
     except (OSError, ValueError) as error:
@@ -73,8 +75,11 @@ def load_mask(path: str) -> Bool[HostArray, "t r q"]:
 def real_mask(
     errors: Float[HostArray, "f r q"], grid: tuple[int, int, int], skip: float
 ) -> Bool[HostArray, "t r q"]:
-    """The patches of ``grid`` whose error is above the quantile ``skip``; the clip is repeated in
-    time, back and forth, until it is long enough. Raises ValueError when it is of another size."""
+    """A keep mask of the patches of ``grid`` whose error is above the quantile ``skip``.
+
+    A shorter clip is repeated in time, backwards and forwards, until it is long enough. Raises
+    ValueError when ``grid`` has other rows or columns.
+    """
     frames, *size = grid
     if tuple(size) != errors.shape[1:]:
         raise ValueError(f"errors of {errors.shape[1:]} patches do not fit a grid of {grid}")
@@ -86,9 +91,10 @@ def real_mask(
 def clip_masks(
     grid: tuple[int, int, int], skip: float, path: str | None
 ) -> dict[str, Bool[HostArray, "t r q"]]:
-    """Masks that skip a share, by name: one for each clip of an .npz of errors, blobs without.
+    """Masks that skip the fraction ``skip``, by name.
 
-    UserError for a file that cannot be read or holds clips of another size.
+    There is one for each clip of the .npz of errors ``path``; without a path there is one of blobs.
+    Raises UserError for a file that cannot be read or holds clips of another size.
     """
     if path is None:
         return {"blobs": blob_mask(grid, skip)}
@@ -100,17 +106,17 @@ def clip_masks(
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    flags.DEFINE_list("clip", [], "Video at the target size; several.", flag_values=values)
-    flags.DEFINE_integer("frames", 101, "At most so many, 4k + 1 of them.", flag_values=values)
+    flags.DEFINE_list("clip", [], "One video at the target size, or several.", flag_values=values)
+    flags.DEFINE_integer("frames", 101, "The most frames of each, 4k + 1.", flag_values=values)
     text = ".npy file to write with one clip's mask, or .npz with the errors of each."
     flags.DEFINE_string("out", None, text, flag_values=values)
     return values
 
 
 def read_clip(path: str, frames: int) -> UInt8[HostArray, "f h w 3"]:
-    """At most so many frames of a video, cut to whole patches."""
+    """The first ``frames`` frames of a video or fewer, cropped to whole patches."""
     media = open_media(pathlib.Path(path))
     taken = list(itertools.islice(media.frames(), frames))
     height, width = (side - side % PATCH_PIXELS for side in taken[0].shape[:2])
@@ -119,7 +125,7 @@ def read_clip(path: str, frames: int) -> UInt8[HostArray, "f h w 3"]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Eq. 1's mask of a clip, or the errors of several, as a file."""
+    """Writes Eq. 1's mask of a clip, or the errors of several."""
     values = parse_flags(argv, define_flags(), __doc__)
     out = values.out or ""
     if not values.clip or not out.endswith((".npy", ".npz")):
@@ -131,12 +137,12 @@ def main(argv: Sequence[str]) -> int:
         if out.endswith(".npz"):
             errors = {name: oracle_error(clip) for name, clip in clips.items()}
             np.savez(temporary, **errors)
-            said = ", ".join(f"{name} {error.shape}" for name, error in errors.items())
+            summary = ", ".join(f"{name} {error.shape}" for name, error in errors.items())
         else:
             keep = oracle_mask(*clips.values())
             np.save(temporary, keep)
-            said = f"{keep.shape} patches, {100 * (1 - keep.mean()):.1f} % skipped"
-    print(f"{out}: {said}")
+            summary = f"{keep.shape} patches, {100 * (1 - keep.mean()):.1f} % skipped"
+    print(f"{out}: {summary}")
     return 0
 
 

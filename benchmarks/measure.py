@@ -1,7 +1,7 @@
-"""What the benchmarks share: timing, ceilings of the device, peak memory, tables and JSON files.
+"""Functions that all benchmarks share: timing, peaks of the device, tables and JSON files.
 
-Times are medians of synchronised calls after a warm-up: each call is waited for, so launch gaps
-count. Ratios are only taken between numbers of one run.
+A time is the median over calls after a warm-up. Each call is waited for, so that it includes the
+gaps between launches. Ratios are taken between numbers of one run only.
 """
 
 import concurrent.futures
@@ -22,7 +22,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.files import new_file
 
 CEILING_SIDE = 8192
-"""Side of the square matrices whose product gives the matmul ceiling."""
+"""Side of the square matrices whose product gives the measured peak of matrix products."""
 
 
 def clip_size(text: str) -> tuple[int, int, int]:
@@ -35,7 +35,7 @@ def clip_size(text: str) -> tuple[int, int, int]:
 
 
 def median_seconds(run: Callable[[], Any], repeats: int = 5, warmup: int = 1) -> float:
-    """Median wall-clock seconds of ``run``, whose arrays are waited for."""
+    """Median wall-clock seconds of ``run``, from its call until the arrays it returns are ready."""
     for _ in range(warmup):
         jax.block_until_ready(run())
     seconds = []
@@ -47,14 +47,14 @@ def median_seconds(run: Callable[[], Any], repeats: int = 5, warmup: int = 1) ->
 
 
 def compile_together(lowered: Any) -> Any:
-    """Every ``jax.stages.Lowered`` of a tree compiled, on threads side by side."""
+    """Compiles every ``jax.stages.Lowered`` of a pytree, in parallel threads."""
     leaves, tree = jax.tree.flatten(lowered)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         return jax.tree.unflatten(tree, list(threads.map(lambda one: one.compile(), leaves)))
 
 
 def matmul_ceiling(dtype: Any = jnp.bfloat16, side: int = CEILING_SIDE) -> float:
-    """TFLOP/s of one square matrix product on random data."""
+    """Measured TFLOP/s of a product of two ``side`` x ``side`` matrices of random numbers."""
     keys = jax.random.split(jax.random.key(0), 2)
     a, b = (jax.random.normal(key, (side, side), dtype) for key in keys)
     seconds = median_seconds(jax.jit(lambda: a @ b), repeats=10, warmup=2)
@@ -62,9 +62,9 @@ def matmul_ceiling(dtype: Any = jnp.bfloat16, side: int = CEILING_SIDE) -> float
 
 
 def conv_ceiling(shape: tuple[int, int, int, int], dtype: Any = jnp.bfloat16) -> float:
-    """TFLOP/s of a 3 x 3 x 3 convolution that keeps its channels, on random data.
+    """Measured TFLOP/s of a 3 x 3 x 3 convolution on random numbers.
 
-    ``shape``: (frames that come out, height, width, channels).
+    ``shape``: (frames, height, width, channels) of its output; its input has as many channels.
     """
     frames, height, width, channels = shape
     keys = jax.random.split(jax.random.key(0), 2)
@@ -86,21 +86,28 @@ def conv_ceiling(shape: tuple[int, int, int, int], dtype: Any = jnp.bfloat16) ->
 
 
 def peak_gib() -> float | None:
-    """The most device memory in use so far, in GiB; None where the device does not count it."""
+    """The most memory of the first device in use since the process began, in GiB.
+
+    None on a device that does not report it, such as a CPU.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     return None if peak is None else peak / 2**30
 
 
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Left-aligned first column, right-aligned others; floats with four significant digits."""
+def format_table(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """The rows as text: the first column left-aligned, floats with four significant digits.
+
+    ``columns``: the keys to show; default: those of the first row. A missing value shows as "-".
+    """
+    columns = columns or list(rows[0])
 
     def cell(value: Any) -> str:
         if value is None:
             return "-"
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    cells = [list(columns), *([cell(value) for value in row] for row in rows)]
+    cells = [list(columns), *([cell(row.get(key)) for key in columns] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
     lines = []
     for row in cells:
@@ -111,13 +118,13 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def write_json(path: str, content: Any) -> None:
-    """Writes ``content`` under a temporary name, then renames it."""
+    """Writes ``content`` as the JSON file ``path``, which appears when it is complete."""
     with new_file(pathlib.Path(path), overwrite=True) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 
 
 def run_program(name: str, main: Callable[[Sequence[str]], int]) -> None:
-    """``main`` of a benchmark as a program: mistakes of the user end in one line and status 1."""
+    """Runs ``main`` and exits; after a UserError with status 1 and its message as one line."""
     try:
         sys.exit(main(sys.argv))
     except UserError as error:
@@ -125,7 +132,7 @@ def run_program(name: str, main: Callable[[Sequence[str]], int]) -> None:
 
 
 def device_facts() -> dict[str, Any]:
-    """What a number was measured on."""
+    """The device, the number of devices, the version of jax and XLA_FLAGS, for a JSON file."""
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),

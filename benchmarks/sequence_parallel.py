@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> int:
             rows += measure(alone, values)
             print(rows[-1], flush=True)
     columns = list(row_of("", 1.0, 1.0, 1, 0.0))
-    print(format_table(columns, [[row[c] for c in columns] for row in rows]))
+    print(format_table(rows, columns))
     if values.out:
         facts = device_facts() | {"used": values.devices, "model": values.model}
         write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})

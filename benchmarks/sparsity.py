@@ -231,7 +231,7 @@ def main(argv: Sequence[str]) -> int:
         for row in rows_of(name, keep, dense[keep.shape], ways, values):
             note(row)
     columns = ["mask", "skipped_percent", "way", "seconds", "faster"]
-    print(format_table(columns, [[row[c] for c in columns] for row in rows]))
+    print(format_table(rows, columns))
     return 0
 
 

@@ -186,7 +186,7 @@ def main(argv: Sequence[str]) -> int:
     speed = size / read / 1e9
     print(f"{values.model}, {values.clip}: {size / 1e9:.2f} GB, read at {speed:.2f} GB/s")
     columns = ["run", "read_s", "device_s", *SAID, "process_s"]
-    print(format_table(columns, [[row.get(column) for column in columns] for row in rows]))
+    print(format_table(rows, columns))
     if values.out:
         write_json(values.out, {"argv": list(argv)[1:], "checkpoint_bytes": size, "rows": rows})
     return 0

@@ -193,7 +193,7 @@ def main(argv: Sequence[str]) -> int:
         row, state = measure(name, stage, vae, state, frozen, skip, values)
         rows.append(row)
         print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    print(format_table(rows))
     if values.out:
         write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
     return 0

@@ -108,7 +108,6 @@ def main(argv: Sequence[str]) -> int:
     for frames in map(int, values.frames):
         rows.append(measure(module, params, frames, values))
         print(rows[-1], flush=True)
-    columns = list(rows[0])
     estimate = estimate_memory(module, values.height, values.width, values.slice_latents)
     estimated = estimate.by_tiles.get(values.tiles)
     facts = device_facts() | {
@@ -121,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"convolution ceiling {ceiling:.0f} TFLOP/s")
     if estimated is not None:
         print(f"estimated peak of later slices {estimated / 2**30:.2f} GiB")
-    print(format_table(columns, [[row[c] for c in columns] for row in rows]))
+    print(format_table(rows))
     if values.out:
         content = facts | {"argv": list(itertools.islice(argv, 1, None)), "rows": rows}
         write_json(values.out, content | {"conv_ceiling_tflops": ceiling})

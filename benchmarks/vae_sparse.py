@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
     rows = [row for way in values.ways for row in measure(clip, way, values)]
     facts = device_facts() | {"size": [values.height, values.width], "frames": values.frames}
     print(f"{facts['device']}, {values.model} {values.width}x{values.height}, {values.dtype}")
-    print(format_table(list(rows[0]), [list(row.values()) for row in rows]))
+    print(format_table(rows))
     if values.out:
         write_json(values.out, facts | {"argv": list(argv[1:]), "rows": rows})
     return 0

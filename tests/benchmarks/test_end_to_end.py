@@ -1,4 +1,4 @@
-"""The benchmark of the whole way, on a clip of one frame."""
+"""The benchmark of the pipeline, on a clip of one frame."""
 
 import json
 

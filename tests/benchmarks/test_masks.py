@@ -12,7 +12,7 @@ from skipsr_jax.errors import UserError
 
 @pytest.mark.parametrize("grid", [(26, 45, 80), (1, 12, 20), (3, 4, 2)])
 @pytest.mark.parametrize("skip", [0.0, 0.4, 0.75])
-def test_skips_the_share_that_is_asked_for(grid, skip):
+def test_skips_the_fraction_that_is_asked_for(grid, skip):
     keep = blob_mask(grid, skip)
     assert keep.shape == grid
     assert (~keep).sum() == round(skip * keep.size)
@@ -26,7 +26,7 @@ def test_skipped_patches_lie_together():
     assert not np.array_equal(keep, blob_mask((8, 45, 80), 0.4, seed=4))
 
 
-def test_a_share_out_of_range_is_refused():
+def test_a_fraction_out_of_range_is_refused():
     with pytest.raises(ValueError, match="skip is 1"):
         blob_mask((1, 2, 2), 1.0)
 
@@ -62,7 +62,7 @@ def test_the_errors_of_several_clips_go_into_one_file(tmp_path):
     assert not (tmp_path / "mask.npy").exists()
 
 
-def test_masks_skip_the_share_and_go_back_and_forth_in_time():
+def test_masks_of_real_clips_skip_the_fraction_and_are_mirrored_in_time():
     errors = np.random.default_rng(0).random((3, 10, 20))
     keep = real_mask(errors, (7, 10, 20), 0.4)
     assert abs(1 - keep.mean() - 0.4) < 0.01
