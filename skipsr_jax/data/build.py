@@ -17,8 +17,8 @@ from typing import Any
 from absl import flags
 
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.data.builder import SkipsrClips
-from skipsr_jax.data.clips import find_sources
+from skipsr_jax.data.discovery import find_sources
+from skipsr_jax.data.record_builder import SkipsrClips
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
 from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.files import commit, temporary_folder

@@ -9,8 +9,9 @@ import itertools
 
 import numpy as np
 
-from skipsr_jax.data.clips import read
+from skipsr_jax.data.reading import read
 from skipsr_jax.data.source import Source
+from skipsr_jax.media.frame_filter import Crop
 from skipsr_jax.media.resize import resize
 from skipsr_jax.media.scene_cuts import find_cuts
 from skipsr_jax.types import HostArray, UInt8
@@ -66,8 +67,8 @@ def _stretch(
         chosen = int(rng.integers(sum(number for _, number in places)))
         starts = (first + i for first, number in places for i in range(number))
         start = next(itertools.islice(starts, chosen, None))
-        frames = read(source, start, shape.frames, cache)
-        crop = frames[:, top : top + shape.height, left : left + shape.width].copy()
+        where = Crop(top, left, shape.height, shape.width)
+        crop = read(source, start, shape.frames, cache, where).copy()
         cuts = find_cuts(crop) if source.cuts is None else ()
         if not cuts:
             return crop

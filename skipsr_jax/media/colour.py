@@ -37,9 +37,6 @@ PIXEL_FORMATS = {  # what can be written: (chroma has half the width, half the h
     for layout in ("420", "422", "444")
     for suffix, bits in (("", 8), ("10le", 10), ("12le", 12))
 }
-_CODECS_THAT_STATE_THE_SITE = frozenset(
-    {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg", "vc1", "h263"}
-)
 _HD_HEIGHT, _HD_WIDTH = 720, 1280  # from this size on, players take an untagged clip for BT.709
 _EXACT = (
     Interpolation.BICUBIC
@@ -95,41 +92,6 @@ def bit_depth_of(pixel_format: av.VideoFormat) -> int:
     return max(8, *(component.bits for component in pixel_format.components))
 
 
-class LeftSite:
-    """States "left" as the chroma site of one clip's frames, where its codec states none.
-
-    H.264, H.265 and the older MPEG decoders state the site, and swscale honours it. Where none is
-    stated (VP9, AV1, ProRes, FFV1, ...) players take chroma for sited left but swscale for centred:
-    half a pixel of colour fringe, which would be upscaled with the picture.
-    """
-
-    def __init__(self, codec: str):
-        self._needed = codec not in _CODECS_THAT_STATE_THE_SITE
-        self._layout: tuple[int, int, str] | None = None
-        self._graph = av.filter.Graph()
-
-    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The same picture with its chroma site stated."""
-        if not self._needed or frame.format.is_rgb:
-            return frame
-        layout = (frame.width, frame.height, frame.format.name)
-        if layout != self._layout:
-            self._layout, self._graph = layout, av.filter.Graph()
-            source = self._graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=frame.time_base,
-            )
-            site = self._graph.add("setparams", "chroma_location=left")
-            sink = self._graph.add("buffersink")
-            source.link_to(site)
-            site.link_to(sink)
-            self._graph.configure()
-        self._graph.push(frame)
-        return self._graph.pull()
-
-
 def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter) -> RgbFrame:
     """A decoded frame as RGB: uint8 from 8-bit sources, else uint16 on the full 16-bit scale."""
     bits = bit_depth_of(frame.format)
@@ -161,6 +123,13 @@ def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter
     green = (grey - red_weight * red - blue_weight * blue) / (1 - red_weight - blue_weight)
     top = 255 if bits == 8 else 65535
     return np.stack([_codes(channel * top, top) for channel in (red, green, blue)], axis=-1)
+
+
+def to_8_bits(rgb: RgbFrame) -> UInt8[np.ndarray, "h w 3"]:
+    """A frame of the 16-bit scale (0..65535) rounded to 8 bits (0..255); 8-bit frames as is."""
+    if rgb.dtype == np.uint8:
+        return rgb
+    return ((rgb.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def from_rgb(rgb: RgbFrame, tags: ColourTags, pixel_format: str) -> av.VideoFrame:

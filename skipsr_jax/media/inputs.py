@@ -9,7 +9,7 @@ import itertools
 import os
 import pathlib
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from skipsr_jax.errors import UserError
@@ -82,19 +82,19 @@ def media_files(
     folder: pathlib.Path, extensions: Collection[str] = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
 ) -> list[pathlib.Path]:
     """Returns the files directly in a folder that have one of the extensions, in natural order."""
-    return in_natural_order(
-        file
-        for file in folder.iterdir()
-        if file.suffix.lower() in extensions and not file.name.startswith(".") and file.is_file()
-    )
-
-
-def in_natural_order(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
-    """Returns the paths sorted by name with digits as numbers: frame9 before frame10."""
-    return sorted(paths, key=_natural_key)
+    with os.scandir(folder) as entries:
+        found = [
+            pathlib.Path(entry.path)
+            for entry in entries
+            if os.path.splitext(entry.name)[1].lower() in extensions
+            and not entry.name.startswith(".")
+            and entry.is_file()
+        ]
+    return sorted(found, key=_natural_key)
 
 
 def _natural_key(path: pathlib.Path) -> list[tuple[int, str]]:
+    """Digits compare as numbers: frame9 comes before frame10."""
     parts = re.split(r"(\d+)", path.name.lower())
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 

@@ -52,7 +52,7 @@ def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
     """
     try:
         with open_container(path, data) as container:
-            index = _first_video(container, path)
+            index = video_stream_index(container, path)
             stream = container.streams.video[index]
             packets, end = _read_packets(container, stream)
             _check_complete(container, stream, path, len(packets), end)
@@ -75,7 +75,11 @@ def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
     return VideoScan(index, len(packets), timing, np.array(keys, np.int64), has_audio)
 
 
-def _first_video(container: av.container.InputContainer, path: pathlib.Path) -> int:
+def video_stream_index(container: av.container.InputContainer, path: pathlib.Path) -> int:
+    """The video stream that is no cover picture, counted among the video streams.
+
+    Raises UserError when there is none.
+    """
     for index, stream in enumerate(container.streams.video):
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return index

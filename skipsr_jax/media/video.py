@@ -18,38 +18,21 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
-from jaxtyping import UInt8, UInt16
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.colour import (
     ColourTags,
-    LeftSite,
     RgbFrame,
     bit_depth_of,
     tags_of,
     to_rgb,
 )  # fmt: skip
+from skipsr_jax.media.frame_filter import Crop, FrameFilter, with_margin
+from skipsr_jax.media.orientation import DisplayTransform, display_transform_of
 from skipsr_jax.media.scan import VideoScan, open_container, scan_video
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class DisplayTransform:
-    """How a coded picture is turned for display: swap the axes, then flip rows, then columns."""
-
-    swap_axes: bool = False
-    flip_rows: bool = False
-    flip_columns: bool = False
-
-    def apply(self, rgb: RgbFrame) -> UInt8[np.ndarray, "h2 w2 3"] | UInt16[np.ndarray, "h2 w2 3"]:
-        """Returns a coded picture (h, w, 3) as it is shown: (w, h, 3) if the axes are swapped."""
-        if self.swap_axes:
-            rgb = rgb.swapaxes(0, 1)
-        rgb = rgb[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
-        return np.ascontiguousarray(rgb)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,14 +75,25 @@ class Video:
         """
         return self.num_frames - (1 if self.scan.timing.ticks is None else 0)
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[RgbFrame]:
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """(height, width) of the coded pictures, before rotation."""
+        size = self.height, self.width
+        return size[::-1] if self.transform.swap_axes else size
+
+    def frames(
+        self, start: int = 0, stop: int | None = None, crop: Crop | None = None
+    ) -> Iterator[RgbFrame]:
         """Yields frames ``start`` to ``stop - 1`` (by default all), each (height, width, 3).
+
+        ``crop``, a rectangle in pixels as shown, yields these pixels of each frame alone, for less
+        work: the conversion to RGB may cost more than the decoding.
 
         Decoding starts anew at every call. A frame that the decoder drops is replaced by its
         neighbour, with a warning in the log, so that all others keep their time.
 
         Raises:
-          ValueError: the range does not lie within the video.
+          ValueError: the range or the crop does not lie within the video.
           UserError: the file turns out damaged, or a frame has another size.
         """
         last = self.num_frames if stop is None else stop
@@ -107,11 +101,13 @@ class Video:
             raise ValueError(
                 f"frames {start} to {last} of {self.path} are wanted; it has {self.num_frames}"
             )
-        return self._frames(start, stop)
+        if crop is not None and not crop.within(self.height, self.width):
+            raise ValueError(f"{crop} of {self.path} is wanted; it is {self.width}x{self.height}")
+        return self._frames(start, stop, crop)
 
-    def _frames(self, start: int, stop: int | None) -> Iterator[RgbFrame]:
+    def _frames(self, start: int, stop: int | None, crop: Crop | None) -> Iterator[RgbFrame]:
         index, repeated = start, 0
-        convert = _Converter(self)
+        convert = _Converter(self, crop)
         try:
             for number, frame, is_repeated in self._pictures(start, threads=stop is None):
                 if stop is not None and number >= stop:
@@ -217,7 +213,7 @@ def open_video(path: pathlib.Path, data: bytes | None = None) -> Video:
         raise UserError(f"{path} holds no frame that can be decoded") from None
     except av.FFmpegError as error:
         raise UserError(f"{path} cannot be decoded ({error.strerror})") from error
-    transform = _transform_of(frame)
+    transform = display_transform_of(frame)
     swap = transform.swap_axes
     return Video(
         path=path,
@@ -233,17 +229,6 @@ def open_video(path: pathlib.Path, data: bytes | None = None) -> Video:
     )
 
 
-def _transform_of(frame: av.VideoFrame) -> DisplayTransform:
-    """From the display matrix [a b u; c d v; x y w]: column = a x + c y, row = b x + d y."""
-    data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    if data is None:
-        return DisplayTransform()
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        return DisplayTransform(True, flip_rows=b < 0, flip_columns=c < 0)
-    return DisplayTransform(False, flip_rows=d < 0, flip_columns=a < 0)
-
-
 def _decoded(packets: Iterable[av.Packet], first: int | None = None) -> Iterator[av.VideoFrame]:
     """Yields the frames of the packets; those shown before time stamp ``first`` are left out,
     because they need packets before these (open groups of pictures)."""
@@ -254,24 +239,34 @@ def _decoded(packets: Iterable[av.Packet], first: int | None = None) -> Iterator
 
 
 class _Converter:
-    """Converts decoded frames of a video to RGB; one that comes twice in a row, once."""
+    """Converts decoded frames of a video, or a crop of them, to RGB; one that comes twice, once."""
 
-    def __init__(self, video: Video):
+    def __init__(self, video: Video, crop: Crop | None):
         self._video = video
-        self._state_site = LeftSite(video.codec)
+        self._crop, around = None, None
+        if crop is not None:
+            coded = video.transform.coded(crop, (video.height, video.width))
+            around, self._crop = with_margin(coded, video.coded_size)
+        self._filter = FrameFilter(video.codec, around)
         self._reformatter = VideoReformatter()
         self._last: tuple[av.VideoFrame, RgbFrame] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> RgbFrame:
         """Raises UserError when the frame has not the size of the first."""
         if self._last is None or self._last[0] is not frame:
-            video = self._video
-            rgb = to_rgb(self._state_site(frame), video.colour, self._reformatter)
-            rgb = video.transform.apply(rgb)
-            if rgb.shape[:2] != (video.height, video.width):
-                raise UserError(
-                    f"{video.path} has a frame of {rgb.shape[1]}x{rgb.shape[0]}, but the first is "
-                    f"{video.width}x{video.height}: all frames of a clip must have one size"
-                )
-            self._last = frame, rgb
+            self._last = frame, self._converted(frame)
         return self._last[1]
+
+    def _converted(self, frame: av.VideoFrame) -> RgbFrame:
+        video = self._video
+        height, width = video.coded_size
+        if (frame.height, frame.width) != (height, width):
+            raise UserError(
+                f"{video.path} has a frame of {frame.width}x{frame.height}, but the first is "
+                f"{width}x{height}: all frames of a clip must have one size"
+            )
+        rgb = to_rgb(self._filter(frame), video.colour, self._reformatter)
+        if self._crop is not None:
+            top, left, height, width = self._crop
+            rgb = rgb[top : top + height, left : left + width]
+        return video.transform.apply(rgb)

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from skipsr_jax.data.clips import find_sources, read
 from skipsr_jax.data.dataset import batches, plain_batch
+from skipsr_jax.data.discovery import find_sources
+from skipsr_jax.data.reading import read
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import quality
 from skipsr_jax.parallel.mesh import pack_shards, replicated

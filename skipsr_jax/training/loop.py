@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from skipsr_jax.checkpoints import store, train_state
 from skipsr_jax.config import to_json
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches, iterate
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts

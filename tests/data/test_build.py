@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from skipsr_jax.data.build import build, main
-from skipsr_jax.data.clips import decode, find_sources, read
 from skipsr_jax.data.dataset import ClipShape, Recipe, batches
+from skipsr_jax.data.discovery import find_sources
+from skipsr_jax.data.reading import read
 from skipsr_jax.errors import UserError
 
 
@@ -80,15 +81,15 @@ def test_every_clip_is_there_bit_for_bit(built):
     ):
         ((source, _),) = pieces_of(built, name)
         assert source.kind == ("image" if name == "photo.png" else "video")
-        np.testing.assert_array_equal(decode(source, 0, source.frames), want)
+        np.testing.assert_array_equal(read(source, 0, source.frames), want)
     (source, _) = pieces_of(built, "sub/cut.mp4")[0]
-    np.testing.assert_array_equal(decode(source, 5, 9), CLIPS["cut"][5:14])
+    np.testing.assert_array_equal(read(source, 5, 9), CLIPS["cut"][5:14])
 
 
 def test_long_videos_come_in_pieces_at_key_frames(built):
     found = pieces_of(built, "long.mp4")
     assert [source.frames for source, _ in found] == [24, 18]  # key frames every 6, 20 or more
-    frames = np.concatenate([decode(source, 0, source.frames) for source, _ in found])
+    frames = np.concatenate([read(source, 0, source.frames) for source, _ in found])
     np.testing.assert_array_equal(frames, CLIPS["long"])
 
 
@@ -97,14 +98,14 @@ def test_open_groups_of_pictures_lose_only_frames_at_the_seam(tmp_path):
     path = tmp_path / "raw" / "open.mkv"
     write_video(path, CLIPS["long"], "mpeg2video", "yuv420p", g="6", bf="2")  # open by default
     (whole,) = find_sources([str(tmp_path / "raw")])
-    want = decode(whole, 0, whole.frames)
+    want = read(whole, 0, whole.frames)
     index = build(str(tmp_path / "raw"), str(tmp_path / "out"), longest=15)
     found = pieces_of((tmp_path / "out", index), "open.mkv")
     total = sum(source.frames for source, _ in found)
     assert len(found) > 1 and len(want) - 2 * len(found) <= total < len(want)
     after = 0
     for source, _ in found:
-        frames = decode(source, 0, source.frames)
+        frames = read(source, 0, source.frames)
         first = int(np.flatnonzero((want == frames[0]).all((1, 2, 3)))[0])
         assert after <= first <= after + 2
         np.testing.assert_array_equal(frames, want[first : first + len(frames)])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe, batches, iterate
 from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.data.realworld import RealWorld
 from skipsr_jax.errors import UserError

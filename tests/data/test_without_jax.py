@@ -27,7 +27,7 @@ for room in ("skipsr_jax.media", "skipsr_jax.data"):
         importlib.import_module(module.name)
 """
 MAKE_A_BATCH = """
-from skipsr_jax.data.clips import find_sources
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe, batches, iterate
 from skipsr_jax.data.packing import Packing

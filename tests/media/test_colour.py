@@ -9,7 +9,8 @@ from av.video.reformatter import VideoReformatter
 from media_clips import yuv_frame
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.colour import ColourTags, LeftSite, apply_tags, from_rgb, tags_of, to_rgb
+from skipsr_jax.media.colour import ColourTags, apply_tags, from_rgb, tags_of, to_rgb
+from skipsr_jax.media.frame_filter import FrameFilter
 
 CASES = list(itertools.product((1, 6, 9), (False, True), (8, 10)))
 
@@ -54,7 +55,7 @@ def test_chroma_stays_in_place_through_a_file(tmp_path, codec, full_range):
         container.mux(stream.encode(None))
     with av.open(str(tmp_path / "a.mkv")) as container:
         name = container.streams.video[0].codec_context.codec.canonical_name
-        frame = LeftSite(name)(next(container.decode(video=0)))
+        frame = FrameFilter(name)(next(container.decode(video=0)))
     assert tags_of(frame) == tags
     error = (to_rgb(frame, tags, VideoReformatter()).astype(float) - ramp)[:, 4:-4]
     assert abs(error.mean(axis=(0, 1))).max() < 0.4

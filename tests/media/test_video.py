@@ -3,12 +3,14 @@
 import itertools
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from media_clips import write_clip
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media import video as video_module
+from skipsr_jax.media.frame_filter import Crop
 from skipsr_jax.media.video import Video, open_video
 
 GROUPS = {"g": "8", "bf": "2", "keyint_min": "8", "sc_threshold": "0"}
@@ -71,6 +73,48 @@ def test_an_earlier_key_frame_serves_where_the_container_does_not_find_one(tmp_p
     got = list(video.frames(35, 38))
     assert asked == video.scan.key_ticks[[4, 3, 1]].tolist()
     assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def write_noise(path, height, width, codec, pixel_format, rotation=0, color_range=1):
+    """Two frames of noise, which show every pixel that a conversion reads."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(25), options={"crf": "10"})
+        stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+        stream.codec_context.color_range = color_range
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for _ in range(2):
+            rgb = rng.integers(0, 256, (height, width, 3), np.uint8)
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format=pixel_format)
+            frame.color_range = color_range
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+CROPS = [(0, 0, 48, 64), (0, 0, 7, 9), (13, 21, 16, 16), (20, 31, 28, 33), (47, 63, 1, 1)]
+CONVERSIONS = [
+    ("a.mp4", 48, 64, "libx264", "yuv420p"),
+    *[("a.mp4", 48, 64, "libx264", "yuv420p", degrees) for degrees in (90, -90, 180)],
+    ("b.mp4", 48, 64, "libx264", "yuv420p", 0, 2),  # full range
+    ("c.mp4", 48, 64, "libx264", "yuv422p10le"),
+    ("d.webm", 49, 65, "libvpx-vp9", "yuv420p"),  # odd, and states no chroma site
+    ("e.mkv", 48, 64, "libx264rgb", "rgb24"),
+]
+
+
+@pytest.mark.parametrize("clip", CONVERSIONS, ids=lambda clip: "-".join(map(str, clip)))
+def test_a_crop_has_the_pixels_of_the_whole_frame(tmp_path, clip):
+    video = open_video(write_noise(tmp_path / clip[0], *clip[1:]))
+    whole = list(video.frames())[1]
+    for top, left, height, width in CROPS:
+        if video.height > video.width:
+            top, left, height, width = left, top, width, height
+        (got,) = video.frames(1, 2, Crop(top, left, height, width))
+        np.testing.assert_array_equal(got, whole[top : top + height, left : left + width])
+    with pytest.raises(ValueError, match="is wanted"):
+        video.frames(0, 1, Crop(0, 0, video.height + 1, 5))
 
 
 def test_ranges_outside_are_refused(tmp_path):

@@ -9,8 +9,8 @@ from hlo import collectives
 from small_training import EIGHT_HEADS, QUICK, random_autoencoder, write_pictures
 
 from skipsr_jax.checkpoints import store, train_state
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten
 from skipsr_jax.parallel.mesh import make_mesh

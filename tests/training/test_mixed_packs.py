@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_training import DIT_CONFIG, QUICK, random_autoencoder, write_pictures
 
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.parallel.mesh import make_mesh

@@ -10,9 +10,9 @@ from flax import nnx
 from small_model import DIT_CONFIG, VAE_CONFIG
 from small_training import QUICK, write_pictures
 
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe, batches
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import abstract, flatten, to_dict

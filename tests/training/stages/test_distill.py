@@ -11,8 +11,8 @@ from flax import nnx
 from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import train_state
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import abstract, flatten
 from skipsr_jax.models.vae import VAE

@@ -10,8 +10,8 @@ from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import to_json
-from skipsr_jax.data.clips import find_sources
 from skipsr_jax.data.dataset import batches
+from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten, to_dict
 from skipsr_jax.models.predictor import PredictorConfig

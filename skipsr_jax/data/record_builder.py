@@ -19,10 +19,12 @@ import av
 import numpy as np
 from etils import epath
 
-from skipsr_jax.data.clips import each_frame, probe_bytes
+from skipsr_jax.data.discovery import probe
+from skipsr_jax.data.reading import iter_frames
 from skipsr_jax.data.records import SPLIT
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, imports_of_extra
+from skipsr_jax.media.scan import video_stream_index
 from skipsr_jax.media.scene_cuts import find_cuts
 
 with imports_of_extra("train"):
@@ -46,7 +48,7 @@ def _remuxed(packets: Sequence[av.Packet], template: av.VideoStream) -> bytes:
 def _pieces(path: str, longest: int) -> Iterator[bytes]:
     """The video in files of at least ``longest`` frames, each from a key frame on."""
     with av.open(path) as container:
-        stream = container.streams.video[0]
+        stream = container.streams.video[video_stream_index(container, pathlib.Path(path))]
         packets: list[av.Packet] = []
         for packet in container.demux(stream):
             if packet.pts is None or packet.size == 0:
@@ -68,7 +70,7 @@ def _encoded(source: Source) -> bytes:
         stream = container.add_stream("libx264rgb", rate=Fraction(25), options=_LOSSLESS)
         stream.height, stream.width, stream.pix_fmt = source.height, source.width, "rgb24"
         stream.codec_context.thread_count = 1
-        for frame in each_frame(source, 0, source.frames):
+        for frame in iter_frames(source, 0, source.frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
@@ -91,11 +93,11 @@ def examples(source: Source, root: str, longest: int) -> Iterator[tuple[str, dic
     name = os.path.relpath(source.path, root)
     for piece, data in enumerate(_files(source, longest)):
         kind = "image" if source.kind == "image" else "video"
-        found = probe_bytes(data, kind, source.path)
         try:
-            cuts = find_cuts(each_frame(found, 0, found.frames, data))
-        except (av.FFmpegError, OSError) as error:
-            raise UserError(f"cannot decode {source.path}: {error}; remove the file") from error
+            found = probe(pathlib.Path(source.path), kind, data)
+            cuts = find_cuts(iter_frames(found, 0, found.frames, data=data))
+        except UserError as error:
+            raise UserError(f"{error}: repair or remove the file") from error
         yield (
             f"{name}#{piece:06}",
             {

@@ -1,0 +1,73 @@
+"""Finding training clips: videos, pictures, folders of frames, and built datasets.
+
+Which files are media, and which folders are one clip, is decided as for inference
+(`skipsr_jax.media.inputs`); sizes are those of upright frames.
+"""
+
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+from skipsr_jax.data.records import find_records, is_built
+from skipsr_jax.data.source import Kind, Source
+from skipsr_jax.errors import UserError
+from skipsr_jax.media.image_reader import image_size
+from skipsr_jax.media.inputs import is_frame_sequence, is_image, media_files
+from skipsr_jax.media.video import open_video
+
+
+def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
+    """Returns every clip and picture below the folders ``roots``, in the order of their paths.
+
+    A sub-folder whose media files are a sequence of frames (`is_frame_sequence`) is one clip; every
+    other video or picture stands for itself. Other files, hidden files and hidden folders are
+    passed over. A root may also be a dataset that skipsr_jax.data.build wrote; its clips come in
+    the order of its records.
+
+    Raises UserError when a root is missing, a file cannot be read, or nothing is found.
+    """
+    found: list[Source] = []
+    for root in roots:
+        if not os.path.isdir(root):
+            raise UserError(f"training data folder not found: {root}")
+        if is_built(root):
+            found += find_records(root)
+            continue
+        for folder, subfolders, _ in os.walk(root):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            found += _in_folder(pathlib.Path(folder), is_root=folder == root)
+    if not found:
+        raise UserError(f"no videos or pictures found in {', '.join(roots) or 'an empty list'}")
+    return tuple(sorted(found, key=lambda source: (source.path, source.record or 0)))
+
+
+def _in_folder(folder: pathlib.Path, *, is_root: bool) -> Iterator[Source]:
+    files = media_files(folder)
+    if not is_root and is_frame_sequence(files):
+        yield Source(str(folder), "frames", len(files), *image_size(files[0]))
+        return
+    if not is_root and len(files) > 1 and all(_is_numbered_image(file) for file in files):
+        logging.info(
+            "%s: %d numbered pictures are each taken alone; to be the frames of a clip they need "
+            "one prefix, consecutive numbers, one extension and one size", folder, len(files),
+        )  # fmt: skip
+    for file in files:
+        yield probe(file, "image" if is_image(file) else "video")
+
+
+def _is_numbered_image(file: pathlib.Path) -> bool:
+    return is_image(file) and re.search(r"\d$", file.stem) is not None
+
+
+def probe(path: pathlib.Path, kind: Kind, data: bytes | None = None) -> Source:
+    """Describes one video or image file.
+
+    ``data``: the bytes of the file, where they are in memory; ``path`` is then only its name.
+    Raises UserError when it cannot be read.
+    """
+    if kind == "image":
+        return Source(str(path), kind, 1, *image_size(path, data))
+    video = open_video(path, data)
+    return Source(str(path), kind, video.certain_frames, video.height, video.width)
