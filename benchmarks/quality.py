@@ -1,15 +1,15 @@
-"""Quality of a model on a folder of true clips and pictures, skipped and dense beside bicubic.
+"""Measures the quality of a model on a folder of true clips and pictures, against bicubic.
 
     python -m benchmarks.quality --folder=../shared/data/eval --out=quality.json
     python -m benchmarks.quality --config=tiny --folder=clips --frames=9 --nodense
     python -m benchmarks.quality --folder=../shared/data/eval --nopictures  # the masks alone
 
-Each file is made smaller by area averaging (4x, or --scale) and upscaled again. The table gives
-PSNR (dB) and SSIM against the truth over the same pixels for all columns, the share of patches that
-the mask skipped and that the oracle (Eq. 1) would, precision, recall and F1 of the mask's kept
-patches, and the PSNR of the skipped ones shown as the bilinear upscale of the input (the oracle's
-in brackets); then the same of the training-free mask. Files smaller than --smallest pixels on a
-side are left out: they are inputs without a truth.
+Each file is downsampled by area averaging (4x, or --scale) and upscaled again, with skipping and
+without. The table gives PSNR (dB) and SSIM against the truth, over the same pixels in all columns;
+the fraction of patches that the mask skips and that the oracle (Eq. 1) skips; precision, recall
+and F1 of the mask's kept patches; the PSNR of its skipped patches when they are the bilinear
+upscale of the input (in brackets that of the oracle's); and the same for the training-free mask.
+Files with a side of less than --smallest pixels are left out: they are inputs without a truth.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.reader import open_media
 
-MULTIPLE = 16  # pixels: the oracle's masks need whole patches
+MULTIPLE = 16  # pixels: the oracle mask needs whole patches
 
 
 def define_flags() -> flags.FlagValues:
@@ -42,8 +42,8 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string("folder", None, "Folder of true clips and pictures.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
-    flags.DEFINE_integer("frames", 17, "At most so many of each clip (4k + 1).", flag_values=values)
-    flags.DEFINE_integer("scale", 4, "How much smaller the input is.", flag_values=values)
+    flags.DEFINE_integer("frames", 17, "The most frames of each clip (4k + 1).", flag_values=values)
+    flags.DEFINE_integer("scale", 4, "How many times smaller the input is.", flag_values=values)
     flags.DEFINE_integer("smallest", 400, "Least pixels on a side.", flag_values=values)
     flags.DEFINE_bool("dense", True, "Also run without skipping.", flag_values=values)
     flags.DEFINE_bool("pictures", True, "Also score the pictures.", flag_values=values)
@@ -51,7 +51,7 @@ def define_flags() -> flags.FlagValues:
 
 
 def read_truth(path: os.PathLike, limit: int) -> np.ndarray:
-    """The first 4k + 1 frames, cropped to whole patches, uint8."""
+    """The first 4k + 1 frames of a file, at most ``limit``, cropped to whole patches, as uint8."""
     frames = np.stack(list(itertools.islice(open_media(path).frames(), limit)))
     count = (len(frames) - 1) // 4 * 4 + 1
     height, width = (side // MULTIPLE * MULTIPLE for side in frames.shape[1:3])
@@ -60,7 +60,7 @@ def read_truth(path: os.PathLike, limit: int) -> np.ndarray:
 
 
 def run(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
-    """Upscaled frames in [0, 1], and which of their patches ran."""
+    """Upscales a clip; returns its frames in [0, 1] and the keep mask."""
     report = Report("", len(low), show=False)
     pairs = list(upscale_frames(iter(low), target, programs, settings, report))
     keep = np.stack([mask for _, mask in pairs])
@@ -68,14 +68,17 @@ def run(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: 
 
 
 def mask_alone(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
-    """The mask without the pictures: seconds a clip. UserError where it comes from the latent."""
+    """The keep mask without upscaling, which takes seconds for a clip.
+
+    Raises UserError for a predictor on the latent, which needs the encoder.
+    """
     if settings.mask.source == "predictor" and not programs.masks_from_pixels:
-        raise UserError("--nopictures needs a predictor on pixels: this one sees the latent")
+        raise UserError("--nopictures needs a predictor on pixels; this model's takes the latent")
     return keep_mask(settings.mask, programs, None, low, None, target)
 
 
 def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -> Row:
-    """One row of the table."""
+    """Measures one file; returns its row."""
     truth = read_truth(path, values.frames)
     low, target = low_quality(truth, values.scale), truth.shape[1:3]
     skipped = dense = None
@@ -91,7 +94,7 @@ def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete)
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")

@@ -1,9 +1,9 @@
-"""Other places for the mask than the way around the transformer, as token plans (paper, figure 5a).
+"""Token plans in which the mask acts elsewhere than around the transformer (paper, figure 5a).
 
-All three keep every token in the residual stream, in norms, dense layers and feed-forwards:
-``attention_masked`` takes skipped tokens out of attention, as queries and as keys;
-``queries_masked`` takes them out as queries only; ``routed`` lets most layers run on kept tokens
-and some, in between, on all. Plans are data, so the project's own transformer runs all of them.
+All three keep every token in the residual stream. With ``attention_masked`` and ``queries_masked``
+all tokens run in norms, linear layers and MLPs: the first takes skipped tokens out of attention as
+queries and as keys, the second as queries only. With ``routed`` most layers run on kept tokens and
+some, in between, on all. Plans are data, so the project's own transformer runs all of them.
 """
 
 from typing import NamedTuple
@@ -33,35 +33,35 @@ class Routed(NamedTuple):
     Attributes:
       everything: of all tokens.
       kept: of the kept tokens alone.
-      place (b, n of ``kept``): kept token -> its index among all, -1 where it is padding.
+      index (b, n of ``kept``): the index of each kept token among all, -1 where it is padding.
     """
 
     everything: TokenPlan
     kept: TokenPlan
-    place: Leaf
+    index: Leaf
 
 
-def _places(everything: TokenPlan, kept: TokenPlan) -> np.ndarray:
-    """Where each stored token of ``kept`` is stored in ``everything``; -1 for padding."""
+def _indices(everything: TokenPlan, kept: TokenPlan) -> np.ndarray:
+    """The index in ``everything`` of each stored token of ``kept``; -1 for padding."""
     of_patch = np.argsort(everything.patch_index[0][everything.valid[0]])
     return np.where(kept.valid[0], of_patch[kept.patch_index[0]], -1).astype(np.int32)
 
 
 def routed(keep: Bool[HostArray, "t r q"]) -> Routed:
-    """For ``Interspersed``: all tokens, and the kept ones among them."""
+    """The plan of all tokens and that of the kept ones, for `Interspersed`."""
     everything, kept = plan_for(np.ones_like(keep)), plan_for(keep)
-    return Routed(everything, kept, _places(everything, kept)[None])
+    return Routed(everything, kept, _indices(everything, kept)[None])
 
 
 def attention_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
-    """All tokens are stored; attention has rows for the kept ones and the text alone."""
+    """A plan that stores all tokens and has attention rows for kept tokens and text alone."""
     everything, kept = plan_for(np.ones_like(keep)), plan_for(keep)
-    place, rows = _places(everything, kept), kept.layout.gather.shape[2]
+    index, rows = _indices(everything, kept), kept.layout.gather.shape[2]
     stored = everything.patch_index.shape[1]
     # Rows of kept tokens -> rows of all; text and padding move up behind the longer list.
-    source = np.concatenate([place, stored + np.arange(kept.text_length.sum() + 1)])
+    source = np.concatenate([index, stored + np.arange(kept.text_length.sum() + 1)])
     video_rows = np.full((1, 2, stored), rows, np.int32)
-    video_rows[:, :, place[kept.valid[0]]] = kept.layout.video_rows[:, :, kept.valid[0]]
+    video_rows[:, :, index[kept.valid[0]]] = kept.layout.video_rows[:, :, kept.valid[0]]
     layout = kept.layout._replace(
         gather=source[kept.layout.gather].astype(np.int32),
         video_rows=video_rows,
@@ -70,22 +70,22 @@ def attention_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
 
 
 def queries_masked(keep: Bool[HostArray, "t r q"]) -> TokenPlan:
-    """All tokens are rows of attention, in each window first those that ask: kept ones and text.
+    """A plan with attention rows for all tokens, in each window first the queries: kept and text.
 
-    ``cu_seqlens`` has the number of rows that ask, per window, behind the bounds of the windows.
+    ``cu_seqlens`` has the number of queries of each window behind the bounds of the windows.
     """
     plan = plan_for(np.ones_like(keep))
-    asking = np.ones(plan.layout.gather.shape[2] + 1, bool)
-    asks = keep.reshape(-1)[plan.patch_index[0][plan.valid[0]]]
+    is_query = np.ones(plan.layout.gather.shape[2] + 1, bool)
+    kept = keep.reshape(-1)[plan.patch_index[0][plan.valid[0]]]
     layouts = []
     for y in range(2):
         one = jax.tree.map(lambda x, y=y: x[0, y], plan.layout)
-        asking[:] = True
-        asking[one.video_rows[plan.valid[0]]] = asks
+        is_query[:] = True
+        is_query[one.video_rows[plan.valid[0]]] = kept
         window = np.searchsorted(one.cu_seqlens, np.arange(len(one.gather)), side="right")
-        order = np.lexsort((~asking[:-1], window))
+        order = np.lexsort((~is_query[:-1], window))
         moved = np.append(np.argsort(order), len(order)).astype(np.int32)
-        counted = np.concatenate([[0], np.cumsum(asking[:-1][order])])
+        counted = np.concatenate([[0], np.cumsum(is_query[:-1][order])])
         lengths = np.diff(counted[one.cu_seqlens])
         layouts.append(
             one._replace(
@@ -107,36 +107,37 @@ def kept_query_attention(
     *,
     scale: float,
 ) -> Float[Array, "b s a p"]:
-    """Attention of the first rows of each segment over all of it; zero in the other rows.
+    """Attention in which the first rows of each segment are queries; zero in the other rows.
 
-    ``bounds``: cu_seqlens (g + 1 numbers), then how many rows of each segment ask (g). On Hopper
-    cuDNN computes those rows alone; elsewhere all are computed, and the others set to zero.
+    ``bounds``: cu_seqlens (g + 1 numbers), then the number of queries of each segment (g). On
+    Hopper cuDNN computes the queries alone; elsewhere all rows are computed and the others set to
+    zero.
     """
     segments = bounds.shape[1] // 2
-    cu, asking = bounds[:, : segments + 1], bounds[:, segments + 1 :]
+    cu, queries = bounds[:, : segments + 1], bounds[:, segments + 1 :]
     row = jnp.arange(q.shape[1])
     found = jax.vmap(lambda c: jnp.searchsorted(c, row, side="right", method="scan"))(cu) - 1
     found = jnp.clip(found, 0, segments - 1)
-    start, number = (jnp.take_along_axis(x, found, axis=1) for x in (cu[:, :-1], asking))
-    wanted = ((row >= start) & (row < start + number))[..., None, None]
+    start, number = (jnp.take_along_axis(x, found, axis=1) for x in (cu[:, :-1], queries))
+    is_query = ((row >= start) & (row < start + number))[..., None, None]
     problem = Problem(*q.shape, segments, q.dtype)
     if cudnn.supported(problem, current_target()) is not None:
-        return jnp.where(wanted, varlen_attention(q, k, v, cu, scale=scale), 0)
-    # Private, as in the project's own kernel, and absent where nothing gets here.
+        return jnp.where(is_query, varlen_attention(q, k, v, cu, scale=scale), 0)
+    # A private module of jax, as in kernels/attention/cudnn.py; installed wherever this runs.
     from jax._src.cudnn import fused_attention_stablehlo as fused
 
     absent = jnp.diff(cu) == 0
-    lengths, kept = (jnp.where(absent, -1, x) for x in (jnp.diff(cu), asking))
+    lengths, kept = (jnp.where(absent, -1, x) for x in (jnp.diff(cu), queries))
     offsets = jnp.pad(jnp.where(absent, -1, cu[:, :-1]), ((0, 0), (0, 1)), constant_values=-1)
     out = fused.dot_product_attention(
         q, k, v, None, None, kept, lengths, offsets, offsets,
         scale=scale, mask_type=fused.MaskType.PADDING,
     )  # fmt: skip
-    return jnp.where(wanted, out, 0)
+    return jnp.where(is_query, out, 0)
 
 
 def offer_kept_queries() -> None:
-    """Makes ``KEPT_QUERIES`` a name that ``DiT(attention=...)`` takes in this process."""
+    """Registers `kept_query_attention` under ``KEPT_QUERIES`` for ``DiT(attention=...)``."""
 
     def anywhere(problem: Problem, target: Target) -> None:
         return None
@@ -145,12 +146,12 @@ def offer_kept_queries() -> None:
 
 
 def is_dense(layer: int, every: int) -> bool:
-    """Whether a layer of ``Interspersed`` sees all tokens: the last of each ``every``."""
+    """Whether a layer of `Interspersed` runs on all tokens: the last of each ``every`` does."""
     return layer % every == every - 1
 
 
 class Interspersed(Body):
-    """The transformer's body, most layers on kept tokens, each ``every``-th one on all of them."""
+    """The transformer's body; each ``every``-th layer runs on all tokens, others on kept ones."""
 
     def __init__(self, config: DiTConfig, every: int, *, rngs: nnx.Rngs, dtype: DType):
         changes = [
@@ -172,7 +173,7 @@ class Interspersed(Body):
             if is_dense(first, self.every):
                 vid, txt = self._scan(*layers, vid, txt, embedding, plan.everything)
             else:
-                some = gather_kept(vid, plan.place)
+                some = gather_kept(vid, plan.index)
                 some, txt = self._scan(*layers, some, txt, embedding, plan.kept)
-                vid = scatter_kept(vid, some, plan.place)
+                vid = scatter_kept(vid, some, plan.index)
         return [vid], embedding

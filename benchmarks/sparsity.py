@@ -1,25 +1,25 @@
-"""What skipping is worth by the place of the mask (the paper's figure 5a), all in one run.
+"""Measures how much faster skipping is, by where the mask acts (the paper's figure 5a), in one run.
 
     python -m benchmarks.masks --clip=clip720.mp4 --out=real.npy
     python -m benchmarks.sparsity --masks=0.277,0.396,0.448,real.npy --out=sparsity.json
-    python -m benchmarks.sparsity --model=tiny --frames=5 --height=64 --width=96 --masks=0.4 \
+    python -m benchmarks.sparsity --model=tiny --frames=5 --height=64 --width=96 --masks=0.4 \\
         --dtype=float32 --dense_every=2
 
-Each mask is a share of blobs that skip (over --frames x --height x --width) or an .npy file with
-True where a patch runs (t, r, q). Random weights, one device, one step, medians of synchronised
-calls. The rows:
+Each mask is a skipped fraction, for a mask of blobs over --frames x --height x --width, or an .npy
+file (t, r, q) that is True where a patch runs. Parameters are random; it runs one sampling step on
+one device. A time is the median of calls that are each waited for. The rows:
 
-  around          the project's way: skipped tokens are in no computation
-  around, all     the same with all that goes with it: predictor, its mask on the host, token plan,
-                  gather, and composing (skipsr_jax.inference.programs); "dense, all" is its
-                  baseline, which needs no predictor
-  attention       all tokens run, skipped ones neither ask nor are looked at in attention
-  queries         all tokens run, skipped ones do not ask in attention, but are looked at
+  around          what the project does: skipped tokens are in no computation
+  around, all     the same with everything around the transformer: predictor, its mask on the host,
+                  token plan, gather and composing (skipsr_jax.inference.programs); "dense, all" is
+                  its baseline, which needs no predictor
+  attention       all tokens run; skipped ones are neither queries nor keys in attention
+  queries         all tokens run; skipped ones are keys but not queries in attention
   dense in n      around the transformer, but each n-th layer runs on all tokens
 
-``faster`` compares with the dense call of the same grid ("all" with "all"). The predictor's mask is
-computed and fetched, and the given one used in its place. The one-layer output projection is left
-out of "dense in n".
+``faster`` is the ratio to the dense call on the same grid ("all" to "all"). The predictor's mask is
+computed and copied to the host, and then the mask of the row is used in its place. "dense in n"
+leaves out the output projection, which is one layer.
 """
 
 import time
@@ -62,38 +62,43 @@ from skipsr_jax.types import DTYPES, Bool, HostArray
 
 ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
 HALF = 0.5
-"""Probability from which the predictor's patches run."""
+"""Patches of at least this probability run in the predictor's mask."""
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = "Which transformer."
+    text = "The transformer."
     flags.DEFINE_enum("model", "seedvr2_3b", sorted(DIT_PRESETS), text, flag_values=values)
-    flags.DEFINE_integer("frames", 101, "Of the clip of blobs.", flag_values=values)
-    flags.DEFINE_integer("height", 720, "Its pixels.", flag_values=values)
-    flags.DEFINE_integer("width", 1280, "Its pixels.", flag_values=values)
-    text = "Skipped shares of blobs, and .npy files."
+    flags.DEFINE_integer("frames", 101, "Frames of the clip of blobs.", flag_values=values)
+    flags.DEFINE_integer("height", 720, "Its height in pixels.", flag_values=values)
+    flags.DEFINE_integer("width", 1280, "Its width in pixels.", flag_values=values)
+    text = "Skipped fractions for masks of blobs, and .npy files."
     flags.DEFINE_list("masks", ["0.277", "0.396", "0.448"], text, flag_values=values)
     text = "For each of these n: each n-th layer runs on all tokens."
     flags.DEFINE_list("dense_every", ["4"], text, flag_values=values)
-    text = "Which rows beside the dense ones."
+    text = "Rows to measure besides the dense ones."
     kinds = ["around", "all", "attention", "queries", "interspersed"]
     flags.DEFINE_list("rows", kinds, text, flag_values=values)
     flags.DEFINE_integer("repeats", 5, "Timed calls of each.", flag_values=values)
-    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of weights and products.", flag_values=values)
+    flags.DEFINE_enum(
+        "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
 
 def read_mask(text: str, grid: tuple[int, int, int]) -> Bool[HostArray, "t r q"]:
-    """A keep mask: blobs over ``grid`` for a number, else the file's own. UserError if neither."""
+    """A keep mask of blobs over ``grid`` if ``text`` is a number, else the one in the .npy file.
+
+    Raises UserError if it is neither, or keeps nothing.
+    """
     if not text.endswith(".npy"):
         try:
             return blob_mask(grid, float(text))
         except ValueError as error:
             raise UserError(
-                f"--masks: {text!r} is no share from 0 to 1 and no .npy file"
+                f"--masks: {text!r} is neither a fraction from 0 to 1 nor an .npy file"
             ) from error
     keep = load_mask(text)
     if not keep.any():
@@ -101,8 +106,8 @@ def read_mask(text: str, grid: tuple[int, int, int]) -> Bool[HostArray, "t r q"]
     return keep
 
 
-class Ways:
-    """The programs that are compared, with one set of random numbers."""
+class Variants:
+    """The programs that are compared, with one set of random parameters."""
 
     def __init__(self, values: flags.FlagValues):
         self._config, self._dtype = DIT_PRESETS[values.model], jnp.dtype(values.dtype)
@@ -129,14 +134,14 @@ class Ways:
         return median_seconds(lambda: step(params, *on_device), self._repeats)
 
     def call(self, plan: TokenPlan, attention: str | None = None) -> float:
-        """Seconds of the transformer on a plan."""
+        """Measures one call of the transformer on a plan, in seconds."""
         dit = self._dit
         if attention is not None:
             dit = abstract_dit(self._config, self._dtype, attention)
         return self._timed(velocity_step(dit), self._params, self._inputs(plan))
 
     def interspersed(self, keep: Bool[HostArray, "t r q"], every: int) -> float:
-        """Seconds with each ``every``-th layer on all tokens."""
+        """Measures one call with each ``every``-th layer on all tokens, in seconds."""
         body = abstract(
             lambda: sparse_plans.Interspersed(
                 self._config, every, rngs=nnx.Rngs(0), dtype=self._dtype
@@ -154,7 +159,10 @@ class Ways:
         return self._timed(step, params, (*self._inputs(routed.everything)[:-1], routed))
 
     def whole(self, keep: Bool[HostArray, "t r q"], predict: bool) -> tuple[float, dict[str, Any]]:
-        """Seconds from the input's latent to the composed one, and of the parts around the call."""
+        """Measures the computation from the input's latent to the composited one.
+
+        Returns its seconds, and those of the predictor and of making the plan.
+        """
         t, r, q = keep.shape
         shape = (1, t, 2 * r, 2 * q, SEEDVR.latent_channels)
         latent, noise = (jax.random.normal(jax.random.key(i), shape) for i in range(2))
@@ -178,36 +186,42 @@ class Ways:
         return seconds, parts
 
 
-def rows_of(name: str, keep: Any, dense: dict[str, float], ways: Ways, values: Any) -> Iterator:
-    """The rows of one mask; ``dense``: seconds of "dense" and "dense, all" on its grid."""
+def rows_of(
+    name: str, keep: Any, dense: dict[str, float], variants: Variants, values: Any
+) -> Iterator:
+    """Yields the rows of one mask; ``dense``: seconds of "dense" and "dense, all" on its grid."""
     skipped = 100 * (1 - keep.mean())
 
-    def row(way: str, seconds: float, base: str = "dense", **more: Any) -> dict[str, Any]:
-        start = {"mask": name, "skipped_percent": float(skipped), "way": way, "seconds": seconds}
+    def row(variant: str, seconds: float, base: str = "dense", **more: Any) -> dict[str, Any]:
+        start = {
+            "mask": name,
+            "skipped_percent": float(skipped),
+            "variant": variant,
+            "seconds": seconds,
+        }
         return start | {"faster": dense[base] / seconds, **more}
 
-    wanted = values.rows
-    if "around" in wanted:
-        yield row("around", ways.call(plan_for(keep)))
-    if "all" in wanted:
-        seconds, parts = ways.whole(keep, predict=True)
+    if "around" in values.rows:
+        yield row("around", variants.call(plan_for(keep)))
+    if "all" in values.rows:
+        seconds, parts = variants.whole(keep, predict=True)
         yield row("around, all", seconds, "dense, all", **parts)
-    if "attention" in wanted:
-        yield row("attention", ways.call(sparse_plans.attention_masked(keep)))
-    if "queries" in wanted:
+    if "attention" in values.rows:
+        yield row("attention", variants.call(sparse_plans.attention_masked(keep)))
+    if "queries" in values.rows:
         plan = sparse_plans.queries_masked(keep)
-        yield row("queries", ways.call(plan, sparse_plans.KEPT_QUERIES))
-    for every in map(int, values.dense_every) if "interspersed" in wanted else ():
-        yield row(f"dense in {every}", ways.interspersed(keep, every))
+        yield row("queries", variants.call(plan, sparse_plans.KEPT_QUERIES))
+    for every in map(int, values.dense_every) if "interspersed" in values.rows else ():
+        yield row(f"dense in {every}", variants.interspersed(keep, every))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     grid = token_grid(values.frames, values.height, values.width)
-    given = {text: read_mask(text, grid) for text in values.masks}
+    masks_by_name = {text: read_mask(text, grid) for text in values.masks}
     sparse_plans.offer_kept_queries()
-    ways, facts = Ways(values), device_facts() | {"model": values.model}
+    variants, facts = Variants(values), device_facts() | {"model": values.model}
     dense: dict[tuple[int, ...], dict[str, float]] = {}
     rows: list[dict[str, Any]] = []
 
@@ -217,20 +231,20 @@ def main(argv: Sequence[str]) -> int:
         if values.out:
             write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
 
-    for name, keep in given.items():
+    for name, keep in masks_by_name.items():
         if keep.shape not in dense:
             everything = np.ones_like(keep)
-            found = {"dense": ways.call(plan_for(everything))}
+            found = {"dense": variants.call(plan_for(everything))}
             if "all" in values.rows:
-                found["dense, all"] = ways.whole(everything, predict=False)[0]
+                found["dense, all"] = variants.whole(everything, predict=False)[0]
             dense[keep.shape] = found
-            for way, seconds in found.items():
+            for variant, seconds in found.items():
                 clip = "x".join(map(str, keep.shape))
-                note({"mask": f"{clip} tokens", "skipped_percent": 0.0, "way": way,
+                note({"mask": f"{clip} tokens", "skipped_percent": 0.0, "variant": variant,
                       "seconds": seconds, "faster": 1.0})  # fmt: skip
-        for row in rows_of(name, keep, dense[keep.shape], ways, values):
+        for row in rows_of(name, keep, dense[keep.shape], variants, values):
             note(row)
-    columns = ["mask", "skipped_percent", "way", "seconds", "faster"]
+    columns = ["mask", "skipped_percent", "variant", "seconds", "faster"]
     print(format_table(rows, columns))
     return 0
 

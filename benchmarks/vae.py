@@ -1,12 +1,13 @@
-"""Speed and memory of the autoencoder, slice by slice as inference runs it.
+"""Measures speed and memory of the autoencoder, slice by slice as inference runs it.
 
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.vae --out=vae.json
     python -m benchmarks.vae --model=tiny --height=64 --width=64 --frames=1,5
 
-It encodes and decodes whole clips of random frames with random weights, both made on the device.
-The measured peak stands beside what ``skipsr_jax.models.vae.memory`` estimates for a later slice.
-The ceiling is a 3 x 3 x 3 convolution at the picture's size, measured in the same run.
+It encodes and decodes whole clips of random frames with random parameters, both made on the device.
+It reports the measured peak memory and the one that ``skipsr_jax.models.vae.memory`` estimates for
+every slice but the first. The convolution ceiling is the speed of one 3 x 3 x 3 convolution at the
+size of the frames, measured in the same run.
 """
 
 import itertools
@@ -44,17 +45,17 @@ MODELS = {"seedvr": SEEDVR, "tiny": TINY}
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = "Which autoencoder."
+    text = "The autoencoder."
     flags.DEFINE_enum("model", "seedvr", sorted(MODELS), text, flag_values=values)
     flags.DEFINE_integer("height", 720, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_list("frames", ["1", "21", "101"], "Clip lengths, 4k + 1.", flag_values=values)
-    flags.DEFINE_integer("slice_latents", 1, "Latent frames a slice.", flag_values=values)
-    text = "Spatial tiles that each frame is cut into, a divisor of height / 8."
+    flags.DEFINE_integer("slice_latents", 1, "Latent frames of a slice.", flag_values=values)
+    text = "Number of spatial tiles of a frame, a divisor of height / 8."
     flags.DEFINE_integer("tiles", 1, text, flag_values=values)
-    flags.DEFINE_string("dtype", "bfloat16", "Of weights and convolutions.", flag_values=values)
+    flags.DEFINE_string("dtype", "bfloat16", "Of parameters and convolutions.", flag_values=values)
     flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
@@ -72,7 +73,7 @@ def noise(shape: Sequence[int]) -> Array:
 
 
 def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) -> dict:
-    """Seconds and peak memory of encoding and decoding a clip of ``frames`` frames."""
+    """Measures encoding and decoding a clip of ``frames`` frames: seconds and peak memory."""
     height, width, per_slice = values.height, values.width, values.slice_latents
     latents = latent_slices(1 + (frames - 1) // 4, per_slice)
     pixels = frame_slices(frames, per_slice)
@@ -99,7 +100,7 @@ def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) ->
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     module, params = make(values.model, jnp.dtype(values.dtype))
     widest = (4, values.height, values.width, module.config.block_channels[0])

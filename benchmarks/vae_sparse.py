@@ -1,14 +1,14 @@
-"""Sparse against dense coding by the autoencoder: seconds and memory by the share skipped.
+"""Measures sparse against dense coding by the autoencoder, by the fraction of skipped patches.
 
-    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \
+    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.vae_sparse --errors=errors.npz --out=vae_sparse.json
     python -m benchmarks.vae_sparse --model=tiny --height=64 --width=64 --frames=5
 
-Random weights and frames, made on the device. Masks are cut from the errors of real clips, as
-benchmarks.masks writes them, at the quantile that skips each share; without them they are synthetic
-blobs. ``blocks`` is the share of blocks that run, the first latent frame included, ``slots`` that
-with padding. Peak memory is of the process so far: sparse runs come first, those that skip most
-before the others.
+Parameters and frames are random and made on the device. Masks are made from the errors of real
+clips (benchmarks.masks), thresholded at the quantile that skips each fraction; without --errors
+they are blobs. ``blocks`` is the fraction of blocks that run, the first latent frame included, and
+``slots`` the same with padding. The peak memory is that since the process began: sparse runs come
+before dense ones, and those that skip most come first.
 """
 
 from collections.abc import Sequence
@@ -37,24 +37,26 @@ from skipsr_jax.tokens.blocks import Blocks, plan_blocks
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = "Which autoencoder."
+    text = "The autoencoder."
     flags.DEFINE_enum("model", "seedvr", sorted(MODELS), text, flag_values=values)
     flags.DEFINE_integer("height", 720, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
-    flags.DEFINE_integer("frames", 21, "Clip length, 4k + 1.", flag_values=values)
-    flags.DEFINE_list("skips", ["0.75", "0.4", "0"], "Shares to skip.", flag_values=values)
-    flags.DEFINE_list("ways", ["decode", "encode"], "What to time.", flag_values=values)
+    flags.DEFINE_integer("frames", 21, "Frames of the clip, 4k + 1.", flag_values=values)
+    flags.DEFINE_list("skips", ["0.75", "0.4", "0"], "Fractions to skip.", flag_values=values)
+    flags.DEFINE_list(
+        "directions", ["decode", "encode"], "Decoding, encoding or both.", flag_values=values
+    )
     flags.DEFINE_string("errors", None, "Errors of real clips (.npz).", flag_values=values)
-    flags.DEFINE_string("dtype", "bfloat16", "Of weights and convolutions.", flag_values=values)
+    flags.DEFINE_string("dtype", "bfloat16", "Of parameters and convolutions.", flag_values=values)
     flags.DEFINE_integer("repeats", 3, "Timed runs of each.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
 
 class Clip:
-    """One clip of random numbers, to be coded either way."""
+    """A clip of random numbers and the steps that encode and decode it, dense and sparse."""
 
     def __init__(self, module: VAE, params: dict, values: flags.FlagValues):
         height, width = values.height, values.width
@@ -69,59 +71,63 @@ class Clip:
             "encode": (encode_step(module), sparse_encode_step(module)),
         }
 
-    def run(self, way: str, plan: list[Blocks] | None) -> None:
-        """``way``: decode or encode. ``plan``: None for the dense one."""
+    def run(self, direction: str, plan: list[Blocks] | None) -> None:
+        """Decodes or encodes the clip.
+
+        ``direction``: ``decode`` or ``encode``. ``plan``: the active blocks of each latent frame;
+        None for dense coding.
+        """
         frames = [self._frames[TIME_FACTOR if i else 1] for i in range(self.latents)]
         latents = [self._latent] * self.latents
-        dense, sparse = self._steps[way]
-        if way == "decode" and plan is None:
+        dense, sparse = self._steps[direction]
+        if direction == "decode" and plan is None:
             base = frames if self._residual else None
             parts = decode_clip(dense, self._params, latents, base)
-        elif way == "decode":
+        elif direction == "decode":
             parts = decode_sparse_clip(sparse, self._params, latents, frames, plan)
         elif plan is None:
             parts = encode_clip(dense, self._params, frames)
         else:
             parts = encode_sparse_clip(sparse, self._params, frames, plan)
         for part in parts:
-            jax.block_until_ready(part)  # slice by slice they leave the device
+            jax.block_until_ready(part)  # results leave the device slice by slice
 
 
-def measure(clip: Clip, way: str, values: flags.FlagValues) -> list[dict]:
-    """Rows of the table for decoding or encoding."""
+def measure(clip: Clip, direction: str, values: flags.FlagValues) -> list[dict]:
+    """Measures decoding or encoding; returns a row for each mask."""
     rows, blocks = [], clip.grid[1] * clip.grid[2]
     frames = np.array([1] + [TIME_FACTOR] * (clip.latents - 1))
     for skip in sorted(map(float, values.skips), reverse=True):
         for name, keep in clip_masks(clip.grid, skip, values.errors).items():
             plan = plan_blocks(keep)
             active = np.array([(part.place < blocks).sum() for part in plan])
-            room = np.array([len(part.place) for part in plan])
-            seconds = median_seconds(lambda p=plan: clip.run(way, p), values.repeats)
+            slots = np.array([len(part.place) for part in plan])
+            seconds = median_seconds(lambda p=plan: clip.run(direction, p), values.repeats)
             rows.append(
                 {
-                    "way": way,
+                    "direction": direction,
                     "clip": name,
                     "skipped": float(1 - keep.mean()),
                     "blocks": float((active * frames).sum() / (blocks * frames.sum())),
-                    "slots": float((room * frames).sum() / (blocks * frames.sum())),
+                    "slots": float((slots * frames).sum() / (blocks * frames.sum())),
                     "seconds": seconds,
                     "peak_gib": peak_gib(),
                 }
             )
             print(rows[-1], flush=True)
-    seconds = median_seconds(lambda: clip.run(way, None), values.repeats)
-    print(f"dense {way} {seconds:.3f} s, peak {peak_gib()} GiB", flush=True)
+    seconds = median_seconds(lambda: clip.run(direction, None), values.repeats)
+    print(f"dense {direction} {seconds:.3f} s, peak {peak_gib()} GiB", flush=True)
     for row in rows:
         row["dense_seconds"], row["of_dense"] = seconds, row["seconds"] / seconds
     return rows
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     module, params = make(values.model, np.dtype(values.dtype))
     clip = Clip(module, params, values)
-    rows = [row for way in values.ways for row in measure(clip, way, values)]
+    rows = [row for direction in values.directions for row in measure(clip, direction, values)]
     facts = device_facts() | {"size": [values.height, values.width], "frames": values.frames}
     print(f"{facts['device']}, {values.model} {values.width}x{values.height}, {values.dtype}")
     print(format_table(rows))

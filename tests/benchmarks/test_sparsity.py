@@ -1,4 +1,4 @@
-"""The other places for the mask do what they say, and the comparison runs at its smallest."""
+"""Masks that act elsewhere in the transformer, and the comparison at its smallest."""
 
 import dataclasses
 import json
@@ -37,8 +37,8 @@ def run():
     def of(plan, attention=None):
         dit = abstract_dit(SMALLEST_DIT, np.float32, attention)
         tokens = [x[plan.patch_index] * plan.valid[..., None] for x in patches]
-        given = (*tokens, *random_inputs(SMALLEST_DIT, plan, np.float32)[2:])
-        out = np.asarray(velocity_step(dit)(params, *given))
+        inputs = (*tokens, *random_inputs(SMALLEST_DIT, plan, np.float32)[2:])
+        out = np.asarray(velocity_step(dit)(params, *inputs))
         full = np.full((patches[0].shape), np.nan, np.float32)
         full[plan.patch_index[plan.valid]] = out[plan.valid]
         return full
@@ -47,7 +47,7 @@ def run():
 
 
 @pytest.mark.slow
-def test_masked_attention_gives_kept_tokens_what_the_way_around_gives_them(run):
+def test_masked_attention_gives_kept_tokens_the_result_of_skipping(run):
     keep = blob_mask(GRID, 0.5)
     around, masked = run(plan_for(keep)), run(sparse_plans.attention_masked(keep))
     assert not np.isnan(masked).any() and np.isnan(around).any()
@@ -55,17 +55,17 @@ def test_masked_attention_gives_kept_tokens_what_the_way_around_gives_them(run):
     np.testing.assert_allclose(masked[kept], around[kept], atol=1e-5)
 
 
-def test_masked_queries_still_look_at_everything(run, kept_queries):
+def test_masked_queries_attend_to_all_keys(run, kept_queries):
     keep = blob_mask(GRID, 0.5)
     dense = run(plan_for(np.ones_like(keep)))
     masked = run(sparse_plans.queries_masked(keep), sparse_plans.KEPT_QUERIES)
     kept = keep.reshape(-1)
     np.testing.assert_allclose(masked[kept], dense[kept], atol=1e-5)
-    assert np.abs(masked - dense)[~kept].mean() > 1e-3  # they have not asked
+    assert np.abs(masked - dense)[~kept].mean() > 1e-3  # they were no queries
 
 
 @pytest.mark.slow
-def test_all_ways_in_one_run(tmp_path, monkeypatch, kept_queries):
+def test_all_variants_in_one_run(tmp_path, monkeypatch, kept_queries):
     monkeypatch.setitem(sparsity.DIT_PRESETS, "tiny", dataclasses.replace(SMALLEST_DIT, layers=2))
     monkeypatch.setattr(sparsity, "PAPER", PredictorConfig(width=8))
     np.save(tmp_path / "real.npy", blob_mask((2, 2, 3), 0.25))
@@ -76,12 +76,12 @@ def test_all_ways_in_one_run(tmp_path, monkeypatch, kept_queries):
     )
     assert sparsity.main(small.split()) == 0
     rows = json.loads(out.read_text())["rows"]
-    ways = ["around", "around, all", "attention", "queries", "dense in 2"]
-    assert [row["way"] for row in rows] == ["dense", "dense, all", *ways, *ways]
+    variants = ["around", "around, all", "attention", "queries", "dense in 2"]
+    assert [row["variant"] for row in rows] == ["dense", "dense, all", *variants, *variants]
     assert [row["skipped_percent"] for row in rows] == [0] * 2 + [50] * 5 + [25] * 5
-    seconds = {row["way"]: row["seconds"] for row in rows[:7]}
+    seconds = {row["variant"]: row["seconds"] for row in rows[:7]}
     for row in rows[2:7]:
-        base = "dense, all" if row["way"] == "around, all" else "dense"
+        base = "dense, all" if row["variant"] == "around, all" else "dense"
         assert row["faster"] == pytest.approx(seconds[base] / row["seconds"])
     assert rows[3]["predictor_seconds"] > 0 and rows[3]["plan_seconds"] > 0
 
@@ -89,7 +89,7 @@ def test_all_ways_in_one_run(tmp_path, monkeypatch, kept_queries):
 def test_masks_that_are_none(tmp_path):
     np.save(tmp_path / "wrong.npy", np.zeros((2, 2)))
     np.save(tmp_path / "none.npy", np.zeros((2, 2, 2), bool))
-    for mask, says in (("half", "'half' is no share"), ("no.npy", "cannot read no.npy"),
+    for mask, says in (("half", "'half' is neither a fraction"), ("no.npy", "cannot read no.npy"),
                        (f"{tmp_path}/wrong.npy", "must hold booleans"),
                        (f"{tmp_path}/none.npy", "keeps no patch")):  # fmt: skip
         with pytest.raises(UserError, match=says):
