@@ -7,6 +7,7 @@ the writer states it, because the assumption changes with the size.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import av
@@ -15,6 +16,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from jaxtyping import UInt8, UInt16
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.yuv_format import LUMA_WEIGHTS, code_scales, yuv_format
 
 RgbFrame = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
 
@@ -23,20 +25,7 @@ BT709 = 1
 BT601_525 = 6
 _RGB = 0
 _SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # H.273 matrix -> libswscale's SWS_CS_*
-_WEIGHTS = {  # of red and of blue in luma, by H.273 matrix
-    1: (0.2126, 0.0722),
-    4: (0.30, 0.11),
-    5: (0.299, 0.114),
-    6: (0.299, 0.114),
-    7: (0.212, 0.087),
-    9: (0.2627, 0.0593),
-}
 _PLANAR_444 = {8: "yuv444p", 10: "yuv444p10le", 12: "yuv444p12le", 16: "yuv444p16le"}  # by bits
-PIXEL_FORMATS = {  # what can be written: (chroma has half the width, half the height, bits)
-    f"yuv{layout}p{suffix}": (layout != "444", layout == "420", bits)
-    for layout in ("420", "422", "444")
-    for suffix, bits in (("", 8), ("10le", 10), ("12le", 12))
-}
 _HD_HEIGHT, _HD_WIDTH = 720, 1280  # from this size on, players take an untagged clip for BT.709
 _EXACT = (
     Interpolation.BICUBIC
@@ -115,11 +104,12 @@ def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter
         dst_color_range=frame.color_range,
     )
     luma, blue_difference, red_difference = _read_planes(planar)
-    (luma_zero, luma_span), (chroma_zero, chroma_span) = _code_scales(bits, tags)
-    red_weight, blue_weight = _WEIGHTS[tags.matrix]
-    grey = (luma - luma_zero) / luma_span
-    red = grey + (red_difference - chroma_zero) * (2 * (1 - red_weight) / chroma_span)
-    blue = grey + (blue_difference - chroma_zero) * (2 * (1 - blue_weight) / chroma_span)
+    luma_scale, chroma_scale = code_scales(bits, tags.full_range)
+    red_weight, blue_weight = LUMA_WEIGHTS[tags.matrix]
+    grey = (luma - luma_scale.zero) / luma_scale.span
+    chroma_unit = 2 / chroma_scale.span
+    red = grey + (red_difference - chroma_scale.zero) * ((1 - red_weight) * chroma_unit)
+    blue = grey + (blue_difference - chroma_scale.zero) * ((1 - blue_weight) * chroma_unit)
     green = (grey - red_weight * red - blue_weight * blue) / (1 - red_weight - blue_weight)
     top = 255 if bits == 8 else 65535
     return np.stack([_codes(channel * top, top) for channel in (red, green, blue)], axis=-1)
@@ -138,25 +128,41 @@ def from_rgb(rgb: RgbFrame, tags: ColourTags, pixel_format: str) -> av.VideoFram
     Chroma is sited left, where decoders of H.264, H.265, VP9 and AV1 expect it when nothing is
     stated: on even columns, weights 1/4 1/2 1/4, and between two rows.
     """
-    half_width, half_height, bits = PIXEL_FORMATS[pixel_format]
-    red_weight, blue_weight = _WEIGHTS[tags.matrix]
-    weights = (red_weight, 1 - red_weight - blue_weight, blue_weight)
-    (luma_zero, luma_span), (chroma_zero, chroma_span) = _code_scales(bits, tags)
+    target = yuv_format(pixel_format, tags.matrix, tags.full_range)
+    weights = (target.red, 1 - target.red - target.blue, target.blue)
     unit = np.float32(1 / np.iinfo(rgb.dtype).max)
     channels = [rgb[..., channel].astype(np.float32) * unit for channel in range(3)]
     luma = _weighted(channels, weights)
-    planes = [luma * luma_span + luma_zero]
-    if half_width or half_height:
-        channels = [_subsampled(channel, half_width, half_height) for channel in channels]
+    values = [luma * target.luma.span + target.luma.zero]
+    if target.half_width or target.half_height:
+        halves = (target.half_width, target.half_height)
+        channels = [_subsampled(channel, *halves) for channel in channels]
         luma = _weighted(channels, weights)
-    for channel, weight in ((channels[2], blue_weight), (channels[0], red_weight)):
-        planes.append((channel - luma) * (chroma_span / (2 * (1 - weight))) + chroma_zero)
-    frame = av.VideoFrame(rgb.shape[1], rgb.shape[0], pixel_format)
-    for plane, values in zip(frame.planes, planes, strict=True):
-        row = _codes(values, 2**bits - 1).view(np.uint8)
-        padded = np.zeros((plane.height, plane.line_size), np.uint8)
-        padded[:, : row.shape[1]] = row
-        plane.update(padded)
+    for channel, weight in ((channels[2], target.blue), (channels[0], target.red)):
+        scale = target.chroma.span / (2 * (1 - weight))
+        values.append((channel - luma) * scale + target.chroma.zero)
+    planes = [_codes(plane, 2**target.bits - 1) for plane in values]
+    return frame_of_planes(planes, tags, pixel_format)
+
+
+def frame_of_planes(
+    planes: Sequence[np.ndarray], tags: ColourTags, pixel_format: str
+) -> av.VideoFrame:
+    """Codes as a frame of ``pixel_format`` that carries ``tags``.
+
+    Args:
+      planes: luma (h, w) and two chroma planes of the sizes that the format wants; uint8 for 8
+        bits, else uint16.
+      tags: what the codes mean.
+      pixel_format: one of PIXEL_FORMATS.
+    """
+    height, width = planes[0].shape
+    frame = av.VideoFrame(width, height, pixel_format)
+    for plane, codes in zip(frame.planes, planes, strict=True):
+        rows = np.ascontiguousarray(codes).view(np.uint8)
+        if plane.line_size != rows.shape[1]:
+            rows = np.pad(rows, ((0, 0), (0, plane.line_size - rows.shape[1])))
+        plane.update(rows)
     apply_tags(frame, tags)
     return frame
 
@@ -204,14 +210,6 @@ def _read_planes(frame: av.VideoFrame) -> list[np.ndarray]:
         used = np.ascontiguousarray(rows[:, : plane.width * kind.itemsize])
         planes.append(used.view(kind).astype(np.float32))
     return planes
-
-
-def _code_scales(bits: int, tags: ColourTags) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(zero, span) in codes of luma and of chroma (H.273, equations 23 to 28)."""
-    if tags.full_range:
-        return (0, 2**bits - 1), (2 ** (bits - 1), 2**bits - 1)
-    step = 2 ** (bits - 8)
-    return (16 * step, 219 * step), (128 * step, 224 * step)
 
 
 def _codes(values: np.ndarray, top: int) -> np.ndarray:

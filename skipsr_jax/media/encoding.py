@@ -8,7 +8,7 @@ import dataclasses
 import av
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.colour import PIXEL_FORMATS
+from skipsr_jax.media.yuv_format import PIXEL_FORMATS
 
 _CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
 _WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 8 bits

@@ -8,6 +8,7 @@ at a clean end and removed after any exception.
 import contextlib
 import os
 import pathlib
+from collections.abc import Sequence
 from fractions import Fraction
 from types import TracebackType
 
@@ -16,10 +17,12 @@ import av
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import commit, temporary_path
 from skipsr_jax.media.audio import AudioCopy
-from skipsr_jax.media.colour import SRGB_VIDEO, RgbFrame, apply_tags, from_rgb
+from skipsr_jax.media.colour import SRGB_VIDEO, RgbFrame, apply_tags, frame_of_planes, from_rgb
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
+from skipsr_jax.media.yuv_format import YuvFormat, yuv_format
+from skipsr_jax.types import HostArray
 
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
 _TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
@@ -36,7 +39,7 @@ def check_video_output(path: str | os.PathLike, *, overwrite: bool = False) -> N
 
 
 class VideoWriter:
-    """Encodes RGB frames, one `write` each, into a video file.
+    """Encodes frames, RGB (`write`) or the file's own codes (`write_planes`), into a video file.
 
     With ``source``, a clip read by `open_media`, the result has its timestamps (constant or
     variable rate), colour tags, pixel aspect ratio and, with ``audio``, copies of its audio
@@ -100,10 +103,33 @@ class VideoWriter:
             raise ValueError(
                 f"frame of shape {frame.shape}; this video takes ({self._height}, {self._width}, 3)"
             )
+        self._encode(from_rgb(frame, self._colour, self._pixel_format))
+
+    def write_planes(self, planes: Sequence[HostArray]) -> None:
+        """Appends a frame given as the codes of the file, see ``yuv_format``.
+
+        Args:
+          planes: luma (height, width), blue difference and red difference, uint8 or uint16.
+        """
+        if planes[0].shape != (self._height, self._width):
+            raise ValueError(
+                f"luma of shape {planes[0].shape}; this video takes ({self._height}, {self._width})"
+            )
+        self._encode(frame_of_planes(planes, self._colour, self._pixel_format))
+
+    @property
+    def yuv_format(self) -> YuvFormat:
+        """What the codes of the file mean, for those who make them (``pixels.yuv``)."""
+        return yuv_format(self._pixel_format, self._colour.matrix, self._colour.full_range)
+
+    @property
+    def _pixel_format(self) -> str:
+        return self._encoding.pixel_format or ""
+
+    def _encode(self, picture: av.VideoFrame) -> None:
         index = self.frames_written
         if self._times is not None and index >= len(self._times):
             raise ValueError(f"frame {index} has no time: the source has {len(self._times)} frames")
-        picture = from_rgb(frame, self._colour, self._encoding.pixel_format or "")
         picture.pts = self._ticks(index)
         picture.time_base = self._time_base
         picture.duration = self._ticks(index + 1) - picture.pts
@@ -151,6 +177,7 @@ class VideoWriter:
         )
         stream.width, stream.height = self._width, self._height
         stream.pix_fmt = encoding.pixel_format
+        stream.thread_type = "FRAME"  # whole frames in parallel: faster than slices, PyAV's default
         stream.time_base = self._time_base
         stream.codec_context.time_base = self._time_base
         if self._source:

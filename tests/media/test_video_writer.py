@@ -17,6 +17,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.media.encoding import Encoding
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.video_writer import VideoWriter, check_video_output
+from skipsr_jax.pixels.yuv import rgb_to_yuv
 
 
 def upscaled(media, scale=2):
@@ -240,3 +241,23 @@ def test_a_write_that_the_system_refuses_is_one_line(tmp_path):
     assert "cannot write" in done.stdout and "File too large" in done.stdout
     assert done.stderr == ""
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("depth", "height"), [(8, 34), (8, 33), (10, 34)])
+def test_planes_give_the_file_that_their_rgb_gives(tmp_path, depth, height):
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, height, 46, 3), np.uint8)
+    size = {"height": height, "width": 46, "rate": Fraction(24), "bit_depth": depth}
+    with VideoWriter(tmp_path / "rgb.mkv", **size) as by_rgb:
+        for frame in frames:
+            by_rgb.write(frame)
+    with VideoWriter(tmp_path / "planes.mkv", **size) as by_planes:
+        codes = rgb_to_yuv(np.float32(frames / 255), by_planes.yuv_format)
+        for planes in zip(*map(np.asarray, codes), strict=True):
+            by_planes.write_planes(planes)
+        with pytest.raises(ValueError, match="luma of shape"):
+            by_planes.write_planes([plane[1:] for plane in planes])
+    mine, other = (list(open_media(tmp_path / name).frames()) for name in ("rgb.mkv", "planes.mkv"))
+    assert len(mine) == len(other) == 3
+    error = np.subtract(mine, other, dtype=float) / np.iinfo(mine[0].dtype).max * 255
+    assert abs(error).max() < 4 and abs(error).mean() < 0.05
