@@ -16,7 +16,7 @@ from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.resources import config_names
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
+from skipsr_jax.tokens.plan import TokenPlan, bucket_with_window_capacity, build_plan
 from skipsr_jax.types import Bool, HostArray
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -76,7 +76,8 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:
     """The token plan of one clip, in the bucket that inference takes for it."""
-    return build_plan([keep], [TEXT_TOKENS], roomy_bucket([keep], shards), shards=shards)
+    bucket = bucket_with_window_capacity([keep], shards)
+    return build_plan([keep], [TEXT_TOKENS], bucket, shards=shards)
 
 
 def random_inputs(config: DiTConfig, plan: TokenPlan, dtype: Any) -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.parallel.spatial import spatial_sharding
 from skipsr_jax.tokens.buckets import Bucket
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, roomy_bucket
+from skipsr_jax.tokens.plan import TokenPlan, bucket_with_window_capacity, build_plan
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stages import sr
@@ -130,7 +130,7 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
     dit = abstract_dit(config, dtype)
     params, keep = to_dict(dit), clip.keep()
     over_packs = NamedSharding(mesh, sharding.spec(PACKS))
-    bucket = roomy_bucket([keep], sharding.shards)
+    bucket = bucket_with_window_capacity([keep], sharding.shards)
     plan = build_plan([keep], [TEXT_TOKENS], bucket, shards=sharding.shards)
     flops = clips * dit_flops(config, plan).total
 

@@ -74,7 +74,7 @@ def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, n
         for skip in map(float, values.skips):
             plan = plan_for(blob_mask(grid, skip), values.devices)
             if mesh.size == 1:  # tokens in the same order, to be compared
-                plan = plan._replace(parts=None)
+                plan = plan._replace(shard_layouts=None)
             given = random_inputs(config, plan, dtype)
             given = jax.device_put(given, replicated(mesh))
             seconds = median_seconds(lambda given=given: step(params, *given), values.steps)

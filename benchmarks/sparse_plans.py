@@ -19,8 +19,9 @@ from skipsr_jax.kernels.attention import IMPLEMENTATIONS, Problem, cudnn, varlen
 from skipsr_jax.kernels.choice import Implementation
 from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.models.dit import Body, DiTConfig
+from skipsr_jax.tokens.layout import Layout, Leaf
 from skipsr_jax.tokens.patches import gather_kept, scatter_kept
-from skipsr_jax.tokens.plan import Layout, Leaf, TokenPlan
+from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import Bool, DType, Float, HostArray, Int
 
 KEPT_QUERIES = "kept_queries"

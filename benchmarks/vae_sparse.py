@@ -100,8 +100,8 @@ def measure(clip: Clip, direction: str, values: flags.FlagValues) -> list[dict]:
     for skip in sorted(map(float, values.skips), reverse=True):
         for name, keep in clip_masks(clip.grid, skip, values.errors).items():
             plan = plan_blocks(keep)
-            active = np.array([(part.place < blocks).sum() for part in plan])
-            slots = np.array([len(part.place) for part in plan])
+            active = np.array([(part.block_index < blocks).sum() for part in plan])
+            slots = np.array([len(part.block_index) for part in plan])
             seconds = median_seconds(lambda p=plan: clip.run(direction, p), values.repeats)
             rows.append(
                 {

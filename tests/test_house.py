@@ -97,6 +97,7 @@ TESTED_IN = {
     "pixels/resample.py": "inference/test_pipeline.py",
     "tokens/buckets.py": "tokens/test_plan.py",
     "tokens/kept.py": "tokens/test_plan.py",
+    "tokens/layout.py": "tokens/test_plan.py",
     "training/fit.py": "training/test_meshes.py",
     "training/frozen_vae.py": "training/stages/test_distill.py",
     "training/held_out.py": "training/test_mixed_packs.py",

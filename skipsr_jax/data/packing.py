@@ -10,7 +10,7 @@ import numpy as np
 
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
-from skipsr_jax.tokens.plan import roomy_bucket
+from skipsr_jax.tokens.plan import bucket_with_window_capacity
 from skipsr_jax.types import Bool, HostArray
 
 
@@ -65,5 +65,5 @@ def bucket_of(shapes: Sequence[ClipShape], packing: Packing) -> Bucket:
     sequences = sum(shape.batch for shape in shapes) // packing.samples
     grids = [shape.grid for shape in shapes for _ in range(shape.batch // sequences)]
     tokens = sum(_room(int(np.prod(grid)), packing) for grid in grids)
-    windows = roomy_bucket([np.ones(grid, bool) for grid in grids]).windows
-    return bucket_for(tokens, windows, packing.shards, spare=False)  # no windows are dealt
+    windows = bucket_with_window_capacity([np.ones(grid, bool) for grid in grids]).windows
+    return bucket_for(tokens, windows, packing.shards, slack=False)  # no windows are assigned

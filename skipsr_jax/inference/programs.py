@@ -43,7 +43,7 @@ from skipsr_jax.pixels.compose import gather_patches, scatter_patches
 from skipsr_jax.tokens.blocks import Blocks
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
-from skipsr_jax.tokens.plan import build_plan, roomy_bucket
+from skipsr_jax.tokens.plan import bucket_with_window_capacity, build_plan
 from skipsr_jax.types import Bool, Float, HostArray
 
 
@@ -204,7 +204,7 @@ class Programs:
         given = latent
         if sampler.condition_noise > 0:
             given = self._condition_noise(latent, condition_noise, sampler.condition_noise)
-        bucket = roomy_bucket([keep], self.devices)
+        bucket = bucket_with_window_capacity([keep], self.devices)
         texts = [self.model.params["text"][name][None] for name in self._prompts_of(sampler)]
         plans = [build_plan([keep], [text.shape[1]], bucket, shards=self.devices) for text in texts]
         # Committed to a device as the parameters are: else the first of several steps, whose noise

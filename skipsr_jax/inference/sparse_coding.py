@@ -10,7 +10,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.scene_cuts import find_cuts
-from skipsr_jax.tokens.blocks import Blocks, clip_blocks, share_run
+from skipsr_jax.tokens.blocks import Blocks, active_fraction, clip_blocks
 from skipsr_jax.types import Bool, HostArray
 
 
@@ -69,5 +69,5 @@ class Coding:
         plan = clip_blocks(keep)
         if plan is None or getattr(self._settings, name) == "sparse":
             return plan
-        pays = share_run(plan) <= self._settings.sparse_up_to
+        pays = active_fraction(plan) <= self._settings.sparse_up_to
         return plan if pays and self._fits and self._in_one_scene() else None

@@ -50,10 +50,10 @@ def shardings(tree: Any, mesh: AnyMesh) -> Any:
 
 
 def bytes_per_device(tree: Any, mesh: AnyMesh) -> int:
-    """What one device holds of ``tree`` (arrays or shapes) under the table."""
-    parts = jax.tree.map(
-        lambda leaf, place: math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
+    """Bytes that one device holds of ``tree`` (arrays or shapes) under the table."""
+    sizes = jax.tree.map(
+        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize,
         tree,
         shardings(tree, mesh),
     )
-    return sum(jax.tree.leaves(parts))
+    return sum(jax.tree.leaves(sizes))

@@ -1,11 +1,10 @@
 """Which patches need no refinement: Eq. 1 of the paper, and masks over the token grid.
 
 A patch P is skippable if MSE(P, U(D(P))) <= tau, with D area downsampling by 4 and U bilinear
-upsampling (paper section 3). A patch is what one token covers: 16 x 16 pixels of 4 frames. The
-causal autoencoder gives the first frame a latent of its own, so the first patch in time covers
-1 frame, and patch k > 0 covers frames 4k - 3 to 4k.
+upsampling (paper section 3). A patch is what one token covers: 16 x 16 pixels of 4 frames, but
+for the first patch in time, which covers 1 frame (``skipsr_jax.geometry``).
 
-Resampling itself lies in ``skipsr_jax.media.resize``: these functions take its result.
+Resampling is in ``skipsr_jax.media.resize``; these functions take its result.
 """
 
 import numpy as np
@@ -19,7 +18,7 @@ TAU = 2e-4
 
 def frame_mse(
     frames: Float[HostArray, "f h w 3"], rebuilt: Float[HostArray, "f h w 3"], patch: int
-) -> Float[HostArray, "f r c"]:
+) -> Float[HostArray, "f r q"]:
     """Mean squared difference per frame and ``patch`` x ``patch`` pixels, which divide h and w."""
     count, height, width, _ = frames.shape
     error = np.square(frames.astype(np.float32) - rebuilt.astype(np.float32))
@@ -31,7 +30,7 @@ def patch_mse(
     frames: Float[HostArray, "f h w 3"],
     rebuilt: Float[HostArray, "f h w 3"],
     patch: int = PATCH_PIXELS,
-) -> Float[HostArray, "t r c"]:
+) -> Float[HostArray, "t r q"]:
     """Mean squared difference per patch of ``patch`` x ``patch`` pixels (Eq. 1, left side).
 
     Args:
@@ -54,20 +53,20 @@ def patch_mse(
     return np.concatenate([error[:1], later])
 
 
-def needs_refinement(mse: Float[HostArray, "t r c"], tau: float = TAU) -> Bool[HostArray, "t r c"]:
+def needs_refinement(mse: Float[HostArray, "t r q"], tau: float = TAU) -> Bool[HostArray, "t r q"]:
     """The keep mask: True where Eq. 1 does not hold."""
     return mse > tau
 
 
-def dilate(keep: Bool[HostArray, "t r c"], patches: int) -> Bool[HostArray, "t r c"]:
+def dilate(keep: Bool[HostArray, "t r q"], patches: int) -> Bool[HostArray, "t r q"]:
     """The keep mask grown by ``patches`` in height and width (square neighbourhood)."""
     for axis in (1, 2):
         grown = keep.copy()
         for shift in range(1, patches + 1):
-            ahead = [slice(None)] * 3
-            behind = [slice(None)] * 3
-            ahead[axis], behind[axis] = slice(shift, None), slice(None, -shift)
-            grown[tuple(ahead)] |= keep[tuple(behind)]
-            grown[tuple(behind)] |= keep[tuple(ahead)]
+            later = [slice(None)] * 3
+            earlier = [slice(None)] * 3
+            later[axis], earlier[axis] = slice(shift, None), slice(None, -shift)
+            grown[tuple(later)] |= keep[tuple(earlier)]
+            grown[tuple(earlier)] |= keep[tuple(later)]
         keep = grown
     return keep

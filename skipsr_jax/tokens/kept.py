@@ -13,23 +13,18 @@ from skipsr_jax.tokens.windows import REGULAR, SHIFTED, Grid, window_cuts
 from skipsr_jax.types import Bool, HostArray
 
 
-def _axis_index(cuts: np.ndarray) -> np.ndarray:
-    """For each place along an axis, the number of its window."""
-    return np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
-
-
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-    """What a grid says of its patches, whichever of them are kept, in the order in which they would
-    be stored: window by window of the regular partition. Memory is then read from front to back.
+class GridTables:
+    """All patches of a grid in storage order, which is window by window of the regular partition.
 
-    Indices are of the kind of integers that numpy takes by without a cast.
+    Since masks keep this order, memory is read from front to back. Indices have the integer type
+    that numpy indexes with, without a cast.
 
     Attributes:
-      patch (p,): the patches in that order.
-      shifted (p,): places in that order, window by window of the shifted partition.
-      starts: for each partition, where its windows begin among places so ordered.
-      position, extent (2, p, 3): as in ``plan.TokenPlan``.
+      patch (patches,): the patches in storage order.
+      shifted (patches,): indices into storage order, window by window of the shifted partition.
+      starts: for each partition, where its windows begin, among the patches ordered by it.
+      position, extent (2, patches, 3): as in ``plan.TokenPlan``, in storage order.
     """
 
     patch: np.ndarray
@@ -40,13 +35,13 @@ class Geometry:
 
 
 @functools.lru_cache(maxsize=16)
-def geometry_of(grid: Grid) -> Geometry:
-    """Made once for each grid."""
+def grid_tables(grid: Grid) -> GridTables:
+    """The tables of a grid, made once for each."""
     coordinates = np.indices(grid, np.int32).reshape(3, -1)
     windows, positions, extents = [], [], []
     for y in (REGULAR, SHIFTED):
         cuts = window_cuts(grid, y == SHIFTED)
-        along = [_axis_index(c)[x] for c, x in zip(cuts, coordinates, strict=True)]
+        along = [_window_number(c)[x] for c, x in zip(cuts, coordinates, strict=True)]
         begin = np.stack([c[i] for c, i in zip(cuts, along, strict=True)], -1)
         end = np.stack([c[i + 1] for c, i in zip(cuts, along, strict=True)], -1)
         frames, rows = len(cuts[0]) - 1, len(cuts[1]) - 1
@@ -55,47 +50,53 @@ def geometry_of(grid: Grid) -> Geometry:
         extents.append(end - begin)
     patch = np.argsort(windows[REGULAR], kind="stable")
     regular, shifted = (window[patch] for window in windows)
-    regrouped = np.argsort(shifted, kind="stable")
-    return Geometry(
+    by_shifted = np.argsort(shifted, kind="stable")
+    return GridTables(
         patch,
-        regrouped,
-        (_steps(regular), _steps(shifted[regrouped])),
+        by_shifted,
+        (_starts(regular), _starts(shifted[by_shifted])),
         np.stack([position[patch] for position in positions]).astype(np.int16),
         np.stack([extent[patch] for extent in extents]).astype(np.int16),
     )
 
 
-def _steps(rising: np.ndarray) -> np.ndarray:
+def _window_number(cuts: np.ndarray) -> np.ndarray:
+    """For each position along an axis, the number of its window."""
+    return np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
+
+
+def _starts(rising: np.ndarray) -> np.ndarray:
     """Where each new number of a rising list begins."""
     return np.flatnonzero(np.diff(rising, prepend=-1))
 
 
 class Kept(NamedTuple):
-    """The kept patches of one sample.
+    """The kept patches of one sample, n in all.
 
     Attributes:
-      geometry: of its grid.
-      place (n,): where they would be stored if all patches were, rising.
-      shifted (n,): stored tokens window by window of the shifted partition.
+      tables: of its grid.
+      storage_index (n,): the kept patches as indices into storage order, rising.
+      shifted (n,): indices of the kept patches, 0 to n - 1, window by window of the shifted
+        partition.
       counts: for each partition, how many each window has, windows without left out.
     """
 
-    geometry: Geometry
-    place: np.ndarray
+    tables: GridTables
+    storage_index: np.ndarray
     shifted: np.ndarray
     counts: tuple[np.ndarray, np.ndarray]
 
 
 def kept_of(mask: Bool[HostArray, "_ _ _"]) -> Kept:
-    """Of a sample's keep mask. take: a little faster than brackets."""
-    geometry = geometry_of(mask.shape)
-    stored = mask.reshape(-1).take(geometry.patch)
-    flags = stored, stored.take(geometry.shifted)
+    """The kept patches of a sample's keep mask."""
+    tables = grid_tables(mask.shape)
+    stored = mask.reshape(-1).take(tables.patch)  # take: a little faster than brackets
+    flags = stored, stored.take(tables.shifted)
     counts = [
         np.add.reduceat(flag, starts, dtype=np.int32)
-        for flag, starts in zip(flags, geometry.starts, strict=True)
+        for flag, starts in zip(flags, tables.starts, strict=True)
     ]
-    token_of = np.cumsum(stored, dtype=np.int32) - 1
-    shifted = token_of.take(geometry.shifted.take(np.flatnonzero(flags[SHIFTED])))
+    number = np.cumsum(stored, dtype=np.int32) - 1  # of each kept patch in storage order
+    shifted = number.take(tables.shifted.take(np.flatnonzero(flags[SHIFTED])))
     regular_counts, shifted_counts = (count[count > 0] for count in counts)
-    return Kept(geometry, np.flatnonzero(stored), shifted, (regular_counts, shifted_counts))
+    return Kept(tables, np.flatnonzero(stored), shifted, (regular_counts, shifted_counts))

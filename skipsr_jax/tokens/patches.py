@@ -1,8 +1,8 @@
-"""Between latents and tokens: one token is a patch of 1 x 2 x 2 latent pixels.
+"""Conversion between latents and tokens: one token is a patch of 1 x 2 x 2 latent pixels.
 
 A token's vector lists its pixels row by row with all channels of a pixel together
 (index = (row * 2 + column) * channels + channel); tokens run over time, then height, then width.
-Which patches are kept comes as a plan's ``patch_index``, -1 where a row of the bucket is padding.
+A plan's ``patch_index`` says which patches are kept; it is -1 where a row of the bucket is padding.
 """
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from skipsr_jax.geometry import PATCH
+from skipsr_jax.geometry import PATCH, PATCH_AREA, PATCH_PIXELS
 from skipsr_jax.types import Float, Int
 
 
@@ -20,9 +20,10 @@ def patchify(latent: Float[Array, "b t h w c"]) -> Float[Array, "b n i"]:
     if height % PATCH or width % PATCH:
         raise ValueError(
             f"latent size {height}x{width} does not divide into patches of {PATCH}x{PATCH}; "
-            f"pad the frames to multiples of 16 pixels"
+            f"pad the frames to multiples of {PATCH_PIXELS} pixels"
         )
-    return rearrange(latent, "b t (h p) (w q) c -> b (t h w) (p q c)", p=PATCH, q=PATCH)
+    pattern = "b t (h down) (w right) c -> b (t h w) (down right c)"
+    return rearrange(latent, pattern, down=PATCH, right=PATCH)
 
 
 def unpatchify(
@@ -32,33 +33,38 @@ def unpatchify(
     frames, height, width = grid
     return rearrange(
         tokens,
-        "b (t h w) (p q c) -> b t (h p) (w q) c",
-        t=frames, h=height, w=width, p=PATCH, q=PATCH,
+        "b (t h w) (down right c) -> b t (h down) (w right) c",
+        t=frames, h=height, w=width, down=PATCH, right=PATCH,
     )  # fmt: skip
 
 
-def _past_padding(patches: Float[Array, "b p i"], index: Int[Array, "b n"]) -> Int[Array, "b n"]:
+def _out_of_bounds_padding(
+    patches: Float[Array, "b patches i"], index: Int[Array, "b n"]
+) -> Int[Array, "b n"]:
+    """``index`` with padding past the last patch, since -1 would mean the last one."""
     return jnp.where(index < 0, patches.shape[1], index)
 
 
-def gather_kept(patches: Float[Array, "b p i"], index: Int[Array, "b n"]) -> Float[Array, "b n i"]:
+def gather_kept(
+    patches: Float[Array, "b patches i"], index: Int[Array, "b n"]
+) -> Float[Array, "b n i"]:
     """The patches at ``index``; rows of padding are zero."""
     take = jax.vmap(lambda rows, i: rows.at[i].get(mode="fill", fill_value=0))
-    return take(patches, _past_padding(patches, index))
+    return take(patches, _out_of_bounds_padding(patches, index))
 
 
 def scatter_kept(
-    patches: Float[Array, "b p i"], tokens: Float[Array, "b n i"], index: Int[Array, "b n"]
-) -> Float[Array, "b p i"]:
-    """``patches`` with those at ``index`` replaced by ``tokens``; rows of padding go nowhere."""
+    patches: Float[Array, "b patches i"], tokens: Float[Array, "b n i"], index: Int[Array, "b n"]
+) -> Float[Array, "b patches i"]:
+    """``patches`` with those at ``index`` replaced by ``tokens``; rows of padding are dropped."""
     put = jax.vmap(lambda rows, i, new: rows.at[i].set(new.astype(rows.dtype), mode="drop"))
-    return put(patches, _past_padding(patches, index), tokens)
+    return put(patches, _out_of_bounds_padding(patches, index), tokens)
 
 
 def join_channels(
-    noisy: Float[Array, "b n x"], conditions: Float[Array, "b n y"]
+    noisy: Float[Array, "b n noisy_i"], conditions: Float[Array, "b n condition_i"]
 ) -> Float[Array, "b n i"]:
-    """Tokens of two latents -> tokens of the latent with the channels of both, i = x + y."""
+    """Tokens of two latents -> tokens of the latent that has the channels of both."""
     b, n, _ = noisy.shape
-    parts = [part.reshape(b, n, PATCH * PATCH, -1) for part in (noisy, conditions)]
-    return jnp.concatenate(parts, axis=-1).reshape(b, n, -1)
+    pixels = [tokens.reshape(b, n, PATCH_AREA, -1) for tokens in (noisy, conditions)]
+    return jnp.concatenate(pixels, axis=-1).reshape(b, n, -1)

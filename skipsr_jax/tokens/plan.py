@@ -1,76 +1,52 @@
 """TokenPlan: which tokens run, and who attends to whom, as plain index arrays.
 
-Built on the host in numpy from the keep masks of the clips packed into one sequence. Each kept
-token stays in the window that the full grid gives it, with the position it has inside the whole
-window (paper section 4.2, "Handling Window Attention"); windows with no kept token do nothing.
-Kept tokens are stored in regular-window order, windows contiguous. In attention order a window is
-its kept tokens followed by the text of its sample; the text's results are averaged over the
-sample's windows. For devices that share a pack, each with an equal part of its tokens, whole
-windows are dealt to the parts where that goes (``tokens.shards``): then attention in the regular
-partition stays on each device.
+It is built on the host in numpy from the keep masks of the clips packed into one sequence. Each
+kept token stays in the window that the full grid gives it, with the position it has inside the
+whole window (paper section 4.2, "Handling Window Attention"); windows with no kept token do
+nothing. Kept tokens are stored in regular-window order, windows contiguous. In attention order a
+window is its kept tokens followed by the text of its sample; the text's results are averaged over
+the sample's windows (``tokens.layout``). For devices that share a pack, each with a shard of its
+tokens, whole windows are assigned to the shards where that is possible (``tokens.shards``): then
+attention in the regular partition stays on each device.
 
 Invariant: shapes depend on the bucket, the number of samples and the text slots only (and on
-whether windows could be dealt), never on resolution, frame count or mask. Padding points past the
-end of what it indexes, where gathers fill with zeros.
+whether windows could be assigned), never on resolution, frame count or mask. Padding points past
+the end of what it indexes, where gathers fill with zeros.
 
 Plans are named tuples, which JAX takes as pytrees without a registration: data workers build plans
 without importing jax.
 """
 
-import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for
 from skipsr_jax.tokens.kept import Kept, kept_of
-from skipsr_jax.tokens.shards import deal_windows
+from skipsr_jax.tokens.layout import Layout, LayoutWriter, Leaf, empty_layouts, ranges
+from skipsr_jax.tokens.shards import Assignment, assign_pack
 from skipsr_jax.tokens.windows import REGULAR, SHIFTED, window_cuts
-from skipsr_jax.types import Bool, DType, HostArray
-
-Leaf = Any
-"""An array on host or device, or whatever stands for it in a pytree (a shape, a sharding)."""
-
-
-class Layout(NamedTuple):
-    """Who attends to whom, in several partitions or parts, along axis ``y``.
-
-    Axes: ``b`` packs, ``n`` stored tokens, ``s`` attention rows (n + g * l), ``g`` windows,
-    ``k`` samples in a pack, ``l`` text slots of a sample, ``m = k * l`` text rows.
-
-    Attributes:
-      gather (b, y, s): attention row -> row of (video ++ text), n + m where the row is padding.
-      video_rows (b, y, n): stored token -> attention row, s where the token is padding.
-      text_rows (b, y, g, l): window and text slot -> attention row, s where there is none.
-      text_weight (b, y, k, g): share of each window in the text mean of each sample.
-      cu_seqlens (b, y, g + 1): attention row at which each window begins, then the total, repeated.
-    """
-
-    gather: Leaf
-    video_rows: Leaf
-    text_rows: Leaf
-    text_weight: Leaf
-    cu_seqlens: Leaf
+from skipsr_jax.types import Bool, HostArray
 
 
 class TokenPlan(NamedTuple):
     """One or more packs of kept tokens, ready for the transformer.
 
-    Axes as in Layout; along ``y`` index 0 is the regular partition and index 1 the shifted one.
+    Axes as in ``Layout``; along ``y`` index 0 is the regular partition and index 1 the shifted one.
 
     Attributes:
       patch_index (b, n): stored token -> patch of the pack's samples laid end to end (each in
-        t, h, w order), -1 where the token is padding.
+        t, r, q order), -1 where the token is padding.
       sample (b, n): stored token -> sample of the pack, 0 where the token is padding.
       text_length (b, k): text tokens of each sample, at most l.
-      position (b, y, n, 3): place of each stored token inside its whole window, from 0.
+      position (b, y, n, 3): position of each stored token inside its whole window, from 0.
       extent (b, y, n, 3): size of that whole window along (time, row, column).
-      layout: the two partitions.
-      parts: the regular partition in as many parts of the tokens as there are devices, each part
-        with its own windows, tokens and rows; None where windows are cut by the parts, or there is
-        one part.
+      layout: those of the two partitions.
+      shard_layouts: those of the token shards in the regular partition, each with the windows,
+        tokens and rows of its shard alone; axis ``y`` counts the shards. None where shards divide
+        windows, or where there is one shard.
     """
 
     patch_index: Leaf
@@ -79,7 +55,7 @@ class TokenPlan(NamedTuple):
     position: Leaf
     extent: Leaf
     layout: Layout
-    parts: Layout | None = None
+    shard_layouts: Layout | None = None
 
     @property
     def valid(self) -> Bool[Leaf, "b n"]:
@@ -87,7 +63,7 @@ class TokenPlan(NamedTuple):
         return self.patch_index >= 0
 
 
-def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
+def smallest_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
     """The smallest bucket that holds the kept tokens of all samples of one pack.
 
     ``shards``: devices that share the pack, each an equal part of the bucket.
@@ -97,10 +73,12 @@ def required_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -
     return bucket_for(sum(int(mask.sum()) for mask in keep), windows, shards)
 
 
-def roomy_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> Bucket:
-    """The bucket of so many kept tokens, with room for every window of the samples' grids.
+def bucket_with_window_capacity(
+    keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1
+) -> Bucket:
+    """The bucket of so many kept tokens, with capacity for every window of the samples' grids.
 
-    It depends on the grids and the number of kept tokens alone, not on where they lie: so few
+    It depends on the grids and the number of kept tokens alone, not on where they are: so few
     programs serve all masks of a clip, and which ones is known before there are masks.
     """
     windows = [
@@ -111,54 +89,6 @@ def roomy_bucket(keep: Sequence[Bool[HostArray, "_ _ _"]], shards: int = 1) -> B
         for y in (REGULAR, SHIFTED)
     ]
     return bucket_for(sum(int(mask.sum()) for mask in keep), max(windows), shards)
-
-
-class _Dealt(NamedTuple):
-    """Regular windows on the parts of a pack's tokens: of each sample's, the part, and where their
-    tokens are stored from; the number of parts and the size of each."""
-
-    owners: list[np.ndarray]
-    starts: list[np.ndarray]
-    shards: int
-    part: Bucket
-
-
-def _dealt(kept: Sequence[Kept], bucket: Bucket, shards: int) -> _Dealt | None:
-    """None where some window would have to be cut."""
-    counts = [one.counts[REGULAR] for one in kept]
-    part, joined = Bucket(bucket.tokens // shards, bucket.windows), np.concatenate(counts)
-    owners = deal_windows(joined, shards, part.tokens)
-    if owners is None:
-        return None
-    starts = np.empty(len(joined), int)
-    for d in range(shards):
-        mine = owners == d
-        starts[mine] = d * part.tokens + np.cumsum(joined[mine]) - joined[mine]
-    ends = np.cumsum([len(one) for one in counts])[:-1]
-    return _Dealt(np.split(owners, ends), np.split(starts, ends), shards, part)
-
-
-def _runs(one: Kept, dealt: _Dealt, i: int) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """Of sample ``i``: the kept places that are stored one after the other from a number on, part
-    by part; and for each kept place where it is stored."""
-    counts, runs = one.counts[REGULAR], []
-    for d in range(dealt.shards):
-        mine = dealt.owners[i] == d
-        if mine.any():
-            runs.append((int(dealt.starts[i][mine][0]), one.place[np.repeat(mine, counts)]))
-    return runs, _within(dealt.starts[i], counts)
-
-
-def _parts(kept: Sequence[Kept], texts: Sequence[int], dealt: _Dealt, slots: int) -> Layout:
-    """``TokenPlan.parts``."""
-    layout = _empty_layout(dealt.shards, dealt.part, len(kept), slots)
-    for d in range(dealt.shards):
-        filled = _Filled(dealt.part)
-        for i, (one, text) in enumerate(zip(kept, texts, strict=True)):
-            mine, counts = dealt.owners[i] == d, one.counts[REGULAR]
-            token = _within(dealt.starts[i][mine] - d * dealt.part.tokens, counts[mine])
-            _fill(_only(layout, d), filled, _Sample(i, text, len(counts)), token, counts[mine])
-    return layout
 
 
 def build_plan(
@@ -174,74 +104,51 @@ def build_plan(
       keep: per sample, which patches of its token grid run.
       text_lengths: per sample, its number of text tokens.
       bucket: the sizes to pad to; by default the smallest that fits.
-      text_slots: room for the text of one sample; by default the longest.
-      shards: devices that share the pack; whole windows are dealt to them if possible.
+      text_slots: capacity for the text of one sample; by default the longest.
+      shards: devices that share the pack; whole windows are assigned to them if possible.
 
     Raises:
       ValueError: nothing is kept, or something does not fit into the bucket.
     """
     if len(keep) != len(text_lengths):
         raise ValueError(f"{len(keep)} keep masks but {len(text_lengths)} text lengths")
-    bucket = bucket or required_bucket(keep, shards)
+    bucket = bucket or smallest_bucket(keep, shards)
     slots = max(text_lengths) if text_slots is None else text_slots
     if max(text_lengths) > slots:
         raise ValueError(f"a text of {max(text_lengths)} tokens does not fit {slots} text slots")
     kept = [kept_of(mask) for mask in keep]
-    total = sum(len(one.place) for one in kept)
+    total = sum(len(one.storage_index) for one in kept)
     if total > bucket.tokens:
         raise ValueError(
             f"{total} kept tokens do not fit the bucket of {bucket}; "
-            f"use one with at least {required_bucket(keep, shards).tokens} tokens"
+            f"use one with at least {smallest_bucket(keep, shards).tokens} tokens"
         )
-    plan = _padding(bucket, len(keep), slots)
-    dealt = _dealt(kept, bucket, shards) if shards > 1 else None
-    if dealt is not None:
-        plan = plan._replace(parts=_parts(kept, text_lengths, dealt, slots))
-    filled = [_Filled(bucket), _Filled(bucket)]
-    first_patch = first = 0
-    for i, (one, text) in enumerate(zip(kept, text_lengths, strict=True)):
-        count = len(one.place)
-        if dealt is None:
-            runs = [(first, one.place)]
-            token = np.arange(first, first + count, dtype=np.int32)
-            shifted = one.shifted + np.int32(first)
-        else:
-            runs, token = _runs(one, dealt, i)
-            shifted = token.take(one.shifted)
-        for start, place in runs:
-            here = slice(start, start + len(place))
-            plan.patch_index[0, here] = one.geometry.patch.take(place) + first_patch
-            plan.sample[0, here] = i
-            for y in (REGULAR, SHIFTED):
-                plan.position[0, y, here] = one.geometry.position[y].take(place, axis=0)
-                plan.extent[0, y, here] = one.geometry.extent[y].take(place, axis=0)
-        for y, order in ((REGULAR, token), (SHIFTED, shifted)):
-            sample = _Sample(i, text, len(one.counts[y]))
-            _fill(_only(plan.layout, y), filled[y], sample, order, one.counts[y])
-        first_patch, first = first_patch + keep[i].size, first + count
+    assignment = None
+    if shards > 1:
+        assignment = assign_pack([one.counts[REGULAR] for one in kept], bucket, shards)
+    plan = _empty_plan(bucket, len(keep), slots)
     plan.text_length[0] = text_lengths
-    return plan
-
-
-def _only(layout: Layout, y: int) -> Layout:
-    """One partition or part, without the axes b and y; a view."""
-    return Layout(*(array[0, y] for array in layout))
-
-
-def _within(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """``counts`` numbers from each of ``starts`` on, joined."""
-    joined = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    joined += np.arange(len(joined))
-    return joined
+    writers = [LayoutWriter(plan.layout, y, bucket) for y in (REGULAR, SHIFTED)]
+    first_patch = 0
+    for i, (one, tokens, runs) in enumerate(_stored(kept, assignment)):
+        for start, index in runs:
+            _write_tokens(plan, i, one, first_patch, start, index)
+        for y, order in ((REGULAR, tokens), (SHIFTED, tokens.take(one.shifted))):
+            counts = one.counts[y]
+            writers[y].append(i, order, counts, text_lengths[i], windows=len(counts))
+        first_patch += keep[i].size
+    if assignment is None:
+        return plan
+    return plan._replace(shard_layouts=_shard_layouts(kept, text_lengths, assignment, slots))
 
 
 def stack_plans(plans: Sequence[TokenPlan]) -> TokenPlan:
     """Several packs of one bucket side by side along the batch axis.
 
-    Raises ValueError when some plans have ``parts`` and others have none.
+    Raises ValueError when some plans have ``shard_layouts`` and others have none.
     """
-    if len({plan.parts is None for plan in plans}) > 1:
-        raise ValueError("plans with parts and plans without cannot be stacked")
+    if len({plan.shard_layouts is None for plan in plans}) > 1:
+        raise ValueError("plans with shard_layouts and plans without cannot be stacked")
     return _concatenated(*plans)
 
 
@@ -252,79 +159,68 @@ def _concatenated(*nodes: Leaf) -> Leaf:
     return None if nodes[0] is None else np.concatenate(nodes)
 
 
-def _full(fill: int, *shape: int, dtype: DType = np.int32) -> np.ndarray:
-    return np.full((1, *shape), fill, dtype)
-
-
-def _padding(bucket: Bucket, samples: int, slots: int) -> TokenPlan:
-    """A plan of nothing but padding, to be written to."""
+def _empty_plan(bucket: Bucket, samples: int, text_slots: int) -> TokenPlan:
+    """A plan of one pack that holds nothing but padding, to be written to."""
     n = bucket.tokens
     return TokenPlan(
-        patch_index=_full(-1, n),
-        sample=_full(0, n),
-        text_length=_full(0, samples),
-        position=_full(0, 2, n, 3, dtype=np.int16),
-        extent=_full(1, 2, n, 3, dtype=np.int16),
-        layout=_empty_layout(2, bucket, samples, slots),
+        patch_index=np.full((1, n), -1, np.int32),
+        sample=np.zeros((1, n), np.int32),
+        text_length=np.zeros((1, samples), np.int32),
+        position=np.zeros((1, 2, n, 3), np.int16),
+        extent=np.ones((1, 2, n, 3), np.int16),
+        layout=empty_layouts(2, bucket, samples, text_slots),
     )
 
 
-def _empty_layout(number: int, bucket: Bucket, samples: int, slots: int) -> Layout:
-    """So many partitions, or parts, of nothing but padding."""
-    n, windows = bucket.tokens, bucket.windows
-    rows = n + windows * slots
-    return Layout(
-        gather=_full(n + samples * slots, number, rows),
-        video_rows=_full(rows, number, n),
-        text_rows=_full(rows, number, windows, slots),
-        text_weight=np.zeros((1, number, samples, windows), np.float32),
-        cu_seqlens=_full(0, number, windows + 1),
-    )
+Runs = list[tuple[int, np.ndarray]]
+"""Tokens that are stored one after the other: the index of the first one, and the tokens as indices
+into storage order (``tokens.kept``). Slices of a bucket are written faster than single tokens."""
 
 
-@dataclasses.dataclass
-class _Filled:
-    """How much of a layout is filled so far: windows and attention rows, of a bucket."""
+def _stored(
+    kept: Sequence[Kept], assignment: Assignment | None
+) -> Iterator[tuple[Kept, np.ndarray, Runs]]:
+    """For each sample: its kept tokens, the index in the bucket of each, and the same as runs.
 
-    bucket: Bucket
-    windows: int = 0
-    rows: int = 0
-
-
-class _Sample(NamedTuple):
-    """A sample of the pack: its number, text tokens, and windows."""
-
-    number: int
-    text: int
-    windows: int
-
-
-def _fill(
-    layout: Layout, filled: _Filled, sample: _Sample, token: np.ndarray, kept: np.ndarray
-) -> None:
-    """Writes a sample behind those before it, into one layout (without b and y).
-
-    ``token``: where the kept tokens are stored, window by window; ``kept``: how many each window
-    has, all some.
+    Without an assignment samples are stored one after the other, else within each shard.
     """
-    bucket, text = filled.bucket, sample.text
-    here = slice(filled.windows, filled.windows + len(kept))
-    if here.stop > bucket.windows:
-        raise ValueError(f"{here.stop} windows or more do not fit the bucket of {bucket}")
-    lengths = kept + text
-    ends = filled.rows + np.cumsum(lengths)
-    starts = ends - lengths
-    rows = filled.rows + int(lengths.sum())
-    layout.cu_seqlens[1 + here.start : 1 + here.stop] = ends
-    layout.cu_seqlens[1 + here.stop :] = rows
+    first = 0
+    for i, one in enumerate(kept):
+        if assignment is None:
+            end = first + len(one.storage_index)
+            yield one, np.arange(first, end, dtype=np.int32), [(first, one.storage_index)]
+            first = end
+            continue
+        counts, starts, runs = one.counts[REGULAR], assignment.starts[i], []
+        for shard in range(assignment.shards):
+            own = assignment.owners[i] == shard
+            if own.any():
+                runs.append((int(starts[own][0]), one.storage_index[np.repeat(own, counts)]))
+        yield one, ranges(starts, counts), runs
 
-    video = _within(starts, kept)
-    layout.video_rows[token] = video
-    layout.gather[video] = token
 
-    copies = (starts + kept)[:, None] + np.arange(text)
-    layout.text_rows[here, :text] = copies
-    text_row = bucket.tokens + sample.number * layout.text_rows.shape[1]
-    layout.gather[copies] = text_row + np.arange(text)
-    layout.text_weight[sample.number, here] = 1.0 / max(sample.windows, 1)
-    filled.windows, filled.rows = here.stop, rows
+def _write_tokens(
+    plan: TokenPlan, sample: int, kept: Kept, first_patch: int, start: int, index: np.ndarray
+) -> None:
+    """Writes what a plan says of single tokens, for a run of them; see ``Runs``."""
+    here, tables = slice(start, start + len(index)), kept.tables
+    plan.patch_index[0, here] = tables.patch.take(index) + first_patch
+    plan.sample[0, here] = sample
+    for y in (REGULAR, SHIFTED):
+        plan.position[0, y, here] = tables.position[y].take(index, axis=0)
+        plan.extent[0, y, here] = tables.extent[y].take(index, axis=0)
+
+
+def _shard_layouts(
+    kept: Sequence[Kept], text_lengths: Sequence[int], assignment: Assignment, text_slots: int
+) -> Layout:
+    """``TokenPlan.shard_layouts``."""
+    shards, bucket = assignment.shards, assignment.bucket
+    layouts = empty_layouts(shards, bucket, len(kept), text_slots)
+    for shard in range(shards):
+        writer = LayoutWriter(layouts, shard, bucket)
+        for i, (one, text) in enumerate(zip(kept, text_lengths, strict=True)):
+            own, counts = assignment.owners[i] == shard, one.counts[REGULAR]
+            tokens = ranges(assignment.starts[i][own] - shard * bucket.tokens, counts[own])
+            writer.append(i, tokens, counts[own], text, windows=len(counts))
+    return layouts

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 REGULAR, SHIFTED = 0, 1
-"""The two partitions, where they are counted."""
+"""The two partitions, as indices along axis ``y``."""
 
 Grid = tuple[int, int, int]
 """Tokens along (time, height, width)."""

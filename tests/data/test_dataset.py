@@ -149,7 +149,7 @@ def test_clips_and_pictures_of_several_shapes_share_sequences(sources):
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4, 8])
-def test_sequences_of_training_have_no_room_to_deal_windows(shards):
+def test_sequences_of_training_have_no_slack_to_assign_windows(shards):
     shapes = [ClipShape(1, 101, 720, 1280)]
     assert bucket_of(shapes, Packing(shards=shards)).tokens == 93_696
 

@@ -21,7 +21,7 @@ from skipsr_jax.models.predictor import PredictorConfig, make_predictor
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
-from skipsr_jax.tokens.plan import roomy_bucket
+from skipsr_jax.tokens.plan import bucket_with_window_capacity
 
 ONE_STEP = Sampler(steps=1, guidance=1.0, rescale=0.0, condition_noise=0.0)
 
@@ -73,7 +73,7 @@ def test_skipped_patches_keep_the_condition_and_kept_ones_change(programs):
     keep = np.random.default_rng(1).random((2, 3, 4)) < 0.5
     latent = latent_of(keep.shape)
     refined, bucket = programs.refine(latent, keep, latent_of(keep.shape, 1), ONE_STEP)
-    assert bucket == roomy_bucket([keep])
+    assert bucket == bucket_with_window_capacity([keep])
     where = np.repeat(np.repeat(keep, 2, 1), 2, 2)
     changed = (np.asarray(refined) != np.asarray(latent)).any(-1)[0]
     np.testing.assert_array_equal(changed, where)

@@ -15,7 +15,7 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Chunk, from_config
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
-from skipsr_jax.tokens.buckets import bucket_for, capacity, ladder
+from skipsr_jax.tokens.buckets import bucket_for, ladder, usable_tokens
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -34,7 +34,7 @@ def test_the_ladder_has_a_rung_for_every_number_of_tokens(shards):
     rungs = ladder(40, 3000, shards)
     assert list(rungs) == sorted(set(rungs)) and rungs[-1] >= 3000
     for tokens in (40, 64, 65, 1000, 2999, 3000):
-        assert capacity(bucket_for(tokens, 1, shards).tokens, shards) in rungs
+        assert usable_tokens(bucket_for(tokens, 1, shards).tokens, shards) in rungs
     assert ladder(5, 6) == (64,)
 
 
@@ -50,12 +50,12 @@ class Recorder(Programs):
         self.asked = {"encode": [], "decode": []}
 
     def encode(self, slices, noise, plan):
-        self.asked["encode"].append(tuple(len(blocks.place) for blocks in plan))
+        self.asked["encode"].append(tuple(len(blocks.block_index) for blocks in plan))
         assert [part.shape for part in slices] == [(1, 1, 64, 112, 3), (1, 4, 64, 112, 3)]
         return noise
 
     def decode(self, latent, upscaled, plan):
-        self.asked["decode"].append(tuple(len(blocks.place) for blocks in plan))
+        self.asked["decode"].append(tuple(len(blocks.block_index) for blocks in plan))
         assert latent.shape[1] == len(list(upscaled)) == len(plan)
         return latent
 

@@ -84,8 +84,8 @@ def test_whole_windows_are_attended_where_they_lie():
     model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
     params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
     *arrays, plan = inputs(2, grids=((9, 4, 5), (7, 3, 4)), shards=4)
-    assert plan.parts is not None
-    uncut, mesh = plan._replace(parts=None), make_mesh(2, 1, 4)
+    assert plan.shard_layouts is not None
+    uncut, mesh = plan._replace(shard_layouts=None), make_mesh(2, 1, 4)
 
     def forward(params, *args):
         return bind(model, params)(*args)

@@ -1,14 +1,14 @@
-"""Active blocks as index arrays: places, neighbours, slots in time, and the ladder of slots."""
+"""Active blocks as index arrays: their indices, neighbours and slots, and the ladder of slots."""
 
 import numpy as np
 import pytest
 
 from skipsr_jax.tokens.blocks import (
     MISSING,
+    active_fraction,
     blocks_run,
     clip_blocks,
     plan_blocks,
-    share_run,
     slot_numbers,
     slots_for,
 )
@@ -24,8 +24,8 @@ def test_the_ladder_wastes_less_than_an_eighth():
 
 def test_the_first_frame_runs_everything_in_order():
     first, second = plan_blocks(np.zeros((2, 2, 3), bool), 4)
-    np.testing.assert_array_equal(first.place, np.arange(6))
-    np.testing.assert_array_equal(second.place, [6, 7, 8, 9])  # padding alone
+    np.testing.assert_array_equal(first.block_index, np.arange(6))
+    np.testing.assert_array_equal(second.block_index, [6, 7, 8, 9])  # padding alone
 
 
 def test_neighbours_are_those_of_the_picture():
@@ -35,17 +35,17 @@ def test_neighbours_are_those_of_the_picture():
     active[0] = True
     for frame, blocks in enumerate(plan):
         count = int(active[frame].sum())
-        places = list(np.flatnonzero(active[frame]))
-        assert list(blocks.place[:count]) == places
-        assert (blocks.place[count:] >= 35).all()
-        assert len(set(blocks.place)) == len(blocks.place)
+        indices = list(np.flatnonzero(active[frame]))
+        assert list(blocks.block_index[:count]) == indices
+        assert (blocks.block_index[count:] >= 35).all()
+        assert len(set(blocks.block_index)) == len(blocks.block_index)
         assert (blocks.neighbours[count:] == MISSING).all()
-        for slot, place in enumerate(places):
-            row, column = divmod(int(place), 7)
+        for slot, index in enumerate(indices):
+            row, column = divmod(int(index), 7)
             around = [(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
             for neighbour, (r, c) in zip(blocks.neighbours[slot], around, strict=True):
                 if 0 <= r < 5 and 0 <= c < 7 and active[frame, r, c]:
-                    assert blocks.place[neighbour] == 7 * r + c
+                    assert blocks.block_index[neighbour] == 7 * r + c
                 else:
                     assert neighbour == MISSING
 
@@ -62,8 +62,8 @@ def test_the_blocks_of_a_mask():
     keep[2, :3] = False
     plan = clip_blocks(keep)
     assert blocks_run(plan) == 32 + 16 + 16
-    assert share_run(plan) == 0.5
-    np.testing.assert_array_equal(plan[1].place, np.arange(16, 32))
+    assert active_fraction(plan) == 0.5
+    np.testing.assert_array_equal(plan[1].block_index, np.arange(16, 32))
 
 
 def test_the_numbers_of_slots():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skipsr_jax.tokens.buckets import Bucket, bucket_for, ladder, rung
-from skipsr_jax.tokens.plan import build_plan, required_bucket, stack_plans
+from skipsr_jax.tokens.plan import build_plan, smallest_bucket, stack_plans
 from skipsr_jax.tokens.windows import window_boxes
 
 
@@ -29,12 +29,12 @@ def test_every_segment_is_one_window_of_one_sample_and_its_text(grids, kept):
     keep[0][0, 0, 0] = True
     lengths = [3 + i for i in range(len(grids))]
     plan = build_plan(keep, lengths)
-    bucket, slots = required_bucket(keep), max(lengths)
+    bucket, slots = smallest_bucket(keep), max(lengths)
     offsets = np.cumsum([0, *(mask.size for mask in keep)])
     for y in (0, 1):
         layout = {name: array[0, y] for name, array in plan.layout._asdict().items()}
         cu = layout["cu_seqlens"]
-        seen = []
+        found = []
         for start, end in itertools.pairwise(cu):
             if start == end:
                 continue
@@ -50,17 +50,18 @@ def test_every_segment_is_one_window_of_one_sample_and_its_text(grids, kept):
             window = number.ravel()[patch[0]]
             assert (keep[sample] & (number == window)).sum() == len(video)
             t0, t1, h0, h1, w0, w1 = box.reshape(-1, 6)[patch[0]]
-            place = np.stack(np.unravel_index(patch, keep[sample].shape), -1) - (t0, h0, w0)
-            np.testing.assert_array_equal(plan.position[0, y, video], place)
+            position = np.stack(np.unravel_index(patch, keep[sample].shape), -1) - (t0, h0, w0)
+            np.testing.assert_array_equal(plan.position[0, y, video], position)
             np.testing.assert_array_equal(
-                plan.extent[0, y, video], np.broadcast_to((t1 - t0, h1 - h0, w1 - w0), place.shape)
+                plan.extent[0, y, video],
+                np.broadcast_to((t1 - t0, h1 - h0, w1 - w0), position.shape),
             )
             np.testing.assert_array_equal(
                 layout["video_rows"][video], np.arange(start, end)[: len(video)]
             )
-            seen.extend(plan.patch_index[0, video])
+            found.extend(plan.patch_index[0, video])
         every = np.concatenate([np.flatnonzero(m) + o for m, o in zip(keep, offsets, strict=False)])
-        assert sorted(seen) == sorted(every)
+        assert sorted(found) == sorted(every)
         np.testing.assert_allclose(layout["text_weight"].sum(-1), [float(m.any()) for m in keep])
 
 
@@ -105,13 +106,13 @@ def test_refusals():
 
 
 @pytest.mark.parametrize(
-    ("fewest", "most", "share"),
+    ("fewest", "most", "steps"),
     [(64 * 32, 2**15, 32), (2**15 + 1, 2**16, 64), (2**16 + 1, 300_000, 128)],
 )
-def test_padding_costs_a_smaller_share_of_more_tokens(fewest, most, share):
+def test_padding_costs_a_smaller_fraction_of_more_tokens(fewest, most, steps):
     for size in range(fewest, most, 97):
         padded = rung(size, 64)
-        assert size <= padded and (padded - size) * share <= size
+        assert size <= padded and (padded - size) * steps <= size
 
 
 def test_a_clip_has_a_bucket_close_to_its_size():

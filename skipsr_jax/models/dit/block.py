@@ -41,7 +41,8 @@ from skipsr_jax.parallel.activations import (
 )
 from skipsr_jax.parallel.overlapped_attention import attend_by_heads, project_head_chunks
 from skipsr_jax.parallel.sequence import QKV, Attention, attend_by_packs, attend_by_windows
-from skipsr_jax.tokens.plan import Layout, TokenPlan
+from skipsr_jax.tokens.layout import Layout
+from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.tokens.windows import REGULAR
 from skipsr_jax.types import Bool, DType, Float, Int
 
@@ -158,7 +159,7 @@ class Block(nnx.Module):
           vid: stored tokens. txt: the text of all samples, ``l`` slots each.
           embedding: of the timestep, per sample.
           plan: who attends to whom. shifted: which of its partitions, 0 or 1; known beforehand
-            where the plan has parts.
+            where the plan has shard layouts.
           modulate_text: False in the last block of SeedVR2-3B, which norms its text but neither
             shifts nor scales it before attention.
           attention: implementation of the attention kernel, None to pick.
@@ -199,11 +200,11 @@ class Block(nnx.Module):
         rows = functools.partial(_attend_in_windows, scale=self.scale, implementation=attention)
         attend = Attention(rows, _results)
         layout = jax.tree.map(lambda array: _of_partition(array, shifted), plan.layout)
-        dealt = plan.parts is not None and shifted == REGULAR
-        if dealt or activation_sharding(len(vid)).shards == 1:
+        assigned = plan.shard_layouts is not None and shifted == REGULAR
+        if assigned or activation_sharding(len(vid)).shards == 1:
             video = self._rotated(of_video.qkv_heads(vid @ of_video.qkv_kernel()), vid_angles)
-            if dealt:
-                return attend_by_windows(attend, video, text, plan.parts)
+            if assigned:
+                return attend_by_windows(attend, video, text, plan.shard_layouts)
             return attend_by_packs(attend, video, text, layout)
 
         def finish(projected: Array, angles: Array) -> QKV:

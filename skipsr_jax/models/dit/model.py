@@ -189,7 +189,7 @@ class Body(nnx.Module):
             return block(*carry, embedding, plan, shifted, text_modulated, self.attention)
 
         policy = REMAT_POLICIES[self.config.remat]
-        if plan.parts is None:  # both partitions run the same program
+        if plan.shard_layouts is None:  # both partitions run the same program
             body = jax.checkpoint(lambda carry, layer: (run(carry, *layer), None), policy=policy)
             steps = (stacked, modulate_text), layers % 2
             return jax.lax.scan(body, (vid, txt), steps)[0]

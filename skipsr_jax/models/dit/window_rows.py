@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from skipsr_jax.tokens.plan import Layout
+from skipsr_jax.tokens.layout import Layout
 from skipsr_jax.types import Float, Int
 
 

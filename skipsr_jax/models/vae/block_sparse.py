@@ -58,7 +58,7 @@ def take_blocks(
     v = u = size + 2 border. Slots of padding hold copies of the last block.
     """
     _, f, h, w, c = picture.shape
-    place = jnp.minimum(blocks.place, (h // size) * (w // size) - 1)
+    place = jnp.minimum(blocks.block_index, (h // size) * (w // size) - 1)
     around = jnp.arange(-border, size + border)
     row = (place // (w // size) * size)[:, None] + around  # n v
     column = (place % (w // size) * size)[:, None] + around
@@ -80,7 +80,7 @@ def put_blocks(
     rows, columns = h // size, w // size
     tiles = picture.reshape(f, rows, size, columns, size, c).transpose(1, 3, 0, 2, 4, 5)
     tiles = tiles.reshape(rows * columns, f, size, size, c)
-    tiles = put(tiles, blocks.place, x.astype(picture.dtype))
+    tiles = put(tiles, blocks.block_index, x.astype(picture.dtype))
     tiles = tiles.reshape(rows, columns, f, size, size, c).transpose(2, 0, 3, 1, 4, 5)
     return tiles.reshape(picture.shape)
 
@@ -97,7 +97,7 @@ def _joined(
     all blocks. ``affine``: x goes through it and a silu. Without a table x starts a clip."""
     blocks, border = active.blocks, active.borders[x.shape[2]]
     if table is not None:
-        return join_blocks(x, affine, table, blocks.place, blocks.neighbours, border)
+        return join_blocks(x, affine, table, blocks.block_index, blocks.neighbours, border)
     x = with_past(with_border(activated(x, affine), border), None, taps - 1)
     x = jax.lax.optimization_barrier(x)  # what is remembered is not computed again
     return x, last_frames(x, taps - steps)
@@ -168,7 +168,7 @@ def block_group_norm(
     found = jnp.stack([part[:, :, 0, 0, ::width] for part in statistics], axis=2)
     if memory is not None:
         of_all = jnp.broadcast_to(memory[:, None], (len(memory), *found.shape[1:]))
-        found = put(of_all, active.blocks.place, found)
+        found = put(of_all, active.blocks.block_index, found)
     means, variances = found[:, :, 0], found[:, :, 1]  # blocks f g
     mean = means.mean(axis=0)
     variance = (variances + jnp.square(means - mean)).mean(axis=0)

@@ -68,10 +68,10 @@ CASES = {
 }
 WAYS = {
     "xla": lambda x, affine, table, blocks: xla.join_blocks(
-        x, affine, table, blocks.place, xla.border_of(blocks.neighbours, x.shape[2])
+        x, affine, table, blocks.block_index, xla.border_of(blocks.neighbours, x.shape[2])
     ),
     "pallas_triton": lambda x, affine, table, blocks: pallas_triton.join_blocks(
-        x, affine, table, blocks.place, blocks.neighbours, interpret=True
+        x, affine, table, blocks.block_index, blocks.neighbours, interpret=True
     ),
 }
 
@@ -97,9 +97,9 @@ def test_joining(way, case):
 def test_compiled_on_a_gpu(channels):
     _, blocks, x, affine, table = problem(16, 4, 2, channels, 0.6)
     border = xla.border_of(blocks.neighbours, 16)
-    got = jax.jit(join_blocks)(x, affine, table, blocks.place, blocks.neighbours, border)
+    got = jax.jit(join_blocks)(x, affine, table, blocks.block_index, blocks.neighbours, border)
     want = WAYS["xla"](x, affine, table, blocks)
-    count = int((blocks.place < len(table)).sum())
+    count = int((blocks.block_index < len(table)).sum())
     for a, b, rows in zip(got, want, (count, len(table)), strict=True):
         a, b = (np.asarray(part[:rows], np.float32) for part in (a, b))
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2)

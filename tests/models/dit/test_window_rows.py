@@ -15,7 +15,7 @@ BUCKET = Bucket(64, 8)
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["regular", "shifted"])
 def layout(request):
-    """Two packs of two clips each, tokens and windows with room to spare."""
+    """Two packs of two clips each, with more capacity than tokens and windows."""
     rng = np.random.default_rng(0)
     masks = [[rng.random(grid) < 0.6 for grid in ((2, 4, 5), (1, 3, 4))] for _ in range(2)]
     plan = stack_plans([build_plan(keep, LENGTHS, BUCKET) for keep in masks])

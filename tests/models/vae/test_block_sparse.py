@@ -57,7 +57,7 @@ def test_the_border_is_neighbours_or_zero():
     known = np.repeat(np.repeat(active[1], SIZE, 0), SIZE, 1)[None, :, :, None]
     ends = ((0, 0), (1, 1), (1, 1), (0, 0))
     padded = np.pad(np.where(known, np.asarray(x)[0], 0), ends)
-    for slot, place in enumerate(blocks.blocks.place[: active[1].sum()]):
+    for slot, place in enumerate(blocks.blocks.block_index[: active[1].sum()]):
         row, column = (SIZE * i for i in divmod(int(place), COLUMNS))
         want = padded[:, row : row + SIZE + 2, column : column + SIZE + 2]
         np.testing.assert_array_equal(got[slot], want)
