@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks.measure import run_program
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.data.degrade import oracle_error, oracle_mask
+from skipsr_jax.data.oracle import oracle_error, oracle_mask
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import new_file
 from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS

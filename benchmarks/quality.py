@@ -22,7 +22,7 @@ from absl import flags
 
 from benchmarks.measure import run_program, write_json
 from skipsr_jax import commandline
-from skipsr_jax.data.degrade import low_quality
+from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.quality import Row, header, line, means, row
 from skipsr_jax.inference.masks import from_input

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from skipsr_jax.types import Float, HostArray
+from skipsr_jax.types import Float, HostArray, UInt8
 
 TIME_FACTOR = 4
 """Temporal compression of the autoencoder: frames in a latent frame after the first."""
@@ -78,7 +78,18 @@ def pad_space(
     frames: Float[HostArray, "f h w c"], multiple: int = PATCH_PIXELS
 ) -> Float[HostArray, "f h2 w2 c"]:
     """Frames with the last row and column repeated until both sides divide by ``multiple``."""
-    down, right = (-side % multiple for side in frames.shape[1:3])
+    height, width = (side + -side % multiple for side in frames.shape[1:3])
+    return pad_to(frames, height, width)
+
+
+def pad_to(
+    frames: Float[HostArray, "f h w c"] | UInt8[HostArray, "f h w c"], height: int, width: int
+) -> Float[HostArray, "f h2 w2 c"] | UInt8[HostArray, "f h2 w2 c"]:
+    """Frames with the last row and column repeated until they have ``height`` x ``width`` pixels.
+
+    Raises ValueError when they have more.
+    """
+    down, right = height - frames.shape[1], width - frames.shape[2]
     return np.pad(frames, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
 
 

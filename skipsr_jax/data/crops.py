@@ -1,7 +1,7 @@
-"""Random windows of clips: the truth of a training sample.
+"""Random crops of clips, in time and space: the high-quality part of a training sample.
 
-A window is a stretch of a clip within one shot, cropped at native resolution; pictures make clips
-by a window that moves over them. ``softened`` widens what clips are like.
+A crop is an interval of frames within one shot, at native resolution. A picture makes a clip by a
+crop that moves over it (a pan). ``soft_crop`` adds clips that are softer than what is at hand.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import numpy as np
 
 from skipsr_jax.data.reading import read
 from skipsr_jax.data.source import Source
+from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length, padded_size, token_grid
 from skipsr_jax.media.frame_filter import Crop
 from skipsr_jax.media.resize import resize
 from skipsr_jax.media.scene_cuts import find_cuts
@@ -23,12 +24,20 @@ SOFTEST = 1.6
 """Largest factor by which a soft sample is enlarged."""
 
 CUT_TRIES = 4
-"""Stretches drawn from a clip with cuts nobody has listed, before one is played to and fro."""
+"""Intervals drawn from a clip whose cuts are not listed, before one is played forth and back."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipShape:
-    """The shape of one kind of batch: ``batch`` samples over all hosts, sizes in pixels."""
+    """The shape of one kind of batch.
+
+    Attributes:
+      batch: samples over all hosts together.
+      frames: frames of a sample, 4k + 1.
+      height, width: of a sample in pixels, multiples of 16.
+
+    Raises ValueError when a size is not so.
+    """
 
     batch: int
     frames: int
@@ -36,38 +45,40 @@ class ClipShape:
     width: int
 
     def __post_init__(self):
-        if self.batch < 1 or self.frames < 1 or (self.frames - 1) % 4:
+        if self.batch < 1 or not is_clip_length(self.frames):
             raise ValueError(f"batch {self.batch} must be >= 1 and frames {self.frames} be 4k + 1")
-        if self.height < 16 or self.width < 16 or self.height % 16 or self.width % 16:
-            raise ValueError(f"crop {self.height} x {self.width} must be multiples of 16")
+        size = self.height, self.width
+        if min(size) < 1 or size != padded_size(*size):
+            raise ValueError(
+                f"crop {self.height} x {self.width} must be multiples of {PATCH_PIXELS}"
+            )
 
     @property
     def grid(self) -> tuple[int, int, int]:
         """The token grid (time, rows, columns)."""
-        return (self.frames - 1) // 4 + 1, self.height // 16, self.width // 16
+        return token_grid(self.frames, self.height, self.width)
 
 
-def _stretch(
+def _interval(
     source: Source,
     shape: ClipShape,
     corner: tuple[int, int],
     rng: np.random.Generator,
     cache: str | None,
 ) -> UInt8[HostArray, "f h w 3"]:
-    """A random stretch of the clip within one shot, cropped at ``corner`` = (top, left).
+    """A random interval of the clip within one shot, cropped at ``corner`` = (top, left).
 
     Where the clip's cuts are not listed they are looked for in the crop. After some tries the
-    longest shot of the last stretch is played forth and back.
+    longest shot of the last interval is played forth and back.
     """
-    top, left = corner
-    places = source.stretches(shape.frames)
+    intervals = source.intervals(shape.frames)
+    where = Crop(*corner, shape.height, shape.width)
     crop: HostArray = np.empty(0)
     cuts: tuple[int, ...] = ()
     for _ in range(CUT_TRIES):
-        chosen = int(rng.integers(sum(number for _, number in places)))
-        starts = (first + i for first, number in places for i in range(number))
+        chosen = int(rng.integers(sum(number for _, number in intervals)))
+        starts = (first + i for first, number in intervals for i in range(number))
         start = next(itertools.islice(starts, chosen, None))
-        where = Crop(top, left, shape.height, shape.width)
         crop = read(source, start, shape.frames, cache, where).copy()
         cuts = find_cuts(crop) if source.cuts is None else ()
         if not cuts:
@@ -79,14 +90,18 @@ def _stretch(
     return crop[np.resize(period, shape.frames)]
 
 
-def window(
+def random_crop(
     source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
 ) -> UInt8[HostArray, "f h w 3"]:
-    """A random stretch of a random crop of the clip; pans if a picture has to make a clip."""
+    """A random crop of a random interval of the clip; a pan where a picture has to make a clip.
+
+    The clip must have ``shape.frames`` frames within a shot, or be a picture, and the size of the
+    crop at least. ``cache``: as for `reading.read`.
+    """
     top = int(rng.integers(source.height - shape.height + 1))
     left = int(rng.integers(source.width - shape.width + 1))
     if source.kind != "image" or shape.frames == 1:
-        return _stretch(source, shape, (top, left), rng, cache)
+        return _interval(source, shape, (top, left), rng, cache)
     picture = read(source, 0, 1, cache)[0]
     time = np.arange(shape.frames) - shape.frames // 2
     speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth stands still
@@ -100,14 +115,20 @@ def window(
     )
 
 
-def softened(
+def soft_crop(
     source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
 ) -> UInt8[HostArray, "f h w 3"]:
-    """A smaller window, enlarged to the shape: as soft as much footage is that was enlarged before,
-    out of focus or compressed hard, whose input tells more than its truth has."""
+    """A smaller random crop, enlarged to the shape by up to SOFTEST.
+
+    It is as soft as much footage is that was enlarged before, out of focus or compressed hard, and
+    whose input tells more than its truth has.
+    """
     zoom = rng.uniform(1, SOFTEST)
-    height, width = (max(16, round(side / zoom / 16) * 16) for side in (shape.height, shape.width))
+    height, width = (
+        max(PATCH_PIXELS, round(side / zoom / PATCH_PIXELS) * PATCH_PIXELS)
+        for side in (shape.height, shape.width)
+    )
     smaller = dataclasses.replace(shape, height=height, width=width)
-    frames = window(source, smaller, rng, cache).astype(np.float32)
+    frames = random_crop(source, smaller, rng, cache).astype(np.float32)
     enlarged = resize(frames, (shape.height, shape.width), "bicubic")
     return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)

@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from skipsr_jax.data.crops import ClipShape, softened, window
-from skipsr_jax.data.degrade import Degradation, degraded, low_quality, oracle_error, oracle_mask
-from skipsr_jax.data.packing import Packing, bucket_of, thin
-from skipsr_jax.data.realworld import RealWorld
+from skipsr_jax.data.crops import ClipShape, random_crop, soft_crop
+from skipsr_jax.data.degradation.degrade import Degradation, degraded, low_quality
+from skipsr_jax.data.degradation.levels import RealWorld
+from skipsr_jax.data.oracle import oracle_error, oracle_mask
+from skipsr_jax.data.packing import Packing, bucket_of, drop_tokens
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.tokens.buckets import Bucket
@@ -76,7 +77,7 @@ class Recipe:
 
 def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
     soft = recipe.soft_share > 0 and rng.random() < recipe.soft_share
-    frames = (softened if soft else window)(source, shape, rng, recipe.cache)
+    frames = (soft_crop if soft else random_crop)(source, shape, rng, recipe.cache)
     if rng.random() < 0.5:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     small = degraded(frames, recipe.scale, recipe.degradation, rng)
@@ -86,7 +87,7 @@ def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: 
         sample["error"] = oracle_error(frames, recipe.scale, small=small if real else None)
         sample["mask"] = needs_refinement(sample["error"])
     if recipe.packing is not None:
-        sample["keep"] = thin(sample["mask"], recipe.packing, rng)
+        sample["keep"] = drop_tokens(sample["mask"], recipe.packing, rng)
         sample["negative"] = np.bool_(rng.random() < recipe.packing.negative_share)
     return sample
 

@@ -1,5 +1,6 @@
 """How kept tokens become sequences of one size: what each sample may keep, and the bucket.
 
+Packing the tokens of several samples into one sequence is that of NaViT (Dehghani et al. 2023).
 Invariant: whatever the masks, the tokens of a sequence fit the bucket of its kind of batch.
 """
 
@@ -20,14 +21,14 @@ class Packing:
 
     Attributes:
       samples: samples in one sequence, those of all shapes together.
-      kept_share: room in a sequence, as a share of its samples' tokens; a sample that wants more
-        loses some at random.
-      dense_share: share of samples that keep every token, whatever the mask says.
-      random_drop: up to this share of the kept tokens is dropped at random.
-      negative_share: share of samples with the negative text.
+      kept_share: fraction of a sample's tokens that a sequence has capacity for; of a sample that
+        keeps more, some are dropped at random.
+      dense_share: probability that a sample keeps every token, whatever its mask.
+      random_drop: largest fraction of the kept tokens that is dropped at random.
+      negative_share: probability that a sample takes the negative text.
       text_lengths: tokens of the positive and the negative text.
       shards: devices that share a sequence; its bucket is a multiple of it.
-      guided: make plans with the negative text too.
+      guided: make plans with the negative text too, for classifier-free guidance.
     """
 
     samples: int = 1
@@ -40,30 +41,30 @@ class Packing:
     guided: bool = False
 
 
-def thin(
-    keep: Bool[HostArray, "t r c"], packing: Packing, rng: np.random.Generator
-) -> Bool[HostArray, "t r c"]:
-    """The mask as its sequence takes it: some dropped, cut to the room there is, one left."""
+def drop_tokens(
+    keep: Bool[HostArray, "t r q"], packing: Packing, rng: np.random.Generator
+) -> Bool[HostArray, "t r q"]:
+    """The keep mask of a sample after random dropping, within its capacity; it keeps one token."""
     if rng.random() < packing.dense_share:
         keep = np.ones_like(keep)
     kept = rng.permutation(np.flatnonzero(keep))
     drop = rng.random() * packing.random_drop
-    count = min(int(np.ceil(len(kept) * (1 - drop))), _room(keep.size, packing))
+    count = min(int(np.ceil(len(kept) * (1 - drop))), _capacity(keep.size, packing))
     chosen = kept[:count] if len(kept) else rng.integers(keep.size, size=1)
-    thinned = np.zeros(keep.size, bool)
-    thinned[chosen] = True
-    return thinned.reshape(keep.shape)
+    left = np.zeros(keep.size, bool)
+    left[chosen] = True
+    return left.reshape(keep.shape)
 
 
-def _room(tokens: int, packing: Packing) -> int:
-    """How many tokens one sample may keep."""
+def _capacity(tokens: int, packing: Packing) -> int:
+    """How many tokens a sample of so many may keep."""
     return max(1, int(tokens * packing.kept_share))
 
 
 def bucket_of(shapes: Sequence[ClipShape], packing: Packing) -> Bucket:
-    """The one bucket of a kind of batch: room for the tokens and for every window of its grids."""
+    """The one bucket of a kind of batch: it holds the tokens, and every window of their grids."""
     sequences = sum(shape.batch for shape in shapes) // packing.samples
     grids = [shape.grid for shape in shapes for _ in range(shape.batch // sequences)]
-    tokens = sum(_room(int(np.prod(grid)), packing) for grid in grids)
+    tokens = sum(_capacity(int(np.prod(grid)), packing) for grid in grids)
     windows = bucket_with_window_capacity([np.ones(grid, bool) for grid in grids]).windows
     return bucket_for(tokens, windows, packing.shards, slack=False)  # no windows are assigned

@@ -1,6 +1,6 @@
 """One training clip: where it is, how long, how large, and where its scenes change.
 
-Invariant: a stretch that ``stretches`` offers lies within one shot, as far as the cuts are known.
+Invariant: an interval that ``intervals`` offers lies within one shot, as far as cuts are known.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class Source:
       frames: number of frames, 1 for a picture.
       height, width: in pixels.
       record: number in the built dataset; None for a file or folder of its own.
-      cuts: first frames of all shots but the first, rising; None when nobody has looked.
+      cuts: first frames of all shots but the first, rising; None where they are not known.
     """
 
     path: str
@@ -42,6 +42,6 @@ class Source:
         """Frames of the longest shot."""
         return max(stop - start for start, stop in self.shots)
 
-    def stretches(self, count: int) -> list[tuple[int, int]]:
-        """(first start, number of starts) of the stretches of ``count`` frames in each shot."""
+    def intervals(self, count: int) -> list[tuple[int, int]]:
+        """(first start, number of starts) of the intervals of ``count`` frames in each shot."""
         return [(a, b - a - count + 1) for a, b in self.shots if b - a >= count]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.degradation.degrade import low_quality
+from skipsr_jax.data.oracle import oracle_mask
 from skipsr_jax.evaluation.metrics import mask_agreement, psnr, psnr_of_mse, ssim
 from skipsr_jax.geometry import PATCH_FRAMES
 from skipsr_jax.media.resize import resize, upscale

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
-from skipsr_jax.data.realworld import RealWorld
+from skipsr_jax.data.degradation.levels import RealWorld
 from skipsr_jax.media.resize import Method
 from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
@@ -40,7 +40,7 @@ class Data:
       pan_share: share of the clips that are windows moving over pictures.
       soft_share: share of the samples whose truth is enlarged, up to 1.6 times: soft footage.
       degradation: what makes the low-quality pair: a plain downsampling method, or "real".
-      real: the levels of "real", see skipsr_jax.data.realworld.
+      real: the levels of "real", see skipsr_jax.data.degradation.levels.
     """
 
     root: tuple[str, ...] = ()

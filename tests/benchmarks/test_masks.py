@@ -6,7 +6,7 @@ from PIL import Image
 
 from benchmarks import masks
 from benchmarks.masks import blob_mask, clip_masks, real_mask
-from skipsr_jax.data.degrade import oracle_error, oracle_mask
+from skipsr_jax.data.oracle import oracle_error, oracle_mask
 from skipsr_jax.errors import UserError
 
 

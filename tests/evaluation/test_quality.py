@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from skipsr_jax.data.degrade import low_quality, oracle_mask
+from skipsr_jax.data.degradation.degrade import low_quality
+from skipsr_jax.data.oracle import oracle_mask
 from skipsr_jax.evaluation import quality
 from skipsr_jax.media.resize import resize
 

@@ -1,6 +1,6 @@
-"""What lossy files do to a clip, in memory: JPEG frame by frame, H.264, HEVC and MPEG-4 over time.
+"""The loss of compressed files, made in memory: JPEG frame by frame; H.264, HEVC, MPEG-4 over time.
 
-Coders run on one thread with fixed settings: the same clip and quality always give the same bytes.
+Encoders run on one thread with fixed settings: a clip and a quality always give the same bytes.
 Invariant: a clip comes back with the number and the size of its frames.
 """
 
@@ -12,6 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from skipsr_jax.geometry import pad_to
 from skipsr_jax.types import HostArray, UInt8
 
 VideoCodec = Literal["h264", "hevc", "mpeg4"]
@@ -45,13 +46,6 @@ def _options(codec: VideoCodec, quality: int) -> dict[str, str]:
     return {"crf": str(quality), "preset": "veryfast"} | _PARAMS[codec]
 
 
-def _even(frames: UInt8[HostArray, "f h w 3"]) -> UInt8[HostArray, "f h2 w2 3"]:
-    """Sides made even, as halved chroma wants it, and large enough, by repeating the edge."""
-    _, height, width, _ = frames.shape
-    down, right = (max(_SMALLEST, side + side % 2) - side for side in (height, width))
-    return np.pad(frames, ((0, 0), (0, down), (0, right), (0, 0)), mode="edge")
-
-
 def compress(
     frames: UInt8[HostArray, "f h w 3"], codec: VideoCodec, quality: int
 ) -> UInt8[HostArray, "f h w 3"]:
@@ -64,7 +58,8 @@ def compress(
     if not best <= quality <= worst:
         raise ValueError(f"{codec} takes a quality from {best} to {worst}, not {quality}")
     _, height, width, _ = frames.shape
-    padded = _even(frames)
+    # Halved chroma needs even sides.
+    padded = pad_to(frames, *(max(_SMALLEST, side + side % 2) for side in (height, width)))
     encoder = av.CodecContext.create(_ENCODERS[codec], "w")
     encoder.height, encoder.width, encoder.pix_fmt = *padded.shape[1:3], "yuv420p"
     encoder.time_base, encoder.framerate = _TICK, 1 / _TICK

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from skipsr_jax.data.blur import bessel_j1, convolve, gaussian, sinc
+from skipsr_jax.data.degradation.blur import bessel_j1, convolve, gaussian, sinc
 
 
 def test_bessel_function_has_its_tabulated_values():

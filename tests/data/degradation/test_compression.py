@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skipsr_jax.data.compression import VIDEO_CODECS, compress, jpeg
+from skipsr_jax.data.degradation.compression import VIDEO_CODECS, compress, jpeg
 
 
 def clip(frames, height, width):

@@ -5,9 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from skipsr_jax.data import realworld
-from skipsr_jax.data.degrade import degraded, low_quality, oracle_mask
-from skipsr_jax.data.realworld import RealWorld, Round, apply, draw
+from skipsr_jax.data.degradation import realworld
+from skipsr_jax.data.degradation.degrade import degraded, low_quality
+from skipsr_jax.data.degradation.levels import RealWorld, Round
+from skipsr_jax.data.degradation.realworld import apply, draw
+from skipsr_jax.data.oracle import oracle_mask
 
 CALM = Round(blur_share=0.0, resize=(1.0, 1.0), noise_share=0.0, jpeg_share=0.0)
 NOTHING = RealWorld(first=CALM, second=CALM, video_share=0.0)

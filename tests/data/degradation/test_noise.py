@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skipsr_jax.data.noise import add_gaussian, add_poisson
+from skipsr_jax.data.degradation.noise import add_gaussian, add_poisson
 
 FRAMES = np.full((3, 64, 64, 3), 100, np.float32)
 FRAMES[:, :, 32:] = 200

@@ -1,0 +1,1 @@
+"""From a clip to its low-quality pair: plain downsampling, or real-world degradation."""
