@@ -27,7 +27,7 @@ with imports_of_extra("train"):
     import tensorflow_datasets as tfds
 
 LONGEST = 250
-"""Frames of a record, by default: ten seconds are read at once for any stretch in them."""
+"""Frames of a record, by default: all of its ten seconds are read for any interval in them."""
 
 
 def _index(folder: pathlib.Path) -> dict[str, Any]:
@@ -45,8 +45,13 @@ def _index(folder: pathlib.Path) -> dict[str, Any]:
 def build(source: str, out: str, longest: int = LONGEST) -> dict[str, Any]:
     """Writes the dataset of everything below the folder ``source``; returns its index.
 
-    ``longest``: videos with more frames are cut into pieces of at least this many. Raises UserError
-    when ``out`` exists or cannot be made, and when a file of the source cannot be read to its end.
+    Args:
+      source: as a root of `find_sources`, but no dataset.
+      out: the folder to make.
+      longest: videos with more frames are cut at key frames into pieces of at least this many.
+
+    Raises UserError when ``out`` exists or cannot be made, when ``longest`` is below 1, and when a
+    file of the source cannot be read to its end.
     """
     target = pathlib.Path(out).absolute()
     if target.exists():

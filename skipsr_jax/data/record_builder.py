@@ -1,4 +1,4 @@
-"""The tensorflow-datasets builder of training clips, and what it puts into a record.
+"""Makes the records of a training dataset: the tensorflow-datasets builder, and what it stores.
 
 A record is one encoded file: a picture or a short video as it is, a piece of a long video cut at
 key frames without encoding it anew, or a folder of frames as lossless H.264. Invariant: the frames
@@ -114,13 +114,21 @@ def examples(source: Source, root: str, longest: int) -> Iterator[tuple[str, dic
 
 
 class SkipsrClips(tfds.core.GeneratorBasedBuilder):
-    """Videos and pictures for training, as encoded bytes."""
+    """Videos and pictures for training, as encoded bytes.
+
+    ``failure``: the UserError that ended the build, which tensorflow-datasets would reword.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = epath.Path(__file__).parent
 
     def __init__(self, sources: Sequence[Source], root: str, longest: int, data_dir: str):
-        """``longest``: pieces of longer videos have this many frames or a few more."""
+        """Args:
+        sources: the clips, in the order of the records.
+        root: the folder that names of clips are relative to.
+        longest: frames of a record; pieces of longer videos have this many or a few more.
+        data_dir: the folder to write into.
+        """
         self._sources, self._root, self._longest = sources, root, longest
         self.failure: UserError | None = None
         super().__init__(data_dir=data_dir, file_format="array_record")
@@ -145,6 +153,6 @@ class SkipsrClips(tfds.core.GeneratorBasedBuilder):
         try:
             for source in self._sources:
                 yield from examples(source, self._root, self._longest)
-        except UserError as error:  # the caller wants this one, not what tfds makes of it
+        except UserError as error:
             self.failure = error
             raise

@@ -16,13 +16,18 @@ _PREROLL = Fraction(1, 10)  # seconds before the first frame that a decoder may 
 
 
 class AudioCopy:
-    """Copies every audio stream of ``source`` into ``output``, whose video starts at 0.
-
-    ``start`` is when the first video frame is shown in the source, in seconds. Raises UserError
-    when the output's container cannot hold one of the codecs.
-    """
+    """Copies every audio stream of ``source`` into ``output``, whose video starts at 0."""
 
     def __init__(self, source: pathlib.Path, output: av.container.OutputContainer, start: Fraction):
+        """Opens the source and adds its streams to the output.
+
+        Args:
+          source: the file with the sound.
+          output: not yet encoding.
+          start: when the first video frame is shown in the source, in seconds of its clock.
+
+        Raises UserError when the output's container cannot hold one of the codecs.
+        """
         self._input = av.open(str(source))
         self._output = output
         self._start = start

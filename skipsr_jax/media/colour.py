@@ -19,6 +19,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.media.yuv_format import LUMA_WEIGHTS, code_scales, yuv_format
 
 RgbFrame = UInt8[np.ndarray, "h w 3"] | UInt16[np.ndarray, "h w 3"]
+"""An RGB picture of 0..255 (uint8) or 0..65535 (uint16)."""
 
 UNSPECIFIED = 2  # the H.273 code of every tag that is not set
 BT709 = 1
@@ -77,12 +78,18 @@ def tags_of(frame: av.VideoFrame) -> ColourTags:
 
 
 def bit_depth_of(pixel_format: av.VideoFormat) -> int:
-    """Bits per component, 8 at least."""
+    """The most bits of a component, 8 at least."""
     return max(8, *(component.bits for component in pixel_format.components))
 
 
 def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter) -> RgbFrame:
-    """A decoded frame as RGB: uint8 from 8-bit sources, else uint16 on the full 16-bit scale."""
+    """A decoded frame as RGB (h, w, 3): uint8 from 8-bit sources, else uint16 on the 16-bit scale.
+
+    Args:
+      frame: any pixel format; its matrix and range are set to those of ``tags``.
+      tags: what its codes mean; of RGB frames nothing is used.
+      reformatter: one for each clip, so that swscale's tables are made once.
+    """
     bits = bit_depth_of(frame.format)
     if frame.format.is_rgb or int(frame.colorspace) == _RGB:
         target = "rgb24" if bits == 8 else "rgb48le"

@@ -1,4 +1,4 @@
-"""Resizing of frames in numpy: area, bilinear and bicubic.
+"""Resizing of frames in numpy: area, bilinear and bicubic interpolation.
 
 Pixel centres lie at half-integers (``align_corners=False``), borders repeat the edge pixel, and no
 low-pass filter is applied except by ``area``; bicubic has Keys' a = -0.75. These are torch's
@@ -33,7 +33,7 @@ def _taps(
 ) -> tuple[Int[HostArray, "k out"], Float[HostArray, "k out"]]:
     """Source index and weight of the k taps of each output position."""
     scale = length / out
-    if method == "area":  # the share of [i, i+1) that output cell [o, o+1) * scale covers
+    if method == "area":  # the fraction of [i, i+1) that output cell [o, o+1) * scale covers
         edges = np.arange(out + 1) * scale
         first = np.floor(edges[:-1] + 1e-9).astype(int)
         index = first + np.arange(int(np.ceil(scale)) + 1)[:, None]
@@ -52,7 +52,7 @@ def _taps(
 
 
 def weights(length: int, out: int, method: Method) -> Float[HostArray, "out length"]:
-    """What ``resize`` does along one axis, as a matrix (for resizing on a device)."""
+    """The matrix by which ``resize`` multiplies an axis of ``length``, for use on a device."""
     matrix = np.zeros((out, length), np.float32)
     index, weight = _taps(length, out, method)
     np.add.at(matrix, (np.arange(out)[None], index), weight)
@@ -68,9 +68,9 @@ def _along(
     shape = [1, 1, 1, 1]
     shape[axis] = out
     total = None
-    for source, share in zip(index, weight, strict=True):
+    for source, factor in zip(index, weight, strict=True):
         term = np.take(frames, source, axis=axis)
-        term *= share.reshape(shape)
+        term *= factor.reshape(shape)
         total = term if total is None else np.add(total, term, out=total)
     return total
 
@@ -80,8 +80,10 @@ def resize(
 ) -> Float[HostArray, "f h2 w2 c"]:
     """Frames at ``size`` = (height, width), float32, in the value range of the input.
 
-    Bicubic overshoots: clip where a range matters. ``area`` is meant for going down and weighs a
+    Bicubic overshoots: clip where a range matters. ``area`` is meant for downsampling and weighs a
     source pixel by the part of it that an output pixel covers.
+
+    Raises ValueError when a side has no pixels.
     """
     height, width = size
     if min(height, width, *frames.shape[1:3]) < 1:

@@ -1,9 +1,9 @@
-"""Where one scene of a clip ends and another begins, from frame differences.
+"""Shot boundary detection: the hard cuts of a clip, from differences of consecutive frames.
 
 Frames are compared as thumbnails of 16 x 16 mean colours, which fine motion hardly changes. A cut
 is a difference that is large in itself and stands out from those around it, so that neither a fast
-pan nor a shaking camera counts. Fades are not found. Invariant: adding a constant number of frames
-before or after, without a cut near the end, moves the cuts by that number.
+pan nor a shaking camera counts. Fades are not found. Invariant: more frames in front, without a cut
+near their end, move the cuts by their number.
 """
 
 from collections.abc import Iterable
@@ -14,22 +14,25 @@ from skipsr_jax.media.resize import resize
 from skipsr_jax.types import Float, HostArray, UInt8
 
 _SIDE = 16  # cells of a thumbnail along each axis
-_ENOUGH = 128  # pixels of the shorter side that are looked at
+_ENOUGH = 128  # pixels of the shorter side that are compared; the others are skipped
 _LARGE = 14.0  # mean absolute difference of two thumbnails, of 255
 _OUTSTANDING = 4.0  # times the median of the differences around
 _AROUND = 5  # differences on each side
 
 
-def thumbnail(frame: UInt8[HostArray, "h w 3"]) -> Float[HostArray, "u v 3"]:
-    """Mean colours of a grid of cells, 0..255."""
+def thumbnail(frame: UInt8[HostArray, "h w 3"]) -> Float[HostArray, "h2 w2 3"]:
+    """Mean colours of a grid of at most 16 x 16 cells, 0..255."""
     step = max(1, min(frame.shape[:2]) // _ENOUGH)
-    seen = frame[None, ::step, ::step].astype(np.float32)
-    size = min(_SIDE, seen.shape[1]), min(_SIDE, seen.shape[2])
-    return resize(seen, size, "area")[0]
+    pixels = frame[None, ::step, ::step].astype(np.float32)
+    size = min(_SIDE, pixels.shape[1]), min(_SIDE, pixels.shape[2])
+    return resize(pixels, size, "area")[0]
 
 
 def find_cuts(frames: Iterable[UInt8[HostArray, "h w 3"]]) -> tuple[int, ...]:
-    """The frames that begin a new scene, rising; never 0. Reads the frames one by one."""
+    """Returns the indices of the frames that begin a new shot, rising; never 0.
+
+    The frames, all of one size, are read one by one.
+    """
     previous, differences = None, []
     for frame in frames:
         current = thumbnail(frame)
