@@ -13,6 +13,8 @@ from skipsr_jax.media.yuv_format import PIXEL_FORMATS
 _CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
 _WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 8 bits
 _CRF = {"libx264": 16, "libx265": 17, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
+X265_LEAST = 64
+"""Pixels of the longer side: in smaller frames x265 writes past its buffers and may abort."""
 _PRESET = {"libx264": "medium", "libx265": "medium", "libsvtav1": "6"}
 
 
@@ -34,12 +36,19 @@ class Encoding:
     pixel_format: str | None = None
 
 
-def resolved(encoding: Encoding, extension: str, depth: int, *, odd: bool) -> Encoding:
+def resolved(encoding: Encoding, extension: str, depth: int, height: int, width: int) -> Encoding:
     """The encoding with every default filled in, and checked against the frame size."""
     if depth not in (8, 10):
         raise UserError(f"bit_depth {depth} cannot be written; choose 8 or 10")
-    webm = extension == ".webm"
+    webm, odd = extension == ".webm", bool(height % 2 or width % 2)
     codec = encoding.codec or (_WEBM_CODECS if webm else _CODECS)[depth]
+    if codec == "libx265" and max(height, width) < X265_LEAST:
+        if encoding.codec:
+            raise UserError(
+                f"libx265 cannot encode {width}x{height}: one side needs {X265_LEAST} pixels; "
+                "choose libx264"
+            )
+        codec = "libx264"
     layout = "yuv444p" if odd else "yuv420p"
     pixel_format = encoding.pixel_format or (layout if depth == 8 else f"{layout}10le")
     try:

@@ -77,9 +77,7 @@ class VideoWriter:
         self._times = source.times if source and same_rate else None
         self._colour = source.colour if source else SRGB_VIDEO
         depth = bit_depth or (min(10, source.bit_depth) if source else 8)
-        self._encoding = resolved(
-            encoding, self.path.suffix.lower(), depth, odd=bool(height % 2 or width % 2)
-        )
+        self._encoding = resolved(encoding, self.path.suffix.lower(), depth, height, width)
         self._check_pixel_aspect()
         self._partial = temporary_path(self.path)
         self._overwrite = overwrite
