@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from benchmarks.models import TEXT_TOKENS, abstract_dit, abstract_vae
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
@@ -225,13 +226,13 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
         sizes = [(x.batch, x.frames, x.height // scale, x.width // scale, 3) for x in shapes]
         return tuple(jax.ShapeDtypeStruct(size, jnp.uint8) for size in sizes)
 
-    batch = {
-        "hr": pixels(1),
-        "lr": pixels(recipe.scale),
-        "mask": tuple(jax.ShapeDtypeStruct((x.batch, *x.grid), jnp.bool) for x in shapes),
-        "plan": _wide(plan, number),
-        "negative": jax.ShapeDtypeStruct((number, packing.samples), jnp.bool),
-    }
+    batch = Batch(
+        hr=pixels(1),
+        lr=pixels(recipe.scale),
+        mask=tuple(jax.ShapeDtypeStruct((x.batch, *x.grid), jnp.bool) for x in shapes),
+        plan=_wide(plan, number),
+        negative=jax.ShapeDtypeStruct((number, packing.samples), jnp.bool),
+    )
     arguments = (
         _placed(state, shardings(state, mesh)),
         _placed(stage.frozen, shardings(stage.frozen, mesh)),

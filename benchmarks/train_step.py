@@ -35,6 +35,7 @@ from benchmarks.measure import (
 )
 from benchmarks.models import TEXT_TOKENS, abstract_vae
 from skipsr_jax.commandline import parse_flags
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, dit_flops, vae_flops
@@ -44,7 +45,7 @@ from skipsr_jax.models.vae import VAE
 from skipsr_jax.parallel.device_peaks import peak_flops
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
-from skipsr_jax.training.stage import Batch, Stage
+from skipsr_jax.training.stage import Stage
 from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step
 from skipsr_jax.types import DTYPES
@@ -101,33 +102,33 @@ def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
     shape = ClipShape(values.packs, values.frames, values.height, values.width)
     masks = [blob_mask(shape.grid, skip, seed) for seed in range(values.packs)]
     rng = np.random.default_rng(0)
-    batch: Batch = {
-        "plan": stack_plans([build_plan([mask], [TEXT_TOKENS]) for mask in masks]),
-        "negative": np.zeros((values.packs, 1), bool),
-    }
+    batch = Batch(
+        plan=stack_plans([build_plan([mask], [TEXT_TOKENS]) for mask in masks]),
+        negative=np.zeros((values.packs, 1), bool),
+    )
     if not values.include_vae:
         t, r, q = shape.grid
         latents = (values.packs, t, 2 * r, 2 * q, vae.config.latent_channels)
-        names = ("clean", "low")
-        return batch | {name: (rng.standard_normal(latents, np.float32),) for name in names}
+        hr, lr = (rng.standard_normal(latents, np.float32) for _ in range(2))
+        return batch._replace(hr_latents=(hr,), lr_latents=(lr,))
     size = (values.packs, values.frames, values.height, values.width, 3)
     small = (*size[:2], values.height // 4, values.width // 4, 3)
-    sizes = {"hr": size, "lr": small}
-    return batch | {name: rng.integers(0, 256, x, np.uint8) for name, x in sizes.items()}
+    hr, lr = (rng.integers(0, 256, x, np.uint8) for x in (size, small))
+    return batch._replace(hr=(hr,), lr=(lr,))
 
 
 def operations(values: flags.FlagValues, vae: VAE, batch: Batch) -> float:
     """Model operations of a step."""
-    total = (1 + BACKWARD) * dit_flops(DIT_PRESETS[values.model], batch["plan"]).total
+    total = (1 + BACKWARD) * dit_flops(DIT_PRESETS[values.model], batch.plan).total
     if values.include_vae:
-        total += 2 * vae_flops(vae, batch["hr"].shape[:4])[0]
+        total += 2 * vae_flops(vae, batch.hr[0].shape[:4])[0]
     return total
 
 
 def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: float, values: Any):
     """A row of the table, and the state after the steps (the given one is used up)."""
     batch = make_batch(values, vae, skip)
-    flops, kept = operations(values, vae, batch), int(batch["plan"].valid.sum())
+    flops, kept = operations(values, vae, batch), int(batch.plan.valid.sum())
     batch = jax.device_put(batch) if not values.compile_only else jax.eval_shape(lambda: batch)
     step = jax.jit(make_step(stage, Optimizer(float(RATE)), 0), donate_argnums=0)
     compiled = step.lower(state, frozen, batch, RATE).compile()

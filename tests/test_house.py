@@ -58,6 +58,7 @@ TESTED_IN = {
     "checkpoints/staging.py": "checkpoints/test_convert.py",
     "checkpoints/streaming.py": "checkpoints/test_store.py",
     "checkpoints/torch_writer.py": "checkpoints/test_torch_file.py",
+    "data/batch.py": "data/test_dataset.py",
     "data/record_builder.py": "data/test_build.py",
     "data/degradation/degrade.py": "data/degradation/test_realworld.py",
     "data/degradation/levels.py": "data/degradation/test_realworld.py",

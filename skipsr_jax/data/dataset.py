@@ -8,24 +8,19 @@ workers, and after a resume from the iterator's state. Samples are windows of cl
 (skipsr_jax.data.crops), flipped in width half of the time; pictures also serve as clips
 (``pan_share``).
 
-A batch is a dict: ``hr`` uint8 (s, f, h, w, 3), ``lr`` uint8 (s, f, h/scale, w/scale, 3) and, if
-asked for, ``error`` float32 (s, t, h/16, w/16), the left side of Eq. 1, and ``mask`` bool, True =
-keep, where it is above tau; with several shapes each of these is a tuple with an array for each.
-With a plan also ``plan`` (a TokenPlan of b packs of k samples) and ``negative`` bool (b, k): the
-sample takes the negative text; for guidance also ``negative_plan``, the same tokens with the
-negative text in all samples. Samples of a shape stand pack by pack: of s samples of a shape, s / b
-belong to each pack, and within a pack the shapes follow one another.
+``skipsr_jax.data.batch.Batch`` says what a batch holds.
 """
 
 import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape, random_crop, soft_crop
 from skipsr_jax.data.degradation.degrade import Degradation, degraded, low_quality
 from skipsr_jax.data.degradation.levels import RealWorld
@@ -36,12 +31,24 @@ from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.criterion import needs_refinement
 from skipsr_jax.tokens.plan import TokenPlan, build_plan, stack_plans
-from skipsr_jax.types import Bool, HostArray, UInt8
+from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 with imports_of_extra("train"):
     import grain
 
-Batch = dict[str, Any]
+
+class Sample(NamedTuple):
+    """One sample of a batch: entries as in Batch, without the axis of samples.
+
+    ``keep``: the tokens that run, bool (t, r, q); None where the batch has no plan.
+    """
+
+    hr: UInt8[HostArray, "f h w 3"]
+    lr: UInt8[HostArray, "f h2 w2 3"]
+    error: Float[HostArray, "t r q"] | None = None
+    mask: Bool[HostArray, "t r q"] | None = None
+    keep: Bool[HostArray, "t r q"] | None = None
+    negative: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,62 +82,63 @@ class Recipe:
         return {"batch": (self.video,)} | of_pictures
 
 
-def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Batch:
+def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Sample:
     soft = recipe.soft_share > 0 and rng.random() < recipe.soft_share
     frames = (soft_crop if soft else random_crop)(source, shape, rng, recipe.cache)
     if rng.random() < 0.5:
         frames = np.ascontiguousarray(frames[:, :, ::-1])
     small = degraded(frames, recipe.scale, recipe.degradation, rng)
-    sample: Batch = {"hr": frames, "lr": small}
+    sample = Sample(frames, small)
     if recipe.masks:
         real = isinstance(recipe.degradation, RealWorld)
-        sample["error"] = oracle_error(frames, recipe.scale, small=small if real else None)
-        sample["mask"] = needs_refinement(sample["error"])
+        error = oracle_error(frames, recipe.scale, small=small if real else None)
+        sample = sample._replace(error=error, mask=needs_refinement(error))
     if recipe.packing is not None:
-        sample["keep"] = drop_tokens(sample["mask"], recipe.packing, rng)
-        sample["negative"] = np.bool_(rng.random() < recipe.packing.negative_share)
+        keep = drop_tokens(sample.mask, recipe.packing, rng)
+        negative = bool(rng.random() < recipe.packing.negative_share)
+        sample = sample._replace(keep=keep, negative=negative)
     return sample
 
 
-def _collate(groups: Sequence[Sequence[Batch]], bucket: Bucket | None, recipe: Recipe) -> Batch:
+def _collate(groups: Sequence[Sequence[Sample]], bucket: Bucket | None, recipe: Recipe) -> Batch:
     """A batch of these samples, those of one shape in each group."""
 
-    def stacked(key: str) -> HostArray | tuple[HostArray, ...]:
-        stacks = tuple(np.stack([sample[key] for sample in samples]) for samples in groups)
-        return stacks if len(stacks) > 1 else stacks[0]
+    def stacked(name: str) -> tuple[HostArray, ...] | None:
+        if getattr(groups[0][0], name) is None:
+            return None
+        return tuple(np.stack([getattr(sample, name) for sample in group]) for group in groups)
 
-    batch = {key: stacked(key) for key in groups[0][0] if key not in ("keep", "negative")}
+    batch = Batch(**{name: stacked(name) for name in ("hr", "lr", "error", "mask")})
     packing = recipe.packing
     if packing is None:
         return batch
     number = sum(len(samples) for samples in groups) // packing.samples
-    packs: list[list[Batch]] = [[] for _ in range(number)]
+    packs: list[list[Sample]] = [[] for _ in range(number)]
     for samples in groups:
-        for place, sample in enumerate(samples):
-            packs[place * number // len(samples)].append(sample)
+        for index, sample in enumerate(samples):
+            packs[index * number // len(samples)].append(sample)
     slots = max(packing.text_lengths)
 
     def plans(negative: Bool[HostArray, "b k"]) -> TokenPlan:
         lengths = np.where(negative, packing.text_lengths[1], packing.text_lengths[0])
         return stack_plans(
             [
-                build_plan([sample["keep"] for sample in pack], texts.tolist(), bucket, slots)
+                build_plan([sample.keep for sample in pack], texts.tolist(), bucket, slots)
                 for pack, texts in zip(packs, lengths, strict=True)
             ]
         )
 
-    batch["negative"] = np.array([[sample["negative"] for sample in pack] for pack in packs])
-    batch["plan"] = plans(batch["negative"])
-    if packing.guided:
-        batch["negative_plan"] = plans(np.ones_like(batch["negative"]))
-    return batch
+    negative = np.array([[sample.negative for sample in pack] for pack in packs])
+    batch = batch._replace(negative=negative, plan=plans(negative))
+    return batch._replace(negative_plan=plans(np.ones_like(negative))) if packing.guided else batch
 
 
 def with_masks(batch: Batch, scale: int) -> Batch:
-    """The batch, of one shape, with Eq. 1's masks on the truth if it has none yet."""
-    if "mask" in batch:
+    """The batch with Eq. 1's masks on the truth, if it has none yet."""
+    if batch.mask is not None:
         return batch
-    return batch | {"mask": np.stack([oracle_mask(clip, scale) for clip in batch["hr"]])}
+    masks = tuple(np.stack([oracle_mask(clip, scale) for clip in clips]) for clips in batch.hr)
+    return batch._replace(mask=masks)
 
 
 def plain_batch(
@@ -141,14 +149,12 @@ def plain_batch(
     Area downsampling, positive texts, Eq. 1's masks on the truth; everything kept if ``dense``.
     Each clip has a sequence of its own. The bucket is the same in both cases.
     """
-    samples: list[Batch] = []
+    samples: list[Sample] = []
     for clip in clips:
         mask = oracle_mask(clip, recipe.scale)
         mask = np.ones_like(mask) if dense else mask
-        sample = {"hr": clip, "lr": low_quality(clip, recipe.scale), "mask": mask}
-        if recipe.packing is not None:
-            sample |= {"keep": mask if mask.any() else _first_only(mask), "negative": np.False_}
-        samples.append(sample)
+        keep = mask if mask.any() else _first_only(mask)
+        samples.append(Sample(clip, low_quality(clip, recipe.scale), mask=mask, keep=keep))
     bucket = None
     if recipe.packing is not None:
         alone = dataclasses.replace(recipe.packing, samples=1, kept_share=1.0)

@@ -10,6 +10,7 @@ from jax import Array
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import from_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.flops import BACKWARD_FROZEN, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
@@ -17,7 +18,6 @@ from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.models.vae.slices import encode_scanned
 from skipsr_jax.training.losses.pixels import signed, upscaled
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Batch, by_shape
 from skipsr_jax.types import Float
 
 LONGEST_WHOLE = 33
@@ -77,20 +77,15 @@ def encode_pair(
 
 
 def with_latents(module: VAE, frozen: Params, batch: Batch, key: Array) -> Batch:
-    """The batch with ``clean`` and ``low``: latents of true clips and of upscaled inputs.
-
-    Each is a tuple with an array (s, t, v, u, c) for each shape of the batch.
-    """
+    """The batch with ``hr_latents`` and ``lr_latents``, of true clips and of upscaled inputs."""
     pairs = []
-    for number, (truth, small) in enumerate(
-        zip(by_shape(batch["hr"]), by_shape(batch["lr"]), strict=True)
-    ):
+    for number, (truth, small) in enumerate(zip(batch.hr, batch.lr, strict=True)):
         truth = signed(truth)
         given = upscaled(small, truth.shape[2:4])
         own = jax.random.fold_in(key, number)
         pairs.append(encode_pair(module, frozen["vae"], truth, given, own))
     clean, low = zip(*pairs, strict=True)
-    return batch | {"clean": clean, "low": low}
+    return batch._replace(hr_latents=clean, lr_latents=low)
 
 
 def coding_flops(module: VAE) -> Callable[..., float]:
@@ -101,7 +96,7 @@ def coding_flops(module: VAE) -> Callable[..., float]:
 
     def flops(batch: Batch, decoded: Callable[[int], int] = lambda samples: 0) -> float:
         total = 0.0
-        for clips in by_shape(batch["hr"]):
+        for clips in batch.hr:
             encoding, decoding = cost((1, *clips.shape[1:4]))
             total += 2 * len(clips) * encoding
             total += (1 + BACKWARD_FROZEN) * decoded(len(clips)) * decoding

@@ -19,7 +19,7 @@ from skipsr_jax.data.reading import read
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import quality
 from skipsr_jax.parallel.mesh import pack_shards, replicated
-from skipsr_jax.training.metrics import kind_of, mean_by_kind
+from skipsr_jax.training.metrics import mean_by_kind
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
 from skipsr_jax.training.step import make_evaluation, on_devices
@@ -40,7 +40,7 @@ class HeldOutLoss:
 
     def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
         entries = [
-            (kind_of(b), self._evaluate(params, frozen, on_devices(b, self._mesh)))
+            (b.kind, self._evaluate(params, frozen, on_devices(b, self._mesh)))
             for b in self._batches
         ]
         return {f"eval/{name}": value for name, value in mean_by_kind(entries).items()}
@@ -112,11 +112,12 @@ class Quality:
             return jax.device_get(self._preview(params, frozen, on_devices(batch, self._mesh)))
 
         skipped, dense = run(False), run(True)
-        given = bool(dense.keep.all())
+        (frames,), (keep,), (dense_frames,) = skipped.frames, skipped.keep, dense.frames
+        given = bool(dense.keep[0].all())
         return [
             quality.row(
-                name, truth, self._recipe.scale, skipped.frames[i], skipped.keep[i],
-                dense.frames[i] if given else None,
+                name, truth, self._recipe.scale, frames[i], keep[i],
+                dense_frames[i] if given else None,
             )
             for i, (name, truth) in enumerate(clips)
         ]  # fmt: skip

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from skipsr_jax.checkpoints import store, train_state
 from skipsr_jax.config import to_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
@@ -29,12 +30,12 @@ from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.held_out import HeldOutLoss, Quality
-from skipsr_jax.training.metrics import MetricWriter, kind_of, mean_by_kind
+from skipsr_jax.training.metrics import MetricWriter, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
 from skipsr_jax.training.panels import Panels
 from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Batch, Metrics, Stage
+from skipsr_jax.training.stage import Metrics, Stage
 from skipsr_jax.training.step import State, fresh_state, make_next_phase, make_step, on_devices
 from skipsr_jax.training.stopping import Clock, Preemption
 from skipsr_jax.training.throughput import Throughput
@@ -201,16 +202,16 @@ def _run(settings, stage, folder, mesh, dataset, manager, preemption, started, p
             profile.before(done)
             with jax.profiler.StepTraceAnnotation("train", step_num=done):
                 inputs = (state, frozen, on_devices(batch, mesh), np.float32(rate))
-                if kind_of(batch) in kinds:
+                if batch.kind in kinds:
                     state, metrics = step(*inputs)
                     throughput.add(batch)
                 else:  # compiles
-                    kinds.add(kind_of(batch))
+                    kinds.add(batch.kind)
                     with throughput.paused(state):
                         state, metrics = jax.block_until_ready(step(*inputs))
             profile.after(done, metrics)
             done += 1
-            pending.append((kind_of(batch), metrics | {"data_seconds": waited}))
+            pending.append((batch.kind, metrics | {"data_seconds": waited}))
             in_flight.append(metrics)
             if len(in_flight) > STEPS_IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())

@@ -17,19 +17,13 @@ from PIL import Image
 from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import imports_of_extra
 from skipsr_jax.files import new_file
-from skipsr_jax.training.stage import Batch, Metrics, by_shape
+from skipsr_jax.training.stage import Metrics
 from skipsr_jax.types import Float, HostArray
 
 with imports_of_extra("train"):
     from tensorboardX import SummaryWriter
 
 OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
-
-
-def kind_of(batch: Batch) -> str:
-    """``image``, ``video`` or ``mixed``: the kinds of batch have metrics of their own."""
-    kinds = {"image" if clips.shape[1] == 1 else "video" for clips in by_shape(batch["hr"])}
-    return kinds.pop() if len(kinds) == 1 else "mixed"
 
 
 def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:

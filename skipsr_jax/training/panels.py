@@ -10,12 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.dataset import with_masks
 from skipsr_jax.geometry import PATCH_FRAMES
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.resize import upscale
 from skipsr_jax.parallel.mesh import replicated
-from skipsr_jax.training.stage import Batch, Stage, by_shape
+from skipsr_jax.training.stage import Stage
 from skipsr_jax.training.step import on_devices
 from skipsr_jax.types import Float, HostArray
 
@@ -45,12 +46,10 @@ class Panels:
         """The rows, pixels in [0, 1]."""
         batch = with_masks(self._batch or batch, self._scale)
         found = jax.device_get(self._preview(params, frozen, on_devices(batch, self._mesh)))
-        entries = (found.frames, found.keep, batch["hr"], batch["lr"], batch["mask"])
+        entries = (found.frames, found.keep, batch.hr, batch.lr, batch.mask)
         rows = []
         for frames, keep, truth, small, oracle in (
-            sample
-            for shape in zip(*map(by_shape, entries), strict=True)
-            for sample in zip(*shape, strict=False)
+            sample for shape in zip(*entries, strict=True) for sample in zip(*shape, strict=False)
         ):
             middle = len(truth) // 2
             patch = (middle + PATCH_FRAMES - 1) // PATCH_FRAMES

@@ -8,10 +8,10 @@ import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe
 from skipsr_jax.data.packing import Packing
@@ -21,13 +21,7 @@ from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Bool, Float
 
 Metrics = dict[str, Any]
-Batch = dict[str, Any]
 Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]]
-
-
-def by_shape(entry: Any) -> tuple[Any, ...]:
-    """The arrays of a batch's entry, one for each shape of its samples."""
-    return tuple(jax.tree.leaves(entry))
 
 
 class Preview(NamedTuple):
@@ -37,11 +31,11 @@ class Preview(NamedTuple):
       frames: pixels in [0, 1] at the size of the truth; skipped patches show the upscaled input.
       keep: which patches the stage treated as kept: those of the batch, or its own prediction.
 
-    Each is an array, or as ``hr`` of the batch a tuple of arrays, one for each shape.
+    Both are tuples with an array for each shape of the batch.
     """
 
-    frames: Float[Array, "s f h w 3"] | tuple[Float[Array, "_ _ _ _ 3"], ...]
-    keep: Bool[Array, "s t r q"] | tuple[Bool[Array, "_ _ _ _"], ...]
+    frames: tuple[Float[Array, "_ _ _ _ 3"], ...]
+    keep: tuple[Bool[Array, "_ _ _ _"], ...]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,13 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.activations import PACK_AXES, constrain
 from skipsr_jax.parallel.mesh import packs
 from skipsr_jax.training.optimizer import averaged, transformation, without
 from skipsr_jax.training.settings import Optimizer
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, by_shape
+from skipsr_jax.training.stage import Metrics, Player, Stage
 from skipsr_jax.types import Float
 
 State = dict[str, Params]
@@ -78,7 +79,7 @@ def micro_batches(batch: Batch, parts: int, samples_per_pack: int) -> Batch:
     Part i takes every ``parts``-th pack, from pack i: so each device keeps an equal share of each
     part of the packs that it holds, and the parts are the same on any mesh.
     """
-    packs = sum(len(clips) for clips in by_shape(batch["hr"])) // samples_per_pack
+    packs = sum(len(clips) for clips in batch.hr) // samples_per_pack
 
     def cut(x: Array) -> Array:
         rows = len(x) // packs  # a pack's samples, or 1 for what is there once a pack

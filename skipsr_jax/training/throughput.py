@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.parallel.device_peaks import peak_flops
-from skipsr_jax.training.stage import Batch, Stage, by_shape
+from skipsr_jax.training.stage import Stage
 
 
 class Throughput:
@@ -37,10 +38,10 @@ class Throughput:
     def add(self, batch: Batch) -> None:
         """Counts a step on this host's ``batch``, which is still on the host."""
         self._steps += 1
-        self._samples += sum(len(clips) for clips in by_shape(batch["hr"]))
-        self._pixels += sum(clips.size // 3 for clips in by_shape(batch["hr"]))
-        if "plan" in batch:
-            self._tokens += int(batch["plan"].valid.sum())
+        self._samples += sum(len(clips) for clips in batch.hr)
+        self._pixels += sum(clips.size // 3 for clips in batch.hr)
+        if batch.plan is not None:
+            self._tokens += int(batch.plan.valid.sum())
         if self._flops is not None:
             self._operations += self._flops(batch)
 

@@ -32,8 +32,8 @@ def test_the_3b_step_needs_no_arrays_to_be_described(tmp_path):
     values(["train_step"])
     stage, vae = train_step.make_stage(values)
     batch = train_step.make_batch(values, vae, 0.4)
-    assert batch["plan"].valid.sum() == 0.6 * 21600
-    assert batch["clean"][0].shape == batch["low"][0].shape == (1, 6, 90, 160, 16)
+    assert batch.plan.valid.sum() == 0.6 * 21600
+    assert batch.hr_latents[0].shape == batch.lr_latents[0].shape == (1, 6, 90, 160, 16)
     assert stage.frozen == {} and stage.prepare is None
     dense = train_step.operations(values, vae, train_step.make_batch(values, vae, 0.0))
     assert dense / 3e12 == pytest.approx(115, abs=1)  # forward and twice that, shared/BASELINE.md

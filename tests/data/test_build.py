@@ -122,7 +122,7 @@ def test_cuts_are_written_and_no_sample_crosses_one(built):
     dataset = batches([source], recipe)
     starts = set()
     for index in range(8):
-        for frames in dataset[index]["hr"]:
+        for frames in dataset[index].hr[0]:
             at = [
                 i
                 for i in range(len(CLIPS["cut"]) - 4)

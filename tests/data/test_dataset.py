@@ -53,11 +53,11 @@ def test_iteration_equals_indexing_and_resumes(sources, workers):
 def test_seeds_and_epochs_differ_and_hosts_share_the_batch(sources):
     assert not same(batches(sources, recipe())[0], batches(sources, recipe(seed=1))[0])
     dataset = batches(sources, recipe())
-    assert not same(dataset[0]["hr"], dataset[5]["hr"])
+    assert not same(dataset[0].hr, dataset[5].hr)
     clips = recipe(image_share=0.0)
     for number in (0, 3):
-        halves = [batches(sources, clips, hosts=(i, 2))[number]["hr"] for i in (0, 1)]
-        assert same(np.concatenate(halves), batches(sources, clips)[number]["hr"])
+        halves = [batches(sources, clips, hosts=(i, 2))[number].hr[0] for i in (0, 1)]
+        assert same(np.concatenate(halves), batches(sources, clips)[number].hr[0])
 
 
 def test_hosts_see_every_clip_once_an_epoch(tmp_path):
@@ -68,42 +68,43 @@ def test_hosts_see_every_clip_once_an_epoch(tmp_path):
     wanted = Recipe(shape, None, pan_share=1.0, masks=False)
     parts = [batches(find_sources([str(tmp_path)]), wanted, (host, 3)) for host in range(3)]
     for epoch in range(2):
-        seen = [part[2 * epoch + i]["hr"][:, 0, 0, 0, 0] for part in parts for i in range(2)]
+        seen = [part[2 * epoch + i].hr[0][:, 0, 0, 0, 0] for part in parts for i in range(2)]
         assert [len(greys) for greys in seen] == [2] * 6
         assert sorted(np.concatenate(seen)) == [20 * grey for grey in range(12)]
 
 
 def test_pairs_and_masks_follow_their_definitions(sources):
     batch = batches(sources, recipe())[0]
-    assert batch["hr"].shape == (4, 5, 48, 64, 3) and batch["lr"].shape == (4, 5, 12, 16, 3)
-    for frames, small, mask in zip(batch["hr"], batch["lr"], batch["mask"], strict=True):
+    (hr,), (lr,), (masks,) = batch.hr, batch.lr, batch.mask
+    assert hr.shape == (4, 5, 48, 64, 3) and lr.shape == (4, 5, 12, 16, 3)
+    for frames, small, mask in zip(hr, lr, masks, strict=True):
         np.testing.assert_array_equal(small, low_quality(frames, 4))
         unit = frames / np.float32(255)
         mse = patch_mse(unit, resize(area_down(unit, 4), (48, 64), "bilinear"))
         np.testing.assert_array_equal(mask, mse > TAU)
-    assert 0 < batch["mask"].mean() < 1
+    assert 0 < masks.mean() < 1
 
 
 def test_degradation_changes_the_pair_and_is_a_function_of_the_index(sources):
     plain, real = (batches(sources, recipe(degradation=d)) for d in ("area", RealWorld()))
-    same_clip = real[0]["hr"][0]
-    assert same(plain[0]["hr"][0], same_clip) and not same(plain[0]["lr"], real[0]["lr"])
-    assert real[0]["lr"].shape == plain[0]["lr"].shape
+    same_clip = real[0].hr[0][0]
+    assert same(plain[0].hr[0][0], same_clip) and not same(plain[0].lr, real[0].lr)
+    assert real[0].lr[0].shape == plain[0].lr[0].shape
     assert same(real[0], batches(sources, recipe(degradation=RealWorld()))[0])
-    for frames, small, mask in zip(real[0]["hr"], real[0]["lr"], real[0]["mask"], strict=True):
+    for frames, small, mask in zip(real[0].hr[0], real[0].lr[0], real[0].mask[0], strict=True):
         np.testing.assert_array_equal(mask, oracle_mask(frames, small=small))
-    assert real[0]["mask"].mean() > plain[0]["mask"].mean()
+    assert real[0].mask[0].mean() > plain[0].mask[0].mean()
 
 
 def test_soft_samples_are_enlarged_and_their_masks_are_their_own(sources):
     plain = recipe(image_share=0.0, packing=None)
     soft = batches(sources, recipe(image_share=0.0, packing=None, soft_share=1.0))
     steps = [
-        np.mean([np.abs(np.diff(data[i]["hr"].astype(int), axis=3)).mean() for i in range(3)])
+        np.mean([np.abs(np.diff(data[i].hr[0].astype(int), axis=3)).mean() for i in range(3)])
         for data in (soft, batches(sources, plain))
     ]
     assert steps[0] < 0.9 * steps[1]
-    for frames, mask in zip(soft[0]["hr"], soft[0]["mask"], strict=True):
+    for frames, mask in zip(soft[0].hr[0], soft[0].mask[0], strict=True):
         assert frames.shape == (5, 48, 64, 3)
         np.testing.assert_array_equal(mask, oracle_mask(frames))
     assert same(soft[1], batches(sources, recipe(image_share=0.0, packing=None, soft_share=1.0))[1])
@@ -112,12 +113,12 @@ def test_soft_samples_are_enlarged_and_their_masks_are_their_own(sources):
 def test_plans_hold_a_share_of_the_mask_within_the_bucket(sources):
     packing = Packing(samples=2, kept_share=0.75, dense_share=0.0, random_drop=0.5)
     batch = batches(sources, recipe(packing=packing))[0]
-    plan, tokens = batch["plan"], 2 * 3 * 4
+    plan, tokens = batch.plan, 2 * 3 * 4
     bucket = bucket_of([ClipShape(4, 5, 48, 64)], packing)
-    assert plan.patch_index.shape == (2, bucket.tokens) and batch["negative"].shape == (2, 2)
+    assert plan.patch_index.shape == (2, bucket.tokens) and batch.negative.shape == (2, 2)
     for pack in range(2):
         kept = plan.patch_index[pack][plan.valid[pack]]
-        allowed = np.flatnonzero(batch["mask"][2 * pack : 2 * pack + 2])
+        allowed = np.flatnonzero(batch.mask[0][2 * pack : 2 * pack + 2])
         assert set(kept.tolist()) <= set(allowed.tolist())
         for sample in range(2):
             of_sample = (kept // tokens == sample).sum()
@@ -131,17 +132,17 @@ def test_clips_and_pictures_of_several_shapes_share_sequences(sources):
     packing = Packing(samples=5, dense_share=0.0, random_drop=0.0, negative_share=0.5)
     wanted = recipe(mixed=MIXED, packing=packing)
     batch = batches(sources, wanted)[0]
-    assert [x.shape for x in batch["hr"]] == [(2, 5, 48, 64, 3), *[(4, 1, 64, 48, 3)] * 2]
-    assert [x.shape for x in batch["lr"]] == [(2, 5, 12, 16, 3), *[(4, 1, 16, 12, 3)] * 2]
-    assert not same(batch["hr"][1], batch["hr"][2])  # shapes alike draw their own samples
+    assert [x.shape for x in batch.hr] == [(2, 5, 48, 64, 3), *[(4, 1, 64, 48, 3)] * 2]
+    assert [x.shape for x in batch.lr] == [(2, 5, 12, 16, 3), *[(4, 1, 16, 12, 3)] * 2]
+    assert not same(batch.hr[1], batch.hr[2])  # shapes alike draw their own samples
     bucket = bucket_of(MIXED, packing)
     assert bucket == bucket_of([dataclasses.replace(x, batch=3 * x.batch) for x in MIXED], packing)
-    plan = batch["plan"]
-    assert plan.patch_index.shape == (2, bucket.tokens) and batch["negative"].shape == (2, 5)
-    assert batch["negative"].any() and not batch["negative"].all()
+    plan = batch.plan
+    assert plan.patch_index.shape == (2, bucket.tokens) and batch.negative.shape == (2, 5)
+    assert batch.negative.any() and not batch.negative.all()
     for pack in range(2):  # one clip, two pictures of the one shape, two of the other
-        masks = [batch["mask"][0][pack]]
-        masks += [x[2 * pack + i] for x in batch["mask"][1:] for i in range(2)]
+        masks = [batch.mask[0][pack]]
+        masks += [x[2 * pack + i] for x in batch.mask[1:] for i in range(2)]
         kept = plan.patch_index[pack][plan.valid[pack]]
         patches = np.concatenate([mask.ravel() for mask in masks])
         np.testing.assert_array_equal(np.sort(kept), np.flatnonzero(patches))
@@ -160,10 +161,10 @@ def test_mixed_batches_are_the_same_for_any_number_of_hosts_and_workers(sources)
     dataset = batches(sources, wanted)
     halves = [batches(sources, wanted, hosts=(i, 2))[3] for i in (0, 1)]
     together = jax.tree.map(lambda *parts: np.concatenate(parts), *halves)
-    assert same(together, dataset[3]) and not same(dataset[3]["hr"], dataset[4]["hr"])
+    assert same(together, dataset[3]) and not same(dataset[3].hr, dataset[4].hr)
     iterator = iterate(dataset, workers=0, start=3)
     assert same(next(iterator), dataset[3]) and same(next(iterator), dataset[4])
-    lengths = dataset[3]["negative_plan"].text_length
+    lengths = dataset[3].negative_plan.text_length
     assert (lengths == 1).all() and lengths.shape == (2, 5)
     with pytest.raises(UserError, match=r"data\.pack has pictures, but none of 5 pictures holds"):
         batches(sources, recipe(mixed=(ClipShape(2, 1, 128, 128),), packing=Packing()))
@@ -203,7 +204,7 @@ def test_a_clip_from_a_plain_folder_does_not_cross_a_cut(tmp_path):
     for source in find_sources([str(tmp_path)]):
         shape = ClipShape(6, 5, 64, 64)
         dataset = batches([source], Recipe(shape, None, pan_share=0.0, masks=False))
-        clips = np.concatenate([dataset[i]["hr"] for i in range(4)]).astype(int)
+        clips = np.concatenate([dataset[i].hr[0] for i in range(4)]).astype(int)
         assert np.abs(np.diff(clips[:, :, 2:], axis=1)).max() == 0  # one scene
         steps = np.abs(np.diff(clips[:, :, 0], axis=1)).max((2, 3))
         assert (steps == 1).all()  # forward by a frame, or back where the scene is too short

@@ -36,8 +36,8 @@ packing = Packing(samples=2, guided=True)
 recipe = Recipe(ClipShape(2, 5, 32, 48), None, pan_share=0.0, packing=packing)
 dataset = batches(find_sources([sys.argv[1]]), recipe)
 batch = next(iterate(dataset, workers=0))
-assert batch["hr"].shape == (2, 5, 32, 48, 3)
-assert batch["plan"].valid.any() and batch["negative_plan"].text_length.shape == (1, 2)
+assert batch.hr[0].shape == (2, 5, 32, 48, 3)
+assert batch.plan.valid.any() and batch.negative_plan.text_length.shape == (1, 2)
 """
 
 

@@ -51,8 +51,8 @@ def colour_stage(settings, bad_step=None):
         return {"colour": {"kernel": jax.random.normal(key, (3, 8)), "fixed": jnp.ones(())}}
 
     def loss(params, frozen, batch, key):
-        truth = signed(batch["hr"])
-        x = upscaled(batch["lr"], truth.shape[2:4])
+        truth = signed(batch.hr[0])
+        x = upscaled(batch.lr[0], truth.shape[2:4])
         x = x + 0.1 * jax.random.normal(key, x.shape)
         kernel = params["colour"]["kernel"]
         error = jnp.square(x @ kernel @ frozen["out"] - truth).mean() * params["colour"]["fixed"]

@@ -17,7 +17,6 @@ from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training.fit import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
-from skipsr_jax.training.stage import by_shape
 from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step, on_devices
 
@@ -45,14 +44,9 @@ def latents_drawn(stage):
 
 def draw_latents(batch, number):
     rng = np.random.default_rng(number)
-    shapes = [
-        (*mask.shape[:2], 2 * mask.shape[2], 2 * mask.shape[3], 16)
-        for mask in by_shape(batch["mask"])
-    ]
-    return batch | {
-        name: tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
-        for name in ("clean", "low")
-    }
+    shapes = [(*mask.shape[:2], 2 * mask.shape[2], 2 * mask.shape[3], 16) for mask in batch.mask]
+    hr, lr = (tuple(rng.normal(size=x).astype(np.float32) for x in shapes) for _ in range(2))
+    return batch._replace(hr_latents=hr, lr_latents=lr)
 
 
 @pytest.fixture(scope="module")

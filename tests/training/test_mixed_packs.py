@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_training import DIT_CONFIG, QUICK, random_autoencoder, write_pictures
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
@@ -107,7 +108,7 @@ def run():
         per_sample = {
             name: drawn[name][:, samples] for name in ("negative", "timestep", "has_condition")
         }
-        batch = {"plan": plan, "negative": per_sample["negative"], "clean": latents["clean"]}
+        batch = Batch(plan=plan, negative=per_sample["negative"], hr_latents=latents["clean"])
         rest = (per_sample["timestep"], per_sample["has_condition"])
         loss, x0 = step(params, batch, latents["end"], latents["seen"], *rest)
         return float(loss), x0, sum(int(mask.sum()) for mask in masks)
@@ -159,7 +160,7 @@ def test_every_stage_takes_mixed_packs(name, root):
     settings, stage = stage_for(name, root, accumulate=2)
     assert stage.samples_per_pack == 3
     batch = batches(find_sources(settings.data.root), stage.recipe)[0]
-    assert [x.shape[:4] for x in batch["hr"]] == [(2, 5, 32, 48), (4, 1, 48, 32)]
+    assert [x.shape[:4] for x in batch.hr] == [(2, 5, 32, 48), (4, 1, 48, 32)]
     state = jax.eval_shape(lambda: fresh_state(stage, settings.optimizer, jax.random.key(0)))
     step = make_step(stage, settings.optimizer, 0)
     new, metrics = jax.eval_shape(step, state, stage.frozen, batch, np.float32(1e-3))
@@ -168,7 +169,8 @@ def test_every_stage_takes_mixed_packs(name, root):
 
 
 def test_pictures_have_their_own_noise_in_a_mixed_pack(drawn):
-    numbers = adversarial._by_kind(drawn, 0.01, 0.1)  # drawn: a batch, as far as it looks
+    batch = Batch(hr_latents=drawn["clean"], negative=drawn["negative"])
+    numbers = adversarial._by_kind(batch, 0.01, 0.1)
     np.testing.assert_allclose(numbers, [[0.1, 0.01, 0.01]])
     plan = build_plan(drawn["masks"], LENGTHS)
     of_tokens = np.asarray(flow.of_tokens(numbers, jax.device_put(plan)))[plan.valid]

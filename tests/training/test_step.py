@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe
 from skipsr_jax.data.packing import Packing
@@ -44,7 +45,7 @@ def game(judge_loss=lambda p: jnp.square(p["judge"]["w"] - p["maker"]["w"])):
 def test_players_move_their_own_numbers_and_see_the_moves_before_theirs():
     stage = game()
     state = fresh_state(stage, PLAIN, jax.random.key(0))
-    batch = {"hr": np.zeros((1, 1))}
+    batch = Batch(hr=(np.zeros((1, 1)),))
     step = jax.jit(make_step(stage, PLAIN, 0))
     state, seen = step(state, {}, batch, np.float32(0.1))
     # The first step of rmsprop is the sign of the gradient: 0.1 * 0.5 down for the judge.
@@ -61,7 +62,7 @@ def test_one_player_that_is_not_finite_holds_all_back():
     stage = game(lambda p: jnp.log(p["maker"]["w"] - 1.0) * p["judge"]["w"])
     start = fresh_state(stage, PLAIN, jax.random.key(0))
     step = jax.jit(make_step(stage, PLAIN, 0))
-    state, seen = step(start, {}, {"hr": np.zeros((1, 1))}, np.float32(0.1))
+    state, seen = step(start, {}, Batch(hr=(np.zeros((1, 1)),)), np.float32(0.1))
     assert seen["nonfinite"] == 1 and state["step"] == 1
     assert jax.tree.all(jax.tree.map(np.array_equal, start["params"], state["params"]))
     assert jax.tree.all(jax.tree.map(np.array_equal, start["opt_state"], state["opt_state"]))
@@ -70,46 +71,46 @@ def test_one_player_that_is_not_finite_holds_all_back():
 def packed_batch(samples, packs_):
     """``hr`` and ``mask`` once a sample, ``plan`` and ``negative`` once a pack."""
     rng = np.random.default_rng(0)
-    return {
-        "hr": rng.normal(size=(samples * packs_, 3)).astype(np.float32),
-        "mask": np.arange(samples * packs_),
-        "plan": {"sample": np.repeat(np.arange(packs_), 2).reshape(packs_, 2)},
-        "negative": np.arange(samples * packs_).reshape(packs_, samples),
-    }
+    return Batch(
+        hr=(rng.normal(size=(samples * packs_, 3)).astype(np.float32),),
+        mask=(np.arange(samples * packs_),),
+        plan={"sample": np.repeat(np.arange(packs_), 2).reshape(packs_, 2)},
+        negative=np.arange(samples * packs_).reshape(packs_, samples),
+    )
 
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_micro_batches_hold_whole_packs_once(parts):
     batch = packed_batch(3, 8)
     cut = micro_batches(jax.tree.map(jnp.asarray, batch), parts, 3)
-    assert cut["hr"].shape == (parts, 24 // parts, 3)
-    assert cut["negative"].shape == (parts, 8 // parts, 3)
+    assert cut.hr[0].shape == (parts, 24 // parts, 3)
+    assert cut.negative.shape == (parts, 8 // parts, 3)
     for i in range(parts):
-        np.testing.assert_array_equal(cut["mask"][i], cut["negative"][i].ravel())
-        np.testing.assert_array_equal(cut["plan"]["sample"][i][:, 0], cut["mask"][i][::3] // 3)
-        np.testing.assert_array_equal(cut["hr"][i], batch["hr"][cut["mask"][i]])
-    assert sorted(np.ravel(cut["mask"])) == list(range(24))
+        np.testing.assert_array_equal(cut.mask[0][i], cut.negative[i].ravel())
+        np.testing.assert_array_equal(cut.plan["sample"][i][:, 0], cut.mask[0][i][::3] // 3)
+        np.testing.assert_array_equal(cut.hr[0][i], batch.hr[0][cut.mask[0][i]])
+    assert sorted(np.ravel(cut.mask[0])) == list(range(24))
 
 
 def test_micro_batches_stay_where_their_packs_are():
     """No device sends samples to another: the program has no collective."""
     mesh = make_mesh(4, 2, -1)
-    batch = {"hr": np.zeros((3 * 16, 4), np.float32), "negative": np.zeros((16, 3), bool)}
+    batch = Batch(hr=(np.zeros((3 * 16, 4), np.float32),), negative=np.zeros((16, 3), bool))
     with jax.set_mesh(mesh):
         placed = jax.device_put(batch, packs(mesh))
         cut = jax.jit(lambda b: micro_batches(b, 2, 3))
         out = cut(placed)
         program = cut.lower(placed).compile().as_text()
     assert pack_shards(mesh) == 8
-    assert out["hr"].addressable_shards[0].data.shape == (2, 3, 4)
+    assert out.hr[0].addressable_shards[0].data.shape == (2, 3, 4)
     assert "all-to-all" not in program and "all-gather" not in program
     assert "collective-permute" not in program
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch_on_a_mesh():
     def loss(params, frozen, batch, key):
-        error = jnp.tanh(batch["hr"] @ params["net"]["kernel"]) - batch["mask"][:, None] * 0.01
-        first = jnp.take(params["net"]["kernel"][0], batch["plan"]["sample"] % 4)
+        error = jnp.tanh(batch.hr[0] @ params["net"]["kernel"]) - batch.mask[0][:, None] * 0.01
+        first = jnp.take(params["net"]["kernel"][0], batch.plan["sample"] % 4)
         value = jnp.square(error).mean() + jnp.square(first).mean()
         return value, {"error": value}
 
@@ -136,7 +137,7 @@ def test_micro_batches_draw_different_random_numbers():
         return params["w"] * jax.random.normal(key), {}
 
     stage = stage_of({"w": jnp.array(1.0)}, loss)
-    norms, batch, rate = [], {"hr": jnp.zeros((2, 1))}, jnp.asarray(0.1)
+    norms, batch, rate = [], Batch(hr=(jnp.zeros((2, 1)),)), jnp.asarray(0.1)
     for accumulate in (1, 2):
         optimizer = Optimizer(0.1, accumulate=accumulate)
         state = fresh_state(stage, optimizer, jax.random.key(0))

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.dataset import ClipShape, Recipe
 from skipsr_jax.tokens.plan import build_plan
 from skipsr_jax.training import throughput
 from skipsr_jax.training.stage import Stage
 
-BATCH = {"hr": np.zeros((2, 5, 16, 32, 3), np.uint8)}
+BATCH = Batch(hr=(np.zeros((2, 5, 16, 32, 3), np.uint8),))
 
 
 class Device:
@@ -40,7 +41,7 @@ def test_numbers_of_all_hosts_without_what_is_no_step(clock):
     plan = build_plan([np.ones((2, 1, 2), bool), np.eye(2, dtype=bool)[None]], [3, 3])
     for _ in range(5):
         clock[0] += 0.5
-        counted.add(BATCH | {"plan": plan})
+        counted.add(BATCH._replace(plan=plan))
     with counted.paused(()):
         clock[0] += 100
     found = counted.report()

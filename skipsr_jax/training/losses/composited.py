@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import Params, bind
@@ -24,7 +25,7 @@ from skipsr_jax.training.losses.flow import (
     predict,
 )
 from skipsr_jax.training.losses.pixels import patches_to_pixels, psnr, signed, unsigned, upscaled
-from skipsr_jax.training.stage import Batch, Metrics, Preview, by_shape
+from skipsr_jax.training.stage import Metrics, Preview
 from skipsr_jax.training.stages.vae import decode, reconstruction_loss
 from skipsr_jax.types import Bool, Float
 
@@ -56,12 +57,12 @@ def one_step_preview(
 
     def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
         posterior, noise, level = jax.random.split(key, 3)
-        pairs = zip(by_shape(batch["hr"]), by_shape(batch["lr"]), strict=True)
+        pairs = zip(batch.hr, batch.lr, strict=True)
         given = [upscaled(small, truth.shape[2:4]) for truth, small in pairs]
         low = tuple(
             encoded(frozen, x, jax.random.fold_in(posterior, i)) for i, x in enumerate(given)
         )
-        start, plan = noise_like(low, noise), batch["plan"]
+        start, plan = noise_like(low, noise), batch.plan
         timestep = jnp.full(plan.text_length.shape, TERMINAL)
         seen = noised_condition(low, condition_noise, level)
         dit = bind(module, params["dit"])
@@ -71,8 +72,7 @@ def one_step_preview(
         frames = [
             unsigned(compose(decoder, *part)[0]) for part in zip(x0, low, keep, given, strict=True)
         ]
-        as_given = jax.tree.structure(batch["hr"])
-        return Preview(as_given.unflatten(frames), as_given.unflatten(keep))
+        return Preview(tuple(frames), keep)
 
     return preview
 
@@ -89,11 +89,10 @@ def shown_loss(
 
     ``counts``: how many samples of each shape; with none at all the loss is 0, without metrics.
     """
-    keep = kept_patches(batch["plan"], x0)
-    clips = (by_shape(batch[name]) for name in ("hr", "lr"))
+    keep = kept_patches(batch.plan, x0)
     losses, shares = [], []
     for x, low, kept, truth, small, count in zip(
-        x0, batch["low"], keep, *clips, counts, strict=True
+        x0, batch.lr_latents, keep, batch.hr, batch.lr, counts, strict=True
     ):
         if count:
             truth = signed(truth[:count])

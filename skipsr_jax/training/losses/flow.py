@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from skipsr_jax.config import require
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.condition import add_condition_noise, condition
 from skipsr_jax.diffusion.schedule import add_noise, clean_from_velocity, velocity
@@ -31,7 +32,6 @@ from skipsr_jax.tokens.patches import (
     unpatchify,
 )
 from skipsr_jax.tokens.plan import TokenPlan
-from skipsr_jax.training.stage import Batch
 from skipsr_jax.types import Bool, Float
 
 TEXTS = frozenset({"text/positive", "text/negative"})
@@ -152,14 +152,14 @@ def kept_patches(plan: TokenPlan, latents: Latents) -> tuple[Bool[Array, "_ _ _ 
     )
 
 
-def texts(text: Params, batch: Batch) -> Float[Array, "b m j"]:
+def texts(text: Params, is_negative: Bool[Array, "b k"]) -> Float[Array, "b m j"]:
     """The positive or the negative text of each sample of each pack, padded to the longer one."""
     slots = max(len(embedding) for embedding in text.values())
     positive, negative = (
         jnp.pad(text[name], ((0, slots - len(text[name])), (0, 0)))
         for name in ("positive", "negative")
     )
-    chosen = jnp.where(batch["negative"][:, :, None, None], negative, positive)
+    chosen = jnp.where(is_negative[:, :, None, None], negative, positive)
     return chosen.reshape(chosen.shape[0], -1, chosen.shape[-1])
 
 
@@ -200,10 +200,10 @@ def predict(
       batch: its plan, and which samples take the negative text.
       has_condition: which samples see ``low``; None means all.
     """
-    plan = batch["plan"]
+    plan = batch.plan
     conditions = condition_tokens(low, plan, has_condition)
     return predict_tokens(
-        dit, texts(text, batch), kept_tokens(noisy, plan), conditions, timestep, plan
+        dit, texts(text, batch.negative), kept_tokens(noisy, plan), conditions, timestep, plan
     )
 
 

@@ -23,6 +23,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.config import require, to_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import shift_timestep
 from skipsr_jax.errors import UserError
@@ -57,7 +58,7 @@ from skipsr_jax.training.losses.gan import (
     perturbation_penalty,
 )
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Metrics, Player, Stage, buffers, recipe_of
 from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
 from skipsr_jax.types import Float
 
@@ -133,7 +134,7 @@ class Game:
         Latents are right where tokens are kept, and noise elsewhere.
         """
         noise, level = jax.random.split(key)
-        low, plan = batch["low"], batch["plan"]
+        low, plan = batch.lr_latents, batch.plan
         start = noise_like(low, noise)
         seen = noised_condition(low, self.weight.condition_noise, level)
         timestep = jnp.full(plan.text_length.shape, TERMINAL)
@@ -144,7 +145,7 @@ class Game:
     def _timesteps(self, batch: Batch, key: Array) -> Float[Array, "b k"]:
         """For the discriminator: uniform, shifted (APT, equations 6 and 7)."""
         factor = _by_kind(batch, self.weight.shift_image, self.weight.shift_video)
-        uniform = jax.random.uniform(key, batch["negative"].shape)
+        uniform = jax.random.uniform(key, batch.negative.shape)
         return shift_timestep(uniform * TERMINAL, factor)
 
     def discriminator_loss(
@@ -152,19 +153,19 @@ class Game:
     ) -> tuple[Float[Array, ""], Metrics]:
         """How badly the discriminator tells true from generated, and the two penalties.
 
-        ``batch``: with latents ``clean`` and ``low``.
+        ``batch``: with latents.
         """
-        weight, plan = self.weight, batch["plan"]
+        weight, plan = self.weight, batch.plan
         play, times, noise = jax.random.split(key, 3)
         generated, conditions = self.generate(params, batch, play)
         judge = bind(self.judge, params["discriminator"])
         timestep = self._timesteps(batch, times)
-        text = texts(params["text"], batch)
+        text = texts(params["text"], batch.negative)
 
         def look(tokens: Float[Array, "b n x"]) -> Float[Array, "b k"]:
             return judge(join_channels(tokens, conditions), text, timestep, plan)[0]
 
-        shown = [kept_tokens(batch["clean"], plan), kept_tokens(generated, plan)]
+        shown = [kept_tokens(batch.hr_latents, plan), kept_tokens(generated, plan)]
         sigma = _by_kind(batch, weight.sigma_image, weight.sigma_video)
         sigma = of_tokens(sigma, plan)[..., None]
         penalties = {"r1": weight.r1, "r2": weight.r2}
@@ -190,17 +191,17 @@ class Game:
         self, params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics, Latents]:
         """What the discriminator and the true latents say of the generated ones, and the latter."""
-        weight, plan = self.weight, batch["plan"]
+        weight, plan = self.weight, batch.plan
         play, times = jax.random.split(key)
         generated, conditions = self.generate(params, batch, play)
         judge = bind(self.judge, params["discriminator"])
         timestep = self._timesteps(batch, times)
-        text = jax.lax.stop_gradient(texts(params["text"], batch))
+        text = jax.lax.stop_gradient(texts(params["text"], batch.negative))
 
         def look(tokens: Float[Array, "b n x"]) -> tuple[Array, list[Array]]:
             return judge(join_channels(tokens, conditions), text, timestep, plan)
 
-        x, y = kept_tokens(batch["clean"], plan), kept_tokens(generated, plan)
+        x, y = kept_tokens(batch.hr_latents, plan), kept_tokens(generated, plan)
         fake, seen = look(y)
         real, wanted = look(x)
         distance = DISTANCES[weight.feature_distance]
@@ -214,13 +215,13 @@ class Game:
             "latent": mean_over_kept(jnp.abs(y - x), plan),
         }
         total = sum(getattr(weight, name) * part for name, part in parts.items())
-        return total, parts | {"skip_percent": skip_percent(plan, batch["clean"])}, generated
+        return total, parts | {"skip_percent": skip_percent(plan, batch.hr_latents)}, generated
 
 
 def _by_kind(batch: Batch, image: float, video: float) -> Float[Array, "b k"]:
     """One of the two numbers for each sample: pictures have one frame."""
-    numbers = [jnp.full(len(x), image if x.shape[1] == 1 else video) for x in batch["clean"]]
-    return by_pack(numbers, len(batch["negative"]))
+    numbers = [jnp.full(len(x), image if x.shape[1] == 1 else video) for x in batch.hr_latents]
+    return by_pack(numbers, len(batch.negative))
 
 
 def _modules(settings: Settings, config: DiTConfig) -> tuple[DiT, Discriminator]:
@@ -309,7 +310,7 @@ def _flops(weight: AdversarialLoss, config: DiTConfig, vae: VAE, parts: int):
         return min(weight.pixel_samples, samples // parts) * parts * bool(weight.pixel_weight)
 
     def flops(batch: Batch) -> float:
-        transformers = (of_discriminator + of_generator) * dit_flops(config, batch["plan"]).total
+        transformers = (of_discriminator + of_generator) * dit_flops(config, batch.plan).total
         return transformers + coding(batch, decoded)
 
     return flops

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from skipsr_jax.config import require, to_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.distillation import student_timesteps, two_step_velocity
 from skipsr_jax.diffusion.guidance import apply_guidance
@@ -46,7 +47,7 @@ from skipsr_jax.training.losses.flow import (
     texts,
 )
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Batch, Metrics, Player, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Metrics, Player, Stage, buffers, recipe_of
 from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
 from skipsr_jax.types import DType, Float
 
@@ -136,12 +137,12 @@ def make(
 
     def teacher_velocity(params: Params, batch: Batch, conditions: Float[Array, "b n y"]):
         """(noisy tokens, timestep per sample) -> velocity, guided in the first phase."""
-        teacher, plan = bind(module, params["teacher"]), batch["plan"]
-        everything = jnp.ones_like(batch["negative"])
+        teacher, plan = bind(module, params["teacher"]), batch.plan
+        everything = jnp.ones_like(batch.negative)
 
         def predict(noisy, timestep):
             def by(negative, plan):
-                text = texts(params["text"], {"negative": negative})
+                text = texts(params["text"], negative)
                 velocity = predict_tokens(teacher, text, noisy, conditions, timestep, plan)
                 return velocity.astype(jnp.float32)
 
@@ -150,7 +151,7 @@ def make(
                 return positive
             negative = jax.lax.cond(
                 params["phase"] == 0,
-                lambda: by(everything, batch["negative_plan"]),
+                lambda: by(everything, batch.negative_plan),
                 lambda: positive,  # no guidance: what is combined is equal
             )
             return apply_guidance(positive, negative, weight.guidance, weight.rescale)
@@ -160,19 +161,19 @@ def make(
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        plan = batch["plan"]
+        plan = batch.plan
         times, noise, level = jax.random.split(key, 3)
-        clean, samples = batch["clean"], plan.text_length.shape
+        clean, samples = batch.hr_latents, plan.text_length.shape
         steps = jnp.asarray([student for student, _ in weight.schedule])[params["phase"]]
         timestep = student_timesteps(times, plan.text_length.size, steps).reshape(samples)
         noisy = kept_tokens(noisy_latents(clean, noise_like(clean, noise), timestep), plan)
-        seen = noised_condition(batch["low"], weight.condition_noise, level)
+        seen = noised_condition(batch.lr_latents, weight.condition_noise, level)
         conditions = condition_tokens(seen, plan)
 
         teacher = teacher_velocity(params, batch, conditions)
         target = two_step_velocity(teacher, noisy, timestep, TERMINAL / steps)
         target = jax.lax.stop_gradient(target)
-        text = texts(params["text"], batch)
+        text = texts(params["text"], batch.negative)
         student = bind(module, params["dit"])
         error = predict_tokens(student, text, noisy, conditions, timestep, plan) - target
         velocity = mean_over_kept(jnp.square(error), plan)
@@ -192,7 +193,7 @@ def make(
 
     def flops(batch: Batch) -> float:
         # Student, and twice the teacher; what guidance adds in the first phase is not counted.
-        return (1 + BACKWARD + 2) * dit_flops(config, batch["plan"]).total + coding(batch)
+        return (1 + BACKWARD + 2) * dit_flops(config, batch.plan).total + coding(batch)
 
     return Stage(
         init=init,

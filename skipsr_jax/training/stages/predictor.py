@@ -19,6 +19,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.config import require, to_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.flops import BACKWARD, traced_flops, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
@@ -27,7 +28,7 @@ from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.training.frozen_vae import encode, latent_shape, load_vae
 from skipsr_jax.training.losses.pixels import patches_to_pixels, signed, unsigned, upscaled
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Bool, Float
 
 PREDICTOR_OF_MODEL = {"tiny": TINY, "seedvr2_3b": PAPER, "seedvr_7b": PAPER}
@@ -110,9 +111,10 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> Float[Array, "b t r q"]:
         predictor = bind(module, params["predictor"])
+        (hr,), (lr,) = batch.hr, batch.lr
         if vae is None:
-            return predictor(batch["lr"] / 255.0)
-        frames = upscaled(batch["lr"], batch["hr"].shape[2:4])
+            return predictor(lr / 255.0)
+        frames = upscaled(lr, hr.shape[2:4])
         noise = jax.random.normal(key, latent_shape(vae, frames))
         return predictor(encode(vae, frozen["vae"], frames, noise))
 
@@ -120,22 +122,22 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
         logits = predicted(params, frozen, batch, key)
-        truth = batch["mask"]
+        (truth,) = batch.mask
         share = jnp.where(truth, weight.pos_weight, 1.0)
         entropy = optax.sigmoid_binary_cross_entropy(logits, truth * 1.0)
         total, metrics = (entropy * share).sum() / share.sum(), agreement(logits, truth)
         if weight.regression:
-            regression = regression_loss(logits, batch["error"], share)
+            regression = regression_loss(logits, batch.error[0], share)
             total = total + weight.regression * regression
             metrics["regression"] = regression
         return total, metrics
 
     def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
         # Kept patches show the truth: what is lost is what skipping loses.
-        frames = upscaled(batch["lr"], batch["hr"].shape[2:4])
+        (hr,), (lr,) = batch.hr, batch.lr
         keep = predicted(params, frozen, batch, key) > 0
-        shown = jnp.where(patches_to_pixels(keep), signed(batch["hr"]), frames)
-        return Preview(unsigned(shown), keep)
+        shown = jnp.where(patches_to_pixels(keep), signed(hr), upscaled(lr, hr.shape[2:4]))
+        return Preview((unsigned(shown),), (keep,))
 
     @functools.cache
     def cost(shape: tuple[int, ...], low: tuple[int, ...]) -> float:
@@ -155,5 +157,5 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         recipe=recipe_of(settings, masks=True),
         config={"predictor": to_json(config), "tau": TAU},
         preview=preview,
-        flops=lambda batch: cost(batch["hr"].shape, batch["lr"].shape),
+        flops=lambda batch: cost(batch.hr[0].shape, batch.lr[0].shape),
     )

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.config import require, to_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
@@ -40,13 +41,7 @@ from skipsr_jax.training.losses.flow import (
     velocity_error,
 )
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import (
-    Batch,
-    Metrics,
-    Stage,
-    buffers,
-    recipe_of,
-)
+from skipsr_jax.training.stage import Metrics, Stage, buffers, recipe_of
 from skipsr_jax.types import Bool, DType, Float
 
 
@@ -147,10 +142,10 @@ def velocity_loss(
 ) -> tuple[Float[Array, ""], Metrics, Latents]:
     """The part of the loss that needs latents alone, its metrics, and the x_0 that it predicts.
 
-    ``batch``: with ``clean`` and ``low``.
+    ``batch``: with latents.
     """
     times, noise, level, drop = jax.random.split(key, 4)
-    clean, packs = batch["clean"], len(batch["negative"])
+    clean, packs = batch.hr_latents, len(batch.negative)
 
     def first(count: Callable[[int], int]) -> Bool[Array, "b k"]:
         return by_pack([jnp.arange(len(x)) < count(len(x)) for x in clean], packs)
@@ -161,7 +156,7 @@ def velocity_loss(
     timestep = jnp.where(one_step, TERMINAL, sample_training_timesteps(times, factor))
     has_condition = jax.random.uniform(drop, timestep.shape) >= weight.condition_drop
     has_condition |= first(lambda samples: _decoded_samples(weight, samples))
-    seen = noised_condition(batch["low"], weight.condition_noise, level)
+    seen = noised_condition(batch.lr_latents, weight.condition_noise, level)
     return matching_loss(dit, text, batch, noise_like(clean, noise), seen, timestep, has_condition)
 
 
@@ -179,7 +174,7 @@ def matching_loss(
 
     It is the mean over the kept tokens of all samples, whatever else shares their sequence.
     """
-    clean, plan = batch["clean"], batch["plan"]
+    clean, plan = batch.hr_latents, batch.plan
     noisy = noisy_latents(clean, end, timestep)
     predicted = predict(dit, text, noisy, seen, timestep, batch, has_condition)
     total = velocity_error(predicted, clean, end, plan)
@@ -227,7 +222,7 @@ def make(
 
     def flops(batch: Batch) -> float:
         codes = coding(batch, lambda samples: _decoded_samples(weight, samples // parts) * parts)
-        return codes + (1 + BACKWARD) * dit_flops(config, batch["plan"]).total
+        return codes + (1 + BACKWARD) * dit_flops(config, batch.plan).total
 
     return Stage(
         init=functools.partial(fresh_params, config=config, text_lengths=weight.text_lengths),

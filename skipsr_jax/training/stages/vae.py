@@ -20,6 +20,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.config import require, to_json
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.models.flops import BACKWARD, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.presets import VAE_PRESETS
@@ -33,7 +34,7 @@ from skipsr_jax.training.losses.pixels import (
     upscaled,
 )
 from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Batch, Metrics, Preview, Stage, buffers, recipe_of
+from skipsr_jax.training.stage import Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Float
 
 INITIAL_LOGVAR = -6.0
@@ -117,8 +118,9 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
         vae = bind(module, params["vae"])
-        truth = signed(batch["hr"])
-        condition = upscaled(batch["lr"], truth.shape[2:4])
+        (hr,), (lr,) = batch.hr, batch.lr
+        truth = signed(hr)
+        condition = upscaled(lr, truth.shape[2:4])
         which, noise = jax.random.split(key)
         low = jax.random.uniform(which, (len(truth), 1, 1, 1, 1)) < weight.low_quality_share
         encoded = jnp.where(low, condition, truth)
@@ -141,12 +143,13 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
 
     def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
         vae = bind(module, params["vae"])
-        truth = signed(batch["hr"])
-        condition = upscaled(batch["lr"], truth.shape[2:4])
+        (hr,), (lr,), (keep,) = batch.hr, batch.lr, batch.mask
+        truth = signed(hr)
+        condition = upscaled(lr, truth.shape[2:4])
         posterior, _ = vae.encode(truth)
         latent = posterior.sample(jax.random.normal(key, posterior.mean.shape))
-        frames, keep = decode(vae, latent, condition), batch["mask"]
-        return Preview(unsigned(jnp.where(patches_to_pixels(keep), frames, condition)), keep)
+        frames = jnp.where(patches_to_pixels(keep), decode(vae, latent, condition), condition)
+        return Preview((unsigned(frames),), (keep,))
 
     cost = functools.cache(lambda shape: sum(vae_flops(module, shape)))
 
@@ -158,5 +161,5 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
         recipe=recipe_of(settings, masks=False),
         config={"vae": to_json(config)},
         preview=preview,
-        flops=lambda batch: (1 + BACKWARD) * cost(batch["hr"].shape[:4]),
+        flops=lambda batch: (1 + BACKWARD) * cost(batch.hr[0].shape[:4]),
     )

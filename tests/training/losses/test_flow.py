@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.diffusion.schedule import TERMINAL, velocity
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import abstract
@@ -70,13 +71,15 @@ def test_a_fraction_of_the_samples_is_without_condition(share, plan, latents, mo
 
     def predict(dit, text, noisy, low, timestep, batch, has_condition):
         drawn.append(np.asarray(has_condition))
-        return jnp.zeros((*batch["plan"].patch_index.shape, 64))
+        return jnp.zeros((*batch.plan.patch_index.shape, 64))
 
     monkeypatch.setattr(sr, "predict", predict)
     weight = sr.SrLoss(condition_drop=share, one_step_share=0.5, pixel_samples=1)
     dit = abstract(lambda: DiT(TINY, rngs=nnx.Rngs(0)))
     clean, low = jnp.asarray(latents)
-    batch = {"plan": plan, "negative": jnp.zeros((2, 2), bool), "clean": (clean,), "low": (low,)}
+    batch = Batch(
+        plan=plan, negative=jnp.zeros((2, 2), bool), hr_latents=(clean,), lr_latents=(low,)
+    )
     for key in jax.random.split(jax.random.key(0), 20):
         sr.velocity_loss(dit, weight, {}, batch, key)
     drawn = np.stack(drawn).reshape(20, 4)

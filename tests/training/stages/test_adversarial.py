@@ -10,6 +10,7 @@ from flax import nnx
 from small_model import DIT_CONFIG, VAE_CONFIG
 from small_training import QUICK, write_pictures
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import Recipe, batches
 from skipsr_jax.data.discovery import find_sources
@@ -56,8 +57,9 @@ def batch():
     pattern = np.indices(low.shape[1:4]).sum(0) % 2 * 2.0 - 1.0
     clean = low + pattern[..., None].astype(np.float32)
     plan = build_plan(list(rng.random((2, *GRID)) < 0.6), [3, 2])
-    batch = {"clean": (clean,), "low": (low,), "plan": plan}
-    return jax.tree.map(jnp.asarray, batch | {"negative": np.array([[False, True]])})
+    negative = np.array([[False, True]])
+    batch = Batch(hr_latents=(clean,), lr_latents=(low,), plan=plan, negative=negative)
+    return jax.tree.map(jnp.asarray, batch)
 
 
 class Side:
@@ -157,7 +159,7 @@ def test_the_generator_learns_when_the_discriminator_stands_still(maker, start, 
     assert mean(seen[-3:], "adversarial") < seen[0]["adversarial"]
     total = [m["adversarial"] + m["features"] + m["latent"] for m in seen]
     np.testing.assert_allclose([m["loss"] for m in seen], total, rtol=1e-5)
-    kept = batch["plan"].valid.sum() / (2 * np.prod(GRID))
+    kept = batch.plan.valid.sum() / (2 * np.prod(GRID))
     assert seen[0]["skip_percent"] == pytest.approx(100 * float(1 - kept))
     assert unchanged(start, params, "discriminator") and not unchanged(start, params, "text")
 
@@ -180,12 +182,13 @@ def test_what_skipped_tokens_hold_plays_no_part(request, side, start, batch):
 
     def elsewhere(latent):
         tokens = patchify(latent).reshape(1, -1, 64)
-        kept = batch["plan"].patch_index[0][np.asarray(batch["plan"].valid[0])]
+        kept = batch.plan.patch_index[0][np.asarray(batch.plan.valid[0])]
         keep = jnp.zeros(tokens.shape[1], bool).at[kept].set(True)
         assert 0 < keep.mean() < 1
         return unpatchify(jnp.where(keep[:, None], tokens, 9.0).reshape(2, -1, 64), GRID)
 
-    other = batch | {name: (elsewhere(*batch[name]),) for name in ("clean", "low")}
+    hr, lr = (elsewhere(*latents) for latents in (batch.hr_latents, batch.lr_latents))
+    other = batch._replace(hr_latents=(hr,), lr_latents=(lr,))
     wanted, want = side.step(side.state(start), {}, batch, RATE)
     found, got = side.step(side.state(start), {}, other, RATE)
     assert {k: float(v) for k, v in got.items()} == {k: float(v) for k, v in want.items()}
@@ -197,8 +200,9 @@ def test_pictures_have_their_own_perturbation_and_none_has_no_penalty(game, star
     weight = dataclasses.replace(LOSS, sigma_image=0.0, sigma_video=0.1)
     still = dataclasses.replace(game, weight=weight)
     plan = build_plan([np.ones((1, 2, 3), bool)] * 2, [3, 2])
-    latents = {name: (batch[name][0][:, :1],) for name in ("clean", "low")}
-    picture = batch | latents | {"plan": jax.tree.map(jnp.asarray, plan)}
+    hr, lr = (latents[0][:, :1] for latents in (batch.hr_latents, batch.lr_latents))
+    plan = jax.tree.map(jnp.asarray, plan)
+    picture = batch._replace(hr_latents=(hr,), lr_latents=(lr,), plan=plan)
     run = jax.jit(still.discriminator_loss, compiler_options=QUICK)
     args = (start, picture)
     total, metrics = run(*args, jax.random.key(0))
@@ -255,4 +259,4 @@ def test_the_stage_plays_on_clips(tmp_path, pairing):
     shown = jax.jit(stage.preview, compiler_options=QUICK)(
         state["ema"], stage.frozen, jax.device_put(clips), jax.random.key(1)
     )
-    assert shown.frames.shape == clips["hr"].shape
+    assert [x.shape for x in shown.frames] == [x.shape for x in clips.hr]

@@ -11,6 +11,7 @@ from flax import nnx
 from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import train_state
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
@@ -58,7 +59,7 @@ class Run:
     """A stage with its compiled programs, a batch, and the states of one run through all phases."""
 
     stage: Stage
-    batch: dict
+    batch: Batch
     step: object
     next_phase: object
     states: list

@@ -146,12 +146,13 @@ def preview_of(stage, settings, params):
     batch = jax.device_put(batches(find_sources(settings.data.root), stage.recipe)[0])
     show = jax.jit(stage.preview, compiler_options=QUICK)
     seen = show(params, stage.frozen, batch, jax.random.key(1))
-    assert seen.frames.shape == batch["hr"].shape
-    assert seen.keep.shape == batch["mask"].shape and 0 < seen.keep.mean() < 1
-    given = pixels.unsigned(pixels.upscaled(batch["lr"], batch["hr"].shape[2:4]))
-    kept = np.broadcast_to(pixels.patches_to_pixels(seen.keep), seen.frames.shape)
-    np.testing.assert_array_equal(seen.frames[~kept], given[~kept])
-    return seen, batch, kept, given
+    (frames,), (keep,) = seen
+    assert frames.shape == batch.hr[0].shape
+    assert keep.shape == batch.mask[0].shape and 0 < keep.mean() < 1
+    given = pixels.unsigned(pixels.upscaled(batch.lr[0], batch.hr[0].shape[2:4]))
+    kept = np.broadcast_to(pixels.patches_to_pixels(keep), frames.shape)
+    np.testing.assert_array_equal(frames[~kept], given[~kept])
+    return frames, keep, batch, kept, given
 
 
 @pytest.mark.slow
@@ -162,9 +163,9 @@ def test_sr_shows_the_input_in_skipped_patches_and_its_own_work_in_kept_ones(roo
     # An untrained residual decoder adds nothing; this one does.
     stage.frozen["vae"]["decoder"]["conv_out"]["bias"] += 1.0
     params = jax.jit(stage.init, compiler_options=QUICK)(jax.random.key(0))
-    seen, batch, kept, given = preview_of(stage, settings, params)
-    np.testing.assert_array_equal(seen.keep, batch["mask"])
-    assert np.abs(seen.frames - given)[kept].mean() > 0.01
+    frames, keep, batch, kept, given = preview_of(stage, settings, params)
+    np.testing.assert_array_equal(keep, batch.mask[0])
+    assert np.abs(frames - given)[kept].mean() > 0.01
 
 
 @pytest.mark.slow
@@ -172,9 +173,9 @@ def test_predictor_shows_what_its_own_mask_loses(root, autoencoder):
     settings = settings_for("predictor", predictor.PredictorLoss(), root, 1e-2, autoencoder)
     stage = predictor.make(settings, PredictorConfig(width=16))
     params = jax.jit(stage.init, compiler_options=QUICK)(jax.random.key(0))
-    seen, batch, kept, _ = preview_of(stage, settings, params)
-    assert not np.array_equal(seen.keep, batch["mask"])
-    np.testing.assert_allclose(seen.frames[kept], (batch["hr"] / 255.0)[kept], atol=1e-6)
+    frames, keep, batch, kept, _ = preview_of(stage, settings, params)
+    assert not np.array_equal(keep, batch.mask[0])
+    np.testing.assert_allclose(frames[kept], (batch.hr[0] / 255.0)[kept], atol=1e-6)
 
 
 def test_stages_that_need_an_autoencoder_say_so(root):
