@@ -25,11 +25,11 @@ CEILING_SIDE = 8192
 """Side of the square matrices whose product gives the measured peak of matrix products."""
 
 
-def clip_size(text: str) -> tuple[int, int, int]:
+def clip_size(text: str, flag: str = "--clips") -> tuple[int, int, int]:
     """(frames, height, width) of ``101x720x1280``. Raises UserError for anything else."""
     parts = text.split("x")
     if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
-        raise UserError(f"--clips: {text!r} is not frames x height x width, e.g. 21x720x1280")
+        raise UserError(f"{flag}: {text!r} is not frames x height x width, e.g. 21x720x1280")
     frames, height, width = map(int, parts)
     return frames, height, width
 

@@ -1,17 +1,18 @@
-"""Several devices against one, in one run: the transformer over seq, the training step over fsdp.
+"""Measures several devices against one in one run: inference over seq, a training step over fsdp.
 
     python -m benchmarks.sequence_parallel --out=sequence_parallel.json
     python -m benchmarks.sequence_parallel --devices=2 --notrain --skips=0,0.4
     python -m benchmarks.sequence_parallel --noinfer --notrain_baseline      # two GPUs of 80 GB
 
-Inference: one call of the transformer on one clip of --infer_frames x --height x --width with blob
-masks that skip each of --skips, bfloat16 parameters whole on each device. Training: --packs clips
-(default: one a device) of --frames, float32 state cut over fsdp, blocks rematerialised. Parameters
-are random and made on the devices. Efficiency is seconds on one device / (devices x seconds on
-all). Differences are the largest absolute one of the velocities, relative to the largest velocity
-on one device, and the relative ones of the losses of the first three steps.
+Inference is one call of the transformer on one clip of --infer_frames x --height x --width, with
+blob masks that skip each of --skips and bfloat16 parameters replicated on the devices. Training is
+a step on --packs clips (default: one for each device) of --frames, with float32 state sharded over
+fsdp and rematerialised blocks. Parameters are random and made on the devices. Efficiency is the
+seconds on one device / (devices x seconds on all). The difference is, in inference, the largest of
+the velocities relative to the largest velocity on one device; in training, the largest relative one
+of the losses of the first three steps.
 
-State and gradients of 3B are 68 GB: one device has room for them from 141 GB on. Two devices of
+State and gradients of 3B take 68 GB: they fit a device of 141 GB, not one of 80 GB. Two devices of
 80 GB hold 34 GB each and the activations of one clip of 21 frames of 720p.
 """
 
@@ -48,23 +49,23 @@ COMPARED_STEPS = 3
 
 
 def define_flags() -> flags.FlagValues:
-    """Those of benchmarks.train_step, and how the devices are used."""
+    """The flags of benchmarks.train_step, and those of the mesh and of inference."""
     values = train_step.define_flags()
     values["packs"].value = 0
-    text = "Devices of the mesh; 0: all there are."
+    text = "Devices of the mesh; 0: all that this host has."
     flags.DEFINE_integer("devices", 0, text, flag_values=values)
-    flags.DEFINE_integer("infer_frames", 101, "Of the clip to upscale.", flag_values=values)
-    text = "Shares of tokens that the masks skip in inference."
+    flags.DEFINE_integer("infer_frames", 101, "Frames in inference.", flag_values=values)
+    text = "Fractions of tokens that the masks skip in inference."
     flags.DEFINE_list("skips", ["0", "0.4"], text, flag_values=values)
     flags.DEFINE_bool("infer", True, "Measure inference.", flag_values=values)
     flags.DEFINE_bool("train", True, "Measure training.", flag_values=values)
-    text = "Also train on one device."
+    text = "Also measure training on one device."
     flags.DEFINE_bool("train_baseline", True, text, flag_values=values)
     return values
 
 
 def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, np.ndarray]]:
-    """Seconds and velocities of the kept tokens, for each share of skipped tokens."""
+    """Measures inference; returns seconds and velocities of kept tokens by fraction skipped."""
     config, dtype = DIT_PRESETS[values.model], np.dtype(values.dtype)
     dit = abstract_dit(config, dtype)
     grid = token_grid(values.infer_frames, values.height, values.width)
@@ -75,15 +76,18 @@ def infer_on(mesh: Mesh, values: flags.FlagValues) -> dict[float, tuple[float, n
             plan = plan_for(blob_mask(grid, skip), values.devices)
             if mesh.size == 1:  # tokens in the same order, to be compared
                 plan = plan._replace(shard_layouts=None)
-            given = random_inputs(config, plan, dtype)
-            given = jax.device_put(given, replicated(mesh))
-            seconds = median_seconds(lambda given=given: step(params, *given), values.steps)
-            found[skip] = seconds, np.asarray(step(params, *given))[plan.valid]
+            inputs = random_inputs(config, plan, dtype)
+            inputs = jax.device_put(inputs, replicated(mesh))
+            seconds = median_seconds(lambda inputs=inputs: step(params, *inputs), values.steps)
+            found[skip] = seconds, np.asarray(step(params, *inputs))[plan.valid]
     return found
 
 
 def train_on(mesh: Mesh, values: flags.FlagValues) -> tuple[float, list[float], int]:
-    """Seconds of a step, the losses of the first steps, bytes of state on a device."""
+    """Measures training; returns the seconds of a step, the first losses, and bytes of state.
+
+    The bytes are those of one device.
+    """
     stage, vae = train_step.make_stage(values)
     optimizer = Optimizer(float(train_step.RATE))
 
@@ -110,7 +114,7 @@ def train_on(mesh: Mesh, values: flags.FlagValues) -> tuple[float, list[float], 
 
 
 def row_of(name: str, one: float | None, many: float, devices: int, difference: float | None):
-    """A line of the table."""
+    """A row of the table."""
     return {
         "program": name,
         "seconds_one": one,
@@ -122,21 +126,21 @@ def row_of(name: str, one: float | None, many: float, devices: int, difference: 
 
 
 def infer_rows(alone: Mesh, values: flags.FlagValues) -> list[dict[str, Any]]:
-    """One device, then all over seq."""
+    """Measures inference on one device, then on all over seq; a row for each fraction skipped."""
     one = infer_on(alone, values)
     gc.collect()  # the first parameters, before the second ones are made
     many = infer_on(make_mesh(1, 1, values.devices, chosen=_devices(values)), values)
     rows = []
-    for skip, (seconds, want) in one.items():
+    for skip, (seconds, expected) in one.items():
         got = many[skip][1]
-        difference = float(np.abs(got - want).max() / np.abs(want).max())
-        name = f"infer seq={values.devices}, {len(want)} tokens, {100 * skip:g}% skipped"
+        difference = float(np.abs(got - expected).max() / np.abs(expected).max())
+        name = f"infer seq={values.devices}, {len(expected)} tokens, {100 * skip:g}% skipped"
         rows.append(row_of(name, seconds, many[skip][0], values.devices, difference))
     return rows
 
 
 def train_rows(alone: Mesh, values: flags.FlagValues) -> list[dict[str, Any]]:
-    """One device if asked for, then all over fsdp."""
+    """Measures training on one device, unless --notrain_baseline, then on all over fsdp."""
     values.packs = values.packs or values.devices
     one = train_on(alone, values) if values.train_baseline else None
     gc.collect()
@@ -153,7 +157,7 @@ def _devices(values: flags.FlagValues) -> list[jax.Device]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     values.devices = values.devices or jax.device_count()
     check_heads(values.devices, DIT_PRESETS[values.model].heads)

@@ -1,4 +1,4 @@
-"""From the command to the first frame: loading a checkpoint, compiling, and what a cache spares.
+"""Measures the time to the first frame: loading a checkpoint, compiling, and with a compile cache.
 
     export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
@@ -6,13 +6,18 @@
     python -m benchmarks.startup --model=tiny --clip=1x64x64
     python -m benchmarks.startup --nowarmup                   # loading alone, also on a CPU
 
-Writes a checkpoint of random numbers and a clip of random frames into a folder of its own, which it
-removes, and runs ``infer.py --warmup`` on them, twice, each in a process of its own: with no
-compiled program, and with those that the first left in the compile cache. ``loaded`` is the
-checkpoint's time, by its own account, and alone once the device has started, which takes
-``device``; files are put out of the page cache before, where the system lets it be asked. ``first
-frame`` counts from a loaded model, ``warm`` is the same again in that process. ``read`` is what
-plain reading of the checkpoint's files takes from the same disk.
+It writes a checkpoint of random numbers and a clip of random frames into a temporary folder. On
+them it runs ``infer.py --warmup`` twice, each time in a new process: first with an empty compile
+cache, then with the programs that the first run left there. The columns, in seconds:
+
+  read          reading the checkpoint's files from the same disk, without parsing them
+  device        starting the device (in "loading alone")
+  loaded        loading the checkpoint, as infer.py reports it, or after the device has started
+  first_frame   from the loaded model to the first frame
+  warm          the same once more in that process
+  process       the whole process
+
+Before each, the checkpoint's files are dropped from the page cache, where the system supports it.
 """
 
 import concurrent.futures
@@ -40,57 +45,61 @@ from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.settings import from_config
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.types import DTYPES, HostArray
 
-READ_AT_ONCE = 2**24
-REPEATED_AFTER = 2**25
-SAID = {
+READ_BYTES = 2**24
+"""Bytes of one read."""
+REPEATED_NUMBERS = 2**25
+"""Random numbers that are drawn once and repeated: more than compression looks back."""
+REPORTED = {
     "loaded_s": r"loaded in ([\d.]+) s",
     "first_frame_s": r"first frame after ([\d.]+) s",
     "warm_s": r"warm ([\d.]+) s",
 }
-"""Where infer.py's lines hold the numbers."""
+"""Patterns of the numbers in the output of infer.py."""
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = "Which model; its config in configs/ says how it runs."
+    text = "The model; the config of its name says how it runs."
     flags.DEFINE_enum("model", "seedvr2_3b", CONFIGURED, text, flag_values=values)
     text = "frames x height x width, at the target size."
     flags.DEFINE_string("clip", "21x720x1280", text, flag_values=values)
-    text = "Smallest share of kept patches to compile for."
+    text = "Smallest fraction of kept patches to compile for."
     flags.DEFINE_float("warmup_from", 1.0, text, 0, 1, flag_values=values)
-    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the numbers stored.", flag_values=values)
+    flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of the stored numbers.", flag_values=values)
     text = "Also run infer.py --warmup, not only load the checkpoint."
     flags.DEFINE_bool("warmup", True, text, flag_values=values)
-    text = "A folder on the disk to measure; default: the system's for such."
+    text = "A folder on the disk to measure; default: the system's temporary folder."
     flags.DEFINE_string("folder", None, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
 
 def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
-    """A model of random numbers, which no compression makes smaller."""
+    """Writes a model of random numbers, which compression does not make smaller."""
     dtype, rng = jnp.dtype(dtype_name), np.random.default_rng(0)
     networks = abstract_networks(model, dtype)
     shapes = {name: to_dict(network) for name, network in networks.items()}
     text = TEXT_TOKENS, networks["dit"].config.text_width
     shapes["text"] = {"positive": jax.ShapeDtypeStruct(text, dtype)}
 
-    # The same numbers again and again, further apart than a compression looks back.
-    drawn = rng.standard_normal(REPEATED_AFTER, np.float32).astype(dtype)
+    drawn = rng.standard_normal(REPEATED_NUMBERS, np.float32).astype(dtype)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> HostArray:
-        return np.resize(drawn, leaf.shape).astype(leaf.dtype, copy=False)
+        # np.resize would copy all drawn numbers for each array, however small.
+        numbers = drawn[: leaf.size] if leaf.size <= drawn.size else np.resize(drawn, leaf.size)
+        return numbers.reshape(leaf.shape).astype(leaf.dtype, copy=False)
 
     configs = {name: to_json(network.config) for name, network in networks.items()}
     save_model(path, jax.tree.map(draw, shapes), configs)
 
 
 def write_clip(folder: pathlib.Path, count: int, height: int, width: int) -> None:
-    """Random frames, a picture each."""
+    """Writes random frames, each as a picture."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -99,12 +108,12 @@ def write_clip(folder: pathlib.Path, count: int, height: int, width: int) -> Non
 
 
 def files_of(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All files below."""
+    """All files below ``folder``."""
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def forget(folder: pathlib.Path) -> None:
-    """Asks the system to read the files below from the disk next time."""
+def drop_from_page_cache(folder: pathlib.Path) -> None:
+    """Asks the system to drop the files below ``folder`` from its page cache."""
     if not hasattr(os, "posix_fadvise"):
         return
     for path in files_of(folder):
@@ -114,23 +123,23 @@ def forget(folder: pathlib.Path) -> None:
 
 
 def read_all(folder: pathlib.Path) -> tuple[float, int]:
-    """Seconds that plain reading of all files takes, one after the other, and their bytes."""
+    """Reads all files below ``folder``, one after the other; returns the seconds and the bytes."""
     began, total = time.perf_counter(), 0
     for path in files_of(folder):
         with open(path, "rb", buffering=0) as file:
-            while piece := file.read(READ_AT_ONCE):
+            while piece := file.read(READ_BYTES):
                 total += len(piece)
     return time.perf_counter() - began, total
 
 
 def in_a_process(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call gives in a process of its own, which leaves the device's memory to the next."""
+    """Returns the result of a call in a new process, which then frees the device's memory."""
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(call, *arguments).result()
 
 
 def load(checkpoint: pathlib.Path, dtype: str) -> tuple[float, float]:
-    """Seconds of starting the device, and then of loading the model."""
+    """Returns the seconds of starting the device, and then of loading the model."""
     began = time.perf_counter()
     jax.block_until_ready(jnp.zeros(1))
     started = time.perf_counter()
@@ -139,31 +148,35 @@ def load(checkpoint: pathlib.Path, dtype: str) -> tuple[float, float]:
 
 
 def run_infer(
-    model: str, checkpoint: pathlib.Path, clip: pathlib.Path, cache: pathlib.Path, share: float
+    model: str, checkpoint: pathlib.Path, clip: pathlib.Path, cache: pathlib.Path, kept: float
 ) -> dict[str, float]:
-    """Seconds of ``infer.py --warmup``, as it says them, and of the whole process."""
+    """Runs ``infer.py --warmup``; returns the seconds that it reports and those of the process.
+
+    ``kept``: the smallest fraction of kept patches to compile for. Raises UserError when infer.py
+    fails, with its last line.
+    """
     command = [
         sys.executable, REPOSITORY / "infer.py", f"--config={model}",
         f"--config.checkpoint={checkpoint}", "--config.mask.source=input", f"--input={clip}",
-        "--folder=frames", "--warmup", f"--warmup_from={share}", f"--compile_cache_dir={cache}",
+        "--folder=frames", "--warmup", f"--warmup_from={kept}", f"--compile_cache_dir={cache}",
     ]  # fmt: skip
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise UserError(f"infer.py ended with status {done.returncode}: {last}")
-    found = {key: re.search(form, done.stdout) for key, form in SAID.items()}
+    found = {key: re.search(form, done.stdout) for key, form in REPORTED.items()}
     if not all(found.values()):
-        raise UserError(f"infer.py did not say how long it took: {done.stdout}")
-    return {key: float(said[1]) for key, said in found.items()} | {"process_s": seconds}
+        raise UserError(f"infer.py did not print how long it took: {done.stdout}")
+    return {key: float(match[1]) for key, match in found.items()} | {"process_s": seconds}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
-    count, height, width = clip_size(values.clip)
-    scale = int(read_config(values.model).size.factor)
+    count, height, width = clip_size(values.clip, "--clip")
+    scale = int(from_config(read_config(values.model)).size.factor)
     if height % scale or width % scale:
         raise UserError(f"--clip={values.clip}: its sides must be multiples of {scale}")
     with tempfile.TemporaryDirectory(dir=values.folder) as folder:
@@ -171,13 +184,13 @@ def main(argv: Sequence[str]) -> int:
         checkpoint, clip, cache = root / "model", root / "clip", root / "cache"
         in_a_process(write_checkpoint, checkpoint, values.model, values.dtype)
         write_clip(clip, count, height // scale, width // scale)
-        forget(checkpoint)
+        drop_from_page_cache(checkpoint)
         read, size = read_all(checkpoint)
-        forget(checkpoint)
+        drop_from_page_cache(checkpoint)
         started, loaded = in_a_process(load, checkpoint, values.dtype)
         rows = [{"run": "loading alone", "read_s": read, "device_s": started, "loaded_s": loaded}]
-        for name in ("no program compiled", "programs in the cache") if values.warmup else ():
-            forget(checkpoint)
+        for name in ("empty compile cache", "filled compile cache") if values.warmup else ():
+            drop_from_page_cache(checkpoint)
             rows.append(
                 {"run": name, "read_s": read}
                 | run_infer(values.model, checkpoint, clip, cache, values.warmup_from)
@@ -185,7 +198,7 @@ def main(argv: Sequence[str]) -> int:
             print(rows[-1], flush=True)
     speed = size / read / 1e9
     print(f"{values.model}, {values.clip}: {size / 1e9:.2f} GB, read at {speed:.2f} GB/s")
-    columns = ["run", "read_s", "device_s", *SAID, "process_s"]
+    columns = ["run", "read_s", "device_s", *REPORTED, "process_s"]
     print(format_table(rows, columns))
     if values.out:
         write_json(values.out, {"argv": list(argv)[1:], "checkpoint_bytes": size, "rows": rows})

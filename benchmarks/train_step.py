@@ -1,17 +1,19 @@
-"""Speed and memory of one training step of stage ``sr``, with and without skipped tokens.
+"""Measures speed and memory of one training step of stage ``sr``, with and without skipped tokens.
 
     python -m benchmarks.train_step --skip=0.4 --out=train_step.json
     python -m benchmarks.train_step --model=tiny --frames=5 --height=64 --width=64 --dtype=float32
     JAX_PLATFORMS=cpu python -m benchmarks.train_step --compile_only
 
-Random parameters and data, made on the device: float32 parameters, averages and Adam moments,
-products in --dtype, blocks rematerialised (--remat). The masks are connected blobs; each run has
-the bucket that its kept tokens need. Latents are given unless --include_vae, which adds the frozen
-autoencoder's encoding of clip and input. MFU counts model operations (skipsr_jax.models.flops).
+Parameters and data are random and made on the device. Parameters, averages and Adam moments are
+float32, products are in --dtype, blocks are rematerialised as --remat says. The masks are connected
+blobs, and each step has the bucket that its kept tokens need. A batch holds latents; with
+--include_vae it holds frames, and the step encodes clip and input with the frozen autoencoder. MFU
+is the model FLOPs utilisation (skipsr_jax.models.flops).
 
-The skipped step runs first: the device counts the peak over the life of the process, so its number
-is the skipped step's own, and the later one the dense step's. The compiler's own account of each
-step stands beside it (arguments + temporaries; the state is updated in place).
+``peak_gib`` is the most memory that the device has used since the process began. The skipped step
+runs first, so that its number is its own, and the later one that of the dense step.
+``arguments_gib`` and ``temporaries_gib`` are what the compiler plans; the state is updated in
+place.
 """
 
 import dataclasses
@@ -54,22 +56,22 @@ RATE = np.float32(1e-5)
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    text = "Which transformer."
+    text = "The transformer."
     flags.DEFINE_enum("model", "seedvr2_3b", sorted(DIT_PRESETS), text, flag_values=values)
-    flags.DEFINE_integer("frames", 21, "Of a clip, 4k + 1.", flag_values=values)
+    flags.DEFINE_integer("frames", 21, "Frames of a clip, 4k + 1.", flag_values=values)
     flags.DEFINE_integer("height", 720, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
-    flags.DEFINE_integer("packs", 1, "Clips in a batch, each a sequence.", flag_values=values)
-    flags.DEFINE_float("skip", 0.4, "Share of tokens that the masks skip.", flag_values=values)
+    flags.DEFINE_integer("packs", 1, "Packs in a batch, of one clip each.", flag_values=values)
+    flags.DEFINE_float("skip", 0.4, "Fraction of tokens that the masks skip.", flag_values=values)
     flags.DEFINE_integer("steps", 5, "Timed steps of each.", flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of products.", flag_values=values)
     policies = sorted(REMAT_POLICIES)
-    flags.DEFINE_enum("remat", "full", policies, "What is computed again.", flag_values=values)
+    flags.DEFINE_enum("remat", "full", policies, "What is recomputed.", flag_values=values)
     text = "Encode clip and input with the frozen autoencoder in the step."
     flags.DEFINE_bool("include_vae", False, text, flag_values=values)
-    text = "Compile for this machine and report its memory, run nothing."
+    text = "Compile for this device and report the planned memory; run nothing."
     flags.DEFINE_bool("compile_only", False, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
@@ -98,7 +100,7 @@ def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
 
 
 def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
-    """Random clips, and the plans of blob masks that skip ``skip``; on the host."""
+    """A batch of random clips and of plans whose masks skip the fraction ``skip``, on the host."""
     shape = ClipShape(values.packs, values.frames, values.height, values.width)
     masks = [blob_mask(shape.grid, skip, seed) for seed in range(values.packs)]
     rng = np.random.default_rng(0)
@@ -118,7 +120,7 @@ def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
 
 
 def operations(values: flags.FlagValues, vae: VAE, batch: Batch) -> float:
-    """Model operations of a step."""
+    """Counts the model operations of a step."""
     total = (1 + BACKWARD) * dit_flops(DIT_PRESETS[values.model], batch.plan).total
     if values.include_vae:
         total += 2 * vae_flops(vae, batch.hr[0].shape[:4])[0]
@@ -126,7 +128,7 @@ def operations(values: flags.FlagValues, vae: VAE, batch: Batch) -> float:
 
 
 def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: float, values: Any):
-    """A row of the table, and the state after the steps (the given one is used up)."""
+    """Measures steps; returns a row and the state after them. ``state`` is donated."""
     batch = make_batch(values, vae, skip)
     flops, kept = operations(values, vae, batch), int(batch.plan.valid.sum())
     batch = jax.device_put(batch) if not values.compile_only else jax.eval_shape(lambda: batch)
@@ -164,7 +166,7 @@ def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: fl
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     stage, vae = make_stage(values)
 

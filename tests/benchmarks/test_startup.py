@@ -1,4 +1,4 @@
-"""The benchmark of the start, in processes of their own."""
+"""The benchmark of the time to the first frame, which starts processes."""
 
 import json
 
@@ -21,12 +21,12 @@ def test_the_second_start_finds_its_programs(tmp_path, capsys):
     assert "loaded_s" in capsys.readouterr().out
 
 
-def test_a_clip_that_no_input_becomes_is_refused():
+def test_a_clip_whose_size_is_no_multiple_of_the_scale_is_refused():
     with pytest.raises(UserError, match="multiples of 4"):
         startup.main(["", "--model=tiny", "--clip=1x30x32"])
 
 
-def test_what_infer_says_last_is_passed_on(tmp_path):
+def test_the_last_line_of_a_failed_run_is_passed_on(tmp_path):
     (tmp_path / "clip").mkdir()
     with pytest.raises(UserError, match=r"status 1: infer\.py: .*clip"):
         startup.run_infer("tiny", tmp_path, tmp_path / "clip", tmp_path / "cache", 1.0)
