@@ -17,7 +17,14 @@ import av
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import commit, temporary_path
 from skipsr_jax.media.audio import AudioCopy
-from skipsr_jax.media.colour import SRGB_VIDEO, RgbFrame, apply_tags, frame_of_planes, from_rgb
+from skipsr_jax.media.colour import (
+    SRGB_VIDEO,
+    ColourTags,
+    RgbFrame,
+    apply_tags,
+    frame_of_planes,
+    from_rgb,
+)
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
@@ -101,7 +108,7 @@ class VideoWriter:
             raise ValueError(
                 f"frame of shape {frame.shape}; this video takes ({self._height}, {self._width}, 3)"
             )
-        self._encode(from_rgb(frame, self._colour, self._pixel_format))
+        self._encode(from_rgb(frame, self._colour, self.pixel_format))
 
     def write_planes(self, planes: Sequence[HostArray]) -> None:
         """Appends a frame given as the codes of the file, see ``yuv_format``.
@@ -113,16 +120,22 @@ class VideoWriter:
             raise ValueError(
                 f"luma of shape {planes[0].shape}; this video takes ({self._height}, {self._width})"
             )
-        self._encode(frame_of_planes(planes, self._colour, self._pixel_format))
+        self._encode(frame_of_planes(planes, self._colour, self.pixel_format))
 
     @property
     def yuv_format(self) -> YuvFormat:
         """What the codes of the file mean, for those who make them (``pixels.yuv``)."""
-        return yuv_format(self._pixel_format, self._colour.matrix, self._colour.full_range)
+        return yuv_format(self.pixel_format, self._colour.matrix, self._colour.full_range)
 
     @property
-    def _pixel_format(self) -> str:
+    def pixel_format(self) -> str:
+        """FFmpeg's name of the file's pixel format."""
         return self._encoding.pixel_format or ""
+
+    @property
+    def colour(self) -> ColourTags:
+        """What the file says about its colours."""
+        return self._colour
 
     def _encode(self, picture: av.VideoFrame) -> None:
         index = self.frames_written
