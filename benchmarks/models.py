@@ -35,8 +35,10 @@ def first_device() -> Mesh:
 
 def abstract_dit(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:
     """A transformer as shapes, stored and computed in ``dtype``."""
-    kind = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(dtype), "attention": attention}
-    return abstract(lambda: DiT(config, rngs=nnx.Rngs(0), **kind))
+    dtype = np.dtype(dtype)
+    return abstract(
+        lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, attention=attention)
+    )
 
 
 def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:

@@ -170,11 +170,10 @@ class Interspersed(Body):
         txt = self.txt_in(text) if self.config.text_width != self.config.width else text
         txt, embedding = txt.astype(self.dtype), self.emb_in(timestep)
         for name, first, _ in self.stacks:
-            layers = getattr(self, name), first
             if is_dense(first, self.every):
-                vid, txt = self._scan(*layers, vid, txt, embedding, plan.everything)
+                vid, txt = self.run_stack(name, first, vid, txt, embedding, plan.everything)
             else:
                 some = gather_kept(vid, plan.index)
-                some, txt = self._scan(*layers, some, txt, embedding, plan.kept)
+                some, txt = self.run_stack(name, first, some, txt, embedding, plan.kept)
                 vid = scatter_kept(vid, some, plan.index)
         return [vid], embedding

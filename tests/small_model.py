@@ -8,10 +8,9 @@ from flax import nnx
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import to_json
-from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.dit import TINY, DiT, DiTConfig
 from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
-from skipsr_jax.models.presets import TINY
 from skipsr_jax.models.vae import VAE, VAEConfig
 
 VAE_CONFIG = VAEConfig(

@@ -18,8 +18,8 @@ from skipsr_jax.checkpoints import (
     torch_writer,
 )
 from skipsr_jax.errors import UserError
+from skipsr_jax.models.dit import SEEDVR2_3B, SEEDVR_7B
 from skipsr_jax.models.params import flatten
-from skipsr_jax.models.presets import SEEDVR2_3B, SEEDVR_7B
 from skipsr_jax.models.vae import VAEConfig
 
 SIZES = {"width": 12, "text_width": 6, "heads": 2, "head_dim": 12, "layers": 3}

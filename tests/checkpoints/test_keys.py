@@ -8,9 +8,8 @@ import pytest
 
 from skipsr_jax.checkpoints import architecture, keys, lazy, safetensors_file, staging
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.dit import DiTConfig
+from skipsr_jax.models.dit import SEEDVR2_3B, SEEDVR_7B, DiTConfig
 from skipsr_jax.models.params import flatten
-from skipsr_jax.models.presets import SEEDVR2_3B, SEEDVR_7B
 from skipsr_jax.models.vae import SEEDVR, VAEConfig
 
 REAL = {"keys_3b": SEEDVR2_3B, "keys_7b": SEEDVR_7B, "keys_vae": SEEDVR}

@@ -8,9 +8,9 @@ from flax import nnx
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from skipsr_jax.models.dit import SEEDVR2_3B, TINY
 from skipsr_jax.models.flops import dit_flops, traced_flops, vae_flops
 from skipsr_jax.models.params import abstract
-from skipsr_jax.models.presets import SEEDVR2_3B, TINY
 from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.tokens.plan import build_plan
 

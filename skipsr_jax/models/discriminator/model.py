@@ -1,9 +1,9 @@
 """The transformer discriminator of adversarial post-training (APT, arXiv 2501.08316, section 3.3).
 
 The body is that of the diffusion transformer, with its weights to begin with. After some of its
-layers a head looks at the tokens: one learned query attends to the kept tokens of a sample, and a
-feed-forward follows. What the heads found is joined along channels, normalised, and projected to
-one logit a sample. The tokens at those depths are also the features that SeedVR2 matches
+layers a head pools the tokens: one learned query attends to the kept tokens of a sample, and an MLP
+follows. The heads' results are concatenated along channels, normalised, and projected to one logit
+a sample. The tokens at those depths are also the features of SeedVR2's feature matching loss
 (arXiv 2506.05301, section 3.3).
 
 Invariant: a sample's logit depends on its own kept tokens and text alone.
@@ -16,7 +16,6 @@ from jax import Array
 
 from skipsr_jax.models.discriminator.query_head import QueryHead
 from skipsr_jax.models.dit import Body, DiTConfig
-from skipsr_jax.models.dit.block import Precision
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.models.params import Params
@@ -26,7 +25,7 @@ from skipsr_jax.types import DType, Float
 
 
 class Discriminator(nnx.Module):
-    """How real each sample of a pack looks. See the module and ``__call__``."""
+    """Logits of samples for being real. See the module and ``__call__``."""
 
     def __init__(
         self,
@@ -40,7 +39,8 @@ class Discriminator(nnx.Module):
     ):
         """Args:
           config: of the transformer whose layers these are.
-          depths: numbers of layers after which a head looks, rising. Layers beyond are not built.
+          depths: numbers of layers after which there is a head, rising. Layers beyond the last
+            are not built.
           dtype, param_dtype, attention: as ``DiT``.
 
         Raises ValueError when there are no depths, or when they do not rise within the layers.
@@ -55,9 +55,10 @@ class Discriminator(nnx.Module):
             attention=attention,
             depths=depths,
         )
-        precision, self.dtype = Precision(dtype, param_dtype), dtype
+        self.dtype = dtype
         for depth in depths:
-            setattr(self, f"head_{depth}", QueryHead(config, rngs=rngs, precision=precision))
+            head = QueryHead(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+            setattr(self, f"head_{depth}", head)
         joined = len(depths) * config.width
         self.norm = RMSNorm(joined, config.norm_eps, param_dtype=param_dtype)
         self.logit = linear(joined, 1, rngs=rngs, dtype=jnp.float32, param_dtype=param_dtype)
@@ -65,7 +66,7 @@ class Discriminator(nnx.Module):
     def __call__(
         self,
         patches: Float[Array, "b n i"],
-        text: Float[Array, "b m j"],
+        text: Float[Array, "b m text_i"],
         timestep: Float[Array, "b k"],
         plan: TokenPlan,
     ) -> tuple[Float[Array, "b k"], list[Float[Array, "b n d"]]]:
@@ -75,16 +76,18 @@ class Discriminator(nnx.Module):
           patches: stored tokens of [latent 16 | condition latent 16 | mask 1]; the latent is clean
             or generated, without noise.
           text, plan: as ``DiT``.
-          timestep: per sample, 0..1000; says nothing of the latent, but makes the body, trained
-            on noise of all levels, look at content of different scales.
+          timestep: per sample, 0..1000; it says nothing of the latent, but makes the body, trained
+            on noise of all levels, attend to content of different scales.
         """
         features, _ = self.body.hidden(patches, text, timestep, plan)
-        found = [
-            gathered(getattr(self, f"head_{depth}"), f"head_{depth}", self.dtype)(tokens, plan)
-            for depth, tokens in zip(self.body.depths, features, strict=True)
-        ]
-        joined = self.norm(jnp.concatenate(found, axis=-1))
-        return self.logit(joined)[..., 0], features
+        pooled = []
+        for depth, tokens in zip(self.body.depths, features, strict=True):
+            with jax.named_scope(f"head_{depth}"):
+                head = gathered(getattr(self, f"head_{depth}"), f"head_{depth}", self.dtype)
+                pooled.append(head(tokens, plan))
+        with jax.named_scope("logit"):
+            normed = self.norm(jnp.concatenate(pooled, axis=-1))
+            return self.logit(normed)[..., 0], features
 
 
 def body_of(dit: Params, body: Params) -> Params:

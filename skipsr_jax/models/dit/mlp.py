@@ -30,9 +30,14 @@ class GatedMLP(nnx.Module):
     ):
         hidden = gated_hidden(width, expand_ratio)
 
-        def layer(inputs: int, outputs: int) -> nnx.Linear:
+        def layer(in_features: int, out_features: int) -> nnx.Linear:
             return linear(
-                inputs, outputs, rngs=rngs, dtype=dtype, param_dtype=param_dtype, bias=False
+                in_features,
+                out_features,
+                rngs=rngs,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                use_bias=False,
             )
 
         self.proj_in_gate = layer(width, hidden)

@@ -1,17 +1,17 @@
 """The SeedVR / SeedVR2 diffusion transformer, run on kept tokens only (SkipSR section 4.2).
 
 One network (arXiv 2501.01320, 2506.05301), whose variants are values of ``DiTConfig``: SeedVR2-3B
-(shared late layers, SwiGLU,
-positions counted in windows, modulated output) and SeedVR-7B (separate weights, GELU, positions
-spread over windows). Blocks of equal shape are stacked and scanned; even layers attend in regular
-windows, odd ones in shifted windows. ``Body`` is all but the output layer.
+(shared late layers, SwiGLU, positions counted in windows, modulated output) and SeedVR-7B (separate
+weights, GELU, positions spread over windows). Blocks of equal shape are stacked and scanned; even
+layers attend in regular windows, odd ones in shifted windows. ``Body`` is all but the output layer.
 
 Invariant: a compiled forward depends on (bucket, samples per pack, text slots, model) only.
 """
 
-import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,82 +19,15 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.geometry import PATCH_AREA
-from skipsr_jax.models.dit.block import Block, Precision
+from skipsr_jax.models.dit.block import Block
+from skipsr_jax.models.dit.config import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.dit.modulation import ATTENTION, TimeEmbedding, modulate, per_token
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.parallel.activations import constrain_text, constrain_tokens
-from skipsr_jax.parallel.fsdp import GATHERED, gathered
+from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import DType, Float
-
-REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-"""What the backward pass finds stored: everything but parameters that were gathered for a layer,
-results of dense layers, only block inputs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DiTConfig:
-    """The numbers of a transformer.
-
-    Attributes:
-      width: model width d; the residual stream of video and text.
-      text_width: of the text embeddings that come in.
-      heads, head_dim: inner width is heads * head_dim.
-      layers: blocks in all. mm_layers: the first of them, whose video and text have own weights.
-      expand_ratio: of the feed-forward.
-      gated_mlp: SwiGLU without biases, else GELU with biases.
-      pixel_rope: positions spread over [-1, 1], else counted from 0 in each window.
-      rope_dim: channels of a head from which the rotated ones are taken, a third per axis.
-      output_modulation: norm and modulate tokens before the output layer. The modulation is the
-        attention part of the time embedding, which the released weights rely on.
-      plain_text_at_last: the last block does not modulate its text before attention.
-      in_channels: noisy latent 16, condition latent 16, mask 1. out_channels: velocity.
-      norm_eps: of all RMS norms.
-      remat: a key of ``REMAT_POLICIES``.
-    """
-
-    width: int
-    text_width: int
-    heads: int
-    head_dim: int
-    layers: int
-    mm_layers: int
-    expand_ratio: int
-    gated_mlp: bool
-    pixel_rope: bool
-    rope_dim: int
-    output_modulation: bool
-    plain_text_at_last: bool
-    in_channels: int = 33
-    out_channels: int = 16
-    norm_eps: float = 1e-5
-    remat: str = "none"
-
-    def __post_init__(self):
-        if not 0 <= self.mm_layers <= self.layers or self.layers < 1:
-            raise ValueError(
-                f"mm_layers must lie in 0..layers, got {self.mm_layers} of {self.layers} layers"
-            )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, got {self.remat!r}")
-
-
-def _stack_bounds(config: DiTConfig, depths: tuple[int, ...]) -> list[tuple[str, int, int]]:
-    """(name, first layer, layer after the last) of each stack, cut after each of ``depths``."""
-    stacks = []
-    for name, start, stop in (
-        ("mm_blocks", 0, config.mm_layers),
-        ("shared_blocks", config.mm_layers, config.layers),
-    ):
-        bounds = sorted({start, stop, *(depth for depth in depths if start < depth < stop)})
-        for first, end in itertools.pairwise(bounds):
-            stacks.append((f"{name}_{first}" if depths else name, first, end))
-    return [stack for stack in stacks if not depths or stack[1] < max(depths)]
 
 
 class Body(nnx.Module):
@@ -113,9 +46,9 @@ class Body(nnx.Module):
         """Args:
         dtype: of matrix products and of the residual stream. param_dtype: of stored parameters.
         attention: implementation of the attention kernel; None picks by device and logs it.
-        depths: numbers of layers after which to look, rising; the last of them is the last that
-          is built. Stacks are cut there, so that no step has to slice or to collect layers. ():
-          all layers, in at most two stacks.
+        depths: numbers of layers whose results ``hidden`` returns, rising; the last of them is the
+          last that is built. Stacks are divided there, so that no step has to slice or to collect
+          layers. (): all layers, in at most two stacks.
 
         Raises ValueError when depths do not rise from 1 or more to at most ``layers``.
         """
@@ -123,16 +56,17 @@ class Body(nnx.Module):
             raise ValueError(f"depths {depths} must rise from 1 or more to at most {config.layers}")
         self.config, self.dtype, self.attention = config, dtype, attention
         d = config.width
-        precision = Precision(dtype, param_dtype)
 
-        def layer(inputs: int, outputs: int) -> nnx.Linear:
-            return linear(inputs, outputs, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        def layer(in_features: int, out_features: int) -> nnx.Linear:
+            return linear(
+                in_features, out_features, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+            )
 
         def stack(blocks: int, shared: bool) -> Block:
             @nnx.split_rngs(splits=blocks)
             @nnx.vmap
             def make(rngs: nnx.Rngs) -> Block:
-                return Block(config, shared=shared, rngs=rngs, precision=precision)
+                return Block(config, shared=shared, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
             return make(rngs)
 
@@ -148,7 +82,7 @@ class Body(nnx.Module):
     def hidden(
         self,
         patches: Float[Array, "b n i"],
-        text: Float[Array, "b m j"],
+        text: Float[Array, "b m text_i"],
         timestep: Float[Array, "b k"],
         plan: TokenPlan,
     ) -> tuple[list[Float[Array, "b n d"]], Float[Array, "b k e"]]:
@@ -156,28 +90,31 @@ class Body(nnx.Module):
 
         Args: as ``DiT``. Without ``depths``: the tokens after the last layer.
         """
-        vid_in = gathered(self.vid_in, "vid_in", self.dtype)
-        vid = constrain_tokens(vid_in(constrain_tokens(patches)))
-        txt = self.txt_in(text) if self.config.text_width != self.config.width else text
-        txt = constrain_text(txt.astype(self.dtype))
-        embedding = constrain_text(self.emb_in(timestep))
-        seen = []
+        with jax.named_scope("embed"):
+            vid_in = gathered(self.vid_in, "vid_in", self.dtype)
+            vid = constrain_tokens(vid_in(constrain_tokens(patches)))
+            txt = self.txt_in(text) if self.config.text_width != self.config.width else text
+            txt = constrain_text(txt.astype(self.dtype))
+            embedding = constrain_text(self.emb_in(timestep))
+        hidden_states = []
         for name, first, end in self.stacks:
-            vid, txt = self._scan(getattr(self, name), first, vid, txt, embedding, plan)
+            with jax.named_scope(name):
+                vid, txt = self.run_stack(name, first, vid, txt, embedding, plan)
             if end in self.depths:
-                seen.append(vid)
-        return seen, embedding
+                hidden_states.append(vid)
+        return hidden_states, embedding
 
-    def _scan(
+    def run_stack(
         self,
-        blocks: Block,
+        name: str,
         first: int,
         vid: Float[Array, "b n d"],
         txt: Float[Array, "b m d"],
         embedding: Float[Array, "b k e"],
         plan: TokenPlan,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b m d"]]:
-        graphdef, stacked = nnx.split(blocks)
+        """Video and text after the stack of blocks ``name``, whose first one is layer ``first``."""
+        graphdef, stacked = nnx.split(getattr(self, name))
         count = jax.tree.leaves(stacked)[0].shape[0]
         layers = first + jnp.arange(count)
         last = self.config.layers - 1
@@ -189,29 +126,57 @@ class Body(nnx.Module):
             return block(*carry, embedding, plan, shifted, text_modulated, self.attention)
 
         policy = REMAT_POLICIES[self.config.remat]
-        if plan.shard_layouts is None:  # both partitions run the same program
-            body = jax.checkpoint(lambda carry, layer: (run(carry, *layer), None), policy=policy)
-            steps = (stacked, modulate_text), layers % 2
-            return jax.lax.scan(body, (vid, txt), steps)[0]
+        blocks = stacked, modulate_text
+        if plan.shard_layouts is None:
+            return _scan_layers(run, (vid, txt), blocks, layers % 2, policy)
+        return _scan_pairs(run, (vid, txt), blocks, first, policy)
 
-        # Each has its own: a step is two layers, one of each partition.
-        runs = [
-            jax.checkpoint(functools.partial(run, shifted=(first + i) % 2), policy=policy)
-            for i in range(2)
-        ]
 
-        def pair(carry, layers):
-            for i, one in enumerate(runs):
-                carry = one(carry, jax.tree.map(lambda x, i=i: x[i], layers))
-            return carry, None
+def _stack_bounds(config: DiTConfig, depths: tuple[int, ...]) -> list[tuple[str, int, int]]:
+    """(name, first layer, layer after the last) of each stack, divided after each of ``depths``."""
+    stacks = []
+    for name, start, stop in (
+        ("mm_blocks", 0, config.mm_layers),
+        ("shared_blocks", config.mm_layers, config.layers),
+    ):
+        bounds = sorted({start, stop, *(depth for depth in depths if start < depth < stop)})
+        for first, end in itertools.pairwise(bounds):
+            stacks.append((f"{name}_{first}" if depths else name, first, end))
+    return [stack for stack in stacks if not depths or stack[1] < max(depths)]
 
-        carry, all_layers = (vid, txt), (stacked, modulate_text)
-        even = count - count % 2
-        pairs = jax.tree.map(lambda x: x[:even].reshape(-1, 2, *x.shape[1:]), all_layers)
-        carry, _ = jax.lax.scan(pair, carry, pairs)
-        if count % 2:
-            carry = runs[0](carry, jax.tree.map(lambda x: x[-1], all_layers))
-        return carry
+
+Run = Callable[[Any, Any, Any], Any]
+"""(carry, a block's parameters and flags, its partition) -> carry."""
+
+
+def _scan_layers(run: Run, carry: Any, blocks: Any, shifted: Array, policy: Any) -> Any:
+    """The carry after all blocks, where both partitions run the same program: one a step."""
+    body = jax.checkpoint(lambda carry, block: (run(carry, *block), None), policy=policy)
+    return jax.lax.scan(body, carry, (blocks, shifted))[0]
+
+
+def _scan_pairs(run: Run, carry: Any, blocks: Any, first: int, policy: Any) -> Any:
+    """The carry after all blocks, where each partition has its own program: two blocks a step.
+
+    ``first``: number of the first layer, whose partition is regular where it is even.
+    """
+    runs = [
+        jax.checkpoint(functools.partial(run, shifted=(first + i) % 2), policy=policy)
+        for i in range(2)
+    ]
+
+    def step(carry, pair):
+        for i, run_one in enumerate(runs):
+            carry = run_one(carry, jax.tree.map(lambda x, i=i: x[i], pair))
+        return carry, None
+
+    count = jax.tree.leaves(blocks)[0].shape[0]
+    even = count - count % 2
+    pairs = jax.tree.map(lambda x: x[:even].reshape(-1, 2, *x.shape[1:]), blocks)
+    carry, _ = jax.lax.scan(step, carry, pairs)
+    if count % 2:
+        carry = runs[0](carry, jax.tree.map(lambda x: x[-1], blocks))
+    return carry
 
 
 class DiT(Body):
@@ -241,7 +206,7 @@ class DiT(Body):
     def __call__(
         self,
         patches: Float[Array, "b n i"],
-        text: Float[Array, "b m j"],
+        text: Float[Array, "b m text_i"],
         timestep: Float[Array, "b k"],
         plan: TokenPlan,
     ) -> Float[Array, "b n o"]:
@@ -253,10 +218,11 @@ class DiT(Body):
           timestep: per sample, 0..1000.
           plan: built from the keep masks of the same samples.
         """
-        seen, embedding = self.hidden(patches, text, timestep, plan)
-        return self._head(seen[-1], embedding, plan)
+        hidden_states, embedding = self.hidden(patches, text, timestep, plan)
+        with jax.named_scope("out"):
+            return self._output(hidden_states[-1], embedding, plan)
 
-    def _head(
+    def _output(
         self, vid: Float[Array, "b n d"], embedding: Float[Array, "b k e"], plan: TokenPlan
     ) -> Float[Array, "b n o"]:
         if self.config.output_modulation:

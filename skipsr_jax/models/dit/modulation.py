@@ -20,11 +20,12 @@ from skipsr_jax.types import DType, Float, Int
 FREQUENCIES = 128
 """Sines, and as many cosines, of the timestep."""
 
-ATTENTION, MLP = 0, 1
+ATTENTION, FEED_FORWARD = 0, 1
+"""The two sub-layers of a block, as indices into the time embedding."""
 
 
 class Modulation(NamedTuple):
-    """Shift, scale and gate of one layer kind, per token (or broadcast over tokens), float32."""
+    """Shift, scale and gate of one sub-layer, per token (or broadcast over tokens), float32."""
 
     shift: Float[Array, "b #n d"]
     scale: Float[Array, "b #n d"]
@@ -35,15 +36,17 @@ class TimeEmbedding(nnx.Module):
     """timestep in 0..1000 -> 6 numbers per channel."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
-        def layer(inputs: int, outputs: int) -> nnx.Linear:
-            return linear(inputs, outputs, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        def layer(in_features: int, out_features: int) -> nnx.Linear:
+            return linear(
+                in_features, out_features, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+            )
 
         self.proj_in = layer(2 * FREQUENCIES, width)
         self.proj_hid = layer(width, width)
         self.proj_out = layer(width, 6 * width)
 
     def __call__(self, timestep: Float[Array, "b k"]) -> Float[Array, "b k e"]:
-        """e = 6d, channel outermost: index = channel * 6 + layer * 3 + (shift, scale, gate)."""
+        """e = 6d, channel outermost: index = channel * 6 + sublayer * 3 + (shift, scale, gate)."""
         frequencies = np.exp(-math.log(10000.0) * np.arange(FREQUENCIES) / FREQUENCIES)
         angles = timestep.astype(jnp.float32)[..., None] * frequencies.astype(np.float32)
         x = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
@@ -52,14 +55,16 @@ class TimeEmbedding(nnx.Module):
         return self.proj_out(x).astype(jnp.float32)
 
 
-def per_token(embedding: Float[Array, "b k e"], sample: Int[Array, "b n"], kind: int) -> Modulation:
-    """The embedding's part for one layer kind, for tokens that belong to ``sample``."""
+def per_token(
+    embedding: Float[Array, "b k e"], sample: Int[Array, "b n"], sublayer: int
+) -> Modulation:
+    """The modulation of one sub-layer, for tokens that belong to ``sample``."""
     b, samples, width = embedding.shape
-    parts = embedding.reshape(b, samples, width // 6, 2, 3)[:, :, :, kind]
+    m = embedding.reshape(b, samples, width // 6, 2, 3)[:, :, :, sublayer]
     if samples > 1:
         index = sample[:, :, None, None]
-        parts = jnp.take_along_axis(parts, jnp.broadcast_to(index, (*sample.shape, 1, 1)), axis=1)
-    return Modulation(parts[..., 0], parts[..., 1], parts[..., 2])
+        m = jnp.take_along_axis(m, jnp.broadcast_to(index, (*sample.shape, 1, 1)), axis=1)
+    return Modulation(m[..., 0], m[..., 1], m[..., 2])
 
 
 def modulate(

@@ -1,6 +1,6 @@
 """Three-dimensional rotary positions inside windows, mask-aware (paper section 4.2, Eq. 2).
 
-A kept token is rotated by its position in its whole window, not by its place among the kept ones.
+A kept token is rotated by its position in its whole window, not by its index among the kept ones.
 Channels are rotated in neighbouring pairs: (a, b) -> (a cos - b sin, b cos + a sin). The time axis
 owns the first pairs, then height, then width; pairs beyond are left alone. Two sets of positions:
 
@@ -21,72 +21,78 @@ from jax import Array
 from skipsr_jax.types import Float, HostArray, Int
 
 AXES = 3
+"""Time, height and width."""
 
 
-def language_frequencies(rope_dim: int) -> Float[HostArray, " k"]:
-    """10000^(-2i / (2k)) for the k = (rope_dim // 3) // 2 pairs of one axis."""
+def language_frequencies(rope_dim: int) -> Float[HostArray, " frequencies"]:
+    """10000^(-i / pairs) for the (rope_dim // 3) // 2 pairs i of one axis."""
     pairs = rope_dim // AXES // 2
     return (10000.0 ** (-np.arange(pairs) / pairs)).astype(np.float32)
 
 
-def pixel_frequencies(rope_dim: int) -> Float[HostArray, " k"]:
-    """pi * linspace(1, 128) for the k = (rope_dim // 3) // 2 pairs of one axis."""
+def pixel_frequencies(rope_dim: int) -> Float[HostArray, " frequencies"]:
+    """pi * linspace(1, 128) for the (rope_dim // 3) // 2 pairs of one axis."""
     return (math.pi * np.linspace(1.0, 128.0, rope_dim // AXES // 2)).astype(np.float32)
 
 
 def window_angles(
     position: Int[Array, "b n 3"],
     text_length: Int[Array, "b n"],
-    frequencies: Float[Array, " k"],
-) -> Float[Array, "b n r"]:
-    """Angles of video tokens, r = 3k: the time axis starts behind the text."""
+    frequencies: Float[Array, " frequencies"],
+) -> Float[Array, "b n pairs"]:
+    """Angles of video tokens, pairs = 3 frequencies: the time axis starts behind the text."""
     offset = jnp.stack([text_length, jnp.zeros_like(text_length), jnp.zeros_like(text_length)], -1)
     return _angles((position + offset).astype(jnp.float32), frequencies)
 
 
-def text_angles(slots: int, frequencies: Float[Array, " k"]) -> Float[Array, "l r"]:
+def text_angles(slots: int, frequencies: Float[Array, " frequencies"]) -> Float[Array, "l pairs"]:
     """Angles of the text tokens of one sample: token j at (j, j, j)."""
-    place = jnp.arange(slots, dtype=jnp.float32)
-    return _angles(jnp.broadcast_to(place[:, None], (slots, AXES)), frequencies)
+    position = jnp.arange(slots, dtype=jnp.float32)
+    return _angles(jnp.broadcast_to(position[:, None], (slots, AXES)), frequencies)
 
 
 def pixel_angles(
     position: Int[Array, "b n 3"],
     extent: Int[Array, "b n 3"],
-    frequencies: Float[Array, " k"],
-) -> Float[Array, "b n r"]:
-    """Angles of video tokens, r = 3k: the window's extent spans [-1, 1] along each axis."""
+    frequencies: Float[Array, " frequencies"],
+) -> Float[Array, "b n pairs"]:
+    """Angles of video tokens, pairs = 3 frequencies: a window spans [-1, 1] along each axis."""
     step = 2.0 / jnp.maximum(extent - 1, 1).astype(jnp.float32)
     return _angles(-1.0 + step * position.astype(jnp.float32), frequencies)
 
 
-def _angles(place: Float[Array, "*n 3"], frequencies: Float[Array, " k"]) -> Float[Array, "*n r"]:
-    angles = place[..., None] * frequencies.astype(jnp.float32)
-    return angles.reshape(*place.shape[:-1], AXES * frequencies.shape[0])
+def _angles(
+    position: Float[Array, "*tokens 3"], frequencies: Float[Array, " frequencies"]
+) -> Float[Array, "*tokens pairs"]:
+    """Angles of the pairs of all axes, axis by axis."""
+    angles = position[..., None] * frequencies.astype(jnp.float32)
+    return angles.reshape(*position.shape[:-1], AXES * frequencies.shape[0])
 
 
-def rotate(x: Float[Array, "b n a p"], angles: Float[Array, "#b n r"]) -> Float[Array, "b n a p"]:
-    """Rotates the first r pairs of the last axis of ``x``, in float32; the other channels pass."""
-    idle = x.shape[-1] // 2 - angles.shape[-1]
-    angles = jnp.pad(angles, ((0, 0), (0, 0), (0, idle)))
+def rotate(
+    x: Float[Array, "b n a p"], angles: Float[Array, "#b n pairs"]
+) -> Float[Array, "b n a p"]:
+    """``x`` with the first pairs of its last axis rotated, in float32; others are left alone."""
+    unrotated = x.shape[-1] // 2 - angles.shape[-1]
+    angles = jnp.pad(angles, ((0, 0), (0, 0), (0, unrotated)))
     return jax.lax.platform_dependent(
         x.astype(jnp.float32), angles, tpu=_rotated_channels, default=_rotated_pairs
     )
 
 
-def _rotated_pairs(x: Float[Array, "b n a p"], angles: Float[Array, "#b n h"]) -> Array:
+def _rotated_pairs(x: Float[Array, "b n a p"], angles: Float[Array, "#b n half"]) -> Array:
     """Each channel from itself and its neighbour: one pass over memory, no slices and stacks."""
     angles = angles[..., None, :, None]
     pairs = x.reshape(*x.shape[:-1], -1, 2)
-    turned = pairs[..., ::-1] * jnp.float32([-1, 1])
-    return (pairs * jnp.cos(angles) + turned * jnp.sin(angles)).reshape(x.shape)
+    rotated = pairs[..., ::-1] * jnp.float32([-1, 1])
+    return (pairs * jnp.cos(angles) + rotated * jnp.sin(angles)).reshape(x.shape)
 
 
-def _rotated_channels(x: Float[Array, "b n a p"], angles: Float[Array, "#b n h"]) -> Array:
-    """The same without an axis of two, for which a TPU changes the layout of the whole array."""
+def _rotated_channels(x: Float[Array, "b n a p"], angles: Float[Array, "#b n half"]) -> Array:
+    """``_rotated_pairs`` without an axis of 2, for which a TPU would change the array's layout."""
     angles = jnp.repeat(angles, 2, axis=-1)[..., None, :]
     ends = ((0, 0),) * 3
     after = jnp.pad(x[..., 1:], (*ends, (0, 1)))
     before = jnp.pad(x[..., :-1], (*ends, (1, 0)))
-    turned = jnp.where(jnp.arange(x.shape[-1]) % 2 == 0, -after, before)
-    return x * jnp.cos(angles) + turned * jnp.sin(angles)
+    rotated = jnp.where(jnp.arange(x.shape[-1]) % 2 == 0, -after, before)
+    return x * jnp.cos(angles) + rotated * jnp.sin(angles)

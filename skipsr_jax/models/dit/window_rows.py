@@ -1,8 +1,8 @@
-"""Between stored tokens and rows in attention order: each window's tokens, then its sample's text.
+"""Gathers between stored tokens and attention rows: each window's tokens, then its sample's text.
 
-``to_windows`` copies, a text token once for each window; ``from_windows`` brings back, a text token
-as the sum over its windows. Each is the transpose of the other and its gradient, so that neither
-direction ever adds into memory: all are gathers by the plan's indices.
+``to_windows`` copies tokens to rows, a text token once for each window. ``from_windows`` brings
+rows back, a text token as the sum over its windows. Each is the transpose of the other and its
+gradient, so that neither direction scatters with addition: all are gathers by the plan's indices.
 """
 
 import jax
@@ -14,7 +14,9 @@ from skipsr_jax.tokens.layout import Layout
 from skipsr_jax.types import Float, Int
 
 
-def _take(rows: Float[Array, "b r a p"], index: Int[Array, "b o"]) -> Float[Array, "b o a p"]:
+def _take(
+    rows: Float[Array, "b rows a p"], index: Int[Array, "b taken"]
+) -> Float[Array, "b taken a p"]:
     """Rows by index, zeros where the index points past the end."""
     return jnp.take_along_axis(rows, index[..., None, None], axis=1, mode="fill", fill_value=0)
 

@@ -11,23 +11,26 @@ KERNEL_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def linear(
-    inputs: int,
-    outputs: int,
+    in_features: int,
+    out_features: int,
     *,
     rngs: nnx.Rngs,
     dtype: DType,
     param_dtype: DType,
-    bias: bool = True,
+    use_bias: bool = True,
 ) -> nnx.Linear:
-    """A dense layer that computes in ``dtype`` and stores ``param_dtype``."""
+    """A dense layer with this initialisation.
+
+    ``dtype``: of the computation. ``param_dtype``: of the stored parameters.
+    """
 
     def bias_init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
-        return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
+        return jax.random.uniform(key, shape, dtype, -(in_features**-0.5), in_features**-0.5)
 
     return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=bias,
+        in_features,
+        out_features,
+        use_bias=use_bias,
         kernel_init=KERNEL_INIT,
         bias_init=bias_init,
         dtype=dtype,

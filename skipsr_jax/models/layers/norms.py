@@ -22,19 +22,19 @@ def rms_normalize(x: Float[Array, "*rows d"], eps: float) -> Float[Array, "*rows
 class RMSNorm(nnx.Module):
     """``rms_normalize`` times a learned weight per channel; the result is float32.
 
-    ``apart`` makes the factors of the rows a pass of their own. What follows then reads x, and not
-    its normalised form, which the compiler would write in float32: for rows that are rotated,
-    gathered or sent away after it.
+    ``unfused`` makes the factors of the rows a pass of their own. What follows then reads x, and
+    not its normalised form, which the compiler would write in float32: for rows that are rotated,
+    gathered or sent to other devices after it.
     """
 
     def __init__(
-        self, width: int, eps: float, *, param_dtype: DType = jnp.float32, apart: bool = False
+        self, width: int, eps: float, *, param_dtype: DType = jnp.float32, unfused: bool = False
     ):
         self.scale = nnx.Param(jnp.ones(width, param_dtype))
-        self.eps, self.apart = eps, apart
+        self.eps, self.unfused = eps, unfused
 
     def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
         factor = rms_factor(x, self.eps)
-        if self.apart:
+        if self.unfused:
             factor = jax.lax.optimization_barrier(factor)
         return x.astype(jnp.float32) * factor * self.scale[...].astype(jnp.float32)

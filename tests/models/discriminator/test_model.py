@@ -10,9 +10,8 @@ from flax import nnx
 from small_model import DIT_CONFIG
 
 from skipsr_jax.models.discriminator import Discriminator, body_of
-from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.dit import SEEDVR2_3B, SEEDVR_7B, DiT
 from skipsr_jax.models.params import abstract, bind, flatten, to_dict
-from skipsr_jax.models.presets import SEEDVR2_3B, SEEDVR_7B
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import spec_for
 from skipsr_jax.tokens.plan import build_plan

@@ -8,7 +8,6 @@ from flax import nnx
 from small_model import DIT_CONFIG
 
 from skipsr_jax.models.discriminator.query_head import QueryHead
-from skipsr_jax.models.dit.block import Precision
 from skipsr_jax.models.params import abstract, bind, to_dict
 from skipsr_jax.tokens.plan import build_plan
 
@@ -19,8 +18,7 @@ HALF = jnp.bfloat16
 
 
 def build(config, dtype=jnp.float32):
-    precision = Precision(dtype, jnp.float32)
-    return lambda: QueryHead(config, rngs=nnx.Rngs(0), precision=precision)
+    return lambda: QueryHead(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=jnp.float32)
 
 
 def rms(x, scale=1.0):

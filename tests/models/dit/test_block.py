@@ -22,13 +22,13 @@ def rms(x):
     return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-5)
 
 
-def rotated(x, places, freqs):
-    """x (heads, 12) at three places: two frequencies an axis, neighbouring channels a pair."""
+def rotated(x, positions, freqs):
+    """x (heads, 12) at three positions: two frequencies an axis, neighbouring channels a pair."""
     out = x.copy()
     for axis in range(3):
         for i, freq in enumerate(freqs):
             c = 2 * (axis * len(freqs) + i)
-            cos, sin = np.cos(places[axis] * freq), np.sin(places[axis] * freq)
+            cos, sin = np.cos(positions[axis] * freq), np.sin(positions[axis] * freq)
             out[:, c] = x[:, c] * cos - x[:, c + 1] * sin
             out[:, c + 1] = x[:, c + 1] * cos + x[:, c] * sin
     return out

@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from skipsr_jax.models import params as param_dicts
-from skipsr_jax.models.dit import REMAT_POLICIES, DiT, DiTConfig
-from skipsr_jax.models.presets import SEEDVR2_3B, SEEDVR_7B
+from skipsr_jax.models.dit import REMAT_POLICIES, SEEDVR2_3B, SEEDVR_7B, DiT, DiTConfig
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 

@@ -8,9 +8,8 @@ from flax import nnx
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.diffusion.schedule import TERMINAL, velocity
-from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.dit import TINY, DiT
 from skipsr_jax.models.params import abstract
-from skipsr_jax.models.presets import TINY
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 from skipsr_jax.training.losses import flow
 from skipsr_jax.training.stages import sr

@@ -1,0 +1,116 @@
+"""Joint attention of a block: in each window, kept video tokens and the text of their sample.
+
+Queries, keys and values come from the branches' projections and are rotated by position. A window
+attends over its kept video tokens and all text of its sample; the text's result is the mean over
+the sample's windows. How several devices share this is in ``skipsr_jax.parallel``; here one of its
+forms is chosen.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from skipsr_jax.kernels.attention import varlen_attention
+from skipsr_jax.models.dit.branch import Branch
+from skipsr_jax.models.dit.rope import rotate
+from skipsr_jax.models.dit.window_rows import from_windows, to_windows
+from skipsr_jax.parallel.activations import activation_sharding
+from skipsr_jax.parallel.overlapped_attention import attend_by_heads, project_head_chunks
+from skipsr_jax.parallel.sequence import QKV, Attention, attend_by_packs, attend_by_windows
+from skipsr_jax.tokens.layout import Layout
+from skipsr_jax.tokens.plan import TokenPlan
+from skipsr_jax.tokens.windows import REGULAR
+from skipsr_jax.types import Float, Int
+
+
+class Angles(NamedTuple):
+    """Rotary angles of stored tokens and of text tokens; None where text is not rotated."""
+
+    video: Float[Array, "b n pairs"]
+    text: Float[Array, "1 m pairs"] | None
+
+
+def joint_attention(
+    vid: Float[Array, "b n d"],
+    txt: Float[Array, "b m d"],
+    branches: tuple[Branch, Branch],
+    angles: Angles,
+    plan: TokenPlan,
+    shifted: Int[Array, ""] | int,
+    *,
+    implementation: str | None,
+) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+    """The heads' results for video and text.
+
+    Args:
+      vid, txt: what the projections receive.
+      branches: the weights of video and of text.
+      plan, shifted: as ``Block``.
+      implementation: of the attention kernel, None to pick.
+    """
+    video_branch, text_branch = branches
+    text = _project(txt, angles.text, text_branch)
+    scale = video_branch.head_dim**-0.5
+    attend = functools.partial(_attend_in_windows, scale=scale, implementation=implementation)
+    attention = Attention(attend, _mean_text)
+    if plan.shard_layouts is not None and shifted == REGULAR:
+        video = _project(vid, angles.video, video_branch)
+        return attend_by_windows(attention, video, text, plan.shard_layouts)
+    layout = of_partition(plan.layout, shifted)
+    if activation_sharding(len(vid)).shards == 1:
+        video = _project(vid, angles.video, video_branch)
+        return attend_by_packs(attention, video, text, layout)
+    finish = functools.partial(_heads, branch=video_branch)
+    kernel, heads = video_branch.qkv_kernel(), video_branch.heads
+    chunks = project_head_chunks(vid, kernel, angles.video, heads, finish)
+    return attend_by_heads(attention, chunks, text, layout)
+
+
+def of_partition(arrays: Any, shifted: Int[Array, ""] | int) -> Any:
+    """What a plan's arrays, whose axis 1 counts partitions, say of one of them."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, shifted, axis=1, keepdims=False), arrays
+    )
+
+
+def _project(x: Float[Array, "b n d"], angles: Array | None, branch: Branch) -> QKV:
+    """Queries, keys and values of all heads."""
+    with jax.named_scope("qkv"):
+        projected = x @ branch.qkv_kernel()
+    return _heads(projected, angles, branch)
+
+
+def _heads(projected: Float[Array, "b n i"], angles: Array | None, branch: Branch) -> QKV:
+    """Some heads' queries and keys, normalised and rotated, and values, in the compute dtype."""
+    with jax.named_scope("qk_norm"):
+        q, k, v = branch.qkv_heads(projected)
+    with jax.named_scope("rope"):
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        return q.astype(branch.dtype), k.astype(branch.dtype), v.astype(branch.dtype)
+
+
+def _attend_in_windows(
+    vid: QKV, txt: QKV, layout: Layout, *, scale: float, implementation: str | None
+) -> Float[Array, "b s a p"]:
+    """Attention in windows over video and text, as attention rows."""
+    with jax.named_scope("to_windows"):
+        rows = [to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True)]
+    with jax.named_scope("attention"):
+        return varlen_attention(
+            *rows, layout.cu_seqlens, scale=scale, implementation=implementation
+        )
+
+
+def _mean_text(
+    rows: Float[Array, "b s a p"], layout: Layout
+) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+    """What each stored token and each text token receives: text the mean over its windows."""
+    with jax.named_scope("from_windows"):
+        video, text = from_windows(rows, layout)
+        weight = layout.text_weight.max(axis=2)  # of one window, the same for all of a sample
+        weights = jnp.repeat(weight, text.shape[1] // weight.shape[1], axis=1)
+        return video, (text * weights[..., None, None]).astype(rows.dtype)

@@ -1,0 +1,82 @@
+"""The weights of one kind of token in a block, and everything of a block but attention itself.
+
+A branch updates its tokens twice: x + gate * out(Attn(in(rms(x)))) and x + gate * MLP(in(rms(x))).
+``in`` scales and shifts by the timestep's modulation and learned vectors, and so is ``gate`` made.
+
+Invariant: everything here is per token, so a token that is not stored costs nothing.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import Array
+
+from skipsr_jax.models.dit.config import DiTConfig
+from skipsr_jax.models.dit.mlp import MLP, GatedMLP
+from skipsr_jax.models.dit.modulation import Modulation, modulate
+from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
+from skipsr_jax.parallel.sequence import QKV
+from skipsr_jax.types import Bool, DType, Float
+
+
+class Branch(nnx.Module):
+    """The weights that one kind of token (video, text, or both) has in a block."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+        d, inner = config.width, config.heads * config.head_dim
+
+        def vector(mean: float) -> nnx.Param:
+            noise = jax.random.normal(rngs.params(), (d,), param_dtype) * d**-0.5
+            return nnx.Param(mean + noise)
+
+        self.attn_shift, self.attn_scale, self.attn_gate = vector(0.0), vector(1.0), vector(0.0)
+        self.mlp_shift, self.mlp_scale, self.mlp_gate = vector(0.0), vector(1.0), vector(0.0)
+        self.qkv = linear(
+            d, 3 * inner, rngs=rngs, dtype=dtype, param_dtype=param_dtype, use_bias=False
+        )
+        norm = functools.partial(RMSNorm, config.head_dim, config.norm_eps, unfused=True)
+        self.norm_q, self.norm_k = norm(param_dtype=param_dtype), norm(param_dtype=param_dtype)
+        self.proj_out = linear(inner, d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        mlp = GatedMLP if config.gated_mlp else MLP
+        self.mlp = mlp(d, config.expand_ratio, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.heads, self.head_dim = config.heads, config.head_dim
+        self.eps, self.dtype = config.norm_eps, dtype
+
+    def attention_input(
+        self, x: Float[Array, "b n d"], m: Modulation, modulated: Bool[Array, ""]
+    ) -> Float[Array, "b n d"]:
+        """What the projection to heads receives: x normalised, and modulated where asked."""
+        normed = rms_normalize(x, self.eps)
+        shifted = modulate(normed, m, self.attn_shift, self.attn_scale)
+        return jnp.where(modulated, shifted, normed).astype(self.qkv.dtype)
+
+    def qkv_kernel(self) -> Float[Array, "d i"]:
+        """The kernel of the projection to queries, keys and values of all heads."""
+        return self.qkv.kernel[...].astype(self.qkv.dtype)
+
+    def qkv_heads(self, projected: Float[Array, "b n i"]) -> QKV:
+        """Queries and keys (normalised per head, float32) and values, from their projection."""
+        pattern = "b n (three a p) -> three b n a p"
+        q, k, v = rearrange(projected, pattern, three=3, p=self.norm_q.scale.shape[-1])
+        return self.norm_q(q), self.norm_k(k), v
+
+    def add_attention(
+        self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"], m: Modulation
+    ) -> Float[Array, "b n d"]:
+        """x after the residual update of attention, from the heads' results."""
+        update = self.proj_out(rearrange(heads, "b n a p -> b n (a p)"))
+        return _gated_add(x, update, m, self.attn_gate)
+
+    def add_mlp(self, x: Float[Array, "b n d"], m: Modulation) -> Float[Array, "b n d"]:
+        """x after the residual update of the MLP."""
+        mlp_input = modulate(rms_normalize(x, self.eps), m, self.mlp_shift, self.mlp_scale)
+        return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)
+
+
+def _gated_add(x: Array, update: Array, m: Modulation, gate: nnx.Param) -> Array:
+    gates = m.gate + gate[...].astype(jnp.float32)
+    return (x.astype(jnp.float32) + update.astype(jnp.float32) * gates).astype(x.dtype)
