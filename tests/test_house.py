@@ -64,6 +64,7 @@ TESTED_IN = {
     "data/degradation/levels.py": "data/degradation/test_realworld.py",
     "data/oracle.py": "data/test_dataset.py",
     "data/packing.py": "data/test_dataset.py",
+    "data/sample.py": "data/test_dataset.py",
     "inference/model.py": "inference/test_pipeline.py",
     "inference/report.py": "inference/test_outputs.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",

@@ -1,181 +1,38 @@
-"""Training batches: random crops of random clips, their low-quality pairs, masks and token plans.
+"""The training dataset: an endless sequence of batches, by index, made by processes or threads.
 
 Two kinds of batch alternate in a stated ratio: clips of ``frames`` frames and single pictures. Each
 kind has one shape, so each is one compiled program. Or there is one kind, whose sequences hold
 clips and pictures of several stated shapes together (Dehghani et al. 2023, NaViT): again one
-program. Everything random is a function of (seed, index): the same batches come with any number of
-workers, and after a resume from the iterator's state. Samples are windows of clips
-(skipsr_jax.data.crops), flipped in width half of the time; pictures also serve as clips
-(``pan_share``).
+program. Pictures also serve as clips (``pan_share``). Everything random is a function of (seed,
+index): the same batches come with any number of workers, and after a resume from the iterator's
+state.
 
-``skipsr_jax.data.batch.Batch`` says what a batch holds.
+`skipsr_jax.data.sample` makes a sample, and `skipsr_jax.data.batch.Batch` says what a batch holds.
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 from absl import flags
 
-from skipsr_jax.data.batch import Batch
-from skipsr_jax.data.crops import ClipShape, random_crop, soft_crop
-from skipsr_jax.data.degradation.degrade import Degradation, degraded, low_quality
-from skipsr_jax.data.degradation.levels import RealWorld
-from skipsr_jax.data.oracle import oracle_error, oracle_mask
-from skipsr_jax.data.packing import Packing, bucket_of, drop_tokens
+from skipsr_jax.data.batch import collate
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.packing import bucket_of
+from skipsr_jax.data.sample import Recipe, make_sample
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, imports_of_extra
-from skipsr_jax.tokens.buckets import Bucket
-from skipsr_jax.tokens.criterion import needs_refinement
-from skipsr_jax.tokens.plan import TokenPlan, build_plan, stack_plans
-from skipsr_jax.types import Bool, Float, HostArray, UInt8
 
 with imports_of_extra("train"):
     import grain
 
 
-class Sample(NamedTuple):
-    """One sample of a batch: entries as in Batch, without the axis of samples.
-
-    ``keep``: the tokens that run, bool (t, r, q); None where the batch has no plan.
-    """
-
-    hr: UInt8[HostArray, "f h w 3"]
-    lr: UInt8[HostArray, "f h2 w2 3"]
-    error: Float[HostArray, "t r q"] | None = None
-    mask: Bool[HostArray, "t r q"] | None = None
-    keep: Bool[HostArray, "t r q"] | None = None
-    negative: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a training sample is; see the module's first lines.
-
-    ``degradation`` makes the low-quality pair; the mask follows it when it is real-world.
-    ``soft_share``: share of the samples whose truth is enlarged, up to ``SOFTEST`` times.
-    ``mixed``: the shapes that share each sequence; ``video`` and ``image`` are not used then.
-    """
-
-    video: ClipShape
-    image: ClipShape | None
-    image_share: float = 0.0
-    pan_share: float = 0.3
-    soft_share: float = 0.0
-    scale: int = 4
-    degradation: Degradation = "area"
-    masks: bool = True
-    packing: Packing | None = None
-    cache: str | None = None
-    seed: int = 0
-    mixed: tuple[ClipShape, ...] = ()
-
-    @property
-    def kinds(self) -> dict[str, tuple[ClipShape, ...]]:
-        """The shapes in each kind of batch, by the name of the setting that counts them."""
-        if self.mixed:
-            return {"batch": self.mixed}
-        of_pictures = {"image_batch": (self.image,)} if self.image and self.image_share else {}
-        return {"batch": (self.video,)} | of_pictures
-
-
-def _sample(source: Source, rng: np.random.Generator, shape: ClipShape, recipe: Recipe) -> Sample:
-    soft = recipe.soft_share > 0 and rng.random() < recipe.soft_share
-    frames = (soft_crop if soft else random_crop)(source, shape, rng, recipe.cache)
-    if rng.random() < 0.5:
-        frames = np.ascontiguousarray(frames[:, :, ::-1])
-    small = degraded(frames, recipe.scale, recipe.degradation, rng)
-    sample = Sample(frames, small)
-    if recipe.masks:
-        real = isinstance(recipe.degradation, RealWorld)
-        error = oracle_error(frames, recipe.scale, small=small if real else None)
-        sample = sample._replace(error=error, mask=needs_refinement(error))
-    if recipe.packing is not None:
-        keep = drop_tokens(sample.mask, recipe.packing, rng)
-        negative = bool(rng.random() < recipe.packing.negative_share)
-        sample = sample._replace(keep=keep, negative=negative)
-    return sample
-
-
-def _collate(groups: Sequence[Sequence[Sample]], bucket: Bucket | None, recipe: Recipe) -> Batch:
-    """A batch of these samples, those of one shape in each group."""
-
-    def stacked(name: str) -> tuple[HostArray, ...] | None:
-        if getattr(groups[0][0], name) is None:
-            return None
-        return tuple(np.stack([getattr(sample, name) for sample in group]) for group in groups)
-
-    batch = Batch(**{name: stacked(name) for name in ("hr", "lr", "error", "mask")})
-    packing = recipe.packing
-    if packing is None:
-        return batch
-    number = sum(len(samples) for samples in groups) // packing.samples
-    packs: list[list[Sample]] = [[] for _ in range(number)]
-    for samples in groups:
-        for index, sample in enumerate(samples):
-            packs[index * number // len(samples)].append(sample)
-    slots = max(packing.text_lengths)
-
-    def plans(negative: Bool[HostArray, "b k"]) -> TokenPlan:
-        lengths = np.where(negative, packing.text_lengths[1], packing.text_lengths[0])
-        return stack_plans(
-            [
-                build_plan([sample.keep for sample in pack], texts.tolist(), bucket, slots)
-                for pack, texts in zip(packs, lengths, strict=True)
-            ]
-        )
-
-    negative = np.array([[sample.negative for sample in pack] for pack in packs])
-    batch = batch._replace(negative=negative, plan=plans(negative))
-    return batch._replace(negative_plan=plans(np.ones_like(negative))) if packing.guided else batch
-
-
-def with_masks(batch: Batch, scale: int) -> Batch:
-    """The batch with Eq. 1's masks on the truth, if it has none yet."""
-    if batch.mask is not None:
-        return batch
-    masks = tuple(np.stack([oracle_mask(clip, scale) for clip in clips]) for clips in batch.hr)
-    return batch._replace(mask=masks)
-
-
-def plain_batch(
-    clips: Sequence[UInt8[HostArray, "f h w 3"]], recipe: Recipe, dense: bool = False
-) -> Batch:
-    """These clips of one shape with nothing drawn at random: for measures that repeat.
-
-    Area downsampling, positive texts, Eq. 1's masks on the truth; everything kept if ``dense``.
-    Each clip has a sequence of its own. The bucket is the same in both cases.
-    """
-    samples: list[Sample] = []
-    for clip in clips:
-        mask = oracle_mask(clip, recipe.scale)
-        mask = np.ones_like(mask) if dense else mask
-        keep = mask if mask.any() else _first_only(mask)
-        samples.append(Sample(clip, low_quality(clip, recipe.scale), mask=mask, keep=keep))
-    bucket = None
-    if recipe.packing is not None:
-        alone = dataclasses.replace(recipe.packing, samples=1, kept_share=1.0)
-        recipe = dataclasses.replace(recipe, packing=alone)
-        bucket = bucket_of([ClipShape(1, *clips[0].shape[:3])], alone)
-    return _collate([samples], bucket, recipe)
-
-
-def _first_only(mask: Bool[HostArray, "t r c"]) -> Bool[HostArray, "t r c"]:
-    """One patch, because a plan has to have one."""
-    only = np.zeros_like(mask)
-    only.flat[0] = True
-    return only
-
-
 Found = Sequence[tuple[float, Sequence[Source]]]
-"""Where the samples of a shape come from: (share of the samples, sources)."""
+"""Where the samples of a shape come from: (fraction of the samples, sources)."""
 
 
 def _samples(number: int, shape: ClipShape, found: Found, recipe: Recipe) -> grain.MapDataset:
-    """Endless samples of one shape, the batch's shape ``number``, each shape with its own luck."""
+    """Endless samples of one shape, the batch's shape ``number``, seeded by that number too."""
     seed = recipe.seed + 1000 * number
     datasets = [
         grain.MapDataset.source(list(sources)).seed(seed + i).shuffle().repeat()
@@ -183,7 +40,7 @@ def _samples(number: int, shape: ClipShape, found: Found, recipe: Recipe) -> gra
     ]
     mixed = grain.MapDataset.mix(datasets, [share for share, _ in found])
     return mixed.seed(seed + 7 * shape.frames).random_map(
-        functools.partial(_sample, shape=shape, recipe=recipe)
+        functools.partial(make_sample, shape=shape, recipe=recipe)
     )
 
 
@@ -209,13 +66,14 @@ def _kind(
         for number, (shape, of_shape) in enumerate(zip(shapes, found, strict=True))
     ]
     bucket = None if packing is None else bucket_of(shapes, packing)
-    collate = functools.partial(_collate, bucket=bucket, recipe=recipe)
+    to_batch = functools.partial(collate, bucket=bucket, recipe=recipe)
     endless = min(len(group) for group in groups)
     together = grain.experimental.ZipMapDataset([group[:endless] for group in groups])
-    return together.map(collate)[index::count]
+    return together.map(to_batch)[index::count]
 
 
-def _that_hold(sources: Sequence[Source], shape: ClipShape, frames: int) -> list[Source]:
+def _large_enough(sources: Sequence[Source], shape: ClipShape, frames: int) -> list[Source]:
+    """The sources that have so many frames within a shot, and the size of the shape at least."""
     fit = [
         s
         for s in sources
@@ -229,47 +87,54 @@ def _that_hold(sources: Sequence[Source], shape: ClipShape, frames: int) -> list
     return fit
 
 
+def _clips_for(shape: ClipShape, sources: Sequence[Source], recipe: Recipe) -> Found:
+    """Where clips of this shape come from: videos, and pans over pictures."""
+    pictures = [s for s in sources if s.kind == "image"]
+    videos = [s for s in sources if s.kind != "image"]
+    groups = [(1 - recipe.pan_share, _large_enough(videos, shape, shape.frames))]
+    if recipe.pan_share:
+        groups.append((recipe.pan_share, _large_enough(pictures, shape, 1)))
+    groups = [(fraction, fit) for fraction, fit in groups if fit and fraction > 0]
+    if not groups:
+        raise UserError(
+            f"none of {len(videos)} videos and {len(pictures)} pictures holds {shape.frames} "
+            f"frames of {shape.height} x {shape.width}: lower the crop or add data"
+        )
+    return groups
+
+
+def _pictures_for(shape: ClipShape, sources: Sequence[Source], wanted_by: str) -> Found:
+    """Where single pictures of this shape come from; ``wanted_by``: the setting that asks."""
+    pictures = [s for s in sources if s.kind == "image"]
+    fit = _large_enough(pictures, shape, 1)
+    if not fit:
+        raise UserError(
+            f"{wanted_by}, but none of {len(pictures)} pictures holds "
+            f"{shape.height} x {shape.width}: lower the crop or add pictures"
+        )
+    return [(1.0, fit)]
+
+
 def batches(
     sources: Sequence[Source], recipe: Recipe, hosts: tuple[int, int] = (0, 1)
 ) -> grain.MapDataset:
-    """All batches of this host, by index. ``hosts`` = (this host, number of hosts).
+    """Returns all batches of this host, by index. ``hosts`` = (this host, number of hosts).
 
-    Raises UserError when no clip is large and long enough for a kind of batch.
+    Raises UserError when no clip is large and long enough for a kind of batch, or a batch does not
+    divide over hosts and sequences.
     """
-    pictures = [s for s in sources if s.kind == "image"]
-    videos = [s for s in sources if s.kind != "image"]
-
-    def of_clips(shape: ClipShape) -> Found:
-        groups = [(1 - recipe.pan_share, _that_hold(videos, shape, shape.frames))]
-        if recipe.pan_share:
-            groups.append((recipe.pan_share, _that_hold(pictures, shape, 1)))
-        groups = [(share, fit) for share, fit in groups if fit and share > 0]
-        if not groups:
-            raise UserError(
-                f"none of {len(videos)} videos and {len(pictures)} pictures holds {shape.frames} "
-                f"frames of {shape.height} x {shape.width}: lower the crop or add data"
-            )
-        return groups
-
-    def of_pictures(shape: ClipShape, wanted_by: str) -> Found:
-        fit = _that_hold(pictures, shape, 1)
-        if not fit:
-            raise UserError(
-                f"{wanted_by}, but none of {len(pictures)} pictures holds "
-                f"{shape.height} x {shape.width}: lower the crop or add pictures"
-            )
-        return [(1.0, fit)]
-
     if recipe.mixed:
         found = [
-            of_pictures(shape, "data.pack has pictures") if shape.frames == 1 else of_clips(shape)
+            _pictures_for(shape, sources, "data.pack has pictures")
+            if shape.frames == 1
+            else _clips_for(shape, sources, recipe)
             for shape in recipe.mixed
         ]
         return _kind(recipe.mixed, found, recipe, hosts)
-    kinds = [_kind([recipe.video], [of_clips(recipe.video)], recipe, hosts)]
+    kinds = [_kind([recipe.video], [_clips_for(recipe.video, sources, recipe)], recipe, hosts)]
     weights = [1 - recipe.image_share]
     if recipe.image is not None and recipe.image_share > 0:
-        found = of_pictures(recipe.image, f"image_share is {recipe.image_share}")
+        found = _pictures_for(recipe.image, sources, f"image_share is {recipe.image_share}")
         kinds.append(_kind([recipe.image], [found], recipe, hosts))
         weights.append(recipe.image_share)
     if weights[0] <= 0:
@@ -280,9 +145,9 @@ def batches(
 def iterate(
     dataset: grain.MapDataset, workers: int, start: int = 0, threads: int = 4
 ) -> grain.DatasetIterator:
-    """Batches ``start``, ``start + 1``, ... in order.
+    """Returns an iterator of batches ``start``, ``start + 1``, ... in order.
 
-    They are prepared ahead by ``workers`` processes (0: by ``threads`` threads here).
+    They are prefetched by ``workers`` processes (0: by ``threads`` threads of this process).
 
     A batch depends on its number alone, so the number is all that a resumed run needs to know, with
     other workers and other hosts too.

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from skipsr_jax.data.dataset import batches, plain_batch
+from skipsr_jax.data.batch import plain_batch
+from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.reading import read
 from skipsr_jax.errors import UserError

@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from skipsr_jax.data.batch import Batch
-from skipsr_jax.data.dataset import with_masks
+from skipsr_jax.data.batch import Batch, with_masks
 from skipsr_jax.geometry import PATCH_FRAMES
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.resize import upscale

@@ -13,8 +13,8 @@ from jax import Array
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
-from skipsr_jax.data.dataset import Recipe
 from skipsr_jax.data.packing import Packing
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Buffer, Params, flatten
 from skipsr_jax.training.settings import Settings

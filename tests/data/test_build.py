@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from skipsr_jax.data.build import build, main
-from skipsr_jax.data.dataset import ClipShape, Recipe, batches
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.reading import read
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.errors import UserError
 
 

@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 
 from skipsr_jax.data.crops import ClipShape
-from skipsr_jax.data.dataset import Recipe, batches, iterate
+from skipsr_jax.data.dataset import batches, iterate
 from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.data.degradation.levels import RealWorld
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.oracle import oracle_mask
 from skipsr_jax.data.packing import Packing, bucket_of
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.resize import area_down, resize
 from skipsr_jax.tokens.criterion import TAU, patch_mse

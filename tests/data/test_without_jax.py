@@ -29,7 +29,8 @@ for room in ("skipsr_jax.media", "skipsr_jax.data"):
 MAKE_A_BATCH = """
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.crops import ClipShape
-from skipsr_jax.data.dataset import Recipe, batches, iterate
+from skipsr_jax.data.dataset import batches, iterate
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.data.packing import Packing
 
 packing = Packing(samples=2, guided=True)

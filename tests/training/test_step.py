@@ -8,8 +8,8 @@ import pytest
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
-from skipsr_jax.data.dataset import Recipe
 from skipsr_jax.data.packing import Packing
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards, packs
 from skipsr_jax.training.optimizer import transformation
 from skipsr_jax.training.settings import Optimizer

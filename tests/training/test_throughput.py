@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from skipsr_jax.data.batch import Batch
-from skipsr_jax.data.dataset import ClipShape, Recipe
+from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.tokens.plan import build_plan
 from skipsr_jax.training import throughput
 from skipsr_jax.training.stage import Stage

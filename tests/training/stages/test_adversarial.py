@@ -12,9 +12,10 @@ from small_training import QUICK, write_pictures
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
-from skipsr_jax.data.dataset import Recipe, batches
+from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.packing import Packing
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import abstract, flatten, to_dict
 from skipsr_jax.models.vae import VAE
