@@ -50,10 +50,9 @@ from benchmarks.models import (
 from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
+from skipsr_jax.inference.background import prefetch
 from skipsr_jax.inference.model import Model
-from skipsr_jax.inference.outputs import quantise
-from skipsr_jax.inference.pipeline import upscale_frames
-from skipsr_jax.inference.prefetch import prefetch
+from skipsr_jax.inference.pipeline import quantise, upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
@@ -137,10 +136,10 @@ def run_once(
     frames: HostArray, target: tuple[int, int], programs: Programs, settings: Settings
 ) -> dict[str, float]:
     """Upscales a clip once; returns the seconds of each stage and in total."""
-    report = Report("", len(frames), show=False)
+    report = Report()
     began, count = time.perf_counter(), 0
     for pixels, _ in prefetch(upscale_frames(iter(frames), target, programs, settings, report), 8):
-        quantise(pixels, 8)
+        quantise(pixels, np.uint8)
         count += 1
     total = time.perf_counter() - began
     if count != len(frames):

@@ -25,9 +25,9 @@ from skipsr_jax import commandline
 from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.quality import Row, header, line, means, row
-from skipsr_jax.inference.masks import from_input
+from skipsr_jax.inference.masks import from_input, keep_mask
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
+from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, from_config
@@ -61,7 +61,7 @@ def read_truth(path: os.PathLike, limit: int) -> np.ndarray:
 
 def run(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
     """Upscales a clip; returns its frames in [0, 1] and the keep mask."""
-    report = Report("", len(low), show=False)
+    report = Report()
     pairs = list(upscale_frames(iter(low), target, programs, settings, report))
     keep = np.stack([mask for _, mask in pairs])
     return np.stack([frame for frame, _ in pairs]), keep[[0, *range(1, len(keep), 4)]]

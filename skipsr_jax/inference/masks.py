@@ -1,24 +1,33 @@
-"""Where the keep mask of a chunk comes from: one function per source.
+"""Makes the keep mask of a chunk. ``keep_mask`` chooses the source, with one function per source.
 
-True marks a patch that runs. All functions work on the host; the predictor's logits are all that
-crosses from the device (a few kB). Sources: ``predictor`` (paper section 4.2, on the latent, or on
-the input frames where the checkpoint has a predictor in pixel space), ``oracle`` (Eq. 1 on
-the true high-resolution frames), ``input`` (Eq. 1's idea on the input itself, no training needed)
-and ``none`` (everything runs).
+True marks a patch that runs. All functions work on the host; only the predictor's logits are
+downloaded from the device (a few kB). Sources: ``predictor`` (paper section 4.2, on the latent, or
+on the input frames where the checkpoint has a predictor in pixel space), ``oracle`` (Eq. 1 on the
+true high-resolution frames), ``input`` (Eq. 1's idea on the input itself, no training needed) and
+``none`` (every patch runs). A new source takes a function here, a branch in ``keep_mask`` and a
+name in ``settings.MASK_SOURCES``.
 """
 
 import numpy as np
+from jax import Array
 
 from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS, pad_frames, pad_space, token_grid
+from skipsr_jax.inference.programs import Programs
+from skipsr_jax.inference.settings import Mask
 from skipsr_jax.media.resize import area_down, resize
 from skipsr_jax.models.predictor import LOW_RES_PATCH_PIXELS
-from skipsr_jax.tokens.criterion import needs_refinement, patch_mse
+from skipsr_jax.tokens.criterion import dilate, needs_refinement, patch_mse
 from skipsr_jax.types import Bool, Float, HostArray
 
 EQ1_FACTOR = 4
-"""D and U of Eq. 1 go down and up by this factor."""
+"""The operators D and U of Eq. 1 downsample and upsample by this factor."""
 INPUT_FACTOR = 2
 """The same for the ``input`` source, whose pixels have lost the finest octaves already."""
+
+
+def to_unit_range(frames: HostArray) -> Float[HostArray, "f h w 3"]:
+    """uint8 or uint16 on their full scale -> float32 in [0, 1]."""
+    return frames.astype(np.float32) * np.float32(1 / np.iinfo(frames.dtype).max)
 
 
 def dense(grid: tuple[int, int, int]) -> Bool[HostArray, "t r q"]:
@@ -51,12 +60,12 @@ def _cover(patches: int, pixels: int, target: int) -> Float[HostArray, "patches 
     edges = np.minimum(np.arange(patches + 1) * PATCH_PIXELS, target) * (pixels / target)
     low, high = edges[:-1, None], edges[1:, None]
     at = np.arange(pixels)
-    shares = np.clip(np.minimum(at + 1, high) - np.maximum(at, low), 0, None)
-    return (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+    overlap = np.clip(np.minimum(at + 1, high) - np.maximum(at, low), 0, None)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _working_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """The size at which the input is judged: its own, but at most a quarter of the target."""
+    """The size at which the input is looked at: its own, but at most a quarter of the target."""
     quarter = tuple(max(1, round(side / EQ1_FACTOR)) for side in target)
     return min(size[0], quarter[0]), min(size[1], quarter[1])
 
@@ -64,22 +73,22 @@ def _working_size(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, 
 def predictor_frames(
     frames: Float[HostArray, "f h w 3"], target: tuple[int, int]
 ) -> Float[HostArray, "f2 h2 w2 3"]:
-    """The input as the pixel-space predictor sees it: 4k + 1 frames in multiples of 4 pixels.
+    """The input as the pixel-space predictor takes it: 4k + 1 frames in multiples of 4 pixels.
 
     An input larger than a quarter of the target is first area-reduced to that; a smaller one is
     taken as it is. The last frame, row and column are repeated.
     """
     frames = pad_frames(resize(frames, _working_size(frames.shape[1:3], target), "area"))
-    height, width = (side + -side % LOW_RES_PATCH_PIXELS for side in frames.shape[1:3])
-    grow = ((0, 0), (0, height - frames.shape[1]), (0, width - frames.shape[2]), (0, 0))
-    return np.pad(frames, grow, mode="edge")
+    return pad_space(frames, LOW_RES_PATCH_PIXELS)
 
 
 def on_token_grid(
-    logits: Float[HostArray, "t v u"], size: tuple[int, int], target: tuple[int, int]
+    logits: Float[HostArray, "t h w"], size: tuple[int, int], target: tuple[int, int]
 ) -> Float[HostArray, "t r q"]:
-    """The pixel-space predictor's logits, one for 4 x 4 pixels of ``predictor_frames``, on the
-    patches of the target: each takes the one in which its middle lies. The same at a scale of 4.
+    """The pixel-space predictor's logits, brought to the token grid of the target.
+
+    The predictor gives one logit for 4 x 4 pixels of ``predictor_frames``. Each patch of the target
+    takes the one in which its middle lies; at a scale of 4 the two grids are the same.
 
     Args:
       logits: of ``predictor_frames`` of an input of ``size``.
@@ -90,8 +99,8 @@ def on_token_grid(
     for axis in (0, 1):
         patches = token_grid(1, *target)[1 + axis]
         middle = (np.arange(patches) + 0.5) * PATCH_PIXELS * working[axis] / target[axis]
-        place = np.minimum(middle // LOW_RES_PATCH_PIXELS, logits.shape[1 + axis] - 1)
-        logits = np.take(logits, place.astype(int), axis=1 + axis)
+        index = np.minimum(middle // LOW_RES_PATCH_PIXELS, logits.shape[1 + axis] - 1)
+        logits = np.take(logits, index.astype(int), axis=1 + axis)
     return logits
 
 
@@ -108,10 +117,9 @@ def input_mse(
     count, height, width, _ = frames.shape
     working = _working_size((height, width), target)
     frames = resize(frames, working, "area")
-    even = [side + side % INPUT_FACTOR for side in working]
-    grow = ((0, 0), (0, even[0] - working[0]), (0, even[1] - working[1]), (0, 0))
-    squared = np.pad(frames, grow, mode="edge")
-    squared = squared - resize(area_down(squared, INPUT_FACTOR), tuple(even), "bilinear")
+    padded = pad_space(frames, INPUT_FACTOR)
+    rebuilt = resize(area_down(padded, INPUT_FACTOR), padded.shape[1:3], "bilinear")
+    squared = padded - rebuilt
     squared = np.square(squared[:, : working[0], : working[1]]).mean(axis=-1)
 
     _, rows, columns = token_grid(count, *target)
@@ -127,3 +135,50 @@ def from_input(
 ) -> Bool[HostArray, "t r q"]:
     """Patches whose ``input_mse`` lies above ``tau``."""
     return needs_refinement(input_mse(frames, target), tau)
+
+
+def from_predictor(
+    programs: Programs,
+    latent: Float[Array, "1 t h w c"] | None,
+    frames: HostArray,
+    target: tuple[int, int],
+    probability: float,
+) -> Bool[HostArray, "t r q"]:
+    """Patches that the model's predictor finds in the latent, or in the input's pixels."""
+    if programs.masks_from_pixels:
+        inputs = predictor_frames(to_unit_range(frames), target)[None]
+        logits = np.asarray(programs.mask_logits(inputs), np.float32)[0]
+        logits = on_token_grid(logits, frames.shape[1:3], target)
+    else:
+        logits = np.asarray(programs.mask_logits(latent), np.float32)[0]
+    return from_logits(logits, probability)
+
+
+def keep_mask(
+    mask: Mask,
+    programs: Programs,
+    latent: Float[Array, "1 t h w c"] | None,
+    frames: HostArray,
+    truth: HostArray | None,
+    target: tuple[int, int],
+) -> Bool[HostArray, "t r q"]:
+    """Which patches of a chunk run.
+
+    Args:
+      mask: the source and its threshold.
+      programs: of a model with a predictor, for source ``predictor``.
+      latent: of the low-quality input, for a predictor on latents; else None.
+      frames: the input before upscaling, (f, h, w, 3) uint8 or uint16.
+      truth: the true frames at the target size, for source ``oracle``; else None.
+      target: (height, width) in pixels.
+    """
+    match mask.source:
+        case "predictor":
+            keep = from_predictor(programs, latent, frames, target, mask.probability)
+        case "input":
+            keep = from_input(to_unit_range(frames), target, mask.input_tau)
+        case "oracle":
+            keep = from_reference(to_unit_range(truth), mask.oracle_tau)
+        case _:
+            keep = dense(token_grid(len(frames), *target))
+    return dilate(keep, mask.dilate)

@@ -49,6 +49,11 @@ class Model:
     params: Params
     mesh: Mesh | None = None
 
+    @property
+    def devices(self) -> int:
+        """How many devices share each clip."""
+        return 1 if self.mesh is None else self.mesh.size
+
 
 def compute_dtype(name: str) -> Any:
     """The dtype of a name; auto: bfloat16 on accelerators, float32 on CPU."""

@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Sequence
 from types import TracebackType
 
-import numpy as np
-
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.encoding import Encoding
@@ -26,7 +24,7 @@ from skipsr_jax.media.video_writer import (
     VideoWriter,
     check_video_output,
 )
-from skipsr_jax.types import Float, HostArray
+from skipsr_jax.types import HostArray
 
 DEFAULT_FOLDER = "outputs"
 
@@ -143,9 +141,3 @@ def open_writer(
     return VideoWriter(
         path, height=height, width=width, source=media, encoding=encoding, overwrite=overwrite
     )
-
-
-def quantise(frame: Float[HostArray, "h w 3"], bit_depth: int) -> HostArray:
-    """Pixels in [0, 1] as uint8 for 8-bit sources, else uint16 on the full scale."""
-    kind = np.uint8 if bit_depth == 8 else np.uint16
-    return np.rint(frame * np.float32(np.iinfo(kind).max)).astype(kind)

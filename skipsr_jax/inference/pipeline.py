@@ -1,11 +1,12 @@
-"""The way of the data, from the frames of a clip to the frames of its upscaled version.
+"""The path of the data, from the frames of a clip to the frames of its upscaled version.
 
     frames -> upscale to target size -> pad to 4n + 1 and 16, [-1, 1] -> encode -> keep mask
            -> kept tokens through the transformer -> compose -> decode -> colour fix -> pixels of
            skipped patches from the input -> crop and trim -> frames
 
-Long clips run in overlapping chunks. Invariants: as many frames come out as go in, each of the
-target size; the result is a function of (frames, model, settings), the seed included.
+Each arrow is one function with arrays in and arrays out; ``_upscale_chunk`` calls them in this
+order. Long clips run in overlapping chunks. Invariants: as many frames come out as go in, each of
+the target size; the result is a function of (frames, model, settings), the seed included.
 """
 
 import dataclasses
@@ -19,71 +20,89 @@ import numpy as np
 from jax import Array
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.geometry import (
-    PATCH_FRAMES,
-    pad_frames,
-    padded_count,
-    padded_size,
-    spans,
-    token_grid,
-)
-from skipsr_jax.inference import masks
-from skipsr_jax.inference.chunks import OutputFrame, joined, overlapping
+from skipsr_jax.geometry import pad_frames, patch_of_frame, token_grid
+from skipsr_jax.inference.chunks import OutputFrame, cross_fade, overlapping
+from skipsr_jax.inference.coder import Coder, CodingPlan
+from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import Mask, Settings
-from skipsr_jax.inference.sparse_coding import Coding, check_sparse, may_be_sparse
+from skipsr_jax.inference.settings import Pixels, Settings
+from skipsr_jax.inference.sparse_coding import CodingChoice, check_sparse
 from skipsr_jax.inference.upscaled_input import UpscaledInput
-from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.pixels.colour_fix import fix_colour
 from skipsr_jax.pixels.compose import compose_pixels
-from skipsr_jax.tokens.blocks import Blocks
-from skipsr_jax.tokens.criterion import dilate
-from skipsr_jax.types import Bool, Float, HostArray
+from skipsr_jax.types import Bool, DType, Float, HostArray
 
 
 @dataclasses.dataclass(frozen=True)
-class _Noise:
-    """All the noise of a chunk, each shaped as its latent."""
+class Noise:
+    """All the noise of a chunk, each array shaped as its latent."""
 
-    posterior: Float[Array, "1 t v u c"]
-    start: Float[Array, "1 t v u c"]
-    condition: Float[Array, "1 t v u c"]
+    posterior: Float[Array, "1 t h w c"]
+    start: Float[Array, "1 t h w c"]
+    condition: Float[Array, "1 t h w c"]
 
 
-def _draw_noise(seed: int, chunk: int, grid: tuple[int, int, int], channels: int) -> _Noise:
-    """Standard normal numbers that depend on seed, chunk number and shape alone."""
-    shape = (1, grid[0], 2 * grid[1], 2 * grid[2], channels)
+def draw_noise(seed: int, chunk: int, shape: tuple[int, ...]) -> Noise:
+    """Standard normal numbers that depend on the seed, the chunk's number and the shape alone."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 3)
-    return _Noise(*(jax.random.normal(key, shape, jnp.float32) for key in keys))
+    return Noise(*(jax.random.normal(key, shape, jnp.float32) for key in keys))
 
 
-def _unit(frames: HostArray) -> HostArray:
-    """uint8 or uint16 -> float32 in [0, 1]."""
-    return frames.astype(np.float32) * np.float32(1 / np.iinfo(frames.dtype).max)
-
-
-@functools.partial(jax.jit, static_argnames=("size", "colour", "keep_skipped", "feather"))
-def _finish(
-    decoded: Float[Array, "1 s h w 3"],
-    upscaled: Float[Array, "1 s h w 3"],
-    keep: Bool[Array, "s r q"],
+@functools.partial(jax.jit, static_argnames=("size", "pixels"))
+def _composite(
+    decoded: Float[Array, "1 f h w 3"],
+    upscaled: Float[Array, "1 f h w 3"],
+    keep: Bool[Array, "f r q"],
     size: tuple[int, int],
-    colour: str,
-    keep_skipped: bool,
-    feather: int,
-) -> Float[Array, "s h2 w2 3"]:
-    """Decoded frames in [-1, 1] -> shown pixels in [0, 1], cropped to ``size``."""
+    pixels: Pixels,
+) -> Float[Array, "f h2 w2 3"]:
+    """Decoded frames in [-1, 1] -> the composited output in [0, 1], cropped to ``size``."""
     height, width = size
-    given = upscaled[0, :, :height, :width]
-    frames = fix_colour(0.5 * decoded[0, :, :height, :width] + 0.5, given, colour)
-    if keep_skipped:
-        frames = compose_pixels(frames, given, keep, feather)
+    reference = upscaled[0, :, :height, :width]
+    frames = fix_colour(0.5 * decoded[0, :, :height, :width] + 0.5, reference, pixels.colour)
+    if pixels.keep_skipped:
+        frames = compose_pixels(frames, reference, keep, pixels.feather)
     return jnp.clip(frames, 0, 1)
 
 
-def _to_host(slices: Iterable[Array]) -> Iterator[HostArray]:
-    """Slices of frames, downloaded while the device computes the next one."""
+def decode_and_composite(
+    coder: Coder,
+    latent: Float[Array, "1 t h w c"],
+    upscaled: UpscaledInput,
+    keep: Bool[HostArray, "t r q"],
+    plan: CodingPlan,
+    pixels: Pixels,
+) -> Iterator[Float[Array, "f h w 3"]]:
+    """The output frames of a chunk in [0, 1], at the target size, one slice after the other.
+
+    Args:
+      coder: with the decoder.
+      latent: refined.
+      upscaled: the input that skipped patches show; all of them where the plan is to decode
+        nothing.
+      keep: the mask.
+      plan: of the decoder.
+      pixels: colour fix and compositing.
+    """
+    slices = plan.slices(upscaled.count)
+    if plan.mode == "skip":
+        return map(upscaled.cropped, slices)
+    decoded = coder.decode(latent, upscaled.signed_slices(slices), plan)
+    keep = keep_of_frames(keep, slices[-1].stop)
+    return (
+        _composite(frames, upscaled.unit(part), keep[part], upscaled.target, pixels)
+        for frames, part in zip(decoded, slices, strict=True)
+    )
+
+
+def keep_of_frames(keep: Bool[HostArray, "t r q"], frames: int) -> Bool[HostArray, "f r q"]:
+    """The mask of each of the first ``frames`` frames."""
+    return keep[patch_of_frame(np.arange(frames))]
+
+
+def download(slices: Iterable[Float[Array, "f h w 3"]]) -> Iterator[Float[HostArray, "f h w 3"]]:
+    """Slices of frames on the host, each downloaded while the device computes the next one."""
     before = None
     for frames in slices:
         frames.copy_to_host_async()
@@ -94,37 +113,9 @@ def _to_host(slices: Iterable[Array]) -> Iterator[HostArray]:
         yield np.asarray(before)
 
 
-def keep_mask(
-    mask: Mask,
-    programs: Programs,
-    latent: Float[Array, "1 t v u c"] | None,
-    frames: HostArray,
-    truth: HostArray | None,
-    target: tuple[int, int],
-) -> Bool[HostArray, "t r q"]:
-    """Which patches of a chunk run.
-
-    Args:
-      mask: the source and its threshold.
-      latent: of the low-quality input, for a predictor on latents.
-      frames: the input before upscaling, (f, h, w, 3) uint8 or uint16.
-      truth: the true frames at the target size, for the oracle.
-      target: (height, width) in pixels.
-    """
-    if mask.source == "predictor":
-        pixels = programs.masks_from_pixels
-        given = masks.predictor_frames(_unit(frames), target)[None] if pixels else latent
-        logits = np.asarray(programs.mask_logits(given), np.float32)[0]
-        if pixels:
-            logits = masks.on_token_grid(logits, frames.shape[1:3], target)
-        keep = masks.from_logits(logits, mask.probability)
-    elif mask.source == "input":
-        keep = masks.from_input(_unit(frames), target, mask.input_tau)
-    elif mask.source == "oracle":
-        keep = masks.from_reference(_unit(truth), mask.oracle_tau)
-    else:
-        keep = masks.dense(token_grid(len(frames), *target))
-    return dilate(keep, mask.dilate)
+def quantise(frame: Float[HostArray, "h w 3"], dtype: DType) -> HostArray:
+    """Pixels in [0, 1] -> uint8 or uint16 on the full scale of ``dtype``, rounded to nearest."""
+    return np.rint(frame * np.float32(np.iinfo(dtype).max)).astype(dtype)
 
 
 def _upscale_chunk(
@@ -136,64 +127,54 @@ def _upscale_chunk(
     settings: Settings,
     report: Report,
 ) -> Iterator[OutputFrame]:
-    """The way of the data for one chunk, whose place in the clip is ``number``."""
-    count, overlap = len(frames), settings.chunk.overlap if number else 0
-    channels = programs.model.vae.config.latent_channels
-    noise = _draw_noise(settings.seed, number, token_grid(count, *target), channels)
-    given = UpscaledInput(pad_frames(frames), target, programs.model.mesh)
-    padded = padded_size(*target)
-    tiles = programs.tiles(padded, settings.slice_latents, settings.vae_memory_gib)
+    """The output frames of one chunk, whose index in the clip is ``number``."""
+    coder, grid = programs.coder, token_grid(len(frames), *target)
+    upscaled = UpscaledInput(pad_frames(frames), target, programs.model.mesh)
+    noise = draw_noise(settings.seed, number, coder.latent_shape(grid))
+    choice = CodingChoice(frames, upscaled.padded_size, programs, settings)
+    overlap = settings.chunk.overlap if number else 0
 
-    def slices(plan: list[Blocks] | None) -> list[slice]:
-        per_slice = settings.slice_latents if plan is None else 1
-        return spans(frame_slices(padded_count(count), per_slice))
-
-    def masked(latent: Array | None) -> Bool[HostArray, "t r q"]:
+    def make_mask(latent: Array | None) -> Bool[HostArray, "t r q"]:
         with report.stage("mask"):
             return keep_mask(settings.mask, programs, latent, frames, truth, target)
 
-    coding = Coding(frames, tiles, programs, settings)
-    ahead = may_be_sparse("encode", programs, settings)
-    keep = masked(None) if ahead else None
-    plan = coding.blocks("encode", keep) if ahead else None
+    keep = make_mask(None) if choice.needs_mask_to_encode else None
+    encoding = choice.encoding(keep)
     with report.stage("encode"):
-        signed = map(given.signed, slices(plan))
-        latent = programs.encode(signed, noise.posterior, tiles, plan)
+        slices = upscaled.signed_slices(encoding.slices(len(frames)))
+        latent = coder.encode(slices, noise.posterior, encoding)
         latent.block_until_ready()
-    report.blocks("encode", plan, token_grid(count, *target))
-    report.advance("encode", count - overlap)
-    keep = keep if ahead else masked(latent)
+    report.advance("encode", len(frames) - overlap)
+    if keep is None:
+        keep = make_mask(latent)
     with report.stage("refine"):
         refined, bucket = programs.refine(
             latent, keep, noise.start, settings.sampler, noise.condition
         )
         refined.block_until_ready()
-    report.advance("refine", count - overlap)
-    report.chunk(keep, bucket)
+    report.advance("refine", len(frames) - overlap)
+    decoding = choice.decoding(keep)
+    attention = programs.attention(bucket) if bucket else None
+    report.chunk(keep, bucket, attention, {"encode": encoding, "decode": decoding})
 
-    plan = coding.blocks("decode", keep)
-    if bucket is None and settings.pixels.keep_skipped:
-        plan = []
-    report.blocks("decode", plan, keep.shape)
-    walk = slices(plan)
-    keep = keep[(np.arange(walk[-1].stop) + PATCH_FRAMES - 1) // PATCH_FRAMES]  # of each frame
-    if plan == []:  # decoding would leave no trace
-        shown = (given.unit(part)[0, :, : target[0], : target[1]] for part in walk)
-    else:
-        after = dataclasses.asdict(settings.pixels)
-        signed = map(given.signed, walk)
-        decoded = programs.decode(refined, signed, settings.slice_latents, tiles, plan)
-        shown = (
-            _finish(pixels, given.unit(part), keep[part], target, **after)
-            for pixels, part in zip(decoded, walk, strict=True)
-        )
-    on_host = _to_host(shown)
-    for part in walk:
+    made = decode_and_composite(coder, refined, upscaled, keep, decoding, settings.pixels)
+    pixels = _timed_frames(download(made), report)
+    masks = keep_of_frames(keep, len(frames))
+    for index, frame in enumerate(itertools.islice(pixels, len(frames))):
+        report.advance("decode", int(index >= overlap))
+        yield frame, masks[index]
+
+
+def _timed_frames(
+    slices: Iterator[Float[HostArray, "f h w 3"]], report: Report
+) -> Iterator[Float[HostArray, "h w 3"]]:
+    """The single frames of slices, the making of which is counted as decoding."""
+    while True:
         with report.stage("decode"):
-            pixels = next(on_host)
-        for frame in range(part.start, min(part.stop, count)):
-            report.advance("decode", int(frame >= overlap))
-            yield pixels[frame - part.start], keep[frame]
+            frames = next(slices, None)
+        if frames is None:
+            return
+        yield from frames
 
 
 def upscale_frames(
@@ -213,8 +194,13 @@ def upscale_frames(
       settings: of the run.
       report: where the stages note their time and what was skipped.
       reference: the true frames at the target size; the oracle mask needs them.
+
+    Raises:
+      UserError: settings that the model or the devices cannot satisfy; a reference that does not
+        hold the input's frames, one for one, at the target size.
     """
     check_sparse(programs, settings)
+    report.mask_source = settings.mask.source
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))
@@ -222,15 +208,15 @@ def upscale_frames(
         truths = overlapping(reference, length, overlap)
 
     def chunks() -> Iterator[tuple[Iterator[OutputFrame], bool]]:
-        for number, (piece, last) in enumerate(inputs):
+        for number, (chunk, last) in enumerate(inputs):
             truth, _ = next(truths, (None, False))
             if reference is not None and (
-                truth is None or truth.shape[:3] != (len(piece), *target)
+                truth is None or truth.shape[:3] != (len(chunk), *target)
             ):
                 raise UserError(
                     f"config.mask.reference must hold the input's frames, one for one, at "
                     f"{target[1]}x{target[0]} pixels"
                 )
-            yield _upscale_chunk(piece, truth, target, number, programs, settings, report), last
+            yield _upscale_chunk(chunk, truth, target, number, programs, settings, report), last
 
-    return joined(chunks(), overlap)
+    return cross_fade(chunks(), overlap)

@@ -1,77 +1,95 @@
-"""What a run did and what it cost: seconds per stage, skipped patches, buckets, peak memory."""
+"""Collects how the upscaling of one clip went: the one place for it, and the lines that say it."""
 
 import contextlib
-import dataclasses
 import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from skipsr_jax.tokens.blocks import Blocks, blocks_run
+from skipsr_jax.inference.coder import CodingPlan
 from skipsr_jax.tokens.buckets import Bucket
 
-STAGES = ("read", "encode", "mask", "refine", "decode", "write")
-"""``encode`` begins with the upscaling, ``decode`` ends with the colour fix and the download.
-Reading and writing have threads of their own, so the stages' seconds add up to more than passed."""
-_SHARES = {"encode": 0.35, "refine": 0.15, "decode": 0.5}
-"""How far the bar moves at each stage; a guess at the time they take."""
+STAGES = ("read", "encode", "mask", "refine", "decode", "convert", "write", "mask picture")
+"""``encode`` begins with the upscaling, ``decode`` ends with the colour fix and the download, and
+``convert`` makes 8 or 16 bits of the pixels. Reading, the device's stages, and writing run in
+threads of their own, so the stages' seconds add up to more than passed."""
+_PROGRESS = {"encode": 0.35, "refine": 0.15, "decode": 0.5}
+"""How much of the progress each stage is; a guess at the fraction of time that it takes."""
 
 
 class Report:
-    """Collects the facts of one input and drives its progress bar (on a terminal only)."""
+    """How the upscaling of one clip went.
 
-    def __init__(self, title: str, frames: int | None, show: bool):
+    Args:
+      progress: called with the name of a stage and the frames' worth of progress that it made: 0.0
+        when it begins, and in sum the number of frames at the end. Threads call it.
+
+    Attributes:
+      seconds: of each stage.
+      frames: how many came out.
+      kept, patches: how many patches the transformer computed, of how many.
+      mask_source: where the keep masks came from.
+      buckets: in how many chunks each bucket ran.
+      attention: the attention implementations that ran; for each the faster ones that could not
+        run, with reasons.
+    """
+
+    def __init__(self, progress: Callable[[str, float], None] = lambda stage, frames: None):
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._began = time.perf_counter()
         self.kept = self.patches = self.frames = 0
+        self.mask_source = ""
         self.buckets: dict[Bucket, int] = {}
-        self._blocks: dict[str, tuple[int, int]] = {}
-        layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
-        self._bar = tqdm(
-            total=frames, desc=title, bar_format=layout if frames else None, disable=not show
-        )
+        self.attention: dict[str, Mapping[str, str]] = {}
+        self._coded: dict[str, tuple[int, int]] = {}
+        self._progress = progress
+        self._began = time.perf_counter()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the seconds inside towards a stage."""
-        self._bar.set_postfix_str(name)
+        """Counts the seconds inside towards a stage, which a profile of the host shows by name."""
+        self._progress(name, 0.0)
         began = time.perf_counter()
         try:
-            yield
+            with jax.profiler.TraceAnnotation(name):
+                yield
         finally:
             self.seconds[name] += time.perf_counter() - began
 
     def advance(self, stage: str, frames: int) -> None:
-        """Moves the bar: a stage is done with so many (new) frames."""
-        self._bar.update(_SHARES[stage] * frames)
+        """Notes that a stage is done with so many frames that no chunk had before."""
+        self._progress(stage, _PROGRESS[stage] * frames)
 
-    def blocks(self, way: str, plan: list[Blocks] | None, grid: tuple[int, int, int]) -> None:
-        """Notes how many blocks of a chunk were encoded or decoded; no plan: all."""
-        total = math.prod(grid)
-        ran, of = self._blocks.get(way, (0, 0))
-        self._blocks[way] = ran + (total if plan is None else blocks_run(plan)), of + total
+    def chunk(
+        self,
+        keep: np.ndarray,
+        bucket: Bucket | None,
+        attention: tuple[str, Mapping[str, str]] | None,
+        coding: Mapping[str, CodingPlan],
+    ) -> None:
+        """Notes what ran of a chunk.
 
-    @property
-    def left_out(self) -> str:
-        """The share of blocks that were neither encoded nor decoded."""
-        shares = {way: 1 - ran / total for way, (ran, total) in self._blocks.items()}
-        return ", ".join(f"{way} {100 * share:.1f} %" for way, share in shares.items())
-
-    def chunk(self, keep: np.ndarray, bucket: Bucket | None) -> None:
-        """Notes what ran of a chunk; no bucket: the transformer did not run."""
+        Args:
+          keep: its mask, (t, r, q).
+          bucket: in which the transformer ran; None: it did not run.
+          attention: what ``Programs.attention`` says of the bucket.
+          coding: the plans of "encode" and "decode".
+        """
         self.kept += int(keep.sum())
         self.patches += keep.size
         if bucket is not None:
             self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        self._bar.close()
+        if attention is not None:
+            self.attention.setdefault(*attention)
+        for direction, plan in coding.items():
+            ran, total = self._coded.get(direction, (0, 0))
+            self._coded[direction] = (
+                ran + plan.blocks_run(keep.shape),
+                total + math.prod(keep.shape),
+            )
 
     @property
     def passed(self) -> float:
@@ -80,8 +98,39 @@ class Report:
 
     @property
     def skipped(self) -> float:
-        """The share of patches that did not run, 0 to 1."""
+        """The fraction of patches that the transformer did not compute, 0 to 1."""
         return 1 - self.kept / max(self.patches, 1)
+
+    def coded(self, direction: str) -> float:
+        """The fraction of blocks that were encoded or decoded ("encode", "decode"), 0 to 1."""
+        ran, total = self._coded.get(direction, (0, 0))
+        return ran / max(total, 1)
+
+    def lines(self) -> list[str]:
+        """The facts in a user's words, one a line, each with a label of one word."""
+        seconds = ", ".join(f"{name} {s:.1f}" for name, s in self.seconds.items() if s >= 0.05)
+        tokens = ", ".join(
+            f"{count} {'chunk' if count == 1 else 'chunks'} padded to {bucket}"
+            for bucket, count in self.buckets.items()
+        )
+        coded = [f"{100 * self.coded(name):.1f} % {name}d" for name in ("encode", "decode")]
+        return [
+            f"skipped    {100 * self.skipped:.1f} % of patches (mask: {self.mask_source})",
+            f"video      {' and '.join(coded)} by the autoencoder",
+            f"tokens     {tokens or 'none, the transformer did not run'}",
+            *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
+            f"seconds    {self.passed:.1f}: {seconds}",
+            f"memory     {peak_memory()}",
+        ]
+
+
+def _attention_line(name: str, refused: Mapping[str, str]) -> str:
+    """``xla (not cudnn, pallas_gpu: <reason>; not pallas_tpu: <reason>)``."""
+    reasons: dict[str, list[str]] = {}
+    for other, reason in refused.items():
+        reasons.setdefault(reason, []).append(other)
+    why = "; ".join(f"not {', '.join(others)}: {reason}" for reason, others in reasons.items())
+    return f"{name} ({why})" if why else name
 
 
 def peak_memory() -> str:
@@ -94,36 +143,3 @@ def peak_memory() -> str:
     if "peak_bytes_in_use" in stats:
         text += f", {stats['peak_bytes_in_use'] / 2**30:.2f} GiB on the {device.platform}"
     return text
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """The closing lines of one input."""
-
-    source: str
-    target: str
-    mask: str
-    from_size: tuple[int, int]
-    to_size: tuple[int, int]
-    mask_source: str
-    attention: str
-    device: str
-
-    def lines(self, report: Report) -> list[str]:
-        """What to print."""
-        sizes = [f"{width}x{height}" for height, width in (self.from_size, self.to_size)]
-        plural = "" if report.frames == 1 else "s"
-        stages = ", ".join(f"{k} {v:.1f}" for k, v in report.seconds.items() if v >= 0.05)
-        ran = ", ".join(f"{bucket} ({n}x)" for bucket, n in report.buckets.items())
-        kernel = f"{self.attention} attention" if report.buckets else "the transformer did not run"
-        lines = [
-            f"{self.source} -> {self.target}",
-            f"  size     {sizes[0]} -> {sizes[1]}, {report.frames} frame{plural}",
-            f"  skipped  {100 * report.skipped:.1f} % of patches (mask: {self.mask_source})",
-            f"  blocks   left out: {report.left_out}",
-            f"  bucket   {ran or 'none'}",
-            f"  kernel   {kernel} on {self.device}",
-            f"  seconds  {report.passed:.1f}: {stages}",
-            f"  memory   {peak_memory()}",
-        ]
-        return [*lines, f"  mask     {self.mask}"] if self.mask else lines

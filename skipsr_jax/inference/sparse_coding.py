@@ -1,31 +1,39 @@
-"""How the autoencoder runs each chunk: densely, or on the blocks of kept patches alone.
+"""Chooses how the autoencoder runs on each chunk: densely, or on the blocks of kept patches alone.
 
-Blocks pay where few enough are kept. What layers remember of left-out blocks must be of the scene
-that is shown: ``auto`` codes chunks with a cut densely, and all where memory is short.
+Sparse coding pays where few enough blocks are kept. What the causal-conv caches hold for blocks
+that do not run must be of the scene at hand, so ``auto`` codes chunks with a scene cut densely, and
+all chunks where memory is short (the sparse programs have no spatial tiles).
 """
+
+import functools
+from typing import Literal
 
 import numpy as np
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.coder import SKIP, CodingPlan
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.scene_cuts import find_cuts
-from skipsr_jax.tokens.blocks import Blocks, active_fraction, clip_blocks
+from skipsr_jax.tokens.blocks import active_fraction, clip_blocks
 from skipsr_jax.types import Bool, HostArray
+
+Direction = Literal["encode", "decode"]
 
 
 def mask_needs_latent(programs: Programs, settings: Settings) -> bool:
-    """Whether a chunk's mask is made from its latent; else it can be made before encoding."""
+    """Whether a chunk's mask is predicted from its latent; else it can be made before encoding."""
     return settings.mask.source == "predictor" and not programs.masks_from_pixels
 
 
 def check_sparse(programs: Programs, settings: Settings) -> None:
     """Raises UserError for sparse coding that this model or these devices cannot do."""
     sparse = [name for name in ("encode", "decode") if getattr(settings, name) == "sparse"]
-    if sparse and programs.devices > 1:
+    devices = programs.model.devices
+    if sparse and devices > 1:
         raise UserError(
-            f"config.{sparse[0]}=sparse runs on one device and the mesh has {programs.devices}: "
-            f"set config.{sparse[0]}=dense"
+            f"config.{sparse[0]}=sparse runs on one device and the mesh has {devices}: set "
+            f"config.{sparse[0]}=dense"
         )
     if settings.encode == "sparse" and mask_needs_latent(programs, settings):
         raise UserError(
@@ -34,40 +42,65 @@ def check_sparse(programs: Programs, settings: Settings) -> None:
         )
 
 
-def may_be_sparse(name: str, programs: Programs, settings: Settings) -> bool:
-    """Whether any chunk can leave blocks out on the way ``name`` (encode or decode)."""
-    if getattr(settings, name) == "dense" or programs.devices > 1:
+def may_be_sparse(direction: Direction, programs: Programs, settings: Settings) -> bool:
+    """Whether any chunk may be encoded or decoded sparsely."""
+    if getattr(settings, direction) == "dense" or programs.model.devices > 1:
         return False
-    if name == "encode":
+    if direction == "encode":
         return not mask_needs_latent(programs, settings)
     return settings.pixels.keep_skipped
 
 
-class Coding:
-    """The choice for one chunk.
+class CodingChoice:
+    """Chooses the coding plans of one chunk.
 
     Args:
-      frames: of the input, (f, h, w, 3) uint8 or uint16; looked at for cuts.
-      tiles: into which dense coding cuts the picture; more than one: memory is short.
+      frames: of the input, (f, h, w, 3) uint8 or uint16, in which scene cuts are looked for.
+      padded_size: (height, width) of the upscaled input.
+      programs, settings: of the run.
     """
 
-    def __init__(self, frames: HostArray, tiles: int, programs: Programs, settings: Settings):
+    def __init__(
+        self,
+        frames: HostArray,
+        padded_size: tuple[int, int],
+        programs: Programs,
+        settings: Settings,
+    ):
+        slice_latents = settings.slice_latents
+        tiles = programs.coder.tiles(padded_size, slice_latents, settings.vae_memory_gib)
+        self._dense = CodingPlan("dense", slice_latents, tiles)
         self._frames, self._programs, self._settings = frames, programs, settings
-        self._fits = tiles == 1
-        self._one_scene: bool | None = None
 
+    @property
+    def needs_mask_to_encode(self) -> bool:
+        """Whether ``encoding`` needs the mask."""
+        return may_be_sparse("encode", self._programs, self._settings)
+
+    def encoding(self, keep: Bool[HostArray, "t r q"] | None) -> CodingPlan:
+        """How the chunk is encoded. ``keep`` may be None where encoding does not need the mask."""
+        return self._plan("encode", keep)
+
+    def decoding(self, keep: Bool[HostArray, "t r q"]) -> CodingPlan:
+        """How the chunk is decoded: not at all where all pixels are those of the input."""
+        if not keep.any() and self._settings.pixels.keep_skipped:
+            return SKIP
+        return self._plan("decode", keep)
+
+    def _plan(self, direction: Direction, keep: Bool[HostArray, "t r q"] | None) -> CodingPlan:
+        settings = self._settings
+        if keep is None or not may_be_sparse(direction, self._programs, settings):
+            return self._dense
+        blocks = clip_blocks(keep)
+        if blocks is None:
+            return self._dense
+        if getattr(settings, direction) == "auto":
+            pays = active_fraction(blocks) <= settings.sparse_up_to
+            if not (pays and self._dense.tiles == 1 and self._in_one_scene):
+                return self._dense
+        return CodingPlan("sparse", blocks=tuple(blocks))
+
+    @functools.cached_property
     def _in_one_scene(self) -> bool:
-        if self._one_scene is None:
-            eight = self._frames >> (8 * (self._frames.itemsize - 1))
-            self._one_scene = not find_cuts(eight.astype(np.uint8))
-        return self._one_scene
-
-    def blocks(self, name: str, keep: Bool[HostArray, "t r q"]) -> list[Blocks] | None:
-        """The blocks that the way ``name`` runs of each latent frame; None: all, densely."""
-        if not may_be_sparse(name, self._programs, self._settings):
-            return None
-        plan = clip_blocks(keep)
-        if plan is None or getattr(self._settings, name) == "sparse":
-            return plan
-        pays = active_fraction(plan) <= self._settings.sparse_up_to
-        return plan if pays and self._fits and self._in_one_scene() else None
+        eight_bits = self._frames >> (8 * (self._frames.itemsize - 1))
+        return not find_cuts(eight_bits.astype(np.uint8))

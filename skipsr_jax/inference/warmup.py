@@ -1,10 +1,10 @@
-"""Every program that inputs of one size can ask for, compiled before the first of them comes.
+"""Compiles every program that inputs of one size can ask for, before the first of them comes.
 
-The whole way runs on made-up frames, twice: once to compile, once to see how long the first frame
-takes from then on. Then the transformer runs once in each bucket of the ladder, and where the
-autoencoder may leave blocks out, so does each of its programs for fewer blocks: whatever share of
-a clip is kept, its programs are in the compile cache. Running is the surest way to compile the very
-programs that a real input will ask for.
+The whole pipeline runs on made-up frames, twice: once to compile, once to measure how long the
+first frame takes from then on. Then the transformer runs once in each bucket of the ladder, and
+where the autoencoder may run sparsely, so does each of its programs for fewer blocks: whatever
+fraction of a clip is kept, its programs are in the compile cache. Running is the surest way to
+compile the very programs that a real input will ask for.
 """
 
 import dataclasses
@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipsr_jax.geometry import TIME_FACTOR, pad_frames, spans, token_grid
-from skipsr_jax.inference.pipeline import keep_mask, upscale_frames
+from skipsr_jax.geometry import TIME_FACTOR, pad_frames, token_grid
+from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.inference.masks import keep_mask
+from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Chunk, Settings
 from skipsr_jax.inference.sparse_coding import may_be_sparse
 from skipsr_jax.inference.upscaled_input import UpscaledInput
-from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.tokens.blocks import plan_blocks, slot_numbers
 from skipsr_jax.tokens.buckets import ladder
 
@@ -39,12 +40,11 @@ def _first_frame(
     clip: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings
 ) -> float:
     """Seconds until the first frame of ``clip`` is there; the others are made too."""
-    report = Report("warm-up", len(clip), show=False)
     began = time.perf_counter()
-    shown = upscale_frames(iter(clip), target, programs, settings, report)
-    next(shown)
+    frames = upscale_frames(iter(clip), target, programs, settings, Report())
+    next(frames)
     seconds = time.perf_counter() - began
-    for _ in shown:
+    for _ in frames:
         pass
     return seconds
 
@@ -57,25 +57,25 @@ def coding_programs(
     fewest: float,
 ) -> Iterator[str]:
     """Codes the start of ``clip`` in each number of slots that may be asked for; as ``warm_up``."""
-    ways = [name for name in ("encode", "decode") if may_be_sparse(name, programs, settings)]
+    sparse = [name for name in ("encode", "decode") if may_be_sparse(name, programs, settings)]
     clip = pad_frames(clip[: 1 + TIME_FACTOR])
-    if not ways or len(clip) == 1:
+    if not sparse or len(clip) == 1:
         return
-    given, parts = UpscaledInput(clip, target, programs.model.mesh), spans(frame_slices(len(clip)))
-    _, rows, columns = token_grid(len(clip), *target)
-    blocks, channels = rows * columns, programs.model.vae.config.latent_channels
-    latent = jnp.zeros((1, len(parts), 2 * rows, 2 * columns, channels))
-    for name in ways:
+    coder, grid = programs.coder, token_grid(len(clip), *target)
+    upscaled = UpscaledInput(clip, target, programs.model.mesh)
+    latent = jnp.zeros(coder.latent_shape(grid))
+    blocks = grid[1] * grid[2]
+    for name in sparse:
         most = 1.0 if getattr(settings, name) == "sparse" else settings.sparse_up_to
         began = time.perf_counter()
         numbers = slot_numbers(max(1, round(fewest * blocks)), int(most * blocks), blocks)
         for slots in numbers:
-            plan = plan_blocks(np.zeros((len(parts), rows, columns), bool), slots)
-            signed = map(given.signed, parts)
+            plan = CodingPlan("sparse", blocks=tuple(plan_blocks(np.zeros(grid, bool), slots)))
+            slices = upscaled.signed_slices(plan.slices(len(clip)))
             if name == "encode":
-                jax.block_until_ready(programs.encode(signed, latent, plan=plan))
+                jax.block_until_ready(coder.encode(slices, latent, plan))
             else:
-                jax.block_until_ready(list(programs.decode(latent, signed, plan=plan)))
+                jax.block_until_ready(list(coder.decode(latent, slices, plan)))
         seconds = time.perf_counter() - began
         if numbers:
             yield (
@@ -96,24 +96,23 @@ def warm_up(
 
     Args:
       frames: of the clip; None where nobody knows.
-      fewest: smallest share of kept patches, 0 to 1, that gets a program.
+      fewest: the smallest fraction of kept patches, 0 to 1, that programs are compiled for.
     """
     rng = np.random.default_rng(0)
     dense = dataclasses.replace(
         settings, mask=dataclasses.replace(settings.mask, source="none", reference="")
     )
-    channels = programs.model.vae.config.latent_channels
     for length in chunk_lengths(frames, settings.chunk):
         clip = rng.integers(0, 256, (length, *size, 3), np.uint8)
         cold, warm = (_first_frame(clip, target, programs, dense) for _ in range(2))
         sizes = f"{size[1]}x{size[0]} -> {target[1]}x{target[0]}, {length} frames"
         yield f"{sizes}: first frame after {cold:.2f} s, warm {warm:.2f} s"
         grid = token_grid(length, *target)
-        latent = jnp.zeros((1, grid[0], 2 * grid[1], 2 * grid[2], channels))
+        latent = jnp.zeros(programs.coder.latent_shape(grid))
         if settings.mask.source == "predictor":
             keep_mask(settings.mask, programs, latent, clip, None, target)
         began, tokens = time.perf_counter(), int(np.prod(grid))
-        rungs = ladder(max(1, round(fewest * tokens)), tokens, programs.devices)
+        rungs = ladder(max(1, round(fewest * tokens)), tokens, programs.model.devices)
         for rung in rungs:
             keep = rng.permutation(tokens) < rung  # scattered, as windows of real masks are
             refined, _ = programs.refine(

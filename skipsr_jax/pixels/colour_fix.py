@@ -9,18 +9,21 @@ Every frame is fixed by itself, so slices of a clip give the same result as the 
 in the range they come in (both pictures in [-1, 1], or both in [0, 1]); the result is not clipped.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from skipsr_jax.types import Float
 
 METHODS = ("wavelet", "adain", "none")
-WAVELET_LEVELS = 5  # reaches 31 pixels to each side: colour casts, not texture
-_DEVIATION_FLOOR = 1e-5  # of a channel that is flat
+WAVELET_LEVELS = 5
+"""The low-frequency band of this many levels averages over 31 pixels to each side: it holds colour
+casts and no texture."""
+_DEVIATION_FLOOR = 1e-5  # keeps the gain of a constant channel finite
 
 
 def _blur_axis(x: Float[Array, "*b h w 3"], axis: int, step: int) -> Float[Array, "*b h w 3"]:
-    """(1, 2, 1) / 4 with taps ``step`` pixels apart; beyond the border the edge pixel goes on."""
+    """(1, 2, 1) / 4 with taps ``step`` pixels apart; pixels beyond the border repeat the edge."""
     size = x.shape[axis]
     pad = [(0, 0)] * x.ndim
     pad[axis] = (step, step)
@@ -35,7 +38,7 @@ def _blur_axis(x: Float[Array, "*b h w 3"], axis: int, step: int) -> Float[Array
 
 
 def smooth(x: Float[Array, "*b h w 3"], levels: int = WAVELET_LEVELS) -> Float[Array, "*b h w 3"]:
-    """The remainder of ``levels`` wavelet levels: the low-frequency band."""
+    """The low-frequency band: what remains below ``levels`` levels of wavelet details."""
     for level in range(levels):
         x = _blur_axis(_blur_axis(x, -3, 2**level), -2, 2**level)
     return x
@@ -44,7 +47,7 @@ def smooth(x: Float[Array, "*b h w 3"], levels: int = WAVELET_LEVELS) -> Float[A
 def wavelet(
     frames: Float[Array, "*b h w 3"], reference: Float[Array, "*b h w 3"]
 ) -> Float[Array, "*b h w 3"]:
-    """Details of ``frames`` on the low-frequency band of ``reference``."""
+    """The details of ``frames`` on the low-frequency band of ``reference``."""
     # The band is linear, so the band of the difference is the difference of the bands.
     return frames + smooth(reference - frames)
 
@@ -52,18 +55,23 @@ def wavelet(
 def adain(
     frames: Float[Array, "*b h w 3"], reference: Float[Array, "*b h w 3"]
 ) -> Float[Array, "*b h w 3"]:
-    """``frames`` with the mean and deviation of ``reference``, for each frame and channel."""
+    """``frames`` with the mean and deviation of ``reference``, in each channel of each frame."""
     space = (-3, -2)
-    mean, want_mean = (x.mean(space, keepdims=True) for x in (frames, reference))
-    deviation, want_deviation = (x.std(space, keepdims=True) for x in (frames, reference))
-    gain = want_deviation / jnp.maximum(deviation, _DEVIATION_FLOOR)
-    return (frames - mean) * gain + want_mean
+    mean, reference_mean = (x.mean(space, keepdims=True) for x in (frames, reference))
+    deviation, reference_deviation = (x.std(space, keepdims=True) for x in (frames, reference))
+    gain = reference_deviation / jnp.maximum(deviation, _DEVIATION_FLOOR)
+    return (frames - mean) * gain + reference_mean
 
 
+@jax.named_scope("colour_fix")
 def fix_colour(
-    frames: Float[Array, "*b h w 3"], reference: Float[Array, "*r h2 w2 3"], method: str
+    frames: Float[Array, "*b h w 3"], reference: Float[Array, "*b2 h2 w2 3"], method: str
 ) -> Float[Array, "*b h w 3"]:
-    """``frames`` with the colour of ``reference`` by one of METHODS, in float32.
+    """``frames`` with the colours of ``reference``, in float32.
+
+    Args:
+      frames, reference: of one shape and in one value range, [0, 1] or [-1, 1].
+      method: one of METHODS.
 
     Raises:
       ValueError: an unknown method, or shapes that differ.

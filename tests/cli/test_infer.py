@@ -4,6 +4,7 @@ import itertools
 import pathlib
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 
 import av
@@ -13,8 +14,11 @@ import pytest
 import small_model
 from PIL import Image
 
+from skipsr_jax import Upscaler
 from skipsr_jax.checkpoints import store
 from skipsr_jax.cli import infer
+from skipsr_jax.errors import UserError
+from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.resize import upscale
 
@@ -74,11 +78,61 @@ def frames_of(path):
     return np.stack(list(open_media(path).frames()))
 
 
+IN_CHUNKS = ("--config.size.factor=2", "--config.chunk.frames=5", "--config.chunk.overlap=1")
+
+
+def test_files_hold_what_the_api_gives(clip, checkpoint, monkeypatch):
+    """Several chunks, with a mask. No mask picture is drawn unless asked for."""
+
+    def never(*_):
+        raise AssertionError("a mask picture was drawn")
+
+    monkeypatch.setattr(infer, "mask_overlay", never)
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--output=out", *IN_CHUNKS,
+            "--config.mask.source=input")  # fmt: skip
+    assert run(*args) == 0
+    upscaler = Upscaler(
+        checkpoint=checkpoint, chunk={"frames": 5, "overlap": 1}, mask={"source": "input"}
+    )
+    pairs = list(upscaler.stream(open_media(clip).frames(), scale=2))
+    np.testing.assert_array_equal(frames_of("out"), np.stack([frame for frame, _ in pairs]))
+    assert 0 < np.mean([keep for _, keep in pairs]) < 1
+
+
+def test_mask_pictures_are_drawn_in_a_thread_of_their_own(clip, checkpoint, monkeypatch):
+    threads = set()
+
+    def draw(frame, keep):
+        threads.add(threading.get_ident())
+        return mask_overlay(frame, keep)
+
+    monkeypatch.setattr(infer, "mask_overlay", draw)
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--output=out", *IN_CHUNKS,
+            "--config.mask.source=input", "--save_mask")  # fmt: skip
+    assert run(*args) == 0
+    assert len(threads) == 1 and threading.get_ident() not in threads
+    drawn, frames = frames_of("out_mask").astype(int), frames_of("out").astype(int)
+    assert drawn.shape == frames.shape
+    changed = (drawn != frames).any(axis=(0, 3))
+    assert changed[:, :16].all() and not changed[:, 49:].any()
+
+
+def test_a_mask_picture_that_cannot_be_written_leaves_nothing(
+    clip, checkpoint, capsys, monkeypatch
+):
+    def full(*_):
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(infer, "mask_overlay", full)
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", *IN_CHUNKS,
+            "--config.mask.source=input", "--save_mask")  # fmt: skip
+    assert "the disk is full" in fails(capsys, *args)
+
+
 @pytest.mark.slow
 def test_a_clip_in_chunks(clip, checkpoint, capsys):
     """Size, length, rate; chunks of 5 with an overlap of 1; the mask beside; the same twice."""
-    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", "--config.size.factor=2",
-            "--config.chunk.frames=5", "--config.chunk.overlap=1")  # fmt: skip
+    args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", *IN_CHUNKS)
     assert run(*args, "--save_mask") == 0
     said = capsys.readouterr()
     assert said.err == ""
@@ -232,7 +286,6 @@ def test_checkpoints_of_other_models(clip, checkpoint, tmp_path, capsys):
 
 def test_a_damaged_clip_leaves_nothing_behind(clip, checkpoint, tmp_path, capsys, monkeypatch):
     """A frame that fails after work has begun: one line, no partial output."""
-    from skipsr_jax.errors import UserError
     from skipsr_jax.media.reader import Media
 
     whole = Media.frames

@@ -2,16 +2,12 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Size
 from skipsr_jax.media.reader import Media
-from skipsr_jax.tokens.blocks import plan_blocks
-from skipsr_jax.tokens.buckets import Bucket
 
 FOUR = Size(4.0, 0, 0)
 
@@ -58,23 +54,3 @@ def test_frames_have_no_rate(tmp_path):
     shots = media(tmp_path, "frames")
     with pytest.raises(UserError, match="no frame rate"):
         outputs.check_output(tmp_path / "out.mp4", shots, overwrite=False)
-
-
-def test_quantise_rounds_to_the_nearest():
-    frame = np.array([[[0.0, 0.4999 / 255, 1.0]]], np.float32)
-    np.testing.assert_array_equal(outputs.quantise(frame, 8), [[[0, 0, 255]]])
-    assert outputs.quantise(frame, 10).max() == 65535
-
-
-def test_the_report_adds_up():
-    report = Report("x", 4, show=False)
-    with report.stage("encode"):
-        pass
-    report.chunk(np.array([True, False, False, False]), Bucket(64, 16))
-    report.chunk(np.zeros(4, bool), None)
-    assert report.skipped == 7 / 8
-    assert report.buckets == {Bucket(64, 16): 1}
-    assert report.seconds["encode"] > 0
-    report.blocks("decode", plan_blocks(np.ones((3, 1, 4), bool), 4)[:1], (2, 1, 4))
-    report.blocks("decode", None, (2, 1, 4))
-    assert report.left_out == "decode 25.0 %"

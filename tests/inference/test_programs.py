@@ -11,15 +11,13 @@ import small_model
 from flax import nnx
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.geometry import spans
+from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.pipeline import keep_mask
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Mask, Sampler
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
-from skipsr_jax.models.vae.memory import estimate_memory
-from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
 from skipsr_jax.tokens.plan import bucket_with_window_capacity
 
@@ -37,8 +35,8 @@ def programs(model):
     return Programs(model)
 
 
-def cut(frames, per_slice):
-    return [frames[:, part] for part in spans(frame_slices(frames.shape[1], per_slice))]
+def cut(frames, plan):
+    return [frames[:, part] for part in plan.slices(frames.shape[1])]
 
 
 def latent_of(grid, seed=0):
@@ -125,36 +123,6 @@ def test_noise_on_the_condition_reaches_the_transformer_only(programs):
     np.testing.assert_array_equal(np.asarray(other)[:, 1], np.asarray(latent)[:, 1])
 
 
-@pytest.mark.slow
-def test_slices_of_the_autoencoder_do_not_matter(programs):
-    rng = np.random.default_rng(0)
-    frames = rng.uniform(-1, 1, (1, 9, 16, 16, 3)).astype(np.float32)
-    noise = jnp.asarray(rng.normal(size=(1, 3, 2, 2, 16)).astype(np.float32))
-    one, all_at_once = (programs.encode(cut(frames, n), noise) for n in (1, 3))
-    np.testing.assert_allclose(np.asarray(one), np.asarray(all_at_once), atol=1e-5)
-    whole, parts = (
-        np.concatenate([np.asarray(p) for p in programs.decode(one, cut(frames, n), n)], axis=1)
-        for n in (3, 1)
-    )
-    assert whole.shape == frames.shape
-    np.testing.assert_allclose(whole, parts, atol=1e-5)
-
-    in_tiles = programs.encode(cut(frames, 3), noise, 2)
-    np.testing.assert_allclose(np.asarray(in_tiles), np.asarray(one), atol=1e-5)
-    (shown,) = programs.decode(one, cut(frames, 3), 3, 2)
-    np.testing.assert_allclose(np.asarray(shown), whole, atol=1e-5)
-
-
-def test_the_memory_limit_sets_the_number_of_tiles(programs):
-    assert programs.tiles((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
-    estimate = estimate_memory(programs.model.vae, 64, 64, 1)
-    fit = estimate.by_tiles[2] / 2**30
-    assert programs.tiles((64, 64), 1, estimate.by_tiles[1] / 2**30) == 1
-    assert programs.tiles((64, 64), 1, fit) == 2
-    with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* even in 4 spatial tiles"):
-        programs.tiles((64, 64), 1, 1e-6)
-
-
 @pytest.fixture
 def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
@@ -169,11 +137,12 @@ def all_stages(path, mesh):
     rng = np.random.default_rng(0)
     frames = rng.uniform(-1, 1, (1, 5, 32, 128, 3)).astype(np.float32)
     noise = jnp.asarray(rng.normal(size=(1, 2, 4, 16, 16)).astype(np.float32))
-    latent = programs.encode(cut(frames, 2), noise)
+    two = CodingPlan(slice_latents=2)
+    latent = programs.coder.encode(cut(frames, two), noise, two)
     keep = rng.random((2, 2, 8)) < 0.6
     refined, bucket = programs.refine(latent, keep, noise[:, :, ::-1], ONE_STEP)
     assert bucket.tokens % mesh.size == 0
-    decoded = list(programs.decode(refined, cut(frames, 2), slice_latents=2))
+    decoded = list(programs.coder.decode(refined, cut(frames, two), two))
     results = (latent, programs.mask_logits(latent), refined, *decoded)
     return [np.asarray(x) for x in results], model.params, decoded
 

@@ -11,6 +11,7 @@ import pytest
 import small_model
 
 from skipsr_jax.inference.chunks import overlapping
+from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Chunk, from_config
@@ -38,29 +39,37 @@ def test_the_ladder_has_a_rung_for_every_number_of_tokens(shards):
     assert ladder(5, 6) == (64,)
 
 
-class Recorder(Programs):
-    """Programs that note how many blocks they are asked to code."""
+class RecordingCoder(Coder):
+    """A coder that notes how many blocks it is asked to code."""
 
-    devices, masks_from_pixels = 1, True
-
-    def __init__(self):
-        config = types.SimpleNamespace(latent_channels=16)
-        vae = types.SimpleNamespace(config=config)
-        self.model = types.SimpleNamespace(vae=vae, mesh=None)
+    def __init__(self, model):
+        self._model = model
         self.asked = {"encode": [], "decode": []}
 
     def encode(self, slices, noise, plan):
-        self.asked["encode"].append(tuple(len(blocks.block_index) for blocks in plan))
+        self.asked["encode"].append(tuple(len(blocks.block_index) for blocks in plan.blocks))
         assert [part.shape for part in slices] == [(1, 1, 64, 112, 3), (1, 4, 64, 112, 3)]
         return noise
 
     def decode(self, latent, upscaled, plan):
-        self.asked["decode"].append(tuple(len(blocks.block_index) for blocks in plan))
-        assert latent.shape[1] == len(list(upscaled)) == len(plan)
+        self.asked["decode"].append(tuple(len(blocks.block_index) for blocks in plan.blocks))
+        assert latent.shape[1] == len(list(upscaled)) == len(plan.blocks)
         return latent
 
 
-def test_every_number_of_slots_runs_once_where_blocks_may_be_left_out():
+class Recorder(Programs):
+    """Programs whose coder records."""
+
+    masks_from_pixels = True
+
+    def __init__(self):
+        config = types.SimpleNamespace(latent_channels=16)
+        vae = types.SimpleNamespace(config=config)
+        self.model = types.SimpleNamespace(vae=vae, mesh=None, devices=1)
+        self.coder = RecordingCoder(self.model)
+
+
+def test_every_number_of_slots_runs_once_where_coding_may_be_sparse():
     config = runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]()
     settings = dataclasses.replace(from_config(config), encode="auto", decode="sparse")
     settings = dataclasses.replace(settings, sparse_up_to=0.5)
@@ -68,8 +77,8 @@ def test_every_number_of_slots_runs_once_where_blocks_may_be_left_out():
     clip = np.zeros((6, 16, 28, 3), np.uint8)
     lines = list(coding_programs(clip, (64, 112), programs, settings, 0.4))
     assert lines[0].startswith("  encode on 11 to 14 of 28 blocks in")
-    assert programs.asked["encode"] == [(28, n) for n in (11, 12, 13, 14)]
-    assert programs.asked["decode"] == [(28, n) for n in (*range(11, 17), *range(18, 29, 2))]
+    assert programs.coder.asked["encode"] == [(28, n) for n in (11, 12, 13, 14)]
+    assert programs.coder.asked["decode"] == [(28, n) for n in (*range(11, 17), *range(18, 29, 2))]
     dense = dataclasses.replace(settings, encode="dense", decode="dense")
     assert not list(coding_programs(clip, (64, 112), programs, dense, 0.4))
 

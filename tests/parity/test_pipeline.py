@@ -1,4 +1,4 @@
-"""Golden case G: encode, transformer, decode, with the functions that upscale.py calls.
+"""Golden case G: encode, transformer, decode, with the functions that pipeline.py calls.
 
 The weights go through the converter and the checkpoint, as a user's do.
 """
@@ -12,11 +12,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from skipsr_jax.checkpoints.convert import import_official
-from skipsr_jax.geometry import spans
+from skipsr_jax.inference.coder import DENSE, CodingPlan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.models.vae.slices import frame_slices
 from skipsr_jax.tokens.blocks import plan_blocks
 
 LIMIT = 1e-4
@@ -68,8 +67,8 @@ def test_every_stage(case, runs, model):
         text = {"positive": jnp.asarray(arrays["txt"])}
         programs = Programs(dataclasses.replace(model, params=model.params | {"text": text}))
         frames = np.moveaxis(arrays["x"], 0, -1)[None]
-        slices = [frames[:, part] for part in spans(frame_slices(frames.shape[1]))]
-        latent = programs.encode(slices, jnp.asarray(arrays["eps"][None]))
+        slices = [frames[:, part] for part in DENSE.slices(frames.shape[1])]
+        latent = programs.coder.encode(slices, jnp.asarray(arrays["eps"][None]))
         close(latent[0], arrays["latent"], f"{name} latent")
 
         grid = (latent.shape[1], latent.shape[2] // 2, latent.shape[3] // 2)
@@ -77,8 +76,9 @@ def test_every_stage(case, runs, model):
         refined, _ = programs.refine(latent, np.ones(grid, bool), noise, sampler)
         close(refined[0], arrays["x0"], f"{name} x0")
 
-        plan = plan_blocks(np.ones(grid, bool), grid[1] * grid[2])
-        for way in (None, plan) if grid[0] > 1 else (None,):
-            parts = [np.asarray(part) for part in programs.decode(refined, slices, plan=way)]
+        blocks = plan_blocks(np.ones(grid, bool), grid[1] * grid[2])
+        sparse = CodingPlan("sparse", blocks=tuple(blocks))
+        for plan in (DENSE, sparse) if grid[0] > 1 else (DENSE,):
+            parts = [np.asarray(part) for part in programs.coder.decode(refined, slices, plan)]
             video = np.moveaxis(np.concatenate(parts, axis=1)[0], -1, 0)
-            close(video, arrays["video"], f"{name} video, {'sparse' if way else 'dense'}")
+            close(video, arrays["video"], f"{name} video, {plan.mode}")

@@ -21,7 +21,7 @@ def test_latent_patches_go_out_and_back(rng):
     tokens = compose.gather_patches(jnp.asarray(refined), index)
     assert tokens.shape == (1, index.shape[1], 64)
     assert not np.asarray(tokens)[0, index[0] < 0].any()
-    out = np.asarray(compose.scatter_patches(jnp.asarray(latent), tokens, index))
+    out = np.asarray(compose.compose_latent(jnp.asarray(latent), tokens, index))
     where = np.repeat(np.repeat(keep, 2, 1), 2, 2)[None, ..., None]
     np.testing.assert_array_equal(out, np.where(where, refined, latent))
 

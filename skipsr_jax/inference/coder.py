@@ -1,0 +1,201 @@
+"""Runs the autoencoder of a model on the slices of a chunk: frames to latents and back.
+
+A ``CodingPlan`` says how one direction, encoding or decoding, runs: densely, on the blocks of kept
+patches alone, or not at all. Programs are compiled once per shape, with the parameters as
+arguments. Latents are scaled (times the autoencoder's ``scaling_factor``), as the transformer takes
+them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import PATCH, SPACE_FACTOR, padded_count, spans
+from skipsr_jax.inference.model import Model
+from skipsr_jax.models.vae.memory import estimate_memory
+from skipsr_jax.models.vae.slices import (
+    DecodeStep,
+    EncodeStep,
+    decode_clip,
+    decode_step,
+    encode_clip,
+    encode_step,
+    frame_slices,
+    latent_slices,
+)
+from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
+from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
+from skipsr_jax.parallel.mesh import on_mesh
+from skipsr_jax.parallel.spatial import spatial_sharding
+from skipsr_jax.tokens.blocks import Blocks, blocks_run
+from skipsr_jax.types import Float, HostArray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CodingPlan:
+    """How the encoder or the decoder runs on a chunk.
+
+    Attributes:
+      mode: "dense" runs all blocks; "sparse" runs ``blocks``; "skip" runs nothing, because nothing
+        of its result would be used.
+      slice_latents: latent frames of a slice; 1 unless the mode is "dense". More latents at a time
+        take more memory and give the same result.
+      tiles: spatial tiles in which the finest levels run, to save memory; 1 unless the mode is
+        "dense".
+      blocks: the active blocks of each latent frame, of mode "sparse".
+    """
+
+    mode: Literal["dense", "sparse", "skip"] = "dense"
+    slice_latents: int = 1
+    tiles: int = 1
+    blocks: tuple[Blocks, ...] = ()
+
+    def slices(self, frames: int) -> list[slice]:
+        """The slices in which a chunk of ``frames`` frames, padded to 4k + 1, runs."""
+        return spans(frame_slices(padded_count(frames), self.slice_latents))
+
+    def blocks_run(self, grid: tuple[int, int, int]) -> int:
+        """How many of the blocks of a chunk of ``grid`` (t, r, q) run, padding included."""
+        match self.mode:
+            case "dense":
+                return math.prod(grid)
+            case "sparse":
+                return blocks_run(list(self.blocks))
+            case "skip":
+                return 0
+
+
+DENSE = CodingPlan()
+SKIP = CodingPlan("skip")
+
+
+def free_bytes() -> int | None:
+    """Returns the free memory of the first device; None where the device does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+class Coder:
+    """The compiled encoder and decoder of one model. Creating it compiles nothing."""
+
+    def __init__(self, model: Model):
+        scale = model.vae.config.scaling_factor
+
+        @jax.named_scope("sample_posterior")
+        def sample(posteriors, noise):
+            joined = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *posteriors)
+            return joined.sample(noise) * scale
+
+        self._model = model
+        self._params = model.params["vae"]
+        self._tiles: dict[tuple, int] = {}
+        self._dense_steps: dict[int, tuple[EncodeStep, DecodeStep]] = {}
+        self._sparse_encode_step = self._on_mesh(sparse_encode_step(model.vae))
+        self._sparse_decode_step = self._on_mesh(sparse_decode_step(model.vae))
+        self._sample = jax.jit(sample)
+        self._unscale = jax.jit(lambda latent: latent / scale)
+
+    def latent_shape(self, grid: tuple[int, int, int]) -> tuple[int, int, int, int, int]:
+        """The shape (1, t, h, w, c) of the latent of a chunk of ``grid`` (t, r, q) tokens."""
+        frames, rows, columns = grid
+        return 1, frames, PATCH * rows, PATCH * columns, self._model.vae.config.latent_channels
+
+    def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+        """The number of spatial tiles for frames of ``size`` (height, width), padding included.
+
+        Args:
+          size: in pixels.
+          slice_latents: latent frames of a slice.
+          memory_gib: the memory that the autoencoder may take; 0: what the device has left, where
+            the device says.
+
+        Raises:
+          UserError: ``memory_gib`` is too little even with the most tiles.
+        """
+        asked = (size, slice_latents, memory_gib)
+        if asked not in self._tiles:
+            self._tiles[asked] = self._tiles_of(*asked)
+        return self._tiles[asked]
+
+    def _tiles_of(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+        free = free_bytes()
+        if self._model.devices > 1 or not (memory_gib or free):
+            return 1  # devices that share a clip hold a part of each frame
+        estimate = estimate_memory(self._model.vae, *size, slice_latents)
+        if not memory_gib:  # the parameters are on the device already
+            return estimate.tiles_within(max(free + estimate.params, estimate.smallest))
+        try:
+            return estimate.tiles_within(int(memory_gib * 2**30))
+        except ValueError as error:
+            raise UserError(f"config.vae_memory_gib={memory_gib:g}: {error}") from error
+
+    def encode(
+        self,
+        slices: Iterable[Array | HostArray],
+        noise: Float[Array, "b t h w c"],
+        plan: CodingPlan = DENSE,
+    ) -> Float[Array, "b t h w c"]:
+        """A sample of the posterior of frames, scaled.
+
+        Args:
+          slices: consecutive frames in [-1, 1], (b, f, h, w, 3) each, as ``plan.slices`` cuts them.
+            Slices from the host are uploaded while the ones before are computed.
+          noise: standard normal, for the whole chunk; zeros give the mean.
+          plan: of mode "dense" or "sparse".
+        """
+        parts = map(self._on_devices, slices)
+        if plan.mode == "sparse":
+            step = self._sparse_encode_step
+            posteriors = encode_sparse_clip(step, self._params, parts, plan.blocks)
+        else:
+            posteriors = encode_clip(self._dense(plan.tiles)[0], self._params, parts)
+        return self._sample(list(posteriors), noise)
+
+    def decode(
+        self,
+        latent: Float[Array, "b t h w c"],
+        upscaled: Iterable[Array | HostArray],
+        plan: CodingPlan = DENSE,
+    ) -> Iterator[Float[Array, "b f h w 3"]]:
+        """Frames in about [-1, 1], one slice of ``plan`` after the other.
+
+        Args:
+          latent: scaled.
+          upscaled: the upscaled input in [-1, 1], as ``plan.slices`` cuts it. A residual decoder
+            adds its result to it, and blocks that do not run show it; other decoders ignore it.
+          plan: of mode "dense" or "sparse".
+        """
+        unscaled = self._unscale(latent)
+        slices = spans(latent_slices(latent.shape[1], plan.slice_latents))
+        parts = (unscaled[:, part] for part in slices)
+        base = map(self._on_devices, upscaled)
+        if plan.mode == "sparse":
+            step = self._sparse_decode_step
+            return decode_sparse_clip(step, self._params, parts, base, plan.blocks)
+        if not self._model.vae.config.residual_decoder:
+            base = None
+        return decode_clip(self._dense(plan.tiles)[1], self._params, parts, base)
+
+    def _dense(self, tiles: int) -> tuple[EncodeStep, DecodeStep]:
+        if tiles not in self._dense_steps:
+            vae = self._model.vae
+            steps = encode_step(vae, tiles), decode_step(vae, tiles)
+            self._dense_steps[tiles] = self._on_mesh(steps[0]), self._on_mesh(steps[1])
+        return self._dense_steps[tiles]
+
+    def _on_mesh(self, step: Callable) -> Callable:
+        return on_mesh(self._model.mesh, step)
+
+    def _on_devices(self, frames: Array | HostArray) -> Array:
+        """Frames on the devices, each device's spatial shard straight to it."""
+        mesh = self._model.mesh
+        sharding = None if mesh is None else spatial_sharding(mesh, frames.shape, SPACE_FACTOR)
+        return jax.device_put(frames, sharding)

@@ -1,0 +1,71 @@
+"""The autoencoder over the slices of a chunk: slices and tiles change memory, not results."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_model
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference.coder import DENSE, SKIP, Coder, CodingPlan
+from skipsr_jax.inference.model import load_model
+from skipsr_jax.models.vae.memory import estimate_memory
+from skipsr_jax.tokens.blocks import plan_blocks
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = small_model.write_small_model(tmp_path_factory.mktemp("coder") / "model")
+    return load_model(path, "float32", with_predictor=False)
+
+
+@pytest.fixture(scope="module")
+def coder(model):
+    return Coder(model)
+
+
+def cut(frames, plan):
+    return [frames[:, part] for part in plan.slices(frames.shape[1])]
+
+
+def test_plans_say_which_slices_and_how_many_blocks_run():
+    assert DENSE.slices(8) == [slice(0, 1), slice(1, 5), slice(5, 9)]
+    assert CodingPlan(slice_latents=2).slices(13) == [slice(0, 5), slice(5, 13)]
+    keep = np.zeros((3, 2, 4), bool)
+    keep[1:, 0] = True
+    sparse = CodingPlan("sparse", blocks=tuple(plan_blocks(keep)))
+    assert sparse.slices(9) == SKIP.slices(9) == DENSE.slices(9)
+    assert [plan.blocks_run(keep.shape) for plan in (DENSE, sparse, SKIP)] == [24, 16, 0]
+
+
+def test_latents_are_as_large_as_the_token_grid_says(coder):
+    assert coder.latent_shape((2, 3, 4)) == (1, 2, 6, 8, 16)
+
+
+@pytest.mark.slow
+def test_slices_and_tiles_do_not_change_results(coder):
+    rng = np.random.default_rng(0)
+    frames = rng.uniform(-1, 1, (1, 9, 16, 16, 3)).astype(np.float32)
+    noise = jnp.asarray(rng.normal(size=(1, 3, 2, 2, 16)).astype(np.float32))
+    whole, in_tiles = CodingPlan(slice_latents=3), CodingPlan(slice_latents=3, tiles=2)
+    latent, *others = (
+        np.asarray(coder.encode(cut(frames, plan), noise, plan))
+        for plan in (DENSE, whole, in_tiles)
+    )
+    for other in others:
+        np.testing.assert_allclose(other, latent, atol=1e-5)
+    decoded, *others = (
+        np.concatenate([np.asarray(x) for x in coder.decode(latent, cut(frames, plan), plan)], 1)
+        for plan in (DENSE, whole, in_tiles)
+    )
+    assert decoded.shape == frames.shape
+    for other in others:
+        np.testing.assert_allclose(other, decoded, atol=1e-5)
+
+
+def test_the_memory_limit_sets_the_number_of_tiles(coder, model):
+    assert coder.tiles((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
+    estimate = estimate_memory(model.vae, 64, 64, 1)
+    assert coder.tiles((64, 64), 1, estimate.by_tiles[1] / 2**30) == 1
+    assert coder.tiles((64, 64), 1, estimate.by_tiles[2] / 2**30) == 2
+    with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* even in 4 spatial tiles"):
+        coder.tiles((64, 64), 1, 1e-6)

@@ -1,0 +1,51 @@
+"""How a run went: the sums, the lines, and why a faster attention did not run."""
+
+import numpy as np
+import pytest
+
+from skipsr_jax.inference.coder import DENSE, SKIP, CodingPlan
+from skipsr_jax.inference.report import Report
+from skipsr_jax.tokens.blocks import plan_blocks
+from skipsr_jax.tokens.buckets import Bucket
+
+REFUSED = {"fast": "it needs a GPU", "faster": "it needs a GPU", "other": "it takes bfloat16"}
+
+
+def test_the_report_adds_up():
+    report = Report()
+    keep = np.ones((2, 1, 4), bool)
+    sparse = CodingPlan("sparse", blocks=tuple(plan_blocks(np.zeros_like(keep), 2)))
+    report.chunk(keep, Bucket(64, 16), ("xla", REFUSED), {"encode": DENSE, "decode": sparse})
+    report.chunk(~keep, None, None, {"encode": DENSE, "decode": SKIP})
+    assert (report.skipped, report.buckets) == (0.5, {Bucket(64, 16): 1})
+    assert (report.coded("encode"), report.coded("decode")) == (1.0, 6 / 16)
+
+
+def test_seconds_and_progress_are_those_of_the_stages():
+    seen = []
+    report = Report(lambda stage, frames: seen.append((stage, frames)))
+    with report.stage("encode"):
+        pass
+    for stage in ("encode", "refine", "decode"):
+        report.advance(stage, 4)
+    assert report.seconds["encode"] > 0 == report.seconds["decode"]
+    assert seen[0] == ("encode", 0.0)
+    assert sum(frames for _, frames in seen) == pytest.approx(4)
+
+
+def test_the_lines_name_the_attention_and_why_a_faster_one_was_refused():
+    report = Report()
+    report.mask_source = "input"
+    plans = {"encode": DENSE, "decode": SKIP}
+    report.chunk(np.zeros((1, 2, 2), bool), None, None, plans)
+    text = "\n".join(report.lines())
+    assert "100.0 % of patches (mask: input)" in text
+    assert "100.0 % encoded and 0.0 % decoded" in text
+    assert "the transformer did not run" in text and "attention" not in text
+    report.chunk(np.ones((1, 2, 2), bool), Bucket(64, 16), ("xla", REFUSED), plans)
+    report.chunk(np.ones((1, 2, 2), bool), Bucket(64, 16), ("xla", REFUSED), plans)
+    lines = report.lines()
+    assert (
+        "attention  xla (not fast, faster: it needs a GPU; not other: it takes bfloat16)" in lines
+    )
+    assert "tokens     2 chunks padded to 64 tokens, 16 windows" in lines
