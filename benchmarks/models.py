@@ -30,7 +30,7 @@ CONFIGURED = [name for name in sorted(DIT_PRESETS) if name in config_names()]
 
 def first_device() -> Mesh:
     """A mesh of the first device alone."""
-    return make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    return make_mesh(1, 1, 1, devices=jax.devices()[:1])
 
 
 def abstract_dit(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:

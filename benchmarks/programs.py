@@ -28,7 +28,7 @@ from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.models.vae.slices import decode_step, encode_step
 from skipsr_jax.parallel.activations import PACKS, TOKENS, activation_sharding
-from skipsr_jax.parallel.mesh import pack_shards, packs, replicated
+from skipsr_jax.parallel.mesh import pack_sharding, pack_shards, replicated
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.parallel.spatial import spatial_sharding
@@ -236,7 +236,7 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     arguments = (
         _placed(state, shardings(state, mesh)),
         _placed(stage.frozen, shardings(stage.frozen, mesh)),
-        _placed(batch, packs(mesh)),
+        _placed(batch, pack_sharding(mesh)),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
     )
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)

@@ -39,7 +39,7 @@ from skipsr_jax.commandline import parse_flags
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.parallel.mesh import make_mesh, packs, replicated
+from skipsr_jax.parallel.mesh import make_mesh, pack_sharding, replicated
 from skipsr_jax.parallel.rules import bytes_per_device, shardings
 from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.training.settings import Optimizer
@@ -98,7 +98,7 @@ def train_on(mesh: Mesh, values: flags.FlagValues) -> tuple[float, list[float], 
     batch = train_step.make_batch(values, vae, values.skip)
     with jax.set_mesh(mesh):
         state = jax.jit(start, out_shardings=shardings(shapes, mesh))()
-        batch = jax.device_put(batch, packs(mesh))
+        batch = jax.device_put(batch, pack_sharding(mesh))
         step = jax.jit(make_step(stage, optimizer, 0), donate_argnums=0)
         losses = []
 
@@ -129,7 +129,7 @@ def infer_rows(alone: Mesh, values: flags.FlagValues) -> list[dict[str, Any]]:
     """Measures inference on one device, then on all over seq; a row for each fraction skipped."""
     one = infer_on(alone, values)
     gc.collect()  # the first parameters, before the second ones are made
-    many = infer_on(make_mesh(1, 1, values.devices, chosen=_devices(values)), values)
+    many = infer_on(make_mesh(1, 1, values.devices, devices=_devices(values)), values)
     rows = []
     for skip, (seconds, expected) in one.items():
         got = many[skip][1]
@@ -144,7 +144,7 @@ def train_rows(alone: Mesh, values: flags.FlagValues) -> list[dict[str, Any]]:
     values.packs = values.packs or values.devices
     one = train_on(alone, values) if values.train_baseline else None
     gc.collect()
-    mesh = make_mesh(1, values.devices, 1, chosen=_devices(values))
+    mesh = make_mesh(1, values.devices, 1, devices=_devices(values))
     seconds, losses, held = train_on(mesh, values)
     difference = None if one is None else float(np.max(np.abs(np.divide(losses, one[1]) - 1)))
     name = f"train fsdp={values.devices}, {values.packs} packs, {held / 2**30:.1f} GiB of state"

@@ -1,7 +1,8 @@
-"""Between modules and plain parameter dicts.
+"""Conversion between modules and plain parameter dicts.
 
-A model is described once, as a module; its numbers travel as a nested dict with string keys (what
-checkpoints hold, what optimizers and sharding rules see). Invariant: ``to_dict(bind(m, d)) == d``.
+A model is described once, as a module. Its parameters are passed around as a nested dict with
+string keys, which is what checkpoints, optimizers and sharding rules work on. Invariant:
+``to_dict(bind(m, d)) == d``.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,11 +15,11 @@ Params = dict[str, Any]
 
 
 class Buffer(nnx.Variable):
-    """A number that belongs to the checkpoint but is not trained (rotary frequencies)."""
+    """A variable that belongs to the checkpoint but is not trained (rotary frequencies)."""
 
 
 def abstract(build: Callable[[], nnx.Module]) -> nnx.Module:
-    """The module that ``build`` makes, with shapes in place of arrays. Costs no memory."""
+    """The module that ``build`` makes, with shapes instead of arrays. It takes no memory."""
     return nnx.eval_shape(build)
 
 
@@ -34,14 +35,14 @@ def to_dict(module: nnx.Module) -> Params:
 
 
 def bind(module: nnx.Module, params: Params) -> nnx.Module:
-    """The module with its numbers taken from ``params`` (arrays, tracers or shapes).
+    """The module with its parameters taken from ``params`` (arrays, tracers or shapes).
 
-    Raises ValueError, naming them, when keys are missing, left over or of another shape.
+    Raises ValueError when keys are missing, unexpected or of another shape, and names them.
     """
     wrong = shape_mismatches(flatten(to_dict(module)), flatten(params))
     if wrong:
-        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise ValueError(f"{type(module).__name__}: {len(wrong)} parameters do not fit: {shown}")
+        some = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise ValueError(f"{type(module).__name__}: {len(wrong)} parameters do not fit: {some}")
     graphdef, state = nnx.split(module)
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)

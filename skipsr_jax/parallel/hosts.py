@@ -1,7 +1,8 @@
-"""Several hosts as one program: every process joins before it looks at a device.
+"""Several hosts as one program: every process joins the others before it uses a device.
 
-TPU pods, SLURM, Open MPI and Kubernetes tell a process who it is; elsewhere flags do. Invariant:
-flags that do not belong together are refused before anything waits for anybody.
+On TPU pods, SLURM, Open MPI and Kubernetes a process learns its number from its environment;
+elsewhere flags say it. Invariant: flags that do not belong together are refused before a process
+waits for the others.
 """
 
 import jax
@@ -11,11 +12,11 @@ from skipsr_jax.errors import UserError
 
 _ADDRESS = ("coordinator", "num_processes", "process_id")
 _CPU_COLLECTIVES = "gloo"
-"""How processes without accelerators exchange numbers; jax's own default there is none."""
+"""The collectives of processes without accelerators, for which jax has no default."""
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """--distributed, and what says who is who where nothing else does."""
+    """Defines --distributed, and the flags for hosts that no cluster manager numbers."""
     text = "This is one of several hosts: find the others before anything else."
     flags.DEFINE_bool("distributed", False, text, flag_values=values)
     text = "host:port of process 0, the same for all. Default: from the cluster."
@@ -27,16 +28,19 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def join(values: flags.FlagValues) -> None:
-    """Joins the others, when the flags ask for it. Raises UserError for flags that do not fit."""
-    given = [name for name in _ADDRESS if values[name].value is not None]
-    if given and not values.distributed:
-        raise UserError(f"--{given[0]} is for several hosts: add --distributed")
+    """Joins the other processes, when the flags ask for it.
+
+    Raises UserError for flags that do not belong together, and when the others are not found.
+    """
+    set_flags = [name for name in _ADDRESS if values[name].value is not None]
+    if set_flags and not values.distributed:
+        raise UserError(f"--{set_flags[0]} is for several hosts: add --distributed")
     if not values.distributed:
         return
-    if given and len(given) < len(_ADDRESS):
-        missing = " and ".join(f"--{name}" for name in _ADDRESS if name not in given)
-        raise UserError(f"--{given[0]} needs {missing} too, or none of them on a cluster")
-    if given and not 0 <= values.process_id < values.num_processes:
+    if set_flags and len(set_flags) < len(_ADDRESS):
+        missing = " and ".join(f"--{name}" for name in _ADDRESS if name not in set_flags)
+        raise UserError(f"--{set_flags[0]} needs {missing} too, or none of them on a cluster")
+    if set_flags and not 0 <= values.process_id < values.num_processes:
         raise UserError(
             f"--process_id is {values.process_id}: it must be from 0 to "
             f"{values.num_processes - 1}, below --num_processes"

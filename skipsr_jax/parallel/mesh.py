@@ -1,6 +1,6 @@
 """The mesh of devices: axes ``data``, ``fsdp`` and ``seq``. One device is a mesh of one.
 
-Packs lie over (data, fsdp), parameters over fsdp, tokens over seq.
+Packs are sharded over (data, fsdp), parameters over fsdp, and tokens over seq.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class MeshSizes:
-    """Devices along each axis of the mesh; -1: what the others leave."""
+    """Devices along each axis of the mesh; -1: as many as the other axes leave."""
 
     data: int = -1
     fsdp: int = 1
@@ -27,57 +27,63 @@ class MeshSizes:
 
 
 def check_one_slice(devices: Sequence[Any]) -> None:
-    """Raises UserError for TPUs of several slices, which no torus joins."""
+    """Raises UserError for TPUs of several slices, which no torus connects."""
     slices = {getattr(device, "slice_index", 0) for device in devices}
     if len(slices) > 1:
-        raise UserError(f"the devices are of {len(slices)} slices: a mesh lies within one")
+        raise UserError(
+            f"the devices are of {len(slices)} slices of TPUs, but a mesh is limited to one: start "
+            "a program on each slice"
+        )
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, seq: int = 1, chosen: Sequence[jax.Device] | None = None
+    data: int = -1, fsdp: int = 1, seq: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """A mesh of all devices, or of those ``chosen``; at most one size may be -1: what the others
-    leave.
+    """The mesh of ``devices``, by default of all.
 
-    Raises UserError when the sizes do not multiply to the number of devices, and for devices of
-    several slices, which no torus joins.
+    At most one size may be -1, which means as many devices as the others leave. Raises UserError
+    when the sizes do not multiply to the number of devices, and for devices of several slices,
+    which no torus connects.
     """
-    chosen = jax.devices() if chosen is None else chosen
-    sizes, devices = [data, fsdp, seq], len(chosen)
+    devices = jax.devices() if devices is None else devices
+    sizes, count = [data, fsdp, seq], len(devices)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"mesh sizes {sizes} must be positive, or -1 for one of them")
     if -1 in sizes:
         known = -sizes[0] * sizes[1] * sizes[2]
-        sizes[sizes.index(-1)] = max(1, devices // known)
-    if sizes[0] * sizes[1] * sizes[2] != devices:
+        sizes[sizes.index(-1)] = max(1, count // known)
+    if sizes[0] * sizes[1] * sizes[2] != count:
         axes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise UserError(f"a mesh of {axes} does not use the {devices} devices there are")
-    check_one_slice(chosen)
-    kinds = (AxisType.Auto,) * len(AXES)
-    # A torus of 16 x 16 gives its axes in parts too: 64 x 4 is as good as 16 x 16.
-    placed = mesh_utils.create_device_mesh(sizes, chosen, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=kinds)
+        raise UserError(
+            f"a mesh of {axes} does not use the {count} devices there are: change a size, or make "
+            "one of them -1"
+        )
+    check_one_slice(devices)
+    # A torus of 16 x 16 offers divided axes too: 64 x 4 is as good as 16 x 16.
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_of(sizes: MeshSizes) -> Mesh:
     """A mesh of as many of this host's devices as the sizes ask for, of all where one is -1."""
-    wanted = sizes.data * sizes.fsdp * sizes.seq
-    chosen = jax.local_devices()
-    return make_mesh(**dataclasses.asdict(sizes), chosen=chosen[:wanted] if wanted > 0 else chosen)
+    wanted, devices = sizes.data * sizes.fsdp * sizes.seq, jax.local_devices()
+    return make_mesh(
+        **dataclasses.asdict(sizes), devices=devices[:wanted] if wanted > 0 else devices
+    )
 
 
-def packs(mesh: Mesh) -> NamedSharding:
-    """Leading axis over the devices that hold different packs."""
+def pack_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays whose first axis counts packs (or clips)."""
     return NamedSharding(mesh, PartitionSpec(PACK_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same numbers on every device."""
+    """The sharding of arrays that are whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def pack_shards(mesh: Mesh) -> int:
-    """Over how many devices the packs are spread."""
+    """The number of shards that packs are divided into: data times fsdp."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -85,7 +91,7 @@ def pack_hosts(mesh: Mesh) -> tuple[int, int]:
     """(this host's number, how many) among hosts that hold different packs.
 
     Hosts whose devices share their packs, over seq, have one number and read the same data. Raises
-    UserError when hosts hold unequal shares of the packs.
+    UserError when hosts hold different numbers of packs.
     """
     rows = mesh.devices.reshape(pack_shards(mesh), -1)
     held: dict[int, list[int]] = {}
@@ -102,7 +108,7 @@ def pack_hosts(mesh: Mesh) -> tuple[int, int]:
 
 
 def on_mesh(mesh: Mesh | None, program: Callable[..., Result]) -> Callable[..., Result]:
-    """``program`` with ``mesh`` as the current one; itself without a mesh."""
+    """``program``, run with ``mesh`` as the current one; itself without a mesh."""
     if mesh is None:
         return program
 

@@ -189,7 +189,8 @@ def _all_to_all(
     x: Float[Array, "shards *rest"], sharding: ActivationSharding
 ) -> Float[Array, "shards *rest"]:
     """Sends entry i to device i, of those that share the pack, and receives its entry for this."""
-    return jax.lax.all_to_all(x, sharding.tokens, split_axis=0, concat_axis=0)
+    with jax.named_scope("exchange"):
+        return jax.lax.all_to_all(x, sharding.tokens, split_axis=0, concat_axis=0)
 
 
 def _heads_to_tokens(

@@ -29,7 +29,7 @@ MIN_LATENT_PIXELS = 2
 
 
 def spatial_axes(sizes: dict[str, int], rows: int, columns: int) -> tuple[MeshAxes, MeshAxes]:
-    """The mesh axes, of the given ``sizes``, over which rows and columns of a frame are sharded.
+    """The mesh axes over which rows and columns of a frame are sharded, out of those in ``sizes``.
 
     Either rows or columns are sharded, evenly, over as many devices as that allows; rows if both
     allow as many. They are never both sharded: the compiler (XLA as of jax 0.10) gets convolutions

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.activations import PACK_AXES, constrain
-from skipsr_jax.parallel.mesh import packs
+from skipsr_jax.parallel.mesh import pack_sharding
 from skipsr_jax.training.optimizer import averaged, transformation, without
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.stage import Metrics, Player, Stage
@@ -183,8 +183,8 @@ def make_step(
 
 def on_devices(batch: Batch, mesh: Mesh) -> Batch:
     """This host's share of a batch, over the devices that hold packs."""
-    place = packs(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), batch)
+    sharding = pack_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def make_evaluation(stage: Stage, seed: int) -> Callable[[Params, Params, Batch], Metrics]:

@@ -14,7 +14,7 @@ TINY = DIT_PRESETS["tiny"]
 @pytest.mark.parametrize(("at_once", "clips", "devices"), [(0, 2, 2), (1, 1, 4), (4, 4, 2)])
 def test_devices_that_share_a_clip(at_once, clips, devices):
     """On a mesh of two shares of the packs and two devices along seq."""
-    mesh = make_mesh(1, 2, 2, chosen=jax.devices()[:4])
+    mesh = make_mesh(1, 2, 2, devices=jax.devices()[:4])
     program = programs.refine(TINY, mesh, programs.Clip(5, 64, 64, 0.0, at_once))
     tokens = program.arguments[1]
     assert program.clips == tokens.shape[0] == clips
@@ -25,7 +25,7 @@ def test_devices_that_share_a_clip(at_once, clips, devices):
 
 @pytest.mark.parametrize("build", programs.VAE_PROGRAMS.values())
 def test_slices_of_the_autoencoder_over_devices(build):
-    mesh = make_mesh(1, 1, 4, chosen=jax.devices()[:4])
+    mesh = make_mesh(1, 1, 4, devices=jax.devices()[:4])
     program = build(mesh, programs.Clip(5, 64, 64, 0.0, 1))
     assert program.arguments[1].sharding.shard_shape(program.arguments[1].shape)[2] in (2, 16)
     with jax.set_mesh(mesh):

@@ -29,7 +29,7 @@ def kept_queries(monkeypatch):
 @pytest.fixture(scope="module")
 def run():
     """(plan, attention) -> velocity of each patch of the clip, NaN where none was stored."""
-    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     params = random_parameters(abstract_dit(SMALLEST_DIT, np.float32), mesh)
     rng = np.random.default_rng(0)
     patches = [rng.standard_normal((int(np.prod(GRID)), 4 * c), np.float32) for c in (16, 17)]

@@ -151,7 +151,7 @@ def all_stages(path, mesh):
 @pytest.mark.parametrize("sizes", [(1, 2, 2), (8, 1, 1), (2, 2, 2)])
 def test_a_mesh_gives_what_one_device_gives(sizes, tmp_path, quick_compile):
     path = small_model.write_small_model(tmp_path / "model")
-    mesh = make_mesh(*sizes, chosen=jax.devices()[: math.prod(sizes)])
+    mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
     want, _, _ = all_stages(path, mesh_of(MeshSizes(1, 1, 1)))
     got, params, decoded = all_stages(path, mesh)
     for a, b in zip(got, want, strict=True):

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.activations import constrain
-from skipsr_jax.parallel.mesh import check_one_slice, make_mesh, pack_shards, packs
+from skipsr_jax.parallel.mesh import check_one_slice, make_mesh, pack_sharding, pack_shards
 from skipsr_jax.parallel.rules import shardings, spec_for
 
 
@@ -61,6 +61,6 @@ def test_constrain_shards_on_a_mesh_and_does_nothing_without():
     with jax.set_mesh(mesh):
         y = jax.jit(lambda x: constrain(x * 2, ("data", "fsdp"), "absent"))(x)
         odd = jax.jit(lambda x: constrain(x, "data", None))(jnp.ones((3, 2)))
-    assert y.sharding.is_equivalent_to(packs(mesh), 2)
+    assert y.sharding.is_equivalent_to(pack_sharding(mesh), 2)
     assert odd.sharding.is_fully_replicated
     np.testing.assert_array_equal(y, x * 2)

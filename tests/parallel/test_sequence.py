@@ -13,8 +13,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import abstract, bind, to_dict
 from skipsr_jax.parallel.activations import activation_sharding
-from skipsr_jax.parallel.mesh import make_mesh, replicated
-from skipsr_jax.parallel.mesh import packs as packs_over
+from skipsr_jax.parallel.mesh import make_mesh, pack_sharding, replicated
 from skipsr_jax.parallel.overlapped_attention import attend_by_heads, exchange, head_chunks
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import Attention, attend_by_packs, attend_by_windows
@@ -51,7 +50,7 @@ def run_on(mesh, sharding, function, params, args):
 
 
 def one_device():
-    return make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    return make_mesh(1, 1, 1, devices=jax.devices()[:1])
 
 
 @pytest.mark.slow
@@ -96,13 +95,13 @@ def test_whole_windows_are_attended_where_they_lie():
 
     step = jax.value_and_grad(loss, has_aux=True)
     ((_, want), wanted), _ = run_on(one_device(), replicated, step, params, (*arrays, uncut))
-    ((_, got), gradients), _ = run_on(mesh, packs_over, step, params, (*arrays, plan))
+    ((_, got), gradients), _ = run_on(mesh, pack_sharding, step, params, (*arrays, plan))
     np.testing.assert_allclose(got[plan.valid], want[plan.valid], atol=2e-5)
     for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * max(1, np.abs(b).max()))
 
     def exchanges(plan):
-        _, program = run_on(mesh, packs_over, forward, params, (*arrays, plan))
+        _, program = run_on(mesh, pack_sharding, forward, params, (*arrays, plan))
         return sum(c.kind == "all-to-all" for c in collectives(program))
 
     assert exchanges(plan) == exchanges(uncut) > 0  # in a step of two layers as in a step of one

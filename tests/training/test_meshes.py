@@ -79,7 +79,7 @@ def three_steps(settings, start, sizes, encode=False):
 
 
 def on(sizes):
-    return make_mesh(*sizes, chosen=jax.devices()[: int(np.prod(sizes))])
+    return make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
 
 
 @pytest.fixture(scope="module")

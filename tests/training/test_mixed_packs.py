@@ -219,7 +219,7 @@ def test_every_stage_learns_a_mixed_batch_and_shows_it(name, root):
         return
     evaluate = jax.jit(make_evaluation(stage, 0), compiler_options=QUICK)
     assert np.isfinite(evaluate(state["params"], stage.frozen, batch)["loss"])
-    mesh = make_mesh(1, 1, 1, chosen=jax.devices()[:1])
+    mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     rows = Panels(stage, 0, mesh)(state["params"], stage.frozen, batch)
     assert [row.shape for row in rows] == [(32, 240, 3)] * 2 + [(48, 160, 3)] * 4
     found = Quality(stage, settings, mesh, (0, 1))(state["params"], stage.frozen)

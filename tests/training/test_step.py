@@ -10,7 +10,7 @@ from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.data.sample import Recipe
-from skipsr_jax.parallel.mesh import make_mesh, pack_shards, packs
+from skipsr_jax.parallel.mesh import make_mesh, pack_sharding, pack_shards
 from skipsr_jax.training.optimizer import transformation
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.stage import Player, Stage
@@ -97,7 +97,7 @@ def test_micro_batches_stay_where_their_packs_are():
     mesh = make_mesh(4, 2, -1)
     batch = Batch(hr=(np.zeros((3 * 16, 4), np.float32),), negative=np.zeros((16, 3), bool))
     with jax.set_mesh(mesh):
-        placed = jax.device_put(batch, packs(mesh))
+        placed = jax.device_put(batch, pack_sharding(mesh))
         cut = jax.jit(lambda b: micro_batches(b, 2, 3))
         out = cut(placed)
         program = cut.lower(placed).compile().as_text()
@@ -120,7 +120,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch_on_a_mesh():
     mesh = make_mesh(2, 4, -1)
     results = []
     with jax.set_mesh(mesh):
-        batch = jax.device_put(packed_batch(2, 16), packs(mesh))
+        batch = jax.device_put(packed_batch(2, 16), pack_sharding(mesh))
         for accumulate in (1, 2):
             optimizer = Optimizer(0.1, accumulate=accumulate)
             state = fresh_state(stage, optimizer, jax.random.key(0))
