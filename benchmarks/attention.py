@@ -1,21 +1,23 @@
-"""Attention over packed windows at the shapes of 720p x 101 frames, all implementations in one run.
+"""Measures attention over packed windows, all implementations in one run.
 
     XLA_PYTHON_CLIENT_PREALLOCATE=false python -m benchmarks.attention --out=attention.json
     python -m benchmarks.attention --grid=3,6,8 --text=5 --heads=2 --head_dim=16 --dtype=float32
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost \
-        python -m benchmarks.attention --tpu --shapes=regular --out=attention_tpu.json
+    python -m benchmarks.attention --tpu --shapes=regular --out=attention_tpu.json
 
-Windows of the regular partition, of the shifted one, and regular ones with a random 40-80 % of each
-window's video tokens kept; every window also holds the text. Forward, and forward with backward, in
-milliseconds and TFLOP/s of useful work: each call waited for, and queued, that is so many calls
-waited for once, as within a larger program. Useful work is 4 (14 with backward) operations per pair
-of rows of one segment, per head and channel. The errors are relative, of the output and of the
-three gradients in the worst window, first and last head, against the XLA version in float32.
-torch's varlen attention (FlashAttention-2) is timed beside where a torch with CUDA is installed,
-and the matmul ceiling in the same run.
+The default sizes are those of 101 frames of 720p in 3B. The windows are those of the regular
+partition, those of the shifted one, and "ragged" ones: regular windows with a random 40-80 % of
+their video tokens kept. Every window also holds the text.
 
---tpu runs nothing: it compiles the TPU kernels of heads of 128 channels in bfloat16 for chips that
-need not be there (libtpu must be installed), see ``benchmarks.attention_tpu``.
+The columns give forward, and forward with backward ("both"), in milliseconds and TFLOP/s of useful
+work. A plain time is that of a call that is waited for; a queued one is the time per call of
+--queue calls that are waited for once, as calls within a larger program are. Useful work is 4
+operations (14 with backward) per pair of rows of one window, per head and channel. The errors are
+relative to the XLA version in float32: of the output, and of the worst of the three gradients, in
+the worst window and the first and last head. torch's varlen attention (FlashAttention-2) is
+measured too where a torch with CUDA is installed, and so is the matmul ceiling.
+
+--tpu runs nothing: it compiles the TPU kernels of heads of 128 channels in bfloat16, without a TPU
+but with libtpu; see ``benchmarks.attention_tpu``.
 """
 
 import dataclasses
@@ -55,33 +57,33 @@ from skipsr_jax.tokens.windows import window_boxes
 
 SHAPES = ("regular", "shifted", "ragged")
 DTYPES = ("bfloat16", "float16", "float32")
-KEPT = (0.4, 0.8)  # share of a ragged window's video tokens
+KEPT = (0.4, 0.8)  # range of the kept fraction of a ragged window's video tokens
 FORWARD, BOTH = 4, 14  # operations per pair of rows and channel: 2 and 7 matrix products
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
-    flags.DEFINE_list("grid", ["26", "45", "80"], "Tokens (t, h, w).", flag_values=values)
-    flags.DEFINE_list("shapes", list(SHAPES), "Which windows.", flag_values=values)
+    flags.DEFINE_list("grid", ["26", "45", "80"], "Token grid (t, r, q).", flag_values=values)
+    flags.DEFINE_list("shapes", list(SHAPES), "Kinds of windows.", flag_values=values)
     flags.DEFINE_integer("text", 58, "Text rows in every window.", flag_values=values)
     flags.DEFINE_integer("heads", 20, "Heads.", flag_values=values)
     flags.DEFINE_integer("head_dim", 128, "Channels of a head.", flag_values=values)
-    text = "Of queries, keys, values."
+    text = "Of queries, keys and values."
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, text, flag_values=values)
-    flags.DEFINE_integer("repeats", 10, "Timings of each.", flag_values=values)
+    flags.DEFINE_integer("repeats", 10, "Timed runs of each.", flag_values=values)
     flags.DEFINE_integer("queue", 8, "Calls of a queued timing.", flag_values=values)
-    flags.DEFINE_list("without", [], "Implementations not to time.", flag_values=values)
-    flags.DEFINE_integer("ceiling_side", 8192, "Matrices of the ceiling.", flag_values=values)
+    flags.DEFINE_list("without", [], "Implementations to leave out.", flag_values=values)
+    flags.DEFINE_integer("ceiling_side", 8192, "Side of its matrices.", flag_values=values)
     flags.DEFINE_bool("tpu", False, "Compile for TPUs, run nothing.", flag_values=values)
     chips = list(attention_tpu.TOPOLOGIES)
-    flags.DEFINE_list("chips", chips, "Which TPUs, with --tpu.", flag_values=values)
+    flags.DEFINE_list("chips", chips, "Kinds of TPU, with --tpu.", flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
 
 def grid_of(values: flags.FlagValues) -> tuple[int, int, int]:
-    """Tokens along time, height and width."""
+    """The token grid: time, rows, columns. Raises UserError for anything else."""
     sides = [int(n) for n in values.grid if n.isdecimal() and int(n) > 0]
     if len(sides) != 3 or len(values.grid) != 3:
         raise UserError(f"--grid={','.join(values.grid)} must be three positive integers: 26,45,80")
@@ -89,24 +91,24 @@ def grid_of(values: flags.FlagValues) -> tuple[int, int, int]:
 
 
 def window_lengths(shape: str, grid: tuple[int, int, int], text: int) -> np.ndarray:
-    """Rows of each window, text included."""
+    """The number of attention rows of each window, text included."""
     if shape not in SHAPES:
         raise UserError(f"unknown shape {shape!r}; choose from {', '.join(SHAPES)}")
     boxes = window_boxes(grid, shape == "shifted")
     lengths = np.prod(boxes[:, 1::2] - boxes[:, ::2], axis=1)
     if shape == "ragged":
-        share = np.random.default_rng(0).uniform(*KEPT, size=len(lengths))
-        lengths = np.rint(lengths * share).astype(int)
+        kept = np.random.default_rng(0).uniform(*KEPT, size=len(lengths))
+        lengths = np.rint(lengths * kept).astype(int)
     return lengths + text
 
 
 def useful_operations(lengths: np.ndarray, heads: int, head_dim: int, per_pair: int) -> float:
-    """Of all pairs of rows in a segment."""
+    """Counts the operations of all pairs of rows that share a window."""
     return float(per_pair * head_dim * heads * (lengths.astype(float) ** 2).sum())
 
 
 def make_inputs(lengths: np.ndarray, values: flags.FlagValues) -> tuple[Array, ...]:
-    """q, k, v, the gradient of the output, and cu_seqlens."""
+    """Random q, k, v and gradient of the output, and cu_seqlens."""
     size = (1, int(lengths.sum()), values.heads, values.head_dim)
     keys = jax.random.split(jax.random.key(0), 4)
     arrays = (jax.random.normal(key, size, jnp.dtype(values.dtype)) for key in keys)
@@ -114,24 +116,24 @@ def make_inputs(lengths: np.ndarray, values: flags.FlagValues) -> tuple[Array, .
 
 
 def exact_inputs(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Outer heads in float32, and cu_seqlens."""
+    """The inputs in float32, reduced to the outer heads, and cu_seqlens."""
     *arrays, cu = inputs
     return *(outer_heads(x).astype(jnp.float32) for x in arrays), cu
 
 
-def worst_error(got: np.ndarray, want: np.ndarray, bounds: np.ndarray) -> float:
-    """The largest relative error of the segments between the bounds, in the norm; NaN if any is."""
+def worst_error(found: np.ndarray, exact: np.ndarray, bounds: np.ndarray) -> float:
+    """The largest relative error, in the norm, of the windows between ``bounds``; NaN if any is."""
 
     def norms(x: np.ndarray) -> np.ndarray:
         squares = np.square(x, dtype=np.float64).sum(axis=(1, 2))
         return np.sqrt(np.add.reduceat(squares, bounds[:-1]))
 
-    return float(np.max(norms(got.astype(np.float32) - want) / norms(want)))
+    return float(np.max(norms(found.astype(np.float32) - exact) / norms(exact)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Windows of one kind, and what is run on them."""
+    """Windows of one kind, and the programs that run on them."""
 
     shape: str
     lengths: np.ndarray
@@ -142,7 +144,7 @@ class Case:
 
 
 def prepare(shape: str, values: flags.FlagValues) -> Case:
-    """Inputs, programs not yet compiled, and why the other implementations do not run."""
+    """Makes inputs and programs, not yet compiled, and notes why implementations do not run."""
     lengths = window_lengths(shape, grid_of(values), values.text)
     inputs = make_inputs(lengths, values)
     lowered, refused = {}, {}
@@ -159,7 +161,7 @@ def prepare(shape: str, values: flags.FlagValues) -> Case:
 
 
 def time_runs(case: Case, name: str, runs: Runs, values: flags.FlagValues) -> dict:
-    """One row of the table, printed at once."""
+    """Measures one implementation; prints and returns its row."""
     row = {"shape": case.shape, "implementation": name, "rows": int(case.lengths.sum())}
     row["windows"] = len(case.lengths)
     for kind, run, per_pair in (("forward", runs.forward, FORWARD), ("both", runs.both, BOTH)):
@@ -172,9 +174,9 @@ def time_runs(case: Case, name: str, runs: Runs, values: flags.FlagValues) -> di
     return row
 
 
-def errors_of(runs: Runs, want: tuple[np.ndarray, ...], bounds: np.ndarray) -> dict:
-    """Of the output, and of the worst gradient."""
-    errors = [worst_error(*pair, bounds) for pair in zip(runs.results(), want, strict=True)]
+def errors_of(runs: Runs, exact: tuple[np.ndarray, ...], bounds: np.ndarray) -> dict:
+    """The errors of the output and of the worst gradient."""
+    errors = [worst_error(*pair, bounds) for pair in zip(runs.results(), exact, strict=True)]
     return {"out_error": errors[0], "gradient_error": float(np.max(errors[1:]))}
 
 
@@ -184,21 +186,21 @@ def measure(
     exact: jax.stages.Compiled,
     values: flags.FlagValues,
 ) -> tuple[list[dict], dict[str, str]]:
-    """Rows of the table for one shape, torch's first, and why the others did not run.
+    """Measures one kind of windows; returns the rows, torch's first, and why others did not run.
 
-    Times come before errors, so that what is cut short has the ratios.
+    Times are measured before errors, so that a run that is interrupted has printed the times.
     """
     refused = dict(case.refused)
-    beside = torch_runs(case.inputs, int(case.lengths.max()))
-    if beside is None:
+    of_torch = torch_runs(case.inputs, int(case.lengths.max()))
+    if of_torch is None:
         refused["torch varlen"] = "no torch with CUDA and varlen attention, or not bfloat16"
-    runs = {} if beside is None else {"torch varlen": beside}
+    runs = {} if of_torch is None else {"torch varlen": of_torch}
     runs |= {name: jax_runs(programs, case.inputs) for name, programs in compiled.items()}
     rows = [time_runs(case, name, each, values) for name, each in runs.items()]
-    want = tuple(np.asarray(x[0]) for x in exact(*exact_inputs(case.inputs)))
+    reference = tuple(np.asarray(x[0]) for x in exact(*exact_inputs(case.inputs)))
     bounds = np.asarray(case.inputs[4][0])
     for row, (name, each) in zip(rows, runs.items(), strict=True):
-        row |= errors_of(each, want, bounds)
+        row |= errors_of(each, reference, bounds)
         print(
             f"{case.shape}, {name}: errors {row['out_error']:.2e}, {row['gradient_error']:.2e}",
             flush=True,
@@ -207,7 +209,7 @@ def measure(
 
 
 def run_here(values: flags.FlagValues) -> dict:
-    """Times everything that runs on this device and prints the table."""
+    """Measures all implementations that run on this device and prints the table."""
     if unknown := set(values.without) - set(IMPLEMENTATIONS):
         known = ", ".join(IMPLEMENTATIONS)
         raise UserError(f"--without={','.join(sorted(unknown))} is not among {known}")
@@ -229,7 +231,7 @@ def run_here(values: flags.FlagValues) -> dict:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON."""
+    """Measures or compiles, prints the table and writes it as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
     if values.tpu:
         lengths = {

@@ -1,4 +1,4 @@
-"""What ``benchmarks.attention`` runs: our implementations, and torch's varlen attention beside."""
+"""The runs of ``benchmarks.attention``: our implementations and torch's varlen attention."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from skipsr_jax.kernels.attention import varlen_attention
 
 
 def differentiated(run: Callable) -> Callable:
-    """(q, k, v, gradient of the output, cu_seqlens) -> output and gradients of q, k and v."""
+    """A jitted (q, k, v, gradient of the output, cu_seqlens) -> output and gradients of q, k, v."""
 
     @jax.jit
     def both(q: Array, k: Array, v: Array, d_out: Array, cu: Array) -> tuple[Array, ...]:
@@ -32,9 +32,13 @@ def outer_heads(x: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """Forward, forward with backward, and the outer heads of the latter's results.
+    """The programs of one implementation, with their inputs bound.
 
-    The first two start the work; ``wait`` waits for what they gave.
+    Attributes:
+      forward: starts a forward pass and returns its result, which may not be ready.
+      both: the same for forward with backward.
+      wait: waits for a result of these.
+      results: the outer heads of output and gradients, as numpy arrays.
     """
 
     forward: Callable[[], Any]
@@ -43,14 +47,14 @@ class Runs:
     results: Callable[[], list[np.ndarray]]
 
     def queued(self, run: Callable[[], Any], calls: int) -> None:
-        """So many calls, waited for once; results before the last one are let go."""
+        """Calls ``run`` ``calls`` times and waits for the last result; drops the others."""
         for _ in range(calls):
-            given = run()
-        self.wait(given)
+            result = run()
+        self.wait(result)
 
 
 def jax_programs(name: str, inputs: tuple[Array, ...]) -> tuple[jax.stages.Lowered, ...]:
-    """Forward, and forward with backward, not compiled."""
+    """Lowers the forward pass, and forward with backward, of an implementation."""
     q, k, v, _, cu = inputs
     run = functools.partial(varlen_attention, implementation=name)
     forward = jax.jit(functools.partial(run, scale=q.shape[-1] ** -0.5))
@@ -58,7 +62,7 @@ def jax_programs(name: str, inputs: tuple[Array, ...]) -> tuple[jax.stages.Lower
 
 
 def jax_runs(programs: Sequence[jax.stages.Compiled], inputs: tuple[Array, ...]) -> Runs:
-    """Of the two programs, compiled."""
+    """The runs of the two programs of `jax_programs`, compiled."""
     q, k, v, _, cu = inputs
     forward, both = programs
 
@@ -70,7 +74,7 @@ def jax_runs(programs: Sequence[jax.stages.Compiled], inputs: tuple[Array, ...])
 
 
 def torch_runs(inputs: tuple[Array, ...], longest: int) -> Runs | None:
-    """The same of torch's varlen attention; None without torch, CUDA or a 16-bit dtype."""
+    """The runs of torch's varlen attention; None without torch or CUDA, or if not in bfloat16."""
     try:
         import torch
         from torch.nn.attention.varlen import varlen_attn
@@ -96,8 +100,8 @@ def torch_runs(inputs: tuple[Array, ...], longest: int) -> Runs | None:
         out.backward(d_out)
         return out
 
-    def wait(given: Any) -> None:
-        del given
+    def wait(result: Any) -> None:
+        del result
         torch.cuda.synchronize()
 
     def results() -> list[np.ndarray]:

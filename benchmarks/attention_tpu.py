@@ -1,11 +1,12 @@
-"""The TPU kernels of attention without a TPU: compiled by libtpu, their work counted.
+"""Compiles the TPU kernels of attention without a TPU, and counts their work.
 
-Time is a roofline, not a measurement: the larger of operations over the chip's bfloat16 peak and
-bytes over its memory bandwidth, counting what a kernel really visits (blocks across the ends of
-segments in full) and copies. Splash attention, jax's own TPU kernel, takes the same windows as
-segment ids; its blocks to visit are fixed when it is traced, so it multiplies every pair of blocks
-and masks. ``vmem_mib`` is what the compiler gave the largest kernel; ``own_vmem_mib`` follows from
-the block shapes (buffers and scratch, without the compiler's temporaries).
+Times are those of a roofline model, not measurements: the larger of operations / the chip's
+bfloat16 peak and bytes / its memory bandwidth. They count all blocks that a kernel visits, in full
+where a window ends within them, and all its copies. Splash attention, jax's own TPU kernel, gets
+the same windows as segment ids. The blocks that it visits are fixed when it is traced, so it
+multiplies every pair of blocks, and masks. ``vmem_mib`` is what the compiler assigned to the
+largest kernel; ``own_vmem_mib`` follows from the block shapes: buffers and scratch, without the
+compiler's temporaries.
 """
 
 import dataclasses
@@ -17,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     BlockSizes,
@@ -28,16 +28,17 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.chips import CHIPS, devices_of, use_compiler_only
 from benchmarks.measure import format_table
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.attention import varlen_attention
 from skipsr_jax.kernels.attention.segments import row_bounds
 from skipsr_jax.kernels.attention.tpu.stream import LANES, Blocks, block_ranges, blocks_for
 
-TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+TOPOLOGIES = {chip.name: chip.topologies[0] for chip in CHIPS}
 SPLASH_BLOCK = 512
 BFLOAT16, FLOAT32 = 2, 4  # bytes
-FORWARD, BACKWARD = 4, 14  # operations per visited pair and channel; the scores are made twice
+FORWARD, BACKWARD = 4, 14  # operations per visited pair and channel; backward computes scores twice
 _SCOPED = re.compile(r'"used_scoped_memory_configs":\[\{"memory_space":"1"[^}]*"size":"(\d+)"')
 
 
@@ -49,19 +50,19 @@ class Work:
     moved: float
 
     def milliseconds(self, chip: pltpu.TpuInfo, cores: int) -> float:
-        """The roofline's time on all cores of a chip."""
+        """The time in the roofline model on all cores of a chip."""
         compute = self.operations / (chip.bf16_ops_per_second * cores)
         return max(compute, self.moved / (chip.mem_bw_bytes_per_second * cores)) * 1e3
 
 
 def chip_facts(name: str) -> tuple[pltpu.TpuInfo, int]:
-    """Published numbers of one core, and cores per chip."""
+    """The published numbers of one core, and the number of cores of a chip."""
     version = pltpu.ChipVersion(name)
     return pltpu.get_tpu_info_for_chip(version, 1), version.num_physical_tensor_cores_per_chip
 
 
 def own_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
-    """What our kernels visit and copy, from the same ranges that they get."""
+    """The work of our kernels, counted from the ranges of blocks that they get."""
     rows = int(lengths.sum())
     blocks = blocks_for(rows)
     cu = jnp.asarray(np.cumsum([0, *lengths])[None], jnp.int32)
@@ -79,7 +80,7 @@ def own_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
 
 
 def splash_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
-    """What splash attention visits: all pairs of blocks, keys read once per block of queries."""
+    """The work of splash attention: all pairs of blocks, keys read once per block of queries."""
     rows = -(-int(lengths.sum()) // SPLASH_BLOCK) * SPLASH_BLOCK
     pairs = rows**2
     stationary = rows * LANES * BFLOAT16
@@ -90,7 +91,7 @@ def splash_work(lengths: np.ndarray, heads: int) -> dict[str, Work]:
 
 
 def own_vmem_bytes(blocks: Blocks) -> dict[str, int]:
-    """Buffers and scratch of each kernel for bfloat16; blocks in and out are held twice."""
+    """Bytes of buffers and scratch of each kernel for bfloat16; inputs and outputs have two."""
     stationary = blocks.stationary * LANES * BFLOAT16
     streamed = 2 * 2 * blocks.streamed * LANES * BFLOAT16
     total = blocks.stationary * LANES * FLOAT32
@@ -106,12 +107,12 @@ def own_vmem_bytes(blocks: Blocks) -> dict[str, int]:
 
 
 def own_pass(q: Array, k: Array, v: Array, cu: Array) -> Array:
-    """Ours, queries (1, s, a, p)."""
+    """Our attention; q, k and v are (1, s, a, p)."""
     return varlen_attention(q, k, v, cu, scale=LANES**-0.5, implementation="pallas_tpu")
 
 
 def splash_pass(q: Array, k: Array, v: Array, cu: Array) -> Array:
-    """Splash attention with the windows as segment ids, its rows padded to whole blocks."""
+    """Splash attention with the windows as segment ids and its rows padded to whole blocks."""
     _, rows, heads, _ = q.shape
     more = -rows % SPLASH_BLOCK
     sizes = BlockSizes(*[SPLASH_BLOCK] * 8)
@@ -129,15 +130,12 @@ def splash_pass(q: Array, k: Array, v: Array, cu: Array) -> Array:
 def compile_pass(
     run: Callable, rows: int, heads: int, segments: int, chip: str
 ) -> dict[str, float | None]:
-    """Compiles forward and gradient for a chip: seconds, VMEM of the largest kernel, temporaries.
+    """Compiles forward, and forward with backward, for a chip.
 
+    Returns the seconds of compiling, the VMEM of the largest kernel and the bytes of temporaries.
     Raises UserError where libtpu is not installed.
     """
-    try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
-    except RuntimeError as error:
-        raise UserError(f"--tpu needs libtpu (pip install libtpu): {error}") from error
-    mesh = Mesh(np.asarray(topology.devices[:1]), ("data",))
+    mesh = Mesh(np.asarray(devices_of(TOPOLOGIES[chip])[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
     size = (1, rows, heads, LANES)
     x = jax.ShapeDtypeStruct(size, jnp.bfloat16, sharding=everywhere)
@@ -165,16 +163,20 @@ def compile_pass(
 
 
 def run(lengths: dict[str, np.ndarray], heads: int, chips: Sequence[str]) -> dict:
-    """Compiles ours and splash attention for each shape and chip and prints the table.
+    """Compiles our and splash attention for each kind of windows and chip; prints the table.
 
     Args:
-      lengths: rows of each window, by shape. heads: of 128 channels. chips: keys of TOPOLOGIES.
+      lengths: rows of each window, by kind of windows.
+      heads: number of heads, of 128 channels each.
+      chips: keys of TOPOLOGIES.
 
-    Raises UserError for an unknown chip, and where libtpu is not installed.
+    Raises:
+      UserError: a chip is unknown, or libtpu is not installed.
     """
     for chip in chips:
         if chip not in TOPOLOGIES:
             raise UserError(f"unknown chip {chip!r}; choose from {', '.join(TOPOLOGIES)}")
+    use_compiler_only()
     runs = {"pallas_tpu": (own_pass, own_work), "splash": (splash_pass, splash_work)}
     rows = []
     for shape, of_windows in lengths.items():
@@ -194,7 +196,7 @@ def run(lengths: dict[str, np.ndarray], heads: int, chips: Sequence[str]) -> dic
                 rows.append(row | {"chip_vmem_mib": facts.vmem_capacity_bytes / 2**20})
     total = max(int(of_windows.sum()) for of_windows in lengths.values())
     own = {name: size / 2**20 for name, size in own_vmem_bytes(blocks_for(total)).items()}
-    print("Roofline estimates of compiled kernels, not measurements; backward without forward")
+    print("Roofline estimates of compiled kernels, not measurements; backward excludes forward")
     print(format_table(rows))
     print("own_vmem_mib " + ", ".join(f"{name} {size:.3g}" for name, size in own.items()))
     return {"rows": rows, "own_vmem_mib": own}

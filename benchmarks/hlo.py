@@ -1,14 +1,13 @@
-"""What a program compiled for TPU moves, between chips and to and from its memory, read from the
-text of its optimised HLO.
+"""Reads from optimised HLO the bytes that a program for TPU moves between chips and to memory.
 
-Every computation is followed from the entry; what lies in a loop counts as often as the loop turns,
-which its condition says (``i < constant``). A loop whose turns only the data know counts once and
-is named. The compiler spreads an asynchronous collective over several fusions, which compute
-meanwhile: it counts where it starts. A started one is overlapped if anything is computed before it
-is done.
+Every computation is followed from the entry. The body of a loop counts as often as the loop's
+condition says (``i < constant``); a loop whose number of trips depends on data counts once and is
+named. The compiler spreads an asynchronous collective over several fusions, which compute
+meanwhile: it counts where it starts. An asynchronous collective is overlapped if anything is
+computed between its start and its end.
 
-Memory traffic is what every operation reads and writes, once each. What lies in the chip's fast
-memory (``S(1)`` in a layout) is left out; of a stack that a fusion slices the slice alone counts.
+Memory traffic is what every operation reads and writes, once each. Arrays in the chip's fast memory
+(``S(1)`` in a layout) do not count. Where a fusion slices a stack, the slice alone counts.
 
 Invariant: bytes are those of one chip in one run.
 """
@@ -32,7 +31,7 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _PLACED = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 _OPERANDS = re.compile(r"%([\w.\-]+)")
 _PARAMETER = re.compile(r" parameter\((\d+)\)")
-_STARTED, _DONE, _GOING_ON = (
+_STARTED, _DONE, _CONTINUED = (
     "AsyncCollectiveStart",
     "AsyncCollectiveDone",
     "async_collective_fusion",
@@ -43,7 +42,7 @@ _NO_TRAFFIC = {
 }  # fmt: skip
 _SLICES = (" slice(", " dynamic-slice(")
 _COPIES = {"copy-start": (1, 0), "slice-start": (0, 1)}
-"""Copies that are under way while the chip works: where source and copy stand in their type."""
+"""Asynchronous copies: the positions of source and copy in the type of the start operation."""
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _BOUND = re.compile(r"compare\([^%]*%([\w.\-]+),[^%]*%([\w.\-]+)\), direction=LT")
@@ -55,8 +54,13 @@ _MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-    """Collectives of one kind: how often they run, bytes that one chip receives, and how many of
-    these while it computes."""
+    """Collectives of one kind.
+
+    Attributes:
+      count: how often they run.
+      bytes: bytes that one chip receives.
+      overlapped: those of the bytes that arrive while the chip computes.
+    """
 
     count: int = 0
     bytes: float = 0.0
@@ -65,12 +69,12 @@ class Traffic:
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """What a chip moves in one run.
+    """The bytes that a chip moves in one run.
 
     Attributes:
-      collectives: by kind, those there are.
-      hbm_bytes: read from and written to its memory.
-      open_loops: loops whose turns the program does not say, counted once.
+      collectives: the traffic of each kind of collective that the program has.
+      hbm_bytes: bytes read from and written to the chip's memory.
+      open_loops: names of loops whose number of trips is unknown; they count once.
     """
 
     collectives: dict[str, Traffic]
@@ -84,15 +88,15 @@ class Moved:
 
     @property
     def waited_for(self) -> float:
-        """Bytes for which it waits."""
+        """Bytes that the chip waits for."""
         return sum(traffic.bytes for traffic in self.collectives.values()) - self.overlapped
 
 
 def received(kind: str, result: float, group: int) -> float:
-    """Bytes that each of ``group`` chips receives when a collective gives it ``result`` bytes.
+    """Bytes that each of ``group`` chips receives in a collective with a result of that many bytes.
 
-    By the ring algorithms: an all-gather of n shards brings n - 1 of them, a reduce-scatter n - 1
-    partial sums of a shard, an all-reduce is one after the other.
+    They are those of the ring algorithms: a chip receives n - 1 of n shards in an all-gather, n - 1
+    partial sums of a shard in a reduce-scatter, and both, one after the other, in an all-reduce.
     """
     if kind == "collective-permute":
         return result
@@ -102,7 +106,7 @@ def received(kind: str, result: float, group: int) -> float:
 
 
 def _group_size(line: str, devices: int) -> int:
-    """Chips that take part in one instance of a collective."""
+    """The number of chips in one group of a collective."""
     if found := _MESH_GROUPS.search(line):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
         parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
@@ -118,25 +122,26 @@ def _array_bytes(kind: str, sizes: str) -> float:
 
 
 def _result_bytes(result: str, started: bool) -> float:
-    """Bytes of the arrays in the type of a result; of a started one, which names its operand too,
-    the largest."""
+    """Bytes of the arrays in the type of a result.
+
+    The type of a started collective names its operand too: then the bytes of the largest array.
+    """
     sizes = [_array_bytes(*shape) for shape in _SHAPE.findall(result)]
     return max(sizes, default=0) if started else sum(sizes)
 
 
 def _hbm_bytes(result: str, started: bool = False) -> float:
-    """Bytes of the arrays in the type of a result that lie in the chip's large memory; of a started
-    collective, which names its operand too, the largest."""
+    """As `_result_bytes`, of the arrays in HBM alone."""
     placed = _PLACED.findall(result)
     sizes = [_array_bytes(kind, sizes) for kind, sizes, layout in placed if "S(" not in layout]
     return max(sizes, default=0.0) if started else sum(sizes)
 
 
 def _copied_bytes(result: str, source: int, copy: int) -> float:
-    """Bytes that a copy reads from and writes to the large memory."""
+    """Bytes that a copy reads from and writes to HBM."""
     arrays = _PLACED.findall(result)
     size = _array_bytes(*arrays[copy][:2])
-    return sum(size for place in (source, copy) if "S(" not in arrays[place][2])
+    return sum(size for index in (source, copy) if "S(" not in arrays[index][2])
 
 
 def _computations(text: str) -> tuple[dict[str, dict[str, str]], str]:
@@ -152,8 +157,8 @@ def _computations(text: str) -> tuple[dict[str, dict[str, str]], str]:
     return found, entry
 
 
-def _turns(condition: dict[str, str]) -> int | None:
-    """How often a loop with this condition turns, counted from 0; None if only the data know."""
+def _trip_count(condition: dict[str, str]) -> int | None:
+    """The number of trips of a loop with this condition, from 0 on; None if it depends on data."""
     bounds = [found for line in condition.values() if (found := _BOUND.search(line))]
     for bound in bounds:
         constant = _CONSTANT.search(condition.get(bound[2], ""))
@@ -163,13 +168,13 @@ def _turns(condition: dict[str, str]) -> int | None:
 
 
 def _type_of(line: str) -> str:
-    """The result's type, which stands before the operation."""
+    """The type of the result, which is written before the operation."""
     operation = _OPERATION.search(line)
     return line[: operation.start()] if operation else line
 
 
 def _sliced(fused: dict[str, str]) -> dict[int, float]:
-    """Of the operands that a fusion only slices: bytes that it reads, by their number."""
+    """Bytes that a fusion reads of the operands that it only slices, by the operand's number."""
     found = {}
     for name, line in fused.items():
         number = _PARAMETER.search(line)
@@ -186,12 +191,12 @@ def _sliced(fused: dict[str, str]) -> dict[int, float]:
 
 
 def _starts(name: str, lines: Iterable[str]) -> bool:
-    """Whether a fusion's collective starts there, or stands there whole."""
-    return not name.startswith(_GOING_ON) and not any(_DONE in line for line in lines)
+    """Whether the collective in a fusion starts in it, or is in it as a whole."""
+    return not name.startswith(_CONTINUED) and not any(_DONE in line for line in lines)
 
 
-def _works_meanwhile(instructions: dict[str, str], started: str) -> bool:
-    """Whether the chip does anything between the start of a collective and its end."""
+def _computes_meanwhile(instructions: dict[str, str], started: str) -> bool:
+    """Whether the chip computes anything between the start of a collective and its end."""
     names = list(instructions)
     for name in names[names.index(started) + 1 :]:
         line = instructions[name]
@@ -204,8 +209,8 @@ def _works_meanwhile(instructions: dict[str, str], started: str) -> bool:
     return False
 
 
-class _Walk:
-    """Sums over the computations of a program."""
+class _Totals:
+    """Sums the traffic over the computations of a program."""
 
     def __init__(self, text: str, devices: int):
         self.computations, entry = _computations(text)
@@ -216,7 +221,7 @@ class _Walk:
         self.visit(entry, 1)
 
     def _traffic(self, computation: str, line: str, operation: re.Match) -> float:
-        """Bytes of HBM that one instruction reads and writes."""
+        """Bytes that one instruction reads from and writes to HBM."""
         if operation[1] in _NO_TRAFFIC:
             return 0.0
         result = line[: operation.start()]
@@ -244,7 +249,7 @@ class _Walk:
         return read + written
 
     def visit(self, name: str, times: int, fused: bool = False) -> None:
-        """Adds ``times`` runs of a computation; of a fusion, its collectives alone."""
+        """Adds ``times`` runs of a computation; of a fused one, its collectives alone."""
         lines = self.computations[name].values()
         if fused and not _starts(name, lines):
             return
@@ -257,16 +262,18 @@ class _Walk:
             if not fused and not operation[1].endswith("-done"):
                 self.hbm_bytes += times * self._traffic(name, line, operation)
             if loop := _LOOP.search(line):
-                turns = _turns(self.computations[loop[1]])
-                self.visit(loop[2], times * (1 if turns is None else turns))
-                if turns is None:
+                trips = _trip_count(self.computations[loop[1]])
+                self.visit(loop[2], times * (1 if trips is None else trips))
+                if trips is None:
                     self.open_loops.append(instruction)
             elif kind in KINDS:
                 started = operation[1] != kind
                 size = _result_bytes(line[: operation.start()], started)
-                if kind == "all-reduce" and "all-reduce-scatter" in name:  # with its own slicing
+                if (
+                    kind == "all-reduce" and "all-reduce-scatter" in name
+                ):  # an all-reduce fused with a slice
                     kind, size = "reduce-scatter", size / _group_size(line, self.devices)
-                meanwhile = started and _works_meanwhile(self.computations[name], instruction)
+                meanwhile = started and _computes_meanwhile(self.computations[name], instruction)
                 self._add(kind, size, line, times, hidden or meanwhile)
             elif (called := _CALLED.search(line)) and called[1] in self.computations:
                 self.visit(called[1], times, fused=True)
@@ -279,11 +286,12 @@ class _Walk:
 
 
 def moved(text: str, devices: int) -> Moved:
-    """What each chip moves.
+    """Returns what each chip moves.
 
     Args:
-      text: ``compiled.as_text()``. devices: chips that the program runs on.
+      text: ``compiled.as_text()``.
+      devices: the number of chips that the program runs on.
     """
-    walk = _Walk(text, devices)
-    found = {kind: walk.found[kind] for kind in KINDS if kind in walk.found}
-    return Moved(found, walk.hbm_bytes, tuple(walk.open_loops))
+    totals = _Totals(text, devices)
+    found = {kind: totals.found[kind] for kind in KINDS if kind in totals.found}
+    return Moved(found, totals.hbm_bytes, tuple(totals.open_loops))

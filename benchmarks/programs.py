@@ -1,8 +1,8 @@
-"""The project's own programs as shapes on a mesh: what infer.py and train.py run, without numbers.
+"""The programs of infer.py and train.py with abstract arguments on a mesh, to be compiled.
 
-Nothing here holds an array of a model's size, so any model can be compiled for any slice on a
-laptop. Packs lie over the mesh as ``parallel.activations`` says; each carries one clip. One clip
-alone, as infer.py has it, lies over all devices.
+Nothing here holds an array of a model's size, so that any model can be compiled for any slice on a
+laptop. Each pack has one clip. Packs are sharded over the mesh as in inference; a single clip, as
+in infer.py, is sharded over all devices.
 """
 
 import dataclasses
@@ -42,9 +42,10 @@ from skipsr_jax.training.step import fresh_state, make_step
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A clip to upscale: its target size in pixels and the share of its tokens that is skipped.
+    """A clip to upscale: its target size in pixels and the fraction of its tokens that is skipped.
 
-    ``at_once``: how many of its kind; 0: one for each share of the packs that a mesh has.
+    ``at_once`` is the number of such clips that run together; 0: one for each shard of the pack
+    axis of the mesh.
     """
 
     frames: int
@@ -58,15 +59,15 @@ class Clip:
             raise UserError(f"skip is {self.skip}: it must be from 0 to below 1")
         if self.at_once < 0:
             raise UserError(
-                f"clips is {self.at_once}: it must be 1 or more, or 0 for all there are"
+                f"clips is {self.at_once}: it must be 1 or more, or 0 for one a shard of the packs"
             )
 
     def number(self, mesh: Mesh) -> int:
-        """How many run at once on a mesh."""
+        """The number of clips that run together on a mesh."""
         return self.at_once or pack_shards(mesh)
 
     def keep(self) -> np.ndarray:
-        """A keep mask (t, r, q) with exactly the share kept, at random places."""
+        """A keep mask (t, r, q) that skips the fraction exactly, at random positions."""
         grid = token_grid(self.frames, self.height, self.width)
         tokens = int(np.prod(grid))
         keep = np.zeros(tokens, bool)
@@ -77,14 +78,15 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One program and what it is given.
+    """A program and its abstract arguments.
 
     Attributes:
-      function: jitted. arguments: shapes with shardings.
-      clips: how many clips one run takes, over the whole mesh.
-      flops: of all chips together, counted from plan and shapes, recomputation included.
-      tokens: kept tokens of a clip, 0 in the autoencoder.
-      attention: implementation that the mesh's devices run; "" without attention.
+      function: the jitted function.
+      arguments: shapes with shardings.
+      clips: the number of clips of one run, over the whole mesh.
+      flops: operations of all chips together, counted from plan and shapes, with recomputation.
+      tokens: kept tokens of a clip; 0 in the autoencoder.
+      attention: the implementation that the mesh's devices run; "" without attention.
     """
 
     function: Callable[..., Any]
@@ -95,20 +97,20 @@ class Program:
     attention: str = ""
 
 
-def _placed(tree: Any, places: Any) -> Any:
-    """Shapes with their shardings (one for all, or a tree of them)."""
-    if isinstance(places, NamedSharding):
-        places = jax.tree.map(lambda _: places, tree)
+def _with_shardings(tree: Any, targets: Any) -> Any:
+    """The shapes of ``tree`` with shardings: one for all leaves, or a tree of them."""
+    if isinstance(targets, NamedSharding):
+        targets = jax.tree.map(lambda _: targets, tree)
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        tree, places,
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        tree, targets,
     )  # fmt: skip
 
 
 def _attention_of(
     mesh: Mesh, config: DiTConfig, bucket: Bucket, text: int, dtype: Any, clips: int
 ) -> str:
-    """What ``varlen_attention`` picks on one device of the mesh, which has a clip at a time."""
+    """The implementation that ``varlen_attention`` chooses on one device of the mesh."""
     rows = bucket.tokens + bucket.windows * text
     heads = config.heads // activation_sharding(clips, mesh).shards
     with jax.set_mesh(mesh):
@@ -116,12 +118,13 @@ def _attention_of(
         return choose(problem)[0]
 
 
-def _wide(plan: TokenPlan, clips: int) -> TokenPlan:
+def _batched(plan: TokenPlan, clips: int) -> TokenPlan:
+    """The shapes of the plan of one clip, for a batch of clips."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((clips, *x.shape[1:]), x.dtype), plan)
 
 
 def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
-    """One call of the transformer in inference.
+    """One call of the transformer in inference, on random keep masks.
 
     Raises UserError when the heads do not divide over the devices that share a clip.
     """
@@ -141,12 +144,12 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
         return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=tokens)
 
     arguments = (
-        _placed(params, shardings(params, mesh)),
+        _with_shardings(params, shardings(params, mesh)),
         rows(config.out_channels),
         rows(config.in_channels - config.out_channels),
         jax.ShapeDtypeStruct((clips, TEXT_TOKENS, config.text_width), dtype, sharding=over_packs),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
-        _placed(_wide(plan, clips), over_packs),
+        _with_shardings(_batched(plan, clips), over_packs),
     )
     attention = _attention_of(mesh, config, bucket, TEXT_TOKENS, dtype, clips)
     return Program(velocity_step(dit), arguments, clips, flops, int(keep.sum()), attention)
@@ -155,41 +158,41 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
 def _vae_on(mesh: Mesh, dtype: Any) -> tuple[VAE, Any]:
     vae = abstract_vae(SEEDVR, dtype)
     params = to_dict(vae)
-    return vae, _placed(params, shardings(params, mesh))
+    return vae, _with_shardings(params, shardings(params, mesh))
 
 
-def _carry_on(mesh: Mesh, carry: Any, height: int) -> Any:
-    """What one slice leaves for the next, cut as the pictures are at each resolution."""
+def _sharded_carry(mesh: Mesh, carry: Any, height: int) -> Any:
+    """The shapes of the state between slices, sharded like the frames at each resolution."""
 
-    def place(leaf: Any) -> Any:
-        if not leaf.shape:  # whether a slice follows the first one
+    def sharded(leaf: Any) -> Any:
+        if not leaf.shape:  # whether the slice is a later one
             return jax.ShapeDtypeStruct((), leaf.dtype, sharding=replicated(mesh))
         factor = max(1, leaf.shape[2] * SPACE_FACTOR // height)
         sharding = spatial_sharding(mesh, leaf.shape, factor)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(place, carry)
+    return jax.tree.map(sharded, carry)
 
 
 def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
-    """The autoencoder's encoder on a later slice: four frames to one latent frame."""
+    """The encoder on a slice after the first: four frames to one latent frame."""
     vae, params = _vae_on(mesh, dtype)
     clips = clip.number(mesh)
 
     def frames(count: int) -> jax.ShapeDtypeStruct:
         shape = (clips, count, clip.height, clip.width, 3)
-        place = spatial_sharding(mesh, shape, SPACE_FACTOR)
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+        sharding = spatial_sharding(mesh, shape, SPACE_FACTOR)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
     step = encode_step(vae)
-    with jax.set_mesh(mesh):  # layers compute in another way where devices share a picture
+    with jax.set_mesh(mesh):  # layers depend on whether devices share a frame
         _, carry = jax.eval_shape(step, params, frames(1), None)
-        arguments = (params, frames(TIME_FACTOR), _carry_on(mesh, carry, clip.height))
+        arguments = (params, frames(TIME_FACTOR), _sharded_carry(mesh, carry, clip.height))
         return Program(step, arguments, clips, traced_flops(step, *arguments))
 
 
 def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
-    """The autoencoder's decoder on a later slice: one latent frame to four frames."""
+    """The decoder on a slice after the first: one latent frame to four frames."""
     vae, params = _vae_on(mesh, dtype)
     clips = clip.number(mesh)
     pixels = (clip.height // SPACE_FACTOR, clip.width // SPACE_FACTOR)
@@ -198,7 +201,7 @@ def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
     step = decode_step(vae)
     with jax.set_mesh(mesh):
         _, carry = jax.eval_shape(step, params, latent, None, None)
-        arguments = (params, latent, _carry_on(mesh, carry, clip.height), None)
+        arguments = (params, latent, _sharded_carry(mesh, carry, clip.height), None)
         return Program(step, arguments, clips, traced_flops(step, *arguments))
 
 
@@ -230,13 +233,13 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
         hr=pixels(1),
         lr=pixels(recipe.scale),
         mask=tuple(jax.ShapeDtypeStruct((x.batch, *x.grid), jnp.bool) for x in shapes),
-        plan=_wide(plan, number),
+        plan=_batched(plan, number),
         negative=jax.ShapeDtypeStruct((number, packing.samples), jnp.bool),
     )
     arguments = (
-        _placed(state, shardings(state, mesh)),
-        _placed(stage.frozen, shardings(stage.frozen, mesh)),
-        _placed(batch, pack_sharding(mesh)),
+        _with_shardings(state, shardings(state, mesh)),
+        _with_shardings(stage.frozen, shardings(stage.frozen, mesh)),
+        _with_shardings(batch, pack_sharding(mesh)),
         jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
     )
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)

@@ -1,20 +1,20 @@
-"""Compile the real programs for TPU slices, with no TPU: do they fit, and what do they send?
+"""Compiles the project's programs for TPU slices, without a TPU: memory, traffic, bounds of time.
 
     python -m benchmarks.tpu_aot --config=configs/seedvr2_3b_sr.py --topology=v5e:16x16 \
         --config.mesh.fsdp=64 --config.mesh.seq=4 --programs=refine,train --skip=0,0.4
     python -m benchmarks.tpu_aot --config=configs/seedvr2_3b_sr.py --topology=v6e --smallest
 
-Needs libtpu (requirements-test.txt), and no device. --config is a config of train.py with stage sr:
-it names the model, the mesh and the training batch. Programs: refine (the transformer in
-inference), encode and decode (slices of the autoencoder), train (the optimizer step). Each share
-of the packs carries one clip of --frames x --height x --width; with --clips=1 all devices share
-one, as infer.py has it. With --smallest the slices of a chip are tried from the smallest on, with
-more and more devices along seq, until all programs fit.
+It needs libtpu (requirements-test.txt) and no device. --config is a config of train.py with stage
+sr: it names the model, the mesh and the training batch. The programs are refine (the transformer in
+inference), encode and decode (slices of the autoencoder) and train (the optimizer step). Each shard
+of the pack axis has one clip of --frames x --height x --width; with --clips=1 all devices share one
+clip, as in infer.py. With --smallest the slices of a chip are tried from the smallest on, with as
+many devices along seq as the heads allow, until all programs fit.
 
-Peak memory is what the compiler plans. FLOPs are counted by formula, since a compiler counts a
-scanned layer once; bytes are read from the compiled program, loops multiplied out. Times are
-bounds from the vendors' peaks (benchmarks/chips.py): nothing runs. Exit status 1, after
-one line, if a program does not fit.
+The peak memory is what the compiler plans. FLOPs are counted by formula, because a compiler counts
+a scanned layer once. Bytes are read from the compiled program, with the trips of loops multiplied
+out (benchmarks/hlo.py). Times are lower bounds from the vendors' peaks (benchmarks/chips.py):
+nothing runs. If a program does not fit, the exit status is 1 after one line.
 """
 
 import dataclasses
@@ -25,11 +25,10 @@ from collections.abc import Iterator, Sequence
 
 import jax
 from absl import flags
-from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from benchmarks import measure, programs
-from benchmarks.chips import Chip, chip_named
+from benchmarks.chips import Chip, chip_named, devices_of, use_compiler_only
 from benchmarks.hlo import Moved, moved
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
@@ -39,25 +38,26 @@ from skipsr_jax.training.settings import Settings, complete, from_config
 from skipsr_jax.training.stages.sr import SrLoss
 
 LOSS_KINDS = {"sr": SrLoss}
-"""Configs of this stage are compiled."""
+"""The stages whose configs can be compiled."""
 PROGRAMS = ("refine", "encode", "decode", "train")
 
-_NO_ROOM = (
+_OUT_OF_MEMORY = (
     re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
     re.compile(r"\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)"),
 )
-"""How libtpu says that a program does not fit: all of it, or its temporaries alone."""
+"""Messages of libtpu for a program that does not fit: all of it, or its temporaries alone."""
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One program compiled for one slice; bytes, FLOPs and seconds are those of one chip and step.
+    """A program compiled for a slice; bytes, FLOPs and seconds are those of one chip and step.
 
-    ``overlapped_seconds``, ``waiting_seconds``: of the links, while the chip computes and while it
-    waits, each collective on the links of one axis of the torus. Of a program that does not fit,
-    ``peak_bytes`` is what the compiler wanted, and the rest is unknown (NaN, None).
+    ``overlapped_seconds`` and ``waiting_seconds`` are the times of the links while the chip
+    computes and while it waits, with each collective on the links of one axis of the torus. For a
+    program that does not fit, ``peak_bytes`` is what the compiler asked for and the rest is unknown
+    (NaN, None).
     """
 
     program: str
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def step_seconds(self) -> float:
-        """The longest of computing, memory and links beside them, then the links waited for."""
+        """The longest of computing, memory and overlapped links, plus the links waited for."""
         busy = max(self.compute_seconds, self.memory_seconds, self.overlapped_seconds)
         return busy + self.waiting_seconds
 
@@ -94,46 +94,22 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("topology", None, text, flag_values=values)
     text = "Find the smallest slice of the chip on which all programs fit."
     flags.DEFINE_bool("smallest", False, text, flag_values=values)
-    text = f"Which programs: {', '.join(PROGRAMS)}."
+    text = f"Programs, of {', '.join(PROGRAMS)}."
     flags.DEFINE_list("programs", ["refine"], text, flag_values=values)
-    text = "Shares of the tokens that refine skips."
+    text = "Fractions of tokens that refine skips."
     flags.DEFINE_list("skip", ["0", "0.4"], text, flag_values=values)
     flags.DEFINE_integer("frames", 101, "Frames of a clip.", flag_values=values)
     flags.DEFINE_integer("height", 720, "Pixels.", flag_values=values)
     flags.DEFINE_integer("width", 1280, "Pixels.", flag_values=values)
-    text = "Clips at once in inference; 0: one for each share of the packs."
+    text = "Clips at once in inference; 0: one for each shard of the pack axis."
     flags.DEFINE_integer("clips", 0, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     flags.DEFINE_string("dump", None, "Folder for the compiled HLO.", flag_values=values)
     return values
 
 
-def use_compiler_only() -> None:
-    """This process computes on the CPU and compiles with libtpu, asking no cloud about itself."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # several compilers side by side
-    jax.config.update("jax_platforms", "cpu")
-
-
-def devices_of(topology: str) -> list[jax.Device]:
-    """The devices of a slice that need not exist.
-
-    Raises UserError without libtpu, and for a name that it does not know.
-    """
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except (RuntimeError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(
-            f"no topology {topology!r}: {first} (it needs libtpu, see requirements-test.txt, and a "
-            "name such as v5e:16x16, v5p:4x4x8, v6e:2x4)"
-        ) from error
-    return list(found.devices)
-
-
 def build(name: str, settings: Settings, mesh: Mesh, clip: programs.Clip) -> programs.Program:
-    """The program of a name, for a mesh."""
+    """Makes the program of this name for a mesh."""
     if name == "refine":
         return programs.refine(settings.transformer, mesh, clip)
     if name == "train":
@@ -141,13 +117,14 @@ def build(name: str, settings: Settings, mesh: Mesh, clip: programs.Clip) -> pro
     return programs.VAE_PROGRAMS[name](mesh, clip)
 
 
-def _room_missing(error: jax.errors.JaxRuntimeError) -> tuple[float, float] | None:
-    """(wanted, there) bytes of HBM where a compile ended for want of memory, else None."""
-    found = next((said for form in _NO_ROOM if (said := form.search(str(error)))), None)
+def _out_of_memory(error: jax.errors.JaxRuntimeError) -> tuple[float, float] | None:
+    """(needed, available) bytes of HBM where a program does not fit, None for other errors."""
+    matches = (pattern.search(str(error)) for pattern in _OUT_OF_MEMORY)
+    found = next(filter(None, matches), None)
     if found is None:
         return None
-    used, unit, room, room_unit = found.groups()
-    return float(used) * _UNITS[unit], float(room) * _UNITS[room_unit]
+    needed, unit, available, available_unit = found.groups()
+    return float(needed) * _UNITS[unit], float(available) * _UNITS[available_unit]
 
 
 def compile_row(
@@ -158,7 +135,7 @@ def compile_row(
     clip: programs.Clip,
     dump: str | None = None,
 ) -> Row:
-    """Compiles one program and reads what it will do."""
+    """Compiles a program for a slice and estimates its step."""
     chip = chip_named(topology)
     program = build(name, settings, mesh, clip)
     row = Row(
@@ -181,12 +158,12 @@ def compile_row(
         with jax.set_mesh(mesh):
             compiled = program.function.lower(*program.arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        room = _room_missing(error)
-        if room is None:
+        sizes = _out_of_memory(error)
+        if sizes is None:
             raise
         seconds = time.perf_counter() - began
         return dataclasses.replace(
-            row, compile_seconds=seconds, peak_bytes=room[0], hbm_bytes=room[1]
+            row, compile_seconds=seconds, peak_bytes=sizes[0], hbm_bytes=sizes[1]
         )
     seconds = time.perf_counter() - began
     text = compiled.as_text()
@@ -212,13 +189,13 @@ def compile_row(
 
 
 def fitted(settings: Settings, mesh: Mesh) -> Settings:
-    """The settings with one pack for each share of the packs that the mesh has."""
+    """The settings with one pack for each shard of the pack axis of the mesh."""
     batch = pack_shards(mesh) * settings.loss.samples_per_pack * settings.optimizer.accumulate
     return dataclasses.replace(settings, data=dataclasses.replace(settings.data, batch=batch))
 
 
 def jobs(names: Sequence[str], clips: Sequence[programs.Clip]) -> list[tuple[str, programs.Clip]]:
-    """Which program is compiled for which clip: only the transformer sees what is skipped."""
+    """The pairs of program and clip to compile: only refine depends on what is skipped."""
     found = []
     for name in names:
         found += [(name, clip) for clip in (clips if name == "refine" else clips[:1])]
@@ -226,29 +203,28 @@ def jobs(names: Sequence[str], clips: Sequence[programs.Clip]) -> list[tuple[str
 
 
 def seq_of(heads: int, devices: int) -> int:
-    """The most devices that can share a sequence: they divide the heads and the devices."""
+    """The largest size of axis seq: a divisor of both the heads and the devices."""
     return max(k for k in range(1, heads + 1) if heads % k == 0 and devices % k == 0)
 
 
 def rows_of(
-    topology: str, mesh: Mesh, settings: Settings, wanted: Sequence, dump: str | None
+    topology: str, mesh: Mesh, settings: Settings, queue: Sequence, dump: str | None
 ) -> Iterator[Row]:
-    """A row for each wanted program on one slice; ends with the first that does not fit."""
-    for name, clip in wanted:
+    """Yields a row for each job on one slice, up to the first that does not fit."""
+    for name, clip in queue:
         row = compile_row(name, fitted(settings, mesh), topology, mesh, clip, dump)
         yield row
         if not row.fits:
             return
 
 
-def smallest(chip: Chip, settings: Settings, wanted: Sequence, dump: str | None) -> Iterator[Row]:
-    """The rows of each slice of a chip, from the smallest on, up to the first where all fit."""
-    for slice_name in chip.slices:
-        topology = f"{chip.name}:{slice_name}"
+def smallest(chip: Chip, settings: Settings, queue: Sequence, dump: str | None) -> Iterator[Row]:
+    """Yields the rows of each slice of a chip, from the smallest on, until all jobs fit."""
+    for topology in chip.topologies:
         devices = devices_of(topology)
         seq = seq_of(settings.transformer.heads, len(devices))
         mesh = make_mesh(1, -1, seq, devices)
-        rows = list(rows_of(topology, mesh, settings, wanted, dump))
+        rows = list(rows_of(topology, mesh, settings, queue, dump))
         yield from rows
         if rows[-1].fits:
             return
@@ -292,7 +268,7 @@ def _estimate_cells(row: Row) -> list[str]:
 
 
 def write_json(path: str, argv: Sequence[str], rows: Sequence[Row]) -> None:
-    """All rows, with the command that made them; numbers that are not known are null."""
+    """Writes all rows and the command; unknown numbers are null."""
     entries = []
     for row in rows:
         entry = dataclasses.asdict(row) | {"step_seconds": row.step_seconds}
@@ -301,7 +277,10 @@ def write_json(path: str, argv: Sequence[str], rows: Sequence[Row]) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Prints the table and writes the JSON. Raises UserError where something does not fit."""
+    """Compiles, prints the table and writes it as JSON.
+
+    Raises UserError for a program that does not fit.
+    """
     values, config = commandline.parse(
         argv, "", define_flags(), __doc__, lambda config: complete(config, LOSS_KINDS)
     )
@@ -309,23 +288,23 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--topology is missing: name a slice, e.g. --topology=v5e:16x16")
     unknown = [name for name in values.programs if name not in PROGRAMS]
     if unknown:
-        raise UserError(f"unknown program {unknown[0]!r}: choose of {', '.join(PROGRAMS)}")
+        raise UserError(f"unknown program {unknown[0]!r}: choose from {', '.join(PROGRAMS)}")
     settings = from_config(config, LOSS_KINDS)
     chip = chip_named(values.topology)
     try:
-        shares = [float(share) for share in values.skip]
+        skips = [float(skip) for skip in values.skip]
     except ValueError as error:
         raise UserError(f"--skip={','.join(values.skip)}: numbers from 0 to below 1") from error
     shape = (values.frames, values.height, values.width)
-    clips = [programs.Clip(*shape, share, values.clips) for share in shares]
-    wanted = jobs(values.programs, clips)
+    clips = [programs.Clip(*shape, skip, values.clips) for skip in skips]
+    queue = jobs(values.programs, clips)
     use_compiler_only()
     if values.smallest:
-        found = smallest(chip, settings, wanted, values.dump)
+        found = smallest(chip, settings, queue, values.dump)
     else:
         sizes = settings.mesh
         mesh = make_mesh(sizes.data, sizes.fsdp, sizes.seq, devices_of(values.topology))
-        found = rows_of(values.topology, mesh, settings, wanted, values.dump)
+        found = rows_of(values.topology, mesh, settings, queue, values.dump)
     rows: list[Row] = []
     for row in found:
         rows.append(row)
@@ -336,7 +315,7 @@ def main(argv: Sequence[str]) -> int:
     last = rows[-1]
     if not last.fits:
         raise UserError(
-            f"{last.program} of {last.model} does not fit {last.topology}: it wants "
+            f"{last.program} of {last.model} does not fit {last.topology}: it needs "
             f"{_gigabytes(last.peak_bytes)} GB of a chip's {_gigabytes(last.hbm_bytes)} GB; take "
             "more chips, or more of them along mesh.seq or mesh.fsdp"
         )

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import attention, attention_runs, attention_tpu
+from benchmarks import attention, attention_runs, attention_tpu, chips
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.attention.tpu.stream import Blocks
 
@@ -122,13 +122,13 @@ def test_without_the_tpu_compiler_it_says_what_to_install(monkeypatch):
     def none_here(**_):
         raise RuntimeError("JAX TPU support not installed")
 
-    monkeypatch.setattr(attention_tpu.topologies, "get_topology_desc", none_here)
-    with pytest.raises(UserError, match="pip install libtpu"):
+    monkeypatch.setattr(chips.topologies, "get_topology_desc", none_here)
+    with pytest.raises(UserError, match="it needs libtpu"):
         attention_tpu.compile_pass(attention_tpu.own_pass, 256, 2, 3, "v5e")
 
 
 def test_queued_calls_are_waited_for_once():
-    given, waited = iter(range(10)), []
-    runs = attention_runs.Runs(None, lambda: next(given), waited.append, None)
+    numbers, waited = iter(range(10)), []
+    runs = attention_runs.Runs(None, lambda: next(numbers), waited.append, None)
     runs.queued(runs.both, 4)
     assert waited == [3]

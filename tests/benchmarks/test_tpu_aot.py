@@ -109,7 +109,7 @@ def test_what_does_not_fit_ends_with_one_line(compiled, tmp_path):
     with pytest.raises(UserError) as error:
         tpu_aot.main([*arguments, f"--out={out}"])
     assert str(error.value) == (
-        "refine of tiny does not fit v5e:2x2: it wants 40.0 GB of a chip's 16.0 GB; take "
+        "refine of tiny does not fit v5e:2x2: it needs 40.0 GB of a chip's 16.0 GB; take "
         "more chips, or more of them along mesh.seq or mesh.fsdp"
     )
     assert json.loads(out.read_text())["rows"][0]["flops"] is None
@@ -156,11 +156,11 @@ def test_mistakes_are_named(compiled, arguments, expected):
 )
 def test_the_compiler_says_what_is_missing(said):
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: " + said)
-    assert tpu_aot._room_missing(error) == (18.5 * 2**30, 15.75 * 2**30)
+    assert tpu_aot._out_of_memory(error) == (18.5 * 2**30, 15.75 * 2**30)
 
 
 def test_other_errors_are_not_about_room():
-    assert tpu_aot._room_missing(jax.errors.JaxRuntimeError("INTERNAL: nothing")) is None
+    assert tpu_aot._out_of_memory(jax.errors.JaxRuntimeError("INTERNAL: nothing")) is None
 
 
 def test_links_that_are_waited_for_add_to_a_step():
