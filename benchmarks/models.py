@@ -43,8 +43,8 @@ def abstract_dit(config: DiTConfig, dtype: Any, attention: str | None = None) ->
 
 def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:
     """An autoencoder as shapes, computed in ``dtype`` and stored in ``param_dtype`` or the same."""
-    kind = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(param_dtype or dtype)}
-    return abstract(lambda: VAE(config, rngs=nnx.Rngs(0), **kind))
+    dtype, param_dtype = np.dtype(dtype), np.dtype(param_dtype or dtype)
+    return abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
 
 
 def abstract_networks(model: str, dtype: Any) -> dict[str, nnx.Module]:

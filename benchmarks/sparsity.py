@@ -115,8 +115,11 @@ class Variants:
         self._dit = abstract_dit(self._config, self._dtype)
         self._params = random_parameters(self._dit, self._mesh)
         self._repeats = values.repeats
-        kinds = {"dtype": self._dtype, "param_dtype": self._dtype}
-        predictor = abstract(lambda: make_predictor(PAPER, rngs=nnx.Rngs(0), **kinds))
+        predictor = abstract(
+            lambda: make_predictor(
+                PAPER, rngs=nnx.Rngs(0), dtype=self._dtype, param_dtype=self._dtype
+            )
+        )
         text = jax.random.normal(jax.random.key(2), (TEXT_TOKENS, self._config.text_width))
         params = {
             "dit": self._params,

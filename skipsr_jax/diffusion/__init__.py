@@ -1,1 +1,1 @@
-"""Diffusion as small pure parts: schedule, timesteps, sampler, guidance, condition."""
+"""Diffusion as pure functions: schedule, timesteps, sampler, guidance, condition, distillation."""

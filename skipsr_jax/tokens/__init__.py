@@ -1,1 +1,1 @@
-"""Masks, windows and token plans as index arrays made on the host."""
+"""Tokens: keep masks, windows, buckets and token plans, as index arrays made on the host."""

@@ -19,7 +19,7 @@ from skipsr_jax.types import Bool, HostArray, Int
 HALF = PATCH_PIXELS // 2
 """Pixels along a block at half resolution."""
 MISSING = -1
-"""Instead of a slot: the block is not active, or lies beyond the border of the frame."""
+"""Instead of a slot: the block is not active, or is beyond the border of the frame."""
 
 RUNGS = 8
 """Numbers of slots that programs are compiled for, in each octave."""

@@ -40,7 +40,7 @@ def window_size(grid: Grid) -> Grid:
 def axis_cuts(length: int, size: int, shifted: bool) -> np.ndarray:
     """Where windows begin along one axis, and at last its length: [0, ..., length].
 
-    Shifted cuts lie at the whole part of (k + 1/2) * size. An axis that fits one window is not cut.
+    Shifted cuts are at the whole part of (k + 1/2) * size. An axis that fits one window is not cut.
     """
     if not shifted or size >= length:
         inner = np.arange(size, length, size)

@@ -55,7 +55,7 @@ def one_device():
 
 @pytest.mark.slow
 def test_one_clip_uses_every_device():
-    """Inference: one pack on a mesh of data, fsdp and seq lies over all of them."""
+    """Inference: one pack on a mesh of data, fsdp and seq is sharded over all of them."""
     model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
     params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
     args = inputs(1)

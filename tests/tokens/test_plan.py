@@ -1,3 +1,5 @@
+"""Token plans: windows, positions, padding, shapes and refusals; and the bucket ladder."""
+
 import itertools
 
 import numpy as np

@@ -22,7 +22,7 @@ QUICK = {"xla_backend_optimization_level": 0}
 CONFIG = dataclasses.replace(DIT_CONFIG, layers=3, mm_layers=1)
 
 
-def judge(config, depths):
+def discriminator_of(config, depths):
     return abstract(lambda: Discriminator(config, depths, rngs=nnx.Rngs(0)))
 
 
@@ -38,7 +38,7 @@ def pack():
 
 def test_the_body_of_the_transformer_sees_what_the_transformer_sees(fill, pack):
     dit, params = fill(lambda: DiT(CONFIG, rngs=nnx.Rngs(0)))
-    module = judge(CONFIG, (2, 3)).body  # the first cut is inside the shared blocks
+    module = discriminator_of(CONFIG, (2, 3)).body  # the first cut is inside the shared blocks
 
     def both(params):
         body = body_of(params, to_dict(module))
@@ -58,7 +58,7 @@ def test_layers_that_no_head_sees_are_not_built(fill):
         (CONFIG, (2,), {"mm_blocks_0": [0], "shared_blocks_1": [1]}),
     ):
         _, dit = fill(lambda config=config: DiT(config, rngs=nnx.Rngs(0)))
-        body = body_of(dit, to_dict(judge(config, depths).body))
+        body = body_of(dit, to_dict(discriminator_of(config, depths).body))
         assert {name for name in body if "blocks" in name} == stacks.keys()
         layers = [
             leaf
@@ -113,7 +113,7 @@ def test_impossible_depths_are_refused(depths):
 )
 def test_published_sizes_are_cut_over_the_mesh(config, depths):
     mesh = make_mesh(1, 8, 1)
-    params = flatten({"discriminator": to_dict(judge(config, depths))})
+    params = flatten({"discriminator": to_dict(discriminator_of(config, depths))})
     whole = 0
     for path, leaf in params.items():
         if "fsdp" not in jax.tree.leaves(tuple(spec_for(f"params/{path}", leaf.shape, mesh))):

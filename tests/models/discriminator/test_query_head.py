@@ -37,8 +37,8 @@ def by_hand(params, tokens, config):
     scores = np.einsum("ap,nap->an", q, rms(k, p["norm_k"]["scale"])) * size**-0.5
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    seen = np.einsum("an,nap->ap", weights, v).reshape(-1)
-    x = query + seen @ p["proj_out"]["kernel"] + p["proj_out"]["bias"]
+    pooled = np.einsum("an,nap->ap", weights, v).reshape(-1)
+    x = query + pooled @ p["proj_out"]["kernel"] + p["proj_out"]["bias"]
     y = rms(x, p["mlp_norm"]["scale"])
     gate = y @ p["mlp"]["proj_in_gate"]["kernel"]
     inner = gate / (1 + np.exp(-gate)) * (y @ p["mlp"]["proj_in"]["kernel"])

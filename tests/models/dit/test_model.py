@@ -1,3 +1,5 @@
+"""The transformer: padding, packing, compilation, rematerialisation, dtypes and scopes."""
+
 import dataclasses
 
 import jax
@@ -179,6 +181,17 @@ def test_bfloat16_stays_close_to_float32():
     full, low = forward(model)(params, *args), forward(half)(params, *args)
     full, low = full[plan.valid], low[plan.valid]
     assert np.linalg.norm(full - low) < 2e-2 * np.linalg.norm(full)
+
+
+def test_a_profile_names_the_sub_layers():
+    model, params = build(dataclasses.replace(SHARED_STYLE, layers=1, mm_layers=1))
+    patches, text = random_sample(0, (1, 6, 8), 3)
+    plan = build_plan([np.ones((1, 6, 8), bool)], [3])
+    program = forward(model).lower(params, *inputs(0, patches, text, plan))
+    names = program.as_text(debug_info=True)
+    block = ("modulation", "qkv", "qk_norm", "rope", "attention", "proj_out", "mlp")
+    for name in ("embed", "mm_blocks", *block, "out"):
+        assert f"/{name}/" in names, name
 
 
 def test_impossible_configurations_are_refused():
