@@ -1,7 +1,7 @@
-"""The networks of a checkpoint, ready to run: modules as shapes, parameters as one nested dict.
+"""Loads the networks of a checkpoint: modules as shapes, parameters as one nested dict.
 
-The checkpoint's config says what the networks are; nothing else does. Invariant: a ``Model`` has
-the parts that the run needs, with parameters that fit them.
+The checkpoint's config alone says what the networks are. Invariant: a ``Model`` has the networks
+that the run needs, with parameters that fit them.
 """
 
 import dataclasses
@@ -32,13 +32,14 @@ from skipsr_jax.resources import find_checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Abstract modules and the numbers that make them real.
+    """Abstract modules and their parameters.
 
     Attributes:
       source: the checkpoint, for messages.
-      vae, dit: autoencoder and transformer.
-      predictor: on latents or on pixels; None when the checkpoint was loaded without it.
-      params: ``{"vae": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, j), ...}}``.
+      vae, dit: the autoencoder and the transformer.
+      predictor: the mask predictor, on latents or on pixels; None when the model was loaded without
+        it.
+      params: ``{"vae": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
     """
 
@@ -71,10 +72,17 @@ def _part(config: dict[str, Any], name: str, cls: type, source: str) -> Any:
 
 
 def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = None) -> Model:
-    """The networks stored at ``path``, in the compute dtype that ``dtype`` names, on ``mesh``.
+    """Loads the networks that are stored at ``path``.
 
-    Each device reads its part of the parameters. Raises UserError when the checkpoint is missing,
-    damaged, of another kind, or lacks a part, and when its heads do not divide over the mesh.
+    Args:
+      path: folder or URL of the checkpoint; ``checkpoints/<name>`` also finds those of the package.
+      dtype: of parameters and computation: auto, or a name that ``compute_dtype`` takes.
+      with_predictor: whether to load the mask predictor.
+      mesh: each device of it reads its shard of the parameters; None: the default device.
+
+    Raises:
+      UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its
+        attention heads do not divide over the mesh.
     """
     source = find_checkpoint(path)
     kind = compute_dtype(dtype)
@@ -100,10 +108,9 @@ def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = 
         predictor = abstract(lambda: make_predictor(predictor_config, rngs=nnx.Rngs(0), **kinds))
         wanted["predictor"] = to_dict(predictor)
 
-    places = None if mesh is None else shardings(wanted, mesh)
-    params = store.restore_params(source, wanted, places, dtype=kind)
-    place = None if mesh is None else replicated(mesh)
-    params |= store.restore_params(source, shardings=place, dtype=kind, only=("text",))
+    sharded, whole = (None, None) if mesh is None else (shardings(wanted, mesh), replicated(mesh))
+    params = store.restore_params(source, wanted, sharded, dtype=kind)
+    params |= store.restore_params(source, shardings=whole, dtype=kind, only=("text",))
     _check_text(params["text"], dit_config, source)
     return Model(source, vae, dit, predictor, params, mesh)
 

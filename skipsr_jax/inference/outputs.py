@@ -1,7 +1,7 @@
-"""Where results go: names, checks before any work, and one kind of writer for each kind of input.
+"""Names the files of results, checks them before any work, and opens their writers.
 
-Invariant: a name the user gave, or one that exists, is never touched unless asked, and every
-problem that can be seen beforehand is told before the model is loaded.
+Invariant: a file that exists is not replaced unless the user asks for it, and every problem that
+can be found beforehand is raised before the model is loaded.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ DEFAULT_FOLDER = "outputs"
 
 
 class ImageWriter(contextlib.AbstractContextManager):
-    """The one frame of a picture."""
+    """Writes the one frame of a picture."""
 
     def __init__(self, path: pathlib.Path, source: Media, overwrite: bool):
         self._path, self._source, self._overwrite = path, source, overwrite
@@ -95,12 +95,12 @@ def output_paths(
 
 
 def mask_path(path: pathlib.Path) -> pathlib.Path:
-    """Where the picture of the mask goes: <name>_mask beside the result."""
+    """The path of the mask pictures of a result: <name>_mask beside it."""
     return path.with_name(f"{path.stem}_mask{path.suffix}")
 
 
 def _holds(path: pathlib.Path, media: Media) -> str:
-    """What is written at ``path``: image, video or frames (a folder)."""
+    """The kind of result at ``path``: image, video or frames (a folder)."""
     if media.kind == "image":
         return "image"
     if media.kind == "frames":
@@ -109,7 +109,7 @@ def _holds(path: pathlib.Path, media: Media) -> str:
 
 
 def check_output(path: pathlib.Path, media: Media, overwrite: bool) -> None:
-    """Raises the UserError that writing would end in."""
+    """Raises the UserError that writing the result of ``media`` at ``path`` would end in."""
     if path.exists() and path.samefile(media.path):
         raise UserError(f"{path} is the input itself; name another output")
     kind = _holds(path, media)
@@ -130,7 +130,15 @@ def check_output(path: pathlib.Path, media: Media, overwrite: bool) -> None:
 def open_writer(
     path: pathlib.Path, media: Media, size: tuple[int, int], output: Output, overwrite: bool
 ) -> Writer:
-    """The writer for what ``media`` becomes."""
+    """Opens the writer for the result of ``media``.
+
+    Args:
+      path: of the file or folder, as ``check_output`` has checked it.
+      media: the input, whose rate, colours, audio and profile the result keeps.
+      size: (height, width) of the frames in pixels.
+      output: codec and quality.
+      overwrite: whether to replace what exists.
+    """
     kind = _holds(path, media)
     if kind == "image":
         return ImageWriter(path, media, overwrite)

@@ -34,10 +34,10 @@ from skipsr_jax.types import Bool, Float, HostArray
 
 
 def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
-    """One call of the transformer (real or abstract module), compiled once per bucket.
+    """Returns one call of the transformer (real or abstract module), compiled once per bucket.
 
     (parameters, noisy tokens (b, n, 64), condition tokens (b, n, 68), text (b, m, i), timestep
-    0..1000 of all samples, plan) -> velocity of every stored token.
+    0..1000 of all samples, plan) -> velocity (b, n, 64) of every stored token.
     """
 
     @jax.named_scope("refine")
@@ -122,7 +122,7 @@ class Programs:
             )
         bucket = bucket_with_window_capacity([keep], self.model.devices)
         texts = self._texts(sampler)
-        plans = self._place_plans(keep, texts, bucket)
+        plans = self._plans_on_devices(keep, texts, bucket)
         index = plans[0].patch_index
         conditions = self._gather_condition(conditioned, index)
 
@@ -162,7 +162,7 @@ class Programs:
             )
         return [texts["positive"][None], texts["negative"][None]]
 
-    def _place_plans(
+    def _plans_on_devices(
         self, keep: Bool[HostArray, "t r q"], texts: Sequence[Array], bucket: Bucket
     ) -> list[TokenPlan]:
         """The token plan of a chunk with each text, on the devices.

@@ -1,13 +1,13 @@
-"""The size that an input is brought to."""
+"""The size to which an input is upscaled."""
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.settings import Size
 
 
 def target_size(height: int, width: int, size: Size) -> tuple[int, int]:
-    """The (height, width) in pixels that a height x width input is brought to.
+    """The (height, width) in pixels to which a height x width input is upscaled.
 
-    Raises UserError when a side would leave 1 .. 16384 pixels.
+    Raises UserError when a side would have no pixel or more than 16384.
     """
     if size.height and size.width:
         target = size.height, size.width
