@@ -13,7 +13,9 @@ flags.
     step(*arguments)                       # memory, then the folder, then the compiler
 
 Invariant: a program that comes from the folder is the one that compiling would have given. A file
-that cannot be read, or that belongs to another user, is compiled again and replaced.
+that cannot be read, or that belongs to another user, is compiled again and replaced. An executable
+that JAX's own cache supplied is not serialized again: on CPUs the copy loads, and then fails to run
+because it lacks its functions. JAX's cache supplies it to later runs too, after tracing.
 """
 
 import dataclasses
@@ -42,6 +44,15 @@ LIMIT_BYTES = 8 * 2**30
 COMPILERS = 4
 """Programs that are compiled at a time: XLA compiles one on several cores already."""
 _LOG = logging.getLogger(__name__)
+_OF_THREAD = threading.local()
+
+
+def _count_hits(event: str, **_: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _OF_THREAD.hits = getattr(_OF_THREAD, "hits", 0) + 1
+
+
+jax.monitoring.register_event_listener(_count_hits)  # called by the thread that compiles
 
 
 @dataclasses.dataclass
@@ -195,11 +206,11 @@ class ProgramCache:
         path = None if self.folder is None else self.folder / program.file_name(key)
         if path is not None and (loaded := self._load(path)) is not None:
             return loaded
-        began = time.perf_counter()
+        began, hits = time.perf_counter(), getattr(_OF_THREAD, "hits", 0)
         compiled = program.compiled(arguments, static)
         self.counts.compiled += 1
         self.counts.compile_seconds += time.perf_counter() - began
-        if path is not None:
+        if path is not None and getattr(_OF_THREAD, "hits", 0) == hits:
             self._store(path, compiled)
         return compiled
 
