@@ -1,7 +1,10 @@
 """What every test gets: CPU with eight virtual devices, checked shapes, and the reference data."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -12,6 +15,14 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     # The suite compiles far more than it computes: unoptimised programs halve its time.
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # Compiled programs of this session, shared by the workers and the processes of tests: they
+        # inherit the environment. Programs that compile faster than that are not worth a file.
+        compiled = tempfile.mkdtemp(prefix="skipsr_compiled_")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import jax
 import pytest

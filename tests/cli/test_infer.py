@@ -129,7 +129,6 @@ def test_a_mask_picture_that_cannot_be_written_leaves_nothing(
     assert "the disk is full" in fails(capsys, *args)
 
 
-@pytest.mark.slow
 def test_a_clip_in_chunks(clip, checkpoint, capsys):
     """Size, length, rate; chunks of 5 with an overlap of 1; the mask beside; the same twice."""
     args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", *IN_CHUNKS)

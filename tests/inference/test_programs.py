@@ -123,13 +123,6 @@ def test_noise_on_the_condition_reaches_the_transformer_only(programs):
     np.testing.assert_array_equal(np.asarray(other)[:, 1], np.asarray(latent)[:, 1])
 
 
-@pytest.fixture
-def quick_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def all_stages(path, mesh):
     """Every stage of one clip of 32 x 128 pixels, on the mesh; and the parameters."""
     model = load_model(path, "float32", with_predictor=True, mesh=mesh)
@@ -147,12 +140,18 @@ def all_stages(path, mesh):
     return [np.asarray(x) for x in results], model.params, decoded
 
 
+@pytest.fixture(scope="module")
+def on_one_device(tmp_path_factory):
+    """The checkpoint, and every stage's results on one device."""
+    path = small_model.write_small_model(tmp_path_factory.mktemp("mesh") / "model")
+    return path, all_stages(path, mesh_of(MeshSizes(1, 1, 1)))[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 2, 2), (8, 1, 1), (2, 2, 2)])
-def test_a_mesh_gives_what_one_device_gives(sizes, tmp_path, quick_compile):
-    path = small_model.write_small_model(tmp_path / "model")
+def test_a_mesh_gives_what_one_device_gives(sizes, on_one_device):
+    path, want = on_one_device
     mesh = make_mesh(*sizes, devices=jax.devices()[: math.prod(sizes)])
-    want, _, _ = all_stages(path, mesh_of(MeshSizes(1, 1, 1)))
     got, params, decoded = all_stages(path, mesh)
     for a, b in zip(got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max())

@@ -58,6 +58,10 @@ def close(ours, theirs, what):
     assert error <= LIMIT, f"{what}: max abs diff {error:.2e}"
 
 
+# The official pack asks for more programs, and for none of another kind.
+@pytest.mark.parametrize(
+    "golden", ["small", pytest.param("official", marks=pytest.mark.slow)], indirect=True
+)
 def test_every_stage(case, runs, model):
     assert model.vae.config.scaling_factor == case["scaling_factor"]
     sampler = Sampler(

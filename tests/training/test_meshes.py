@@ -134,11 +134,15 @@ def test_three_steps_on_other_meshes(settings, start, alone, sizes):
     check_equal(three_steps(settings, start, sizes), alone)
 
 
+@pytest.fixture(scope="module")
+def alone_from_pixels(settings, start):
+    return three_steps(settings, start, (1, 1, 1), encode=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 1, 4)])
-def test_three_steps_from_pixels(settings, start, sizes):
-    want = three_steps(settings, start, (1, 1, 1), encode=True)
-    check_equal(three_steps(settings, start, sizes, encode=True), want)
+def test_three_steps_from_pixels(settings, start, alone_from_pixels, sizes):
+    check_equal(three_steps(settings, start, sizes, encode=True), alone_from_pixels)
 
 
 @pytest.mark.slow
