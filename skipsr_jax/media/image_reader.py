@@ -54,12 +54,12 @@ def read_image(path: pathlib.Path, data: bytes | None = None) -> tuple[RgbFrame,
             if deep is not None:
                 return deep, profile
         try:
-            shown = ImageOps.exif_transpose(image)
-            if shown.has_transparency_data:
-                shown = shown.convert("RGBA")
-                ground = Image.new("RGBA", shown.size, (0, 0, 0, 255))
-                shown = Image.alpha_composite(ground, shown)
-            rgb = np.array(shown.convert("RGB"))
+            displayed = ImageOps.exif_transpose(image)
+            if displayed.has_transparency_data:
+                displayed = displayed.convert("RGBA")
+                ground = Image.new("RGBA", displayed.size, (0, 0, 0, 255))
+                displayed = Image.alpha_composite(ground, displayed)
+            rgb = np.array(displayed.convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:
             raise UserError(f"{path} is damaged or truncated ({error})") from error
         gray_or_rgb = image.mode in ("RGB", "RGBA", "L", "LA", "P", "1")
