@@ -1,7 +1,7 @@
 """The named model sizes: the published 3B and 7B, and tiny, whose weights ship here."""
 
 from skipsr_jax.models.dit import config as dit
-from skipsr_jax.models.vae import model as vae
+from skipsr_jax.models.vae import config as vae
 
 DIT_PRESETS = {"tiny": dit.TINY, "seedvr2_3b": dit.SEEDVR2_3B, "seedvr_7b": dit.SEEDVR_7B}
 VAE_PRESETS = {"tiny": vae.TINY, "seedvr2_3b": vae.SEEDVR, "seedvr_7b": vae.SEEDVR}

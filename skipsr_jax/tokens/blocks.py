@@ -6,7 +6,7 @@ which slots its neighbours are. They are data: one compiled program per number o
 mask. Everything runs on the host.
 
 In the first latent frame of a clip every block is active: it fills the causal-conv cache of those
-that are left out later (``models.vae.block_sparse``), and is one frame where later ones are four.
+that are left out later (``models.vae.sparse_layers``), and is one frame where later ones are four.
 """
 
 from typing import Any, NamedTuple

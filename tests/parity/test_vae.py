@@ -155,24 +155,24 @@ def test_sparse_with_every_block_active(folder, vae, params):
 
 
 def _encoder_activations(encoder, x):
-    seen = {}
-    x = seen["enc_conv_in"] = encoder.conv_in(x)[0]
+    outputs = {}
+    x = outputs["enc_conv_in"] = encoder.conv_in(x)[0]
     for i, block in enumerate(encoder.down_blocks):
-        x = seen[f"enc_down{i}"] = run_in_order(block.parts(), x, None)[0]
-    resnet, attention, _ = encoder.mid_block.parts()
-    y = attention(resnet(x)[0])[0]
-    seen["enc_mid_attn"] = y.reshape(-1, *y.shape[2:])
-    seen["enc_mid"] = run_in_order(encoder.mid_block.parts(), x, None)[0]
-    return seen
+        x = outputs[f"enc_down{i}"] = run_in_order(block.sublayers(f"down_{i}"), x, None)[0]
+    sublayers = encoder.mid_block.sublayers()
+    y, _ = run_in_order(sublayers[:2], x, None)
+    outputs["enc_mid_attn"] = y.reshape(-1, *y.shape[2:])
+    outputs["enc_mid"] = run_in_order(sublayers, x, None)[0]
+    return outputs
 
 
 def _decoder_activations(decoder, z):
-    seen = {}
-    x = seen["dec_conv_in"] = decoder.conv_in(z)[0]
-    x = seen["dec_mid"] = run_in_order(decoder.mid_block.parts(), x, None)[0]
+    outputs = {}
+    x = outputs["dec_conv_in"] = decoder.conv_in(z)[0]
+    x = outputs["dec_mid"] = run_in_order(decoder.mid_block.sublayers(), x, None)[0]
     for i, block in enumerate(decoder.up_blocks):
-        x = seen[f"dec_up{i}"] = run_in_order(block.parts(), x, None)[0]
-    return seen
+        x = outputs[f"dec_up{i}"] = run_in_order(block.sublayers(f"up_{i}"), x, None)[0]
+    return outputs
 
 
 def test_inner_activations(folder, vae, params):
@@ -186,9 +186,9 @@ def test_inner_activations(folder, vae, params):
         inner = [key for key in case if key.startswith(("enc_", "dec_"))]
         if not inner:
             continue
-        seen = activations(params, _ours(case["x"]), _ours(case["z"]))
+        outputs = activations(params, _ours(case["x"]), _ours(case["z"]))
         for key in inner:
-            _close(seen[key], case[key], f"{name} {key}")
+            _close(outputs[key], case[key], f"{name} {key}")
         checked += len(inner)
     if not checked:
         pytest.skip("the reference holds no inner activations")

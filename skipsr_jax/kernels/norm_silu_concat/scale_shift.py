@@ -1,4 +1,4 @@
-"""What kernels make of numbers on their way into a convolution: a map of each channel, and silu."""
+"""Scale and shift of each channel, then SiLU: what a convolution's input goes through, in XLA."""
 
 from typing import NamedTuple
 
@@ -9,17 +9,19 @@ from jax import Array
 from skipsr_jax.types import Float
 
 
-class Affine(NamedTuple):
-    """(x - mean) * gain + bias of each channel in each frame, in float32."""
+class ScaleShift(NamedTuple):
+    """(x - mean) * scale + shift, for each channel in each frame, in float32."""
 
     mean: Float[Array, "*b f c"]
-    gain: Float[Array, "*b f c"]
-    bias: Float[Array, "*b f c"]
+    scale: Float[Array, "*b f c"]
+    shift: Float[Array, "*b f c"]
 
 
-def activated(x: Float[Array, "n f h w c"], affine: Affine | None) -> Float[Array, "n f h w c"]:
-    """silu of the affine map, in float32, then as x was; x itself without a map."""
-    if affine is None:
+def scale_shift_silu(
+    x: Float[Array, "b f h w c"], scale_shift: ScaleShift | None
+) -> Float[Array, "b f h w c"]:
+    """silu((x - mean) * scale + shift), computed in float32, in x's dtype; x itself for None."""
+    if scale_shift is None:
         return x
-    mean, gain, bias = (part[..., None, None, :] for part in affine)
-    return jax.nn.silu((x.astype(jnp.float32) - mean) * gain + bias).astype(x.dtype)
+    mean, scale, shift = (part[..., None, None, :] for part in scale_shift)
+    return jax.nn.silu((x.astype(jnp.float32) - mean) * scale + shift).astype(x.dtype)

@@ -1,9 +1,9 @@
-"""3D convolution over video, causal in time, with its memory as an explicit value.
+"""3D convolution over video, causal in time, with its cache as an explicit value.
 
 A temporal kernel of k sees the k - 1 frames before the first one as copies of that first frame (not
 zeros), and nothing after the last. Between slices of one clip a convolution hands over the last
-k - stride input frames, its carry. Invariant: slicing a clip anywhere the strides allow gives the
-same output as one run over the whole clip.
+k - stride input frames, the causal-conv cache. Invariant: slicing a clip anywhere the strides allow
+gives the same output as one run over the whole clip.
 """
 
 import functools
@@ -14,38 +14,44 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.kernels.norm_silu_concat.frames import SpacePadding, join_frames, last_frames
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine, activated
-from skipsr_jax.types import Float
+from skipsr_jax.kernels.norm_silu_concat import (
+    ScaleShift,
+    SpacePadding,
+    frames_to_cache,
+    norm_silu_concat_frames,
+    scale_shift_silu,
+)
+from skipsr_jax.types import DType, Float
 
-# What a layer remembers between slices: arrays, tuples of carries, or () for no memory. None in
-# place of a carry means that the slice is the first one of its clip.
-Carry = Any
+Cache = Any
+"""What a layer keeps between slices: arrays, tuples of caches, or () where there is nothing to
+keep. None instead of a cache means that the slice is the first one of its clip."""
 
 _SAME: SpacePadding = ((1, 1), (1, 1))
 
-_CHANNELS = 8
-"""A matrix unit takes channels by so many (cuDNN fills them up with zeros)."""
+_CHANNEL_MULTIPLE = 8
+"""A matrix unit takes channels in multiples of this; cuDNN fills them up with zeros."""
 
 
 def _taps_as_channels(x, kernel):
     """The same convolution with its temporal taps side by side as channels, a multiple of 8."""
     taps, kh, kw, c, out = kernel.shape
-    length, more = x.shape[1] - taps + 1, -taps * c % _CHANNELS
+    length, more = x.shape[1] - taps + 1, -taps * c % _CHANNEL_MULTIPLE
 
-    def at_its_place(t):  # a sum of padded pieces: XLA's GPU backend joins thin pieces slowly
+    # A sum of padded pieces, because XLA's GPU backend concatenates thin pieces slowly.
+    def padded_tap(t):
         ends = (t * c, (taps - 1 - t) * c + more)
         return jnp.pad(x[:, t : t + length], ((0, 0),) * 4 + (ends,))
 
     flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, kh, kw, taps * c, out)
     flat = jnp.pad(flat, ((0, 0),) * 3 + ((0, more), (0, 0)))
-    return sum(at_its_place(t) for t in range(taps)), flat
+    return sum(padded_tap(t) for t in range(taps)), flat
 
 
 def _as_conv3d(x, kernel, strides, padding):
     """One rank-5 convolution: best on GPU (with --xla_gpu_force_conv_nhwc) and on TPU."""
-    if strides[0] == 1 < kernel.shape[0] and kernel.shape[3] < _CHANNELS:
-        x, kernel = _taps_as_channels(x, kernel)  # of pixels: else more zeros than numbers
+    if strides[0] == 1 < kernel.shape[0] and kernel.shape[3] < _CHANNEL_MULTIPLE:
+        x, kernel = _taps_as_channels(x, kernel)  # pixels: else most channels would be zeros
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -56,7 +62,7 @@ def _as_conv3d(x, kernel, strides, padding):
 
 
 def _as_conv2d(x, kernel, strides, padding):
-    """Frame after frame, its temporal taps side by side as channels of one 2D convolution.
+    """A 2D convolution of one frame after the other, with temporal taps side by side as channels.
 
     XLA's CPU backend runs rank-4 convolutions several times faster than its rank-5 ones, and one
     frame at a time stays in the cache.
@@ -65,8 +71,8 @@ def _as_conv2d(x, kernel, strides, padding):
     flat_kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, taps * c, out)
 
     def one_frame(start):
-        seen = jax.lax.dynamic_slice_in_dim(x, start, taps, axis=1)
-        stacked = jnp.moveaxis(seen, 1, 3).reshape(x.shape[0], *x.shape[2:4], taps * c)
+        frames = jax.lax.dynamic_slice_in_dim(x, start, taps, axis=1)
+        stacked = jnp.moveaxis(frames, 1, 3).reshape(x.shape[0], *x.shape[2:4], taps * c)
         return jax.lax.conv_general_dilated(
             stacked,
             flat_kernel,
@@ -84,7 +90,7 @@ def conv3d(
     kernel: Float[Array, "kt kh kw i o"],
     strides: tuple[int, int, int] = (1, 1, 1),
     padding: SpacePadding = _SAME,
-) -> Float[Array, "b g v u o"]:
+) -> Float[Array, "b f_out h_out w_out o"]:
     """Convolution without padding in time and zero padding ((top, bottom), (left, right)) in space.
 
     A single frame under several taps stands for copies of it, one for each: their sum is one tap.
@@ -112,44 +118,50 @@ def conv3d(
     return run(x, kernel)
 
 
-def with_past(x: Float[Array, "b f h w c"], carry: Carry, count: int) -> Float[Array, "b g h w c"]:
-    """x behind the ``count`` frames before it, in its dtype: the carry's, or at the start of a clip
-    (None) copies of its first frame. A single frame without a carry stays alone: see ``conv3d``."""
-    if carry is None and x.shape[1] == 1:
+def with_cached_frames(
+    x: Float[Array, "b f h w c"], cache: Cache, count: int
+) -> Float[Array, "b f_out h w c"]:
+    """x behind the ``count`` frames before it, in x's dtype.
+
+    They are those of the cache, or copies of x's first frame at the start of a clip (None). A
+    single frame without a cache is returned as it is: see ``conv3d``.
+    """
+    if cache is None and x.shape[1] == 1:
         return x
-    before = jnp.repeat(x[:, :1], count, axis=1) if carry is None else carry
+    before = jnp.repeat(x[:, :1], count, axis=1) if cache is None else cache
     return jnp.concatenate([before.astype(x.dtype), x], axis=1)
 
 
 def causal_conv3d(
     x: Float[Array, "b f h w i"],
     kernel: Float[Array, "kt kh kw i o"],
-    carry: Carry = None,
+    cache: Cache = None,
     strides: tuple[int, int, int] = (1, 1, 1),
     padding: SpacePadding = _SAME,
-    affine: Affine | None = None,
-) -> tuple[Float[Array, "b g v u o"], Carry]:
-    """The next output frames, and the input frames to remember: the last kt - stride.
+    scale_shift: ScaleShift | None = None,
+) -> tuple[Float[Array, "b f_out h_out w_out o"], Cache]:
+    """The next output frames, and the cache: the last kt - stride input frames.
 
-    ``carry`` None: x starts a clip. Else the frames remembered from the slice before. ``affine``:
-    x goes through it and a silu first. Raises ValueError when the frames do not fill whole strides.
+    ``cache``: what the slice before returned; None: x starts a clip. ``scale_shift``: applied to x
+    first, and then SiLU. Raises ValueError when the frames do not fill whole strides.
     """
     taps, step = kernel.shape[0], strides[0]
     if taps == 1:
-        return conv3d(activated(x, affine), kernel, strides, padding), ()
-    before = taps - 1 if carry is None else carry.shape[1]
-    length = before + x.shape[1]
+        return conv3d(scale_shift_silu(x, scale_shift), kernel, strides, padding), ()
+    cached = taps - 1 if cache is None else cache.shape[1]
+    length = cached + x.shape[1]
     if length < taps or (length - taps) % step:
         raise ValueError(
-            f"{length} frames ({before} of them from before) do not fill steps of {step} after the "
+            f"{length} frames ({cached} of them cached) do not fill steps of {step} after the "
             f"first {taps}: give 1 + k {step} frames first, then k {step}"
         )
-    if carry is None:
-        x = with_past(activated(x, affine), None, before)
-        remembered = last_frames(x, taps - step)
-    else:
-        x, remembered, padding = join_frames(x, affine, carry, padding)
-    return conv3d(x, kernel, strides, padding), remembered
+    with jax.named_scope("norm_silu_concat"):
+        if cache is None:
+            x = with_cached_frames(scale_shift_silu(x, scale_shift), None, cached)
+            cache = frames_to_cache(x, taps - step)
+        else:
+            x, cache, padding = norm_silu_concat_frames(x, scale_shift, cache, padding)
+    return conv3d(x, kernel, strides, padding), cache
 
 
 class CausalConv3d(nnx.Module):
@@ -165,8 +177,8 @@ class CausalConv3d(nnx.Module):
         padding: SpacePadding | None = None,
         kernel_init: jax.nn.initializers.Initializer | None = None,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ):
         init = kernel_init or jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3), out_axis=4)
         shape = (*kernel_size, features_in, features_out)
@@ -178,9 +190,12 @@ class CausalConv3d(nnx.Module):
         self.dtype = dtype
 
     def __call__(
-        self, x: Float[Array, "b f h w i"], carry: Carry = None, affine: Affine | None = None
-    ) -> tuple[Float[Array, "b g v u o"], Carry]:
-        """``carry`` and ``affine`` as in ``causal_conv3d``."""
+        self,
+        x: Float[Array, "b f h w i"],
+        cache: Cache = None,
+        scale_shift: ScaleShift | None = None,
+    ) -> tuple[Float[Array, "b f_out h_out w_out o"], Cache]:
+        """``cache`` and ``scale_shift`` as in ``causal_conv3d``."""
         kernel, x = self.kernel[...].astype(self.dtype), x.astype(self.dtype)
-        y, carry = causal_conv3d(x, kernel, carry, self.strides, self.padding, affine)
-        return y + self.bias[...].astype(self.dtype), carry
+        y, cache = causal_conv3d(x, kernel, cache, self.strides, self.padding, scale_shift)
+        return y + self.bias[...].astype(self.dtype), cache

@@ -70,11 +70,11 @@ _MOST_EXTRA_CHANNELS = 8
 def _conv3d_few_outputs(
     x: Float[Array, "b f_in h w i"], kernel: Float[Array, "3 3 3 i o"]
 ) -> Float[Array, "b f_out h w o"]:
-    """The convolution as one matrix product, which gives a map for each tap, and a sum of shifts.
+    """The convolution as one matrix product, which gives a map for each tap TYX, and shifted sums.
 
     A convolution with few outputs leaves a matrix unit idle. The result is float32.
     """
-    maps = jnp.einsum("bfhwi,tyxio->bfhwtyxo", x, kernel, preferred_element_type=jnp.float32)
+    maps = jnp.einsum("bfhwi,TYXio->bfhwTYXo", x, kernel, preferred_element_type=jnp.float32)
     maps = jnp.pad(maps, ((0, 0), (0, 0), (1, 1), (1, 1), *[(0, 0)] * 4))
     frames, height, width = x.shape[1] - 2, *x.shape[2:4]
     shifted = (

@@ -1,80 +1,77 @@
-"""The parts of the causal video autoencoder, between its convolutions and its encoder and decoder.
+"""The blocks of the encoder and the decoder: resnets, downsampling, and the levels they form.
 
-Every part is called as ``part(x, carry) -> (y, carry)`` with x in (b, f, h, w, c): ``carry`` is
-None in the first slice of a clip, else what the part returned for the slice before. Attributes have
-the names of the public checkpoints' keys.
+Every sub-layer is called as ``layer(x, cache) -> (y, cache)`` with x in (b, f, h, w, c). ``cache``
+is None in the first slice of a clip, else what the sub-layer returned for the slice before.
+Attributes have the names of the public checkpoints' keys.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import activated
+from skipsr_jax.kernels.norm_silu_concat import scale_shift_silu
 from skipsr_jax.kernels.target import current_target
-from skipsr_jax.models.layers.causal_conv import Carry, CausalConv3d
+from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
+from skipsr_jax.models.vae.attention import FrameAttention
 from skipsr_jax.models.vae.group_norm import GroupNorm
 from skipsr_jax.models.vae.spatial_tiles import Pointwise, conv_in_tiles
 from skipsr_jax.models.vae.upsample import Upsample
-from skipsr_jax.parallel.spatial import attend_within_frames
-from skipsr_jax.types import Float
+from skipsr_jax.types import DType, Float
 
-Part = Callable[[Array, Carry], tuple[Array, Carry]]
+Layer = Callable[[Array, Cache], tuple[Array, Cache]]
 
-# Attention scores held at a time, in float32: 1 GiB.
-_MAX_SCORES = 2**28
+
+class Sublayer(NamedTuple):
+    """A layer and its name in profiles."""
+
+    scope: str
+    run: Layer
 
 
 def run_in_order(
-    parts: Sequence[Part], x: Array, carry: Carry, *, remat: bool = False
-) -> tuple[Array, Carry]:
-    """Each part on the output of the one before, each with its own carry.
+    sublayers: Sequence[Sublayer], x: Array, cache: Cache, *, remat: bool = False
+) -> tuple[Array, Cache]:
+    """Runs each sub-layer on the output of the one before, each with its own cache.
 
-    ``remat`` keeps only the parts' inputs for the backward pass and computes the rest again.
+    ``remat`` keeps only the inputs of sub-layers for the backward pass and computes the rest again.
     """
-    carries = (None,) * len(parts) if carry is None else carry
-    remembered = []
-    for part, before in zip(parts, carries, strict=True):
-        run = jax.checkpoint(lambda x, before, part=part: part(x, before)) if remat else part
-        x, after = run(x, before)
-        remembered.append(after)
-    return x, tuple(remembered)
+    caches = (None,) * len(sublayers) if cache is None else cache
+    new_caches = []
+    for (scope, layer), old in zip(sublayers, caches, strict=True):
+        run = jax.checkpoint(lambda x, old, layer=layer: layer(x, old)) if remat else layer
+        with jax.named_scope(scope):
+            x, new = run(x, old)
+        new_caches.append(new)
+    return x, tuple(new_caches)
 
 
-def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f v u o"]:
-    """2 x 2 pixels side by side as channels, row by row: half the height and width, 4 c wide."""
+def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h_out w_out o"]:
+    """2 x 2 pixels side by side as channels, row by row: half the height and width, o = 4 c."""
     b, f, h, w, c = x.shape
     x = x.reshape(b, f, h // 2, 2, w // 2, 2, c).transpose(0, 1, 2, 4, 3, 5, 6)
     return x.reshape(b, f, h // 2, w // 2, 4 * c)
 
 
-def normed_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
-    """silu(norm(x)), for parts of x."""
-    affine = norm.affine(x)
-    return lambda part: activated(part, affine)
+def norm_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
+    """silu(norm(x)), as a function of parts of x."""
+    scale_shift = norm.scale_shift(x)
+    return lambda part: scale_shift_silu(part, scale_shift)
 
 
-def with_tiles(parts: "Iterable[Resnet | Upsample]", tiles: int) -> list[Part]:
-    """The parts, each over so many tiles of the picture."""
-    if tiles == 1:
-        return list(parts)
-    return [functools.partial(part, tiles=tiles) for part in parts]
-
-
-_ADDED_APART = 128
-"""To how many channels a GPU adds a convolution's result in a pass of its own. cuDNN would add in
-the convolution: with 128 channels that took 5.6 ms in place of 4.5 (4 frames of 720p on an H200),
-and the pass takes 0.65; with 256 it costs nothing."""
+_MOST_UNFUSED_CHANNELS = 128
+"""Up to this many channels, a GPU adds the result of a convolution in a pass of its own. cuDNN
+would add in the convolution: with 128 channels that took 5.6 ms in place of 4.5 (4 frames of 720p
+on an H200), and the pass takes 0.65; with 256 channels it costs nothing."""
 
 
 def _sum(x: Float[Array, "b f h w c"], y: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
     """x + y, for the result y of a convolution."""
-    if y.shape[-1] <= _ADDED_APART and current_target().platform == "gpu":
+    if y.shape[-1] <= _MOST_UNFUSED_CHANNELS and current_target().platform == "gpu":
         y = jax.lax.optimization_barrier(y)
     return x + y
 
@@ -89,37 +86,52 @@ class Resnet(nnx.Module):
         groups: int,
         *,
         rngs: nnx.Rngs,
-        dtype: Any,
-        param_dtype: Any,
+        dtype: DType,
+        param_dtype: DType,
     ):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.norm1 = GroupNorm(features_in, groups, param_dtype=param_dtype)
-        self.conv1 = CausalConv3d(features_in, features_out, **kind)
+        self.conv1 = conv(features_in, features_out)
         self.norm2 = GroupNorm(features_out, groups, param_dtype=param_dtype)
-        self.conv2 = CausalConv3d(features_out, features_out, **kind)
+        self.conv2 = conv(features_out, features_out)
         if features_in != features_out:
-            self.conv_shortcut = CausalConv3d(features_in, features_out, (1, 1, 1), **kind)
+            self.conv_shortcut = conv(features_in, features_out, (1, 1, 1))
         else:
             self.conv_shortcut = None
 
-    def __call__(self, x: Float[Array, "b f h w i"], carry: Carry = None, tiles: int = 1):
-        first, second = (None, None) if carry is None else carry
+    def __call__(
+        self, x: Float[Array, "b f h w i"], cache: Cache = None, tiles: int = 1
+    ) -> tuple[Float[Array, "b f h w o"], Cache]:
+        """``tiles``: spatial tiles, one after the other."""
+        cache1, cache2 = (None, None) if cache is None else cache
         if tiles > 1:
-            return self._in_tiles(x, first, second, tiles)
-        y, first = self.conv1(x, first, self.norm1.affine(x))
-        y, second = self.conv2(y, second, self.norm2.affine(y))
+            return self._in_tiles(x, cache1, cache2, tiles)
+        with jax.named_scope("norm1"):
+            scale_shift = self.norm1.scale_shift(x)
+        with jax.named_scope("conv1"):
+            y, cache1 = self.conv1(x, cache1, scale_shift)
+        with jax.named_scope("norm2"):
+            scale_shift = self.norm2.scale_shift(y)
+        with jax.named_scope("conv2"):
+            y, cache2 = self.conv2(y, cache2, scale_shift)
         if self.conv_shortcut is not None:
-            x, _ = self.conv_shortcut(x)
-        return _sum(x, y), (first, second)
+            with jax.named_scope("conv_shortcut"):
+                x, _ = self.conv_shortcut(x)
+        return _sum(x, y), (cache1, cache2)
 
-    def _in_tiles(self, x: Float[Array, "b f h w i"], first: Carry, second: Carry, tiles: int):
+    def _in_tiles(self, x: Float[Array, "b f h w i"], cache1: Cache, cache2: Cache, tiles: int):
         def shortcut(part: Array) -> Array:
             return part if self.conv_shortcut is None else self.conv_shortcut(part)[0]
 
-        y, first = conv_in_tiles(self.conv1, normed_silu(self.norm1, x), x, first, tiles)
-        act, added = normed_silu(self.norm2, y), (shortcut, x)
-        y, second = conv_in_tiles(self.conv2, act, y, second, tiles, added)
-        return y, (first, second)
+        with jax.named_scope("norm1"):
+            prepare = norm_silu(self.norm1, x)
+        with jax.named_scope("conv1"):
+            y, cache1 = conv_in_tiles(self.conv1, prepare, x, cache1, tiles)
+        with jax.named_scope("norm2"):
+            prepare = norm_silu(self.norm2, y)
+        with jax.named_scope("conv2"):
+            y, cache2 = conv_in_tiles(self.conv2, prepare, y, cache2, tiles, (shortcut, x))
+        return y, (cache1, cache2)
 
 
 class Downsample(nnx.Module):
@@ -129,7 +141,7 @@ class Downsample(nnx.Module):
     """
 
     def __init__(
-        self, channels: int, in_time: bool, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any
+        self, channels: int, in_time: bool, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
     ):
         self.conv = CausalConv3d(
             channels,
@@ -142,59 +154,54 @@ class Downsample(nnx.Module):
             param_dtype=param_dtype,
         )
 
-    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
-        y, carry = self.conv(x, carry)
+    def __call__(
+        self, x: Float[Array, "b f h w c"], cache: Cache = None
+    ) -> tuple[Float[Array, "b f_out h_out w_out c"], Cache]:
+        y, cache = self.conv(x, cache)
         # Several layers read it. The barrier keeps the bias with the convolution, not with them.
-        return jax.lax.optimization_barrier(y), carry
+        return jax.lax.optimization_barrier(y), cache
 
 
-class FrameAttention(nnx.Module):
-    """x + one-head self-attention over the pixels of each frame, after a group norm."""
-
-    def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
-        self.group_norm = GroupNorm(channels, groups, param_dtype=param_dtype)
-        self.to_q = nnx.Linear(channels, channels, **kind)
-        self.to_k = nnx.Linear(channels, channels, **kind)
-        self.to_v = nnx.Linear(channels, channels, **kind)
-        self.to_out = nnx.List([nnx.Linear(channels, channels, **kind)])
-
-    def __call__(self, x: Float[Array, "b f h w c"], carry: Carry = None):
-        y = self.group_norm(x)
-        y = attend_within_frames(_attend, self.to_q(y), self.to_k(y), self.to_v(y))
-        return x + self.to_out[0](y), ()
-
-
-def _attend(
-    q: Float[Array, "f i c"], k: Float[Array, "f j c"], v: Float[Array, "f j c"]
-) -> Float[Array, "f i c"]:
-    """One head within each frame, a block of queries at a time."""
-    channels, block = q.shape[2], max(1, min(q.shape[1], _MAX_SCORES // k.shape[1]))
-
-    def attend_in_frame(frame):
-        q, k, v = frame
-
-        def attend(row):
-            scores = jnp.matmul(k, row, preferred_element_type=jnp.float32) * channels**-0.5
-            weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max()))
-            mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-            return (mixed / weights.sum()).astype(v.dtype)  # one pass less than softmax's own
-
-        return jax.lax.map(attend, q, batch_size=block)
-
-    return jax.lax.map(attend_in_frame, (q, k, v))
+def _resnets(
+    features_in: int,
+    features_out: int,
+    count: int,
+    groups: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DType,
+    param_dtype: DType,
+) -> list[Resnet]:
+    """``count`` resnets one after the other, of which the first changes the number of features."""
+    resnet = functools.partial(Resnet, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+    widths = [features_in] + [features_out] * count
+    return [resnet(i, o, groups) for i, o in itertools.pairwise(widths)]
 
 
 class MidBlock(nnx.Module):
     """Resnet, attention, resnet at the lowest resolution."""
 
-    def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
-        self.attentions = nnx.List([FrameAttention(channels, groups, **kind)])
-        self.resnets = nnx.List([Resnet(channels, channels, groups, **kind) for _ in range(2)])
+    def __init__(
+        self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+    ):
+        self.attentions = nnx.List(
+            [FrameAttention(channels, groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype)]
+        )
+        self.resnets = nnx.List(
+            _resnets(channels, channels, 2, groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        )
 
-    def parts(self) -> list[Part]:
-        return [self.resnets[0], self.attentions[0], self.resnets[1]]
+    def sublayers(self) -> list[Sublayer]:
+        """In order."""
+        return [
+            Sublayer("mid/resnet_0", self.resnets[0]),
+            Sublayer("mid/attention", self.attentions[0]),
+            Sublayer("mid/resnet_1", self.resnets[1]),
+        ]
+
+
+def _in_tiles(layer: Callable, tiles: int) -> Layer:
+    return layer if tiles == 1 else functools.partial(layer, tiles=tiles)
 
 
 class DownBlock(nnx.Module):
@@ -209,21 +216,35 @@ class DownBlock(nnx.Module):
         downsample: bool | None,
         *,
         rngs: nnx.Rngs,
-        dtype: Any,
-        param_dtype: Any,
+        dtype: DType,
+        param_dtype: DType,
     ):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
-        widths = [features_in] + [features_out] * layers
         self.resnets = nnx.List(
-            [Resnet(i, o, groups, **kind) for i, o in itertools.pairwise(widths)]
+            _resnets(
+                features_in,
+                features_out,
+                layers,
+                groups,
+                rngs=rngs,
+                dtype=dtype,
+                param_dtype=param_dtype,
+            )
         )
+        self.downsamplers = nnx.List([])
         if downsample is not None:
-            self.downsamplers = nnx.List([Downsample(features_out, downsample, **kind)])
-        else:
-            self.downsamplers = nnx.List([])
+            self.downsamplers.append(
+                Downsample(
+                    features_out, downsample, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+                )
+            )
 
-    def parts(self, tiles: int = 1) -> list[Part]:
-        return [*with_tiles(self.resnets, tiles), *self.downsamplers]
+    def sublayers(self, scope: str, tiles: int = 1) -> list[Sublayer]:
+        """In order, the resnets in spatial tiles. ``scope``: the level's name in profiles."""
+        resnets = [
+            Sublayer(f"{scope}/resnet_{i}", _in_tiles(resnet, tiles))
+            for i, resnet in enumerate(self.resnets)
+        ]
+        return resnets + [Sublayer(f"{scope}/downsample", layer) for layer in self.downsamplers]
 
 
 class UpBlock(nnx.Module):
@@ -238,18 +259,28 @@ class UpBlock(nnx.Module):
         upsample: bool | None,
         *,
         rngs: nnx.Rngs,
-        dtype: Any,
-        param_dtype: Any,
+        dtype: DType,
+        param_dtype: DType,
     ):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
-        widths = [features_in] + [features_out] * layers
         self.resnets = nnx.List(
-            [Resnet(i, o, groups, **kind) for i, o in itertools.pairwise(widths)]
+            _resnets(
+                features_in,
+                features_out,
+                layers,
+                groups,
+                rngs=rngs,
+                dtype=dtype,
+                param_dtype=param_dtype,
+            )
         )
+        self.upsamplers = nnx.List([])
         if upsample is not None:
-            self.upsamplers = nnx.List([Upsample(features_out, upsample, **kind)])
-        else:
-            self.upsamplers = nnx.List([])
+            self.upsamplers.append(
+                Upsample(features_out, upsample, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+            )
 
-    def parts(self, tiles: int = 1) -> list[Part]:
-        return with_tiles([*self.resnets, *self.upsamplers], tiles)
+    def sublayers(self, scope: str, tiles: int = 1) -> list[Sublayer]:
+        """In order, all in spatial tiles. ``scope``: the level's name in profiles."""
+        named = [(f"resnet_{i}", resnet) for i, resnet in enumerate(self.resnets)]
+        named += [("upsample", layer) for layer in self.upsamplers]
+        return [Sublayer(f"{scope}/{name}", _in_tiles(layer, tiles)) for name, layer in named]

@@ -4,15 +4,15 @@ y = (x - mean) / sqrt(var + eps) * scale + bias, with mean and variance over the
 and the channels of one group, in float32. Invariant: no frame's output depends on another frame.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine
-from skipsr_jax.types import Float
+from skipsr_jax.kernels.norm_silu_concat import ScaleShift
+from skipsr_jax.types import DType, Float
 
 
 class Moments(NamedTuple):
@@ -23,8 +23,13 @@ class Moments(NamedTuple):
 
 
 class ChannelSums(NamedTuple):
-    """Of each frame's pixels, channel by channel, in float32: the first one, and the mean and mean
-    square of what all are apart from it, so that a large mean costs no precision."""
+    """Sums over each frame's pixels, channel by channel, in float32.
+
+    Attributes:
+      origin: the first pixel.
+      first, second: mean and mean square of the differences to it, so that a large mean costs no
+        precision.
+    """
 
     origin: Float[Array, "b f c"]
     first: Float[Array, "b f c"]
@@ -32,17 +37,17 @@ class ChannelSums(NamedTuple):
 
 
 def channel_sums(x: Float[Array, "b f h w c"]) -> ChannelSums:
-    """In one pass over ``x``."""
+    """The sums, in one pass over ``x``."""
     origin = jax.lax.stop_gradient(x[:, :, :1, :1].astype(jnp.float32))
-    apart = x.astype(jnp.float32) - origin
+    difference = x.astype(jnp.float32) - origin
     pixels = x.shape[2] * x.shape[3]
-    first = apart.sum(axis=(2, 3)) / pixels
-    second = jnp.square(apart).sum(axis=(2, 3)) / pixels
+    first = difference.sum(axis=(2, 3)) / pixels
+    second = jnp.square(difference).sum(axis=(2, 3)) / pixels
     return ChannelSums(origin[:, :, 0, 0], first, second)
 
 
 def moments_of(sums: ChannelSums, groups: int) -> Moments:
-    """Pixels are reduced already: only small arrays are regrouped."""
+    """The statistics of groups, from the sums of channels: only small arrays are regrouped."""
 
     def of_group(channels: Float[Array, "b f c"]) -> Float[Array, "b f c"]:
         grouped = channels.reshape(*channels.shape[:2], groups, -1).mean(axis=-1)
@@ -59,10 +64,10 @@ def moments(x: Float[Array, "b f h w c"], groups: int) -> Moments:
     return moments_of(channel_sums(x), groups)
 
 
-def gain_of(
+def _normalising_scale(
     variance: Float[Array, "... c"], scale: Float[Array, " c"], eps: float = 1e-6
 ) -> Float[Array, "... c"]:
-    """What differences from the mean are multiplied with, in float32."""
+    """The factor on differences from the mean, scale / sqrt(var + eps), in float32."""
     return scale.astype(jnp.float32) * jax.lax.rsqrt(variance + eps)
 
 
@@ -73,9 +78,9 @@ def normalise(
     bias: Float[Array, " c"],
     eps: float = 1e-6,
 ) -> Float[Array, "b f h w c"]:
-    """Frames normalised by given statistics, in float32."""
-    gain = gain_of(statistics.variance, scale, eps)
-    return (x.astype(jnp.float32) - statistics.mean) * gain + bias.astype(jnp.float32)
+    """Frames normalised by ``statistics``, in float32."""
+    factor = _normalising_scale(statistics.variance, scale, eps)
+    return (x.astype(jnp.float32) - statistics.mean) * factor + bias.astype(jnp.float32)
 
 
 def group_norm(
@@ -92,7 +97,7 @@ def group_norm(
 class GroupNorm(nnx.Module):
     """``group_norm`` with learned ``scale`` and ``bias``."""
 
-    def __init__(self, channels: int, groups: int, *, param_dtype: Any = jnp.float32):
+    def __init__(self, channels: int, groups: int, *, param_dtype: DType = jnp.float32):
         if channels % groups:
             raise ValueError(
                 f"{channels} channels do not fall into {groups} equal groups: choose norm_groups "
@@ -102,14 +107,16 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
         self.groups = groups
 
-    def affine(self, x: Float[Array, "b f h w c"]) -> Affine:
-        """What the norm makes of each channel of ``x`` in each frame."""
-        return self.affine_by(*(part[:, :, 0, 0] for part in moments(x, self.groups)))
+    def scale_shift(self, x: Float[Array, "b f h w c"]) -> ScaleShift:
+        """The norm of ``x`` as a scale and shift of each channel in each frame."""
+        return self.scale_shift_from(*(part[:, :, 0, 0] for part in moments(x, self.groups)))
 
-    def affine_by(self, mean: Float[Array, "*b f c"], variance: Float[Array, "*b f c"]) -> Affine:
-        """What the norm makes of each channel by given statistics."""
+    def scale_shift_from(
+        self, mean: Float[Array, "*b f c"], variance: Float[Array, "*b f c"]
+    ) -> ScaleShift:
+        """The norm by these statistics, as a scale and shift of each channel in each frame."""
         bias = jnp.broadcast_to(self.bias[...].astype(jnp.float32), mean.shape)
-        return Affine(mean, gain_of(variance, self.scale[...]), bias)
+        return ScaleShift(mean, _normalising_scale(variance, self.scale[...]), bias)
 
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
         return group_norm(x, self.scale[...], self.bias[...], self.groups)

@@ -1,14 +1,14 @@
 """The causal video autoencoder: frames <-> latents, 8 x smaller in space and 4 x in time.
 
 Latent frame 0 stands for pixel frame 0 alone, latent frame k > 0 for pixel frames 4k - 3 .. 4k.
-Time is causal, so a clip may be run slice by slice: ``encode`` and ``decode`` return what the next
-slice needs as a value. Invariant: any slicing gives the unsliced result.
+Time is causal, so a clip may be run slice by slice: ``encode`` and ``decode`` return the cache that
+the next slice needs as a value. Invariant: any slicing gives the unsliced result.
 
 Latents here are unscaled. The diffusion model works on latents times ``scaling_factor``.
 """
 
-import dataclasses
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,89 +16,47 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
-from skipsr_jax.models.layers.causal_conv import Carry, CausalConv3d
+from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
 from skipsr_jax.models.vae.blocks import (
     DownBlock,
     MidBlock,
     UpBlock,
-    normed_silu,
+    norm_silu,
     run_in_order,
     space_to_depth,
 )
+from skipsr_jax.models.vae.config import VAEConfig
 from skipsr_jax.models.vae.group_norm import GroupNorm
 from skipsr_jax.models.vae.spatial_tiles import conv_in_tiles
 from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.parallel.spatial import constrain_spatial
-from skipsr_jax.types import Float
+from skipsr_jax.types import DType, Float
 
-_LEVELS = 4
 _LOGVAR_RANGE = (-30.0, 20.0)
 
-
-@dataclasses.dataclass(frozen=True)
-class VAEConfig:
-    """The autoencoder's sizes.
-
-    ``residual_decoder``: the decoder also sees the upscaled input and predicts what to add to it.
-    ``remat``: compute each part's intermediates again in the backward pass instead of keeping them.
-    """
-
-    block_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    norm_groups: int = 32
-    latent_channels: int = 16
-    scaling_factor: float = 0.9152
-    residual_decoder: bool = False
-    remat: bool = False
-
-    def __post_init__(self):
-        if len(self.block_channels) != _LEVELS:
-            raise ValueError(
-                f"block_channels has {len(self.block_channels)} entries; an autoencoder of "
-                f"{SPACE_FACTOR} x {SPACE_FACTOR} x {TIME_FACTOR} has {_LEVELS}"
-            )
-        wrong = [c for c in self.block_channels if c < 1 or c % self.norm_groups]
-        if wrong:
-            raise ValueError(
-                f"block_channels {wrong} are not positive multiples of norm_groups "
-                f"{self.norm_groups}"
-            )
-        if self.layers_per_block < 1 or self.latent_channels < 1:
-            raise ValueError(
-                f"layers_per_block {self.layers_per_block} and latent_channels "
-                f"{self.latent_channels} must be at least 1"
-            )
-
-
-SEEDVR = VAEConfig()
-TINY = VAEConfig(
-    block_channels=(16, 32, 64, 64), layers_per_block=1, norm_groups=8, residual_decoder=True
-)
-
-
 RESIDUAL_GAIN = 0.1
-"""What a residual decoder's output counts in pixels of [-1, 1]. True residuals are a few
-hundredths: without it one optimizer step moves the picture by as much as there is to learn."""
+"""Factor on a residual decoder's output, in pixels of [-1, 1]. True residuals are a few hundredths:
+without it one optimizer step moves the frames by as much as there is to learn."""
 
 
 class Posterior(NamedTuple):
-    """The gaussian that the encoder gives for each latent number, in float32."""
+    """The Gaussian that the encoder gives for each number of the latent, in float32."""
 
-    mean: Float[Array, "b f h w c"]
-    logvar: Float[Array, "b f h w c"]
+    mean: Float[Array, "b t h w c"]
+    logvar: Float[Array, "b t h w c"]
 
-    def sample(self, noise: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        """mean + std * noise, for standard gaussian noise."""
+    def sample(self, noise: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        """mean + std * noise, for standard Gaussian noise."""
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
 
-def posterior_of(moments: Float[Array, "b f h w d"]) -> Posterior:
-    """From the encoder's output: means and log variances side by side."""
+def posterior_of(moments: Float[Array, "b t h w moments"]) -> Posterior:
+    """The posterior from the encoder's output: means and log variances side by side."""
     mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
     return Posterior(mean, jnp.clip(logvar, *_LOGVAR_RANGE))
 
 
-def check_frames(frames: int, height: int, width: int, first: bool = True) -> None:
+def _check_frames(frames: int, height: int, width: int, first: bool) -> None:
     """Raises ValueError unless a slice of these sizes can be encoded."""
     if height % SPACE_FACTOR or width % SPACE_FACTOR or height < 1 or width < 1:
         raise ValueError(
@@ -117,100 +75,175 @@ def check_frames(frames: int, height: int, width: int, first: bool = True) -> No
         )
 
 
-def check_tiles(tiles: int, latent_rows: int) -> None:
-    """Raises ValueError unless a picture can be cut into so many."""
+def _check_tiles(tiles: int, latent_rows: int) -> None:
+    """Raises ValueError unless frames can be cut into so many spatial tiles."""
     if tiles < 1 or latent_rows % tiles:
-        raise ValueError(f"{tiles} tiles do not divide {latent_rows} rows of latents")
+        raise ValueError(f"{tiles} spatial tiles do not divide {latent_rows} rows of latents")
+
+
+class _EncoderCache(NamedTuple):
+    conv_in: Cache = None
+    sublayers: Cache = None
+    conv_out: Cache = None
 
 
 class Encoder(nnx.Module):
     """Frames -> mean and log variance, side by side as channels."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+        conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         channels, groups = config.block_channels, config.norm_groups
-        self.conv_in = CausalConv3d(3, channels[0], **kind)
+        self.conv_in = conv(3, channels[0])
         widths_in = (channels[0], *channels[:-1])
         # Halved in space after the first three levels, in time after the second and third.
         downsample = (False, True, True, None)
         self.down_blocks = nnx.List(
             [
-                DownBlock(i, o, config.layers_per_block, groups, down, **kind)
-                for i, o, down in zip(widths_in, channels, downsample, strict=True)
+                DownBlock(
+                    features_in,
+                    features_out,
+                    config.layers_per_block,
+                    groups,
+                    down,
+                    rngs=rngs,
+                    dtype=dtype,
+                    param_dtype=param_dtype,
+                )
+                for features_in, features_out, down in zip(
+                    widths_in, channels, downsample, strict=True
+                )
             ]
         )
-        self.mid_block = MidBlock(channels[-1], groups, **kind)
+        self.mid_block = MidBlock(
+            channels[-1], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
         self.conv_norm_out = GroupNorm(channels[-1], groups, param_dtype=param_dtype)
-        self.conv_out = CausalConv3d(channels[-1], 2 * config.latent_channels, **kind)
+        self.conv_out = conv(channels[-1], 2 * config.latent_channels)
         self.remat = config.remat
 
-    def __call__(self, x: Float[Array, "b f h w 3"], carry: Carry = None, tiles: int = 1):
-        start, body, end = (None, None, None) if carry is None else carry
-        cut = (tiles, tiles, 1, 1)  # four fifths of what passes through memory are there
-        blocks = zip(self.down_blocks, cut, strict=True)
-        parts = [part for block, tiles in blocks for part in block.parts(tiles)]
-        x, start = self.conv_in(x, start)
-        x, body = run_in_order([*parts, *self.mid_block.parts()], x, body, remat=self.remat)
-        x, end = self.conv_out(x, end, self.conv_norm_out.affine(x))
-        return x, (start, body, end)
+    def __call__(
+        self, x: Float[Array, "b f h w 3"], cache: Cache = None, tiles: int = 1
+    ) -> tuple[Float[Array, "b t h_out w_out moments"], Cache]:
+        cache = _EncoderCache() if cache is None else cache
+        # Four fifths of the traffic with memory is in the two finest levels.
+        tiles_of_levels = (tiles, tiles, 1, 1)
+        sublayers = [
+            sublayer
+            for i, (block, n) in enumerate(zip(self.down_blocks, tiles_of_levels, strict=True))
+            for sublayer in block.sublayers(f"down_{i}", n)
+        ]
+        sublayers += self.mid_block.sublayers()
+        with jax.named_scope("conv_in"):
+            x, conv_in = self.conv_in(x, cache.conv_in)
+        x, caches = run_in_order(sublayers, x, cache.sublayers, remat=self.remat)
+        with jax.named_scope("conv_out"):
+            x, conv_out = self.conv_out(x, cache.conv_out, self.conv_norm_out.scale_shift(x))
+        return x, _EncoderCache(conv_in, caches, conv_out)
+
+
+class _DecoderCache(NamedTuple):
+    conv_in: Cache = None
+    coarse: Cache = None
+    half: Cache = None
+    upscaled_half: Cache = None
+    full: Cache = None
+    conv_out: Cache = None
 
 
 class Decoder(nnx.Module):
     """Latents -> frames. With ``residual_decoder``: -> what to add to the upscaled input.
 
     The upscaled input then enters at the half-resolution level (2 x 2 pixels as channels, with two
-    frames of memory) and at the full-resolution level (frame by frame).
+    cached frames) and at the full-resolution level (frame by frame).
     """
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: Any, param_dtype: Any):
-        kind = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+        conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         channels, groups = config.block_channels[::-1], config.norm_groups
-        self.conv_in = CausalConv3d(config.latent_channels, channels[0], **kind)
-        self.mid_block = MidBlock(channels[0], groups, **kind)
+        self.conv_in = conv(config.latent_channels, channels[0])
+        self.mid_block = MidBlock(
+            channels[0], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
         widths_in = (channels[0], *channels[:-1])
         # Doubled in space after the first three levels, in time after the first and second.
         upsample = (True, True, False, None)
         self.up_blocks = nnx.List(
             [
-                UpBlock(i, o, config.layers_per_block + 1, groups, up, **kind)
-                for i, o, up in zip(widths_in, channels, upsample, strict=True)
+                UpBlock(
+                    features_in,
+                    features_out,
+                    config.layers_per_block + 1,
+                    groups,
+                    up,
+                    rngs=rngs,
+                    dtype=dtype,
+                    param_dtype=param_dtype,
+                )
+                for features_in, features_out, up in zip(widths_in, channels, upsample, strict=True)
             ]
         )
         self.conv_norm_out = GroupNorm(channels[-1], groups, param_dtype=param_dtype)
         self.residual = config.residual_decoder
         if self.residual:
-            self.upscaled_half = CausalConv3d(12, widths_in[2], **kind)
-            self.upscaled_full = CausalConv3d(3, widths_in[3], (1, 3, 3), **kind)
+            self.upscaled_half = conv(12, widths_in[2])
+            self.upscaled_full = conv(3, widths_in[3], (1, 3, 3))
         # A residual starts at zero, so that an untrained decoder returns the upscaled input.
         init = jax.nn.initializers.zeros if self.residual else None
-        self.conv_out = CausalConv3d(channels[-1], 3, kernel_init=init, **kind)
+        self.conv_out = conv(channels[-1], 3, kernel_init=init)
         self.remat = config.remat
+
+    def coarse_levels(
+        self, z: Float[Array, "b t h w c"], conv_in: Cache, coarse: Cache, remat: bool
+    ) -> tuple[Float[Array, "b f h_out w_out o"], Cache, Cache]:
+        """From the latent to the entry of the half-resolution level, and the two caches."""
+        sublayers = [
+            *self.mid_block.sublayers(),
+            *self.up_blocks[0].sublayers("up_0"),
+            *self.up_blocks[1].sublayers("up_1"),
+        ]
+        with jax.named_scope("conv_in"):
+            x, conv_in = self.conv_in(z, conv_in)
+        x, coarse = run_in_order(sublayers, x, coarse, remat=remat)
+        return x, conv_in, coarse
+
+    def add_upscaled_half(
+        self,
+        x: Float[Array, "b f h w c"],
+        upscaled: Float[Array, "b f h_full w_full 3"] | None,
+        cache: Cache,
+    ) -> tuple[Float[Array, "b f h w c"], Cache]:
+        """x with features of the upscaled input, and their cache, in a residual decoder."""
+        if not self.residual:
+            return x, ()
+        with jax.named_scope("upscaled_half"):
+            features, cache = self.upscaled_half(space_to_depth(upscaled), cache)
+        return x + features, cache
 
     def __call__(
         self,
-        z: Float[Array, "b t v u c"],
-        carry: Carry = None,
-        upscaled: Float[Array, "b f h w 3"] | None = None,
+        z: Float[Array, "b t h w c"],
+        cache: Cache = None,
+        upscaled: Float[Array, "b f h_out w_out 3"] | None = None,
         tiles: int = 1,
-    ):
-        start, low, half, half_in, full, end = (None,) * 6 if carry is None else carry
-        blocks = self.up_blocks
-        x, start = self.conv_in(z, start)
-        parts = [*self.mid_block.parts(), *blocks[0].parts(), *blocks[1].parts()]
-        x, low = run_in_order(parts, x, low, remat=self.remat)
+    ) -> tuple[Float[Array, "b f h_out w_out 3"], Cache]:
+        cache = _DecoderCache() if cache is None else cache
+        x, conv_in, coarse = self.coarse_levels(z, cache.conv_in, cache.coarse, self.remat)
+        x, upscaled_half = self.add_upscaled_half(x, upscaled, cache.upscaled_half)
+        sublayers = self.up_blocks[2].sublayers("up_2", tiles)
+        x, half = run_in_order(sublayers, x, cache.half, remat=self.remat)
         if self.residual:
-            features, half_in = self.upscaled_half(space_to_depth(upscaled), half_in)
-            x = x + features
-        x, half = run_in_order(blocks[2].parts(tiles), x, half, remat=self.remat)
-        if self.residual:
-            x = x + self.upscaled_full(upscaled)[0]
-        x, full = run_in_order(blocks[3].parts(tiles), x, full, remat=self.remat)
-        if tiles > 1:
-            act = normed_silu(self.conv_norm_out, x)
-            x, end = conv_in_tiles(self.conv_out, act, x, end, tiles)
-        else:
-            x, end = self.conv_out(x, end, self.conv_norm_out.affine(x))
-        return x, (start, low, half, () if half_in is None else half_in, full, end)
+            with jax.named_scope("upscaled_full"):
+                x = x + self.upscaled_full(upscaled)[0]
+        sublayers = self.up_blocks[3].sublayers("up_3", tiles)
+        x, full = run_in_order(sublayers, x, cache.full, remat=self.remat)
+        with jax.named_scope("conv_out"):
+            if tiles > 1:
+                prepare = norm_silu(self.conv_norm_out, x)
+                x, conv_out = conv_in_tiles(self.conv_out, prepare, x, cache.conv_out, tiles)
+            else:
+                scale_shift = self.conv_norm_out.scale_shift(x)
+                x, conv_out = self.conv_out(x, cache.conv_out, scale_shift)
+        return x, _DecoderCache(conv_in, coarse, half, upscaled_half, full, conv_out)
 
 
 class VAE(nnx.Module):
@@ -221,49 +254,51 @@ class VAE(nnx.Module):
         config: VAEConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ):
         self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
+    @jax.named_scope("encoder")
     def encode(
-        self, x: Float[Array, "b f h w 3"], carry: Carry = None, tiles: int = 1
-    ) -> tuple[Posterior, Carry]:
+        self, x: Float[Array, "b f h w 3"], cache: Cache = None, tiles: int = 1
+    ) -> tuple[Posterior, Cache]:
         """Frames in [-1, 1] -> the posterior of (f - 1) / 4 + 1 latent frames (f / 4 in later
-        slices) of h / 8 x w / 8, and the carry for the next slice.
+        slices) of h / 8 x w / 8, and the cache for the next slice.
 
-        ``carry``: None for the first slice (4 k + 1 frames), then what the slice before returned
-        (4 k frames). ``tiles``: so many of the picture, one after the other, in the two finest
-        levels, which takes less memory and gives the same; a divisor of h / 8. Raises ValueError
-        for other frame counts, other tiles and sizes not divisible by 8.
+        ``cache``: None for the first slice (4 k + 1 frames), then what the slice before returned
+        (4 k frames). ``tiles``: spatial tiles into which the two finest levels cut the frames, one
+        after the other, which takes less memory and gives the same; a divisor of h / 8. Raises
+        ValueError for other frame counts, other tiles and sizes not divisible by 8.
         """
-        check_frames(*x.shape[1:4], first=carry is None)
-        check_tiles(tiles, x.shape[2] // SPACE_FACTOR)
+        _check_frames(*x.shape[1:4], first=cache is None)
+        _check_tiles(tiles, x.shape[2] // SPACE_FACTOR)
         encoder = gathered(self.encoder, "encoder", self.dtype)
-        moments, carry = encoder(constrain_spatial(x, SPACE_FACTOR), carry, tiles)
+        moments, cache = encoder(constrain_spatial(x, SPACE_FACTOR), cache, tiles)
         moments = constrain_spatial(moments)
-        return posterior_of(moments), carry
+        return posterior_of(moments), cache
 
+    @jax.named_scope("decoder")
     def decode(
         self,
-        z: Float[Array, "b t v u c"],
-        carry: Carry = None,
-        upscaled: Float[Array, "b f h w 3"] | None = None,
+        z: Float[Array, "b t h w c"],
+        cache: Cache = None,
+        upscaled: Float[Array, "b f h_out w_out 3"] | None = None,
         tiles: int = 1,
-    ) -> tuple[Float[Array, "b f h w 3"], Carry]:
+    ) -> tuple[Float[Array, "b f_out h_out w_out 3"], Cache]:
         """Latents (divided by the scaling factor) -> frames, about [-1, 1] but not clipped, and the
-        carry for the next slice: 4 t - 3 frames from the first slice, 4 t from later ones.
+        cache for the next slice: 4 t - 3 frames from the first slice, 4 t from later ones.
 
         ``upscaled``: the input frames at the output's size, aligned with this slice's output; given
         if and only if the model has a residual decoder, else ValueError. ``tiles``: as in
-        ``encode``, a divisor of v.
+        ``encode``, a divisor of h.
         """
-        b, t, v, u, _ = z.shape
-        check_tiles(tiles, v)
-        frames = TIME_FACTOR * t - (TIME_FACTOR - 1 if carry is None else 0)
-        expected = (b, frames, v * SPACE_FACTOR, u * SPACE_FACTOR, 3)
+        b, t, h, w, _ = z.shape
+        _check_tiles(tiles, h)
+        frames = TIME_FACTOR * t - (TIME_FACTOR - 1 if cache is None else 0)
+        expected = (b, frames, h * SPACE_FACTOR, w * SPACE_FACTOR, 3)
         if self.config.residual_decoder and upscaled is None:
             raise ValueError(
                 f"this autoencoder adds to the upscaled input: give upscaled with shape {expected}"
@@ -275,9 +310,9 @@ class VAE(nnx.Module):
                 f"upscaled has shape {upscaled.shape}; the decoder's output has {expected}"
             )
         decoder = gathered(self.decoder, "decoder", self.dtype)
-        y, carry = decoder(constrain_spatial(z), carry, upscaled, tiles)
+        y, cache = decoder(constrain_spatial(z), cache, upscaled, tiles)
         y = constrain_spatial(y, SPACE_FACTOR)
         y = y.astype(jnp.float32)
         if upscaled is not None:
             y = upscaled.astype(jnp.float32) + RESIDUAL_GAIN * y
-        return y, carry
+        return y, cache

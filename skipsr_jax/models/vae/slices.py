@@ -1,25 +1,24 @@
 """Whole clips through the autoencoder, slice by slice: only one slice is on the device at a time.
 
 A clip of t latent frames is cut into one first slice and equal later ones, so that two compiled
-programs (first, later) serve a whole clip of any length. Invariant: the slices' outputs, joined,
-are what one unsliced run gives; nothing is padded and nothing dropped.
+programs (first, later) serve a whole clip of any length. Invariant: the outputs of the slices,
+concatenated, are those of one run on the whole clip; nothing is padded and nothing dropped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from skipsr_jax.geometry import TIME_FACTOR
-from skipsr_jax.models.layers.causal_conv import Carry
+from skipsr_jax.geometry import TIME_FACTOR, is_clip_length, latent_count, padded_count
+from skipsr_jax.models.layers.causal_conv import Cache
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae.model import VAE, Posterior
 from skipsr_jax.types import Float, HostArray
 
-EncodeStep = Callable[[Params, Array, Carry], tuple[Posterior, Carry]]
-DecodeStep = Callable[[Params, Array, Carry, Array | None], tuple[Array, Carry]]
+EncodeStep = Callable[[Params, Array, Cache], tuple[Posterior, Cache]]
+DecodeStep = Callable[[Params, Array, Cache, Array | None], tuple[Array, Cache]]
 
 
 def latent_slices(latents: int, per_slice: int = 1) -> list[int]:
@@ -36,85 +35,67 @@ def latent_slices(latents: int, per_slice: int = 1) -> list[int]:
 
 def frame_slices(frames: int, per_slice: int = 1) -> list[int]:
     """Pixel frames of each slice, for a clip of ``frames`` = 4 k + 1, else ValueError."""
-    if frames < 1 or (frames - 1) % TIME_FACTOR:
+    if not is_clip_length(frames):
         raise ValueError(
             f"a clip has {frames} frames; it must have {TIME_FACTOR} k + 1: repeat the last frame "
-            f"up to {1 + -(-max(frames - 1, 0) // TIME_FACTOR) * TIME_FACTOR}"
+            f"up to {padded_count(max(frames, 1))}"
         )
-    latents = latent_slices(1 + (frames - 1) // TIME_FACTOR, per_slice)
+    latents = latent_slices(latent_count(frames), per_slice)
     return [TIME_FACTOR * t - (TIME_FACTOR - 1 if i == 0 else 0) for i, t in enumerate(latents)]
 
 
-def gather_slices(frames: Iterable[HostArray], lengths: Sequence[int]) -> Iterator[HostArray]:
-    """Single frames (b, h, w, c), one after the other, joined to slices (b, f, h, w, c).
-
-    Raises ValueError when there are more or fewer frames than ``lengths`` adds up to.
-    """
-    source = iter(frames)
-    for i, length in enumerate(lengths):
-        taken = [frame for _, frame in zip(range(length), source, strict=False)]
-        if len(taken) < length:
-            raise ValueError(
-                f"the clip ended after {sum(lengths[:i]) + len(taken)} frames; "
-                f"{sum(lengths)} were expected"
-            )
-        yield np.stack(taken, axis=1)
-    if next(source, None) is not None:
-        raise ValueError(f"the clip has more than the expected {sum(lengths)} frames")
-
-
 def encode_step(vae: VAE, tiles: int = 1) -> EncodeStep:
-    """``vae.encode`` (real or abstract module) compiled once per slice shape.
+    """``vae.encode`` of a real or abstract module, compiled once per slice shape.
 
-    The carry is used up: its memory becomes the next one's. ``tiles`` as in ``VAE.encode``.
+    The cache is donated: its memory becomes the next one's. ``tiles`` as in ``VAE.encode``.
     """
 
-    def encode(params: Params, frames: Array, carry: Carry) -> tuple[Posterior, Carry]:
-        return bind(vae, params).encode(frames, carry, tiles)
+    def encode(params: Params, frames: Array, cache: Cache) -> tuple[Posterior, Cache]:
+        return bind(vae, params).encode(frames, cache, tiles)
 
-    return jax.jit(encode, donate_argnames="carry")
+    return jax.jit(encode, donate_argnames="cache")
 
 
 def decode_step(vae: VAE, tiles: int = 1) -> DecodeStep:
-    """``vae.decode`` (real or abstract module) compiled once per slice shape.
+    """``vae.decode`` of a real or abstract module, compiled once per slice shape.
 
-    The carry is used up: its memory becomes the next one's. ``tiles`` as in ``VAE.decode``.
+    The cache is donated: its memory becomes the next one's. ``tiles`` as in ``VAE.decode``.
     """
 
     def decode(
-        params: Params, latents: Array, carry: Carry, upscaled: Array | None
-    ) -> tuple[Array, Carry]:
-        return bind(vae, params).decode(latents, carry, upscaled, tiles)
+        params: Params, latents: Array, cache: Cache, upscaled: Array | None
+    ) -> tuple[Array, Cache]:
+        return bind(vae, params).decode(latents, cache, upscaled, tiles)
 
-    return jax.jit(decode, donate_argnames="carry")
+    return jax.jit(decode, donate_argnames="cache")
 
 
 def encode_scanned(vae: VAE, frames: Float[Array, "b f h w 3"]) -> Posterior:
     """``vae.encode`` of a whole clip inside one program, a latent frame at a time: the program's
     memory does not grow with the clip. f = 4 k + 1, else ValueError."""
     frame_slices(frames.shape[1])
-    first, carry = vae.encode(frames[:, :1])
+    first, cache = vae.encode(frames[:, :1])
     if frames.shape[1] == 1:
         return first
     b, f, *rest = frames.shape
     later = jnp.moveaxis(frames[:, 1:].reshape(b, f // TIME_FACTOR, TIME_FACTOR, *rest), 1, 0)
 
-    def step(carry: Carry, part: Array) -> tuple[Carry, Posterior]:
-        posterior, carry = vae.encode(part, carry)
-        return carry, posterior
+    def step(cache: Cache, frames: Array) -> tuple[Cache, Posterior]:
+        posterior, cache = vae.encode(frames, cache)
+        return cache, posterior
 
-    _, posteriors = jax.lax.scan(step, carry, later)
-    joined = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), posteriors)
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), first, joined)
+    _, posteriors = jax.lax.scan(step, cache, later)
+    rest = jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), posteriors)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), first, rest)
 
 
 def encode_clip(
     step: EncodeStep, params: Params, slices: Iterable[Array | HostArray]
 ) -> Iterator[Posterior]:
     """The posterior of each slice of frames (lengths as from ``frame_slices``)."""
-    carry = None
+    cache = None
     for frames in slices:
-        posterior, carry = step(params, frames, carry)
+        posterior, cache = step(params, frames, cache)
         yield posterior
 
 
@@ -129,11 +110,11 @@ def decode_clip(
     ``upscaled``: for a residual decoder, the upscaled input in slices as from ``frame_slices``.
     Raises ValueError when the two differ in number.
     """
-    carry = None
+    cache = None
     if upscaled is None:
         pairs = ((latents, None) for latents in slices)
     else:
         pairs = zip(slices, upscaled, strict=True)
     for latents, input_frames in pairs:
-        frames, carry = step(params, latents, carry, input_frames)
+        frames, cache = step(params, latents, cache, input_frames)
         yield frames

@@ -69,7 +69,7 @@ def test_the_backward_pass_keeps_the_inputs_alone():
     assert kept <= x.size + kernel.size
 
 
-def test_the_first_frame_stands_for_the_past():
+def test_the_first_frame_stands_for_the_frames_before():
     x, kernel = _random(1, 3, 4, 4, 2), _random(3, 3, 3, 2, 2, seed=1)
     y, _ = causal_conv3d(x, kernel)
     extended = jnp.concatenate([x[:, :1], x[:, :1], x], axis=1)
@@ -79,9 +79,9 @@ def test_the_first_frame_stands_for_the_past():
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_single_frame_is_convolved_once_for_all_its_copies(stride):
     x, kernel = _random(1, 1, 4, 6, 2), _random(3, 3, 3, 2, 3, seed=1)
-    y, carry = causal_conv3d(x, kernel, None, (stride, 1, 1))
+    y, cache = causal_conv3d(x, kernel, None, (stride, 1, 1))
     np.testing.assert_allclose(y, conv3d(jnp.repeat(x, 3, axis=1), kernel), atol=1e-4)
-    np.testing.assert_array_equal(carry, jnp.repeat(x, 3 - stride, axis=1))
+    np.testing.assert_array_equal(cache, jnp.repeat(x, 3 - stride, axis=1))
     counted = traced_flops(lambda x, kernel: causal_conv3d(x, kernel)[0], x, kernel)
     assert counted == 2 * y.size * 9 * 2
 
@@ -92,24 +92,24 @@ def test_slices_give_the_whole(stride, lengths):
     x, kernel = _random(1, 7, 4, 4, 2), _random(3, 3, 3, 2, 3, seed=1)
     strides = (stride, 1, 1)
     whole, _ = causal_conv3d(x, kernel, None, strides)
-    parts, carry, start = [], None, 0
+    parts, cache, start = [], None, 0
     for length in lengths:
-        part, carry = causal_conv3d(x[:, start : start + length], kernel, carry, strides)
-        assert carry.shape[1] == 3 - stride
+        part, cache = causal_conv3d(x[:, start : start + length], kernel, cache, strides)
+        assert cache.shape[1] == 3 - stride
         parts.append(part)
         start += length
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=1e-5)
 
 
 @pytest.mark.usefixtures("abstract_h200")
-def test_on_a_gpu_a_later_slice_is_joined_and_padded_by_the_kernel(monkeypatch):
+def test_on_a_gpu_the_kernel_concatenates_and_pads_a_later_slice(monkeypatch):
     monkeypatch.setattr(api, "current_target", lambda: Target("gpu", (9, 0)))
     x = jnp.ones((1, 5, 6, 8, 16), jnp.bfloat16)
     kernel = jnp.ones((3, 3, 3, 16, 16), jnp.bfloat16)
     run = jax.jit(functools.partial(causal_conv3d, strides=(2, 2, 2), padding=END))
     texts = [
-        run.trace(*given).lower(lowering_platforms=("cuda",)).as_text()
-        for given in ((x, kernel, None), (x[:, 1:], kernel, x[:, :1]))
+        run.trace(*inputs).lower(lowering_platforms=("cuda",)).as_text()
+        for inputs in ((x, kernel, None), (x[:, 1:], kernel, x[:, :1]))
     ]
     first, later = (text.count("triton") > 0 for text in texts)
     assert (first, later) == (False, True)
@@ -117,7 +117,7 @@ def test_on_a_gpu_a_later_slice_is_joined_and_padded_by_the_kernel(monkeypatch):
     assert "pad = [[0, 0], [0, 0], [0, 0]]" in texts[1]
 
 
-def test_no_memory_without_a_temporal_kernel():
+def test_no_cache_without_a_temporal_kernel():
     assert causal_conv3d(jnp.ones((1, 2, 2, 2, 1)), jnp.ones((1, 3, 3, 1, 1)))[1] == ()
 
 

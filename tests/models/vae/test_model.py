@@ -34,11 +34,11 @@ def residual(fill):
 
 
 def _encode(vae):
-    return jax.jit(lambda params, x, carry: bind(vae, params).encode(x, carry))
+    return jax.jit(lambda params, x, cache: bind(vae, params).encode(x, cache))
 
 
 def _decode(vae):
-    return jax.jit(lambda params, z, carry, up: bind(vae, params).decode(z, carry, up))
+    return jax.jit(lambda params, z, cache, up: bind(vae, params).decode(z, cache, up))
 
 
 def test_the_public_model_has_its_size():
@@ -73,12 +73,12 @@ def test_any_slicing_gives_the_whole(small, slices):
     assert whole.mean.shape == (1, 4, 2, 3, 16)
     assert frames.shape == (1, 13, 16, 24, 3)
 
-    means, decoded, carry, decode_carry, at, at_latent = [], [], None, None, 0, 0
+    means, decoded, cache, decode_cache, at, at_latent = [], [], None, None, 0, 0
     for length in slices:
         latents = -(-length // 4)
-        posterior, carry = encode(params, x[:, at : at + length], carry)
+        posterior, cache = encode(params, x[:, at : at + length], cache)
         part = z[:, at_latent : at_latent + latents]
-        y, decode_carry = decode(params, part, decode_carry, None)
+        y, decode_cache = decode(params, part, decode_cache, None)
         assert y.shape[1] == length
         means.append(posterior.mean)
         decoded.append(y)
@@ -107,9 +107,9 @@ def test_residual_decoder_in_slices(residual):
     decode = _decode(vae)
     z, upscaled = _random(1, 3, 1, 2, 16), _random(1, 9, 8, 16, 3, seed=2)
     whole, _ = decode(params, z, None, upscaled)
-    first, carry = decode(params, z[:, :1], None, upscaled[:, :1])
-    second, carry = decode(params, z[:, 1:2], carry, upscaled[:, 1:5])
-    third, _ = decode(params, z[:, 2:], carry, upscaled[:, 5:])
+    first, cache = decode(params, z[:, :1], None, upscaled[:, :1])
+    second, cache = decode(params, z[:, 1:2], cache, upscaled[:, 1:5])
+    third, _ = decode(params, z[:, 2:], cache, upscaled[:, 5:])
     np.testing.assert_allclose(jnp.concatenate([first, second, third], 1), whole, atol=2e-5)
 
 
@@ -161,6 +161,17 @@ def test_remat_changes_memory_not_numbers(small, fill):
     assert jnp.abs(plain["encoder"]["conv_in"]["kernel"]).max() > 0
 
 
+def test_profiles_read_like_the_model(small):
+    vae, params = small
+    x, z = jnp.zeros((1, 1, 8, 8, 3)), jnp.zeros((1, 1, 1, 1, 16))
+    encode, decode = _encode(vae).lower(params, x, None), _decode(vae).lower(params, z, None, None)
+    encoded, decoded = (program.as_text(debug_info=True) for program in (encode, decode))
+    for scope in ("down_0/resnet_0/conv1", "down_1/downsample", "mid/attention", "conv_out"):
+        assert f"encoder/{scope}/" in encoded, scope
+    for scope in ("up_0/upsample", "up_3/resnet_1/norm2", "conv_in"):
+        assert f"decoder/{scope}/" in decoded, scope
+
+
 def test_sample_uses_half_the_log_variance():
     posterior = Posterior(jnp.full((1, 1, 1, 1, 1), 3.0), jnp.full((1, 1, 1, 1, 1), 2 * np.log(5)))
     assert posterior.sample(jnp.full((1, 1, 1, 1, 1), 2.0)).item() == pytest.approx(13.0)
@@ -171,9 +182,9 @@ def test_refused_sizes_and_inputs(small, residual):
     encode, decode = _encode(vae), _decode(vae)
     with pytest.raises(ValueError, match=r"6 frames.*4 k \+ 1.*9"):
         encode(params, jnp.zeros((1, 6, 8, 8, 3)), None)
-    _, carry = jax.eval_shape(encode, params, jnp.zeros((1, 1, 8, 8, 3)), None)
+    _, cache = jax.eval_shape(encode, params, jnp.zeros((1, 1, 8, 8, 3)), None)
     with pytest.raises(ValueError, match=r"later slice.*5 frames.*up to 8"):
-        jax.eval_shape(encode, params, jnp.zeros((1, 5, 8, 8, 3)), carry)
+        jax.eval_shape(encode, params, jnp.zeros((1, 5, 8, 8, 3)), cache)
     with pytest.raises(ValueError, match=r"height 12 and width 8.*16 x 8"):
         encode(params, jnp.zeros((1, 1, 12, 8, 3)), None)
     z, upscaled = jnp.zeros((1, 2, 1, 1, 16)), jnp.zeros((1, 4, 8, 8, 3))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from skipsr_jax.geometry import spans
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.models.vae.slices import (
@@ -15,7 +16,6 @@ from skipsr_jax.models.vae.slices import (
     encode_scanned,
     encode_step,
     frame_slices,
-    gather_slices,
     latent_slices,
 )
 
@@ -36,17 +36,6 @@ def test_lengths():
         frame_slices(0)
 
 
-def test_gathering_single_frames():
-    frames = [np.full((1, 2, 2, 3), i) for i in range(5)]
-    slices = list(gather_slices(iter(frames), [1, 4]))
-    assert [s.shape for s in slices] == [(1, 1, 2, 2, 3), (1, 4, 2, 2, 3)]
-    np.testing.assert_array_equal(slices[1][0, :, 0, 0, 0], [1, 2, 3, 4])
-    with pytest.raises(ValueError, match=r"ended after 5 frames; 9 were expected"):
-        list(gather_slices(iter(frames), [1, 4, 4]))
-    with pytest.raises(ValueError, match=r"more than the expected 4"):
-        list(gather_slices(iter(frames), [4]))
-
-
 @pytest.mark.slow
 def test_two_programs_serve_clips_of_any_length(fill):
     config = VAEConfig((4, 4, 8, 8), layers_per_block=1, norm_groups=2, residual_decoder=True)
@@ -54,8 +43,8 @@ def test_two_programs_serve_clips_of_any_length(fill):
     encode, decode = encode_step(vae), decode_step(vae)
     rng = np.random.default_rng(0)
     for length in (9, 13):
-        clip = rng.normal(size=(length, 1, 8, 8, 3)).astype(np.float32)
-        slices = list(gather_slices(clip, frame_slices(length)))
+        clip = rng.normal(size=(1, length, 8, 8, 3)).astype(np.float32)
+        slices = [clip[:, part] for part in spans(frame_slices(length))]
         means = [posterior.mean for posterior in encode_clip(encode, params, slices)]
         frames = list(decode_clip(decode, params, means, slices))
         assert [f.shape[1] for f in frames] == frame_slices(length)
@@ -63,13 +52,13 @@ def test_two_programs_serve_clips_of_any_length(fill):
     assert encode._cache_size() == 2
     assert decode._cache_size() == 2
 
-    # A carry's memory becomes the next one's; what was given beside it stays.
+    # A cache's memory becomes the next one's; what was given beside it stays.
     for step, part in ((encode, slices), (decode, means)):
-        given = [None, slices[0]] if step is decode else [None]
-        _, carry = step(params, part[0], *given)
-        held = jax.tree.leaves(carry)
-        step(params, part[1], carry, *([slices[1]] if step is decode else []))
-        assert all(leaf.is_deleted() for leaf in held)
+        upscaled = [slices[:1], slices[1:2]] if step is decode else [[], []]
+        _, cache = step(params, part[0], None, *upscaled[0])
+        leaves = jax.tree.leaves(cache)
+        step(params, part[1], cache, *upscaled[1])
+        assert all(leaf.is_deleted() for leaf in leaves)
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, means)))
 
 
@@ -90,7 +79,7 @@ def test_a_scanned_clip_is_encoded_as_one_at_once(fill):
 
 
 def test_slices_of_latents_and_input_must_pair():
-    def step(params, latents, carry, upscaled):
+    def step(params, latents, cache, upscaled):
         return upscaled, ()
 
     z, frames = jnp.zeros((1, 1, 1, 1, 16)), jnp.zeros((1, 1, 8, 8, 3))

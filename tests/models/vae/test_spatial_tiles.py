@@ -1,4 +1,4 @@
-"""Tiles: layers over parts of the picture give the numbers of the whole, and the same carries."""
+"""Tiles: layers over parts of the picture give the numbers of the whole, and the same caches."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from flax import nnx
 from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.models.vae import upsample
 from skipsr_jax.models.vae.blocks import Resnet
-from skipsr_jax.models.vae.spatial_tiles import with_halo
+from skipsr_jax.models.vae.spatial_tiles import rows_with_halo
 from skipsr_jax.models.vae.upsample import Upsample
 
-KIND = {"rngs": nnx.Rngs(0), "dtype": jnp.float32, "param_dtype": jnp.float32}
+FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 
 
 def _random(*shape, seed=0):
@@ -26,9 +26,9 @@ def _filled(layer):
 
 
 LAYERS = {
-    "resnet": lambda: Resnet(4, 4, 2, **KIND),
-    "wider": lambda: Resnet(4, 6, 2, **KIND),
-    "upsample": lambda: Upsample(4, False, **KIND),
+    "resnet": lambda: Resnet(4, 4, 2, rngs=nnx.Rngs(0), **FLOAT32),
+    "wider": lambda: Resnet(4, 6, 2, rngs=nnx.Rngs(0), **FLOAT32),
+    "upsample": lambda: Upsample(4, False, rngs=nnx.Rngs(0), **FLOAT32),
 }
 
 
@@ -41,9 +41,9 @@ def test_tiles_give_the_whole(monkeypatch, name):
     def run(tiles):
         @jax.jit
         def both(first, later):
-            y, carry = layer(first, None, tiles)
-            z, carry = layer(later, carry, tiles)
-            return y, z, carry
+            y, cache = layer(first, None, tiles)
+            z, cache = layer(later, cache, tiles)
+            return y, z, cache
 
         return both(x[:, :1], x[:, 1:])
 
@@ -56,5 +56,5 @@ def test_tiles_give_the_whole(monkeypatch, name):
 def test_beyond_the_picture_there_is_nothing():
     x = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1, 1)
     for first, want in ((0, [0, 11, 12, 13]), (2, [12, 13, 14, 0])):
-        got = with_halo(x, jnp.asarray(first), 2, lambda part: part + 10)
+        got = rows_with_halo(x, jnp.asarray(first), 2, lambda part: part + 10)
         np.testing.assert_array_equal(got[0, 0, :, 0, 0], want)

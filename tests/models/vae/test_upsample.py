@@ -12,7 +12,7 @@ from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.models.vae import upsample
 from skipsr_jax.models.vae.upsample import Upsample
 
-KIND = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 ALWAYS, NEVER = 0, 10**9
 
 
@@ -23,7 +23,7 @@ def _random(*shape, seed=0):
 @functools.cache
 def _layer(in_time):
     """A layer of two channels with random numbers, and they."""
-    layer = Upsample(2, in_time, rngs=nnx.Rngs(0), **KIND)
+    layer = Upsample(2, in_time, rngs=nnx.Rngs(0), **FLOAT32)
     leaves, tree = jax.tree.flatten(to_dict(layer))
     filled = [_random(*leaf.shape, seed=i) for i, leaf in enumerate(leaves)]
     return layer, jax.tree.unflatten(tree, filled)
@@ -31,9 +31,9 @@ def _layer(in_time):
 
 def _run(params, x, in_time, lengths):
     """The layer on a clip in slices of so many frames."""
-    layer, carry, parts = bind(_layer(in_time)[0], params), None, []
+    layer, cache, parts = bind(_layer(in_time)[0], params), None, []
     for part in jnp.split(x, np.cumsum(lengths)[:-1], axis=1):
-        y, carry = layer(part, carry)
+        y, cache = layer(part, cache)
         parts.append(y)
     return jnp.concatenate(parts, axis=1)
 
@@ -79,12 +79,12 @@ def test_large_pictures_are_merged_and_cost_less():
 
 
 def test_fresh_upsampling_repeats_pixels_and_drops_the_first_twin():
-    part = Upsample(2, True, rngs=nnx.Rngs(0), **KIND)
+    part = Upsample(2, True, rngs=nnx.Rngs(0), **FLOAT32)
     x = _random(1, 2, 2, 3, 2)
     identity = jnp.zeros((3, 3, 3, 2, 2)).at[2, 1, 1].set(jnp.eye(2))
     part.conv.kernel[...] = identity
     repeated = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-    first, carry = part(x)
+    first, cache = part(x)
     np.testing.assert_array_equal(first, repeated[:, jnp.asarray([0, 1, 1])])
-    later, _ = part(x, carry)
+    later, _ = part(x, cache)
     np.testing.assert_array_equal(later, jnp.repeat(repeated, 2, axis=1))

@@ -1,7 +1,7 @@
-"""Joining blocks with borders and past in one pass, for NVIDIA GPUs, in Pallas (Triton).
+"""Norm, SiLU and concatenation of active blocks in one pass, for NVIDIA GPUs, in Pallas (Triton).
 
-A program goes over some pixels of one slot, borders included, through all its frames: it reads what
-the table holds of them before it writes there, and nobody else touches them. So the table is
+A program takes some pixels of one slot, halo included, through all its frames. It reads what the
+cache holds of them before it writes there, and no other program touches them, so the cache is
 changed in place. ``interpret`` runs the kernel without a GPU.
 """
 
@@ -13,31 +13,35 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from skipsr_jax.kernels.norm_silu_concat.blocks.problem import Join
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine
-from skipsr_jax.kernels.norm_silu_concat.triton_channels import CHANNELS, channels_refusal, mapped
+from skipsr_jax.kernels.norm_silu_concat.blocks.xla import BlocksProblem, HaloIndex
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
+from skipsr_jax.kernels.norm_silu_concat.triton_parts import (
+    CHANNELS,
+    PIXELS,
+    channels_refusal,
+    load_scale_shift_silu,
+)
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float, Int
 
-PIXELS = 16  # of a program
 WARPS = 4
 
 
-def supported(join: Join, target: Target) -> str | None:
+def supported(problem: BlocksProblem, target: Target) -> str | None:
     """None when the kernel can run this problem, else the reason."""
-    refused = gpu_refusal(join.dtype, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
+    refused = gpu_refusal(problem.dtype, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
     if refused is not None:
         return refused
-    refused = channels_refusal(join.channels)
+    refused = channels_refusal(problem.channels)
     if refused is not None:
         return refused
-    if not 0 < join.past <= join.frames:
-        return f"it takes 1 to {join.frames} frames of past, not {join.past}"
+    if not 0 < problem.cached <= problem.frames:
+        return f"it takes 1 to {problem.frames} cached frames, not {problem.cached}"
     return None
 
 
 def _source(pixel, side, size, neighbours, slot):
-    """Of each pixel of a bordered block: the slot that holds it (-1: none), its place there."""
+    """For each pixel of a block with its halo: the slot that holds it (-1: none), and where."""
     along = jnp.full_like(pixel, side)
     row, column = lax.div(pixel, along) - 1, lax.rem(pixel, along) - 1
     third = [(at >= 0).astype(jnp.int32) + (at >= size) for at in (row, column)]
@@ -49,66 +53,80 @@ def _source(pixel, side, size, neighbours, slot):
 
 
 def _kernel(
-    x, affine, given, place, neighbours, joined, table, *, join: Join, blocks: int, interpret: bool
+    x,
+    scale_shift,
+    cache,
+    block_index,
+    neighbours,
+    result,
+    new_cache,
+    *,
+    problem: BlocksProblem,
+    blocks: int,
+    interpret: bool,
 ):
-    slot, wide = pl.program_id(0), min(join.channels, CHANNELS)
-    side, frames, past = join.size + 2, join.frames, join.past
+    slot, wide = pl.program_id(0), min(problem.channels, CHANNELS)
+    side, frames, cached = problem.size + 2, problem.frames, problem.cached
     pixel = pl.program_id(1) * PIXELS + jnp.arange(PIXELS)
     channel = pl.program_id(2) * wide + jnp.arange(wide)
-    source, inside = _source(pixel, side, join.size, neighbours, slot)
-    to = place[slot]
+    source, inside = _source(pixel, side, problem.size, neighbours, slot)
+    block = block_index[slot]
     columns = jnp.broadcast_to(channel, (PIXELS, wide))
 
     def rows(ref, row):
         return ref.at[jnp.broadcast_to(row[:, None], (PIXELS, wide)), columns]
 
     real = jnp.broadcast_to((pixel < side * side)[:, None], (PIXELS, wide))
-    known, seen = real & (to < blocks), real & (source >= 0)[:, None]
-    for k in range(past):
-        at = (to * past + k) * (side * side) + pixel
-        before = plgpu.load(rows(given, at), mask=known, other=0.0)
-        at = (slot * (past + frames) + k) * (side * side) + pixel
-        plgpu.store(rows(joined, at), before, mask=real)
+    in_cache, has_source = real & (block < blocks), real & (source >= 0)[:, None]
+    for k in range(cached):
+        at = (block * cached + k) * (side * side) + pixel
+        before = plgpu.load(rows(cache, at), mask=in_cache, other=0.0)
+        at = (slot * (cached + frames) + k) * (side * side) + pixel
+        plgpu.store(rows(result, at), before, mask=real)
     if not interpret:
         plgpu.debug_barrier()  # all has been read of what is written below
     for k in range(frames):
-        at = (jnp.maximum(source, 0) * frames + k) * join.size**2 + inside
-        value = plgpu.load(rows(x, at), mask=seen, other=0.0)
-        if affine is not None:
+        at = (jnp.maximum(source, 0) * frames + k) * problem.size**2 + inside
+        value = plgpu.load(rows(x, at), mask=has_source, other=0.0)
+        if scale_shift is not None:
             line = jnp.full_like(channel, k)
-            y = mapped(value, affine, line, channel)
-            value = jnp.where(seen, y, 0).astype(join.dtype)
-        at = (slot * (past + frames) + past + k) * (side * side) + pixel
-        plgpu.store(rows(joined, at), value, mask=real)
-        if k >= frames - past:
-            at = (to * past + k - (frames - past)) * (side * side) + pixel
-            plgpu.store(rows(table, at), value, mask=known)
+            y = load_scale_shift_silu(value, scale_shift, line, channel)
+            value = jnp.where(has_source, y, 0).astype(problem.dtype)
+        at = (slot * (cached + frames) + cached + k) * (side * side) + pixel
+        plgpu.store(rows(result, at), value, mask=real)
+        if k >= frames - cached:
+            at = (block * cached + k - (frames - cached)) * (side * side) + pixel
+            plgpu.store(rows(new_cache, at), value, mask=in_cache)
 
 
-def join_blocks(
-    x: Float[Array, "n f s s c"],
-    affine: Affine | None,
-    table: Float[Array, "m k v v c"],
-    place: Int[Array, " n"],
-    neighbours: Int[Array, "n 9"],
+def norm_silu_concat(
+    x: Float[Array, "slots f size size c"],
+    scale_shift: ScaleShift | None,
+    cache: Float[Array, "blocks cached side side c"],
+    block_index: Int[Array, " slots"],
+    neighbours: Int[Array, "slots 9"],
+    halo: HaloIndex | None = None,
     interpret: bool = False,
-) -> tuple[Float[Array, "n g v v c"], Float[Array, "m k v v c"]]:
-    """See ``api.join_blocks``."""
-    blocks, past, side, _, c = table.shape
-    n, frames, size = x.shape[:3]
-    join = Join(n, frames, size, c, past, x.dtype)
+) -> tuple[Float[Array, "slots f_out side side c"], Float[Array, "blocks cached side side c"]]:
+    """See ``api.norm_silu_concat_blocks``. It finds the halo from ``neighbours``."""
+    del halo
+    blocks, cached, side, _, c = cache.shape
+    slots, frames, size = x.shape[:3]
+    problem = BlocksProblem(slots, frames, size, c, cached, x.dtype)
     wide = min(c, CHANNELS)
-    flat = x.reshape(-1, c), affine, table.reshape(-1, c), place, neighbours.reshape(-1)
-    number = len(jax.tree.leaves(flat[:2]))
-    joined, after = pl.pallas_call(
-        functools.partial(_kernel, join=join, blocks=blocks, interpret=interpret),
+    flat = x.reshape(-1, c), scale_shift, cache.reshape(-1, c), block_index, neighbours.reshape(-1)
+    operands_before_cache = len(jax.tree.leaves(flat[:2]))
+    result, new_cache = pl.pallas_call(
+        functools.partial(_kernel, problem=problem, blocks=blocks, interpret=interpret),
         out_shape=[
-            jax.ShapeDtypeStruct((n * (past + frames) * side * side, c), x.dtype),
-            jax.ShapeDtypeStruct(flat[2].shape, table.dtype),
+            jax.ShapeDtypeStruct((slots * (cached + frames) * side * side, c), x.dtype),
+            jax.ShapeDtypeStruct(flat[2].shape, cache.dtype),
         ],
-        grid=(n, -(-side * side // PIXELS), c // wide),
-        input_output_aliases={number: 1},
+        grid=(slots, -(-side * side // PIXELS), c // wide),
+        input_output_aliases={operands_before_cache: 1},
         compiler_params=plgpu.CompilerParams(num_warps=WARPS),
         interpret=interpret,
+        name="norm_silu_concat_blocks",
     )(*flat)
-    return joined.reshape(n, past + frames, side, side, c), after.reshape(table.shape)
+    result = result.reshape(slots, cached + frames, side, side, c)
+    return result, new_cache.reshape(cache.shape)

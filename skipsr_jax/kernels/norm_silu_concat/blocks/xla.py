@@ -1,60 +1,98 @@
-"""Joining blocks with borders and past in plain XLA: the reference, and the way everywhere."""
+"""Norm, SiLU and concatenation of active blocks in plain XLA: the reference, and its facts."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine, activated
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift, scale_shift_silu
 from skipsr_jax.types import Float, Int
 
 
-class Border(NamedTuple):
-    """Where each pixel of a block with its border comes from."""
+@dataclasses.dataclass(frozen=True)
+class BlocksProblem:
+    """The facts that decide which implementation can run.
 
-    slot: Int[Array, "n v u"]
-    pixel: Int[Array, "n v u"]
-    """Counted row by row in the block of that slot; -1 without a neighbour."""
+    Attributes:
+      slots: of blocks.
+      frames: new ones.
+      size: pixels along the side of a block.
+      channels: of a pixel.
+      cached: frames in the cache.
+      dtype: of the blocks.
+    """
+
+    slots: int
+    frames: int
+    size: int
+    channels: int
+    cached: int
+    dtype: np.dtype
 
 
-def border_of(neighbours: Int[Array, "n 9"], size: int) -> Border:
-    """Of blocks of ``size`` pixels along a side, one pixel wide."""
+class HaloIndex(NamedTuple):
+    """Where each pixel of a block with its halo comes from.
+
+    Attributes:
+      slot: that holds the pixel.
+      pixel: counted row by row in the block of that slot; -1 where there is no neighbour.
+    """
+
+    slot: Int[Array, "slots side side"]
+    pixel: Int[Array, "slots side side"]
+
+
+def halo_index(neighbours: Int[Array, "slots 9"], size: int) -> HaloIndex:
+    """The index for blocks of ``size`` x ``size`` pixels with a halo of one: side = size + 2.
+
+    ``neighbours``: slots of the 3 x 3 blocks around each, row by row; negative where there is none.
+    """
     at = jnp.arange(-1, size + 1)
     third = (at >= 0).astype(jnp.int32) + (at >= size)  # before, in, or behind the block
     source = neighbours[:, 3 * third[:, None] + third[None, :]]
     pixel = (at % size)[:, None] * size + at % size
-    return Border(jnp.maximum(source, 0), jnp.where(source < 0, -1, pixel))
+    return HaloIndex(jnp.maximum(source, 0), jnp.where(source < 0, -1, pixel))
 
 
-def with_border(x: Float[Array, "n f h w c"], border: Border) -> Float[Array, "n f v u c"]:
-    """Each block with one more pixel on every side: v = h + 2, u = w + 2."""
+def add_halo(
+    x: Float[Array, "slots f size size c"], halo: HaloIndex
+) -> Float[Array, "slots f side side c"]:
+    """Each block with one more pixel on every side, zero where there is no neighbour."""
     _, f, size, _, c = x.shape
-    slot, pixel = (part[:, None] for part in border)
+    slot, pixel = (part[:, None] for part in halo)
     frame = jnp.arange(f, dtype=jnp.int32)[:, None, None]
     index = (slot * f + frame) * (size * size) + jnp.maximum(pixel, 0)
-    bordered = x.reshape(-1, c).at[index].get(mode="promise_in_bounds")
-    return jnp.where((pixel < 0)[..., None], 0, bordered)
+    y = x.reshape(-1, c).at[index].get(mode="promise_in_bounds")
+    return jnp.where((pixel < 0)[..., None], 0, y)
 
 
-def put(
-    table: Float[Array, "m ..."], place: Int[Array, " n"], values: Float[Array, "n ..."]
-) -> Float[Array, "m ..."]:
-    """The table of all blocks with those of the slots replaced; places beyond it go nowhere. None
-    occurs twice: else a GPU would put each number by an atomic exchange."""
-    return table.at[place].set(values, mode="drop", unique_indices=True)
+def scatter_slots(
+    blocks: Float[Array, "blocks ..."],
+    block_index: Int[Array, " slots"],
+    values: Float[Array, "slots ..."],
+) -> Float[Array, "blocks ..."]:
+    """All ``blocks``, with those of the slots replaced; indices out of bounds are dropped.
+
+    No index occurs twice: else a GPU would write each number by an atomic exchange.
+    """
+    return blocks.at[block_index].set(values, mode="drop", unique_indices=True)
 
 
-def join_blocks(
-    x: Float[Array, "n f s s c"],
-    affine: Affine | None,
-    table: Float[Array, "m k v v c"],
-    place: Int[Array, " n"],
-    border: Border,
-) -> tuple[Float[Array, "n g v v c"], Float[Array, "m k v v c"]]:
-    """See ``api.join_blocks``."""
-    x = with_border(activated(x, affine), border)
-    before = table.at[jnp.minimum(place, len(table) - 1)].get(mode="promise_in_bounds")
-    joined = jax.lax.optimization_barrier(jnp.concatenate([before, x], axis=1))
-    last = joined[:, joined.shape[1] - table.shape[1] :]  # copied, not computed again
-    return joined, put(table, place, last)
+def norm_silu_concat(
+    x: Float[Array, "slots f size size c"],
+    scale_shift: ScaleShift | None,
+    cache: Float[Array, "blocks cached side side c"],
+    block_index: Int[Array, " slots"],
+    neighbours: Int[Array, "slots 9"],
+    halo: HaloIndex,
+) -> tuple[Float[Array, "slots f_out side side c"], Float[Array, "blocks cached side side c"]]:
+    """See ``api.norm_silu_concat_blocks``. It takes the halo's index as it is already there."""
+    del neighbours
+    x = add_halo(scale_shift_silu(x, scale_shift), halo)
+    cached = cache.at[jnp.minimum(block_index, len(cache) - 1)].get(mode="promise_in_bounds")
+    y = jax.lax.optimization_barrier(jnp.concatenate([cached, x], axis=1))
+    last = y[:, y.shape[1] - cache.shape[1] :]  # copied, not computed again
+    return y, scatter_slots(cache, block_index, last)

@@ -1,9 +1,6 @@
-"""The public function, and the order in which implementations are tried.
+"""The public function for whole frames, and the order in which implementations are tried."""
 
-Between two causal convolutions lies one pass over memory: normalise, activate, put the frames
-before in front, and remember the last ones.
-"""
-
+import dataclasses
 import functools
 
 import jax
@@ -12,68 +9,84 @@ from jax import Array
 from skipsr_jax.kernels.choice import Implementation, everywhere, first_supported, log_choice
 from skipsr_jax.kernels.norm_silu_concat.frames import triton as pallas_triton
 from skipsr_jax.kernels.norm_silu_concat.frames import xla
-from skipsr_jax.kernels.norm_silu_concat.frames.problem import Join, SpacePadding
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine
+from skipsr_jax.kernels.norm_silu_concat.frames.xla import EndPadding, FramesProblem, SpacePadding
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.types import Float
 
+
+@dataclasses.dataclass(frozen=True)
+class FramesImplementation(Implementation):
+    """``pads``: whether it appends end padding, which else is left to the convolution.
+
+    The XLA version does not: its program may be for any machine, or for many devices.
+    """
+
+    pads: bool = False
+
+
 # Fastest first; the last one runs everywhere.
 IMPLEMENTATIONS = {
-    "pallas_triton": Implementation(pallas_triton.supported, pallas_triton.join_frames),
-    "xla": Implementation(everywhere, xla.join_frames),
+    "pallas_triton": FramesImplementation(
+        pallas_triton.supported, pallas_triton.norm_silu_concat, pads=True
+    ),
+    "xla": FramesImplementation(everywhere, xla.norm_silu_concat),
 }
 
 
-def _beyond_symmetric(padding):
-    """What each side has more behind than before, and what remains without it."""
-    ends = tuple(max(0, behind - before) for before, behind in padding)
+def _split_end_padding(padding: SpacePadding) -> tuple[EndPadding, SpacePadding]:
+    """How much more padding each axis has at its end than at its start, and the rest."""
+    ends = tuple(max(0, end - start) for start, end in padding)
     rest = tuple((a, b - end) for (a, b), end in zip(padding, ends, strict=True))
     return ends, rest
 
 
-def join_frames(
+def norm_silu_concat_frames(
     x: Float[Array, "b f h w c"],
-    affine: Affine | None,
-    past: Float[Array, "b p h w c"],
+    scale_shift: ScaleShift | None,
+    cache: Float[Array, "b cached h w c"],
     padding: SpacePadding,
-) -> tuple[Float[Array, "b g v u c"], Float[Array, "b p h w c"], SpacePadding]:
-    """x behind its past, in its dtype, and what is to be remembered: the last p frames of that.
+) -> tuple[Float[Array, "b f_out h_out w_out c"], Float[Array, "b cached h w c"], SpacePadding]:
+    """Normalised and activated frames behind their cache, in x's dtype, and the next cache.
 
     Args:
       x: f new frames.
-      affine: the map before the silu that x goes through; None: x goes as it is.
-      past: the p frames before, as they went into the convolution.
+      scale_shift: applied to x before the SiLU; None: x is concatenated as it is.
+      cache: the frames before, as the convolution took them.
       padding: that of the convolution.
 
     Returns:
-      g = p + f frames, with what a GPU's convolution would have to put around them by a copy (it
-      takes no more padding behind than before); the last p of them, without; and the padding that
-      is left to the convolution.
+      The cached frames and then the new ones, with the end padding that a GPU's convolution would
+      have to append by a copy (it takes no more padding at an axis' end than at its start); the
+      last frames of that without padding, as many as ``cache`` holds; and the padding that is left
+      to the convolution.
     """
     b, f, h, w, c = x.shape
     mesh = jax.sharding.get_abstract_mesh()
     devices = 1 if mesh.empty else mesh.size
-    ends, rest = _beyond_symmetric(padding)
-    join = Join(b, f, h + ends[0], w + ends[1], ends, c, past.shape[1], x.dtype, devices)
-    name, refused = first_supported(IMPLEMENTATIONS, join, current_target())
-    log_choice("frames are joined by", name, refused)
-    if name == "xla":  # which may be for any machine, or for many
+    ends, rest = _split_end_padding(padding)
+    problem = FramesProblem(
+        b, f, h + ends[0], w + ends[1], ends, c, cache.shape[1], x.dtype, devices
+    )
+    name, refused = first_supported(IMPLEMENTATIONS, problem, current_target())
+    log_choice("norm, SiLU and concatenation of frames run on", name, refused)
+    if not IMPLEMENTATIONS[name].pads:
         ends, rest = (0, 0), padding
-    return *_run(name, ends, x, affine, past), rest
+    return *_run(name, ends, x, scale_shift, cache), rest
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _run(name, ends, x, affine, past):
-    return IMPLEMENTATIONS[name].run(x, affine, past, ends)
+def _run(name, end_padding, x, scale_shift, cache):
+    return IMPLEMENTATIONS[name].run(x, scale_shift, cache, end_padding)
 
 
-def _forward(name, ends, x, affine, past):
-    return _run(name, ends, x, affine, past), (x, affine, past)
+def _forward(name, end_padding, x, scale_shift, cache):
+    return _run(name, end_padding, x, scale_shift, cache), (x, scale_shift, cache)
 
 
-def _backward(name, ends, saved, cotangents):
-    _, back = jax.vjp(functools.partial(xla.join_frames, ends=ends), *saved)
-    return back(cotangents)
+def _backward(name, end_padding, saved, cotangents):
+    _, pull = jax.vjp(functools.partial(xla.norm_silu_concat, end_padding=end_padding), *saved)
+    return pull(cotangents)
 
 
 _run.defvjp(_forward, _backward)

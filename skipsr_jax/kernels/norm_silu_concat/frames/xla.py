@@ -1,33 +1,67 @@
-"""Joining frames with their past in plain XLA: the reference, and the way everywhere."""
+"""Norm, SiLU and concatenation of frames in plain XLA: the reference, and its problem's facts."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from skipsr_jax.kernels.norm_silu_concat.frames.problem import Ends
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import Affine, activated
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift, scale_shift_silu
 from skipsr_jax.types import Float
 
+SpacePadding = tuple[tuple[int, int], tuple[int, int]]
+"""Zeros around each frame: (top, bottom), (left, right)."""
 
-def last_frames(x: Float[Array, "b f h w c"], count: int) -> Float[Array, "b p h w c"]:
-    """Copies of the last ``count`` frames, to be remembered; of a single frame so many.
+EndPadding = tuple[int, int]
+"""Rows of zeros below each frame, and columns of zeros to its right."""
 
-    The barrier makes XLA copy from x, once it is there. Left alone it copies from what makes x,
-    which then cannot be computed into its place, and to and fro: the new memory would have to be
-    ready before the old one is free.
+
+@dataclasses.dataclass(frozen=True)
+class FramesProblem:
+    """The facts that decide which implementation can run.
+
+    Attributes:
+      clips: in the batch.
+      frames: new ones.
+      height, width: of the result, ``end_padding`` included.
+      end_padding: that the implementation is to append.
+      channels: of a pixel.
+      cached: frames in the cache.
+      dtype: of the frames.
+      devices: that share them.
+    """
+
+    clips: int
+    frames: int
+    height: int
+    width: int
+    end_padding: EndPadding
+    channels: int
+    cached: int
+    dtype: np.dtype
+    devices: int
+
+
+def frames_to_cache(x: Float[Array, "b f h w c"], count: int) -> Float[Array, "b cached h w c"]:
+    """Copies of the last ``count`` frames, for the cache. A single frame is repeated.
+
+    The barrier makes XLA copy from x, once it is computed. Without it XLA copies from the operands
+    of x, which then cannot be computed in place, and so on: the new cache would have to be ready
+    before the memory of the old one is free.
     """
     x = jax.lax.optimization_barrier(x)
     return jnp.repeat(x, count, axis=1) if x.shape[1] == 1 else x[:, x.shape[1] - count :]
 
 
-def join_frames(
+def norm_silu_concat(
     x: Float[Array, "b f h w c"],
-    affine: Affine | None,
-    past: Float[Array, "b p h w c"],
-    ends: Ends = (0, 0),
-) -> tuple[Float[Array, "b g v u c"], Float[Array, "b p h w c"]]:
-    """See ``api.join_frames``."""
-    joined = jnp.concatenate([past.astype(x.dtype), activated(x, affine)], axis=1)
-    after = last_frames(joined, past.shape[1])
-    bottom, right = ends
-    return jnp.pad(joined, ((0, 0), (0, 0), (0, bottom), (0, right), (0, 0))), after
+    scale_shift: ScaleShift | None,
+    cache: Float[Array, "b cached h w c"],
+    end_padding: EndPadding = (0, 0),
+) -> tuple[Float[Array, "b f_out h_out w_out c"], Float[Array, "b cached h w c"]]:
+    """See ``api.norm_silu_concat_frames``."""
+    y = jnp.concatenate([cache.astype(x.dtype), scale_shift_silu(x, scale_shift)], axis=1)
+    new_cache = frames_to_cache(y, cache.shape[1])
+    bottom, right = end_padding
+    return jnp.pad(y, ((0, 0), (0, 0), (0, bottom), (0, right), (0, 0))), new_cache

@@ -6,14 +6,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import activated as activate_frames
+from skipsr_jax.kernels.norm_silu_concat import scale_shift_silu
+from skipsr_jax.kernels.norm_silu_concat.blocks.xla import add_halo
 from skipsr_jax.models.layers.causal_conv import CausalConv3d
-from skipsr_jax.models.vae import block_sparse
 from skipsr_jax.models.vae.blocks import Downsample, Resnet
 from skipsr_jax.models.vae.group_norm import GroupNorm
+from skipsr_jax.models.vae.sparse_layers import (
+    activate,
+    block_conv,
+    block_group_norm,
+    block_resnet,
+    put_blocks,
+    take_blocks,
+)
 from skipsr_jax.tokens.blocks import plan_blocks
 
-KIND = {"rngs": nnx.Rngs(0), "dtype": jnp.float32, "param_dtype": jnp.float32}
+FLOAT32 = {"dtype": jnp.float32, "param_dtype": jnp.float32}
 SIZE, ROWS, COLUMNS = 4, 3, 4
 
 
@@ -23,11 +31,11 @@ def picture(frames, channels, seed=0):
 
 
 def activated(blocks):
-    return jax.jit(lambda given: block_sparse.activate(given, (SIZE,)))(blocks)
+    return jax.jit(lambda blocks: activate(blocks, (SIZE,)))(blocks)
 
 
 def cut(x, active, size=SIZE):
-    return block_sparse.take_blocks(x, active.blocks, size, 0)
+    return take_blocks(x, active.blocks, size, 0)
 
 
 def everything(frames):
@@ -45,32 +53,32 @@ def some(seed=1):
 def test_cutting_and_putting_back():
     active, (_, blocks, _) = some()
     x, other = picture(2, 3), picture(2, 3, seed=1)
-    back = block_sparse.put_blocks(other, cut(x, blocks), blocks.blocks)
+    back = put_blocks(other, cut(x, blocks), blocks.blocks)
     inside = np.repeat(np.repeat(active[1], SIZE, 0), SIZE, 1)[None, None, :, :, None]
     np.testing.assert_array_equal(back, np.where(inside, x, other))
 
 
-def test_the_border_is_neighbours_or_zero():
+def test_the_halo_is_neighbours_or_zero():
     active, (_, blocks, _) = some()
     x = picture(2, 3)
-    got = np.asarray(block_sparse.with_border(cut(x, blocks), blocks.borders[SIZE]))
+    got = np.asarray(add_halo(cut(x, blocks), blocks.halos[SIZE]))
     known = np.repeat(np.repeat(active[1], SIZE, 0), SIZE, 1)[None, :, :, None]
     ends = ((0, 0), (1, 1), (1, 1), (0, 0))
     padded = np.pad(np.where(known, np.asarray(x)[0], 0), ends)
-    for slot, place in enumerate(blocks.blocks.block_index[: active[1].sum()]):
-        row, column = (SIZE * i for i in divmod(int(place), COLUMNS))
+    for slot, index in enumerate(blocks.blocks.block_index[: active[1].sum()]):
+        row, column = (SIZE * i for i in divmod(int(index), COLUMNS))
         want = padded[:, row : row + SIZE + 2, column : column + SIZE + 2]
         np.testing.assert_array_equal(got[slot], want)
 
 
 def down(in_time):
-    return Downsample(3, in_time, **KIND).conv
+    return Downsample(3, in_time, rngs=nnx.Rngs(0), **FLOAT32).conv
 
 
 LAYERS = {
-    "3x3x3": lambda: CausalConv3d(3, 5, **KIND),
-    "1x3x3": lambda: CausalConv3d(3, 5, (1, 3, 3), **KIND),
-    "1x1x1": lambda: CausalConv3d(3, 5, (1, 1, 1), **KIND),
+    "3x3x3": lambda: CausalConv3d(3, 5, rngs=nnx.Rngs(0), **FLOAT32),
+    "1x3x3": lambda: CausalConv3d(3, 5, (1, 3, 3), rngs=nnx.Rngs(0), **FLOAT32),
+    "1x1x1": lambda: CausalConv3d(3, 5, (1, 1, 1), rngs=nnx.Rngs(0), **FLOAT32),
     "half": lambda: down(False),
     "half in time": lambda: down(True),
 }
@@ -85,8 +93,8 @@ def test_a_convolution_on_all_blocks_is_dense(layer):
     @jax.jit
     def both(first, second):
         whole, _ = conv(x)
-        a, carry = block_sparse.block_conv(conv, cut(x[:, :1], first), None, first)
-        b, _ = block_sparse.block_conv(conv, cut(x[:, 1:], second), carry, second)
+        a, cache = block_conv(conv, cut(x[:, :1], first), None, first)
+        b, _ = block_conv(conv, cut(x[:, 1:], second), cache, second)
         return whole, jnp.concatenate([a, b], axis=1)
 
     whole, blocks = both(first, second)
@@ -100,9 +108,9 @@ def test_a_block_sees_its_neighbours_and_when_it_was_last_active():
 
     @jax.jit
     def run(x):
-        _, table = block_sparse.block_conv(conv, cut(x[:, :1], first), None, first)
-        _, table = block_sparse.block_conv(conv, cut(x[:, 1:2], second), table, second)
-        y, _ = block_sparse.block_conv(conv, cut(x[:, 2:], third), table, third)
+        _, cache = block_conv(conv, cut(x[:, :1], first), None, first)
+        _, cache = block_conv(conv, cut(x[:, 1:2], second), cache, second)
+        y, _ = block_conv(conv, cut(x[:, 2:], third), cache, third)
         return y[: active[2].sum()]
 
     usual = run(x)
@@ -122,10 +130,10 @@ def test_group_norm_counts_left_out_blocks_as_last_seen():
 
     @jax.jit
     def run(x):
-        a, memory = block_sparse.block_group_norm(norm, cut(x[:, :1], first), None, first)
-        b, _ = block_sparse.block_group_norm(norm, cut(x[:, 1:], second), memory, second)
-        a = activate_frames(cut(x[:, :1], first), a)
-        b = activate_frames(cut(x[:, 1:], second), b)
+        a, cache = block_group_norm(norm, cut(x[:, :1], first), None, first)
+        b, _ = block_group_norm(norm, cut(x[:, 1:], second), cache, second)
+        a = scale_shift_silu(cut(x[:, :1], first), a)
+        b = scale_shift_silu(cut(x[:, 1:], second), b)
         return a, b, jax.nn.silu(norm(x[:, :1]))
 
     a, b, dense = run(x)
@@ -137,15 +145,15 @@ def test_group_norm_counts_left_out_blocks_as_last_seen():
 
 
 def test_a_resnet_on_all_blocks_is_dense():
-    resnet = Resnet(4, 6, 2, **KIND)
+    resnet = Resnet(4, 6, 2, rngs=nnx.Rngs(0), **FLOAT32)
     x = picture(5, 4)
     first, second = everything(2)
 
     @jax.jit
     def both(first, second):
         whole, _ = resnet(x)
-        a, carry = block_sparse.block_resnet(resnet, cut(x[:, :1], first), None, first)
-        b, _ = block_sparse.block_resnet(resnet, cut(x[:, 1:], second), carry, second)
+        a, cache = block_resnet(resnet, cut(x[:, :1], first), None, first)
+        b, _ = block_resnet(resnet, cut(x[:, 1:], second), cache, second)
         return whole, jnp.concatenate([a, b], axis=1)
 
     whole, blocks = both(first, second)

@@ -1,0 +1,35 @@
+"""What the Triton kernels of both forms share: the split of channels, and scale, shift and SiLU."""
+
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental.pallas import triton as plgpu
+
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
+from skipsr_jax.types import Float, Int
+
+PIXELS = 16  # of a program
+CHANNELS = 128  # of a program, at most
+_FEWEST_CHANNELS = 16
+
+
+def channels_refusal(channels: int) -> str | None:
+    """None when programs can split so many channels among them, else the reason."""
+    wide = min(channels, CHANNELS)
+    if wide < _FEWEST_CHANNELS or wide & (wide - 1) or channels % wide:
+        return f"it takes 16, 32, 64 or a multiple of 128 channels, not {channels}"
+    return None
+
+
+def load_scale_shift_silu(
+    value: Float[Array, "pixels c"],
+    scale_shift: ScaleShift,
+    row: Int[Array, " c"],
+    channel: Int[Array, " c"],
+) -> Float[Array, "pixels c"]:
+    """Within a kernel: silu((value - mean) * scale + shift), in float32.
+
+    ``scale_shift`` holds references to (rows, channels); the values at ``row`` are loaded.
+    """
+    mean, scale, shift = (plgpu.load(part.at[row, channel])[None] for part in scale_shift)
+    y = (value.astype(jnp.float32) - mean) * scale + shift
+    return y / (1 + jnp.exp(-y))
