@@ -101,7 +101,6 @@ TESTED_IN = {
     "parallel/mesh.py": "parallel/test_mesh_and_rules.py",
     "parallel/overlapped_attention.py": "parallel/test_sequence.py",
     "parallel/rules.py": "parallel/test_mesh_and_rules.py",
-    "pixels/resample.py": "inference/test_pipeline.py",
     "tokens/buckets.py": "tokens/test_plan.py",
     "tokens/kept.py": "tokens/test_plan.py",
     "tokens/layout.py": "tokens/test_plan.py",

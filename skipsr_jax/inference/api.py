@@ -120,8 +120,9 @@ class Upscaler:
 
         Frames are taken from ``frames``, and results made, in threads of their own, a few before
         they are asked for. The results of a chunk (``chunk.frames`` of the settings) begin to come
-        when the frames of the chunk and one more have been taken. Leaving the loop early, or
-        closing the generator, ends the threads.
+        when the frames of the chunk and one more have been taken. At most ``max_frames`` of the
+        settings are taken, unless it is 0. Leaving the loop early, or closing the generator, ends
+        the threads.
 
         Args:
           frames: RGB frames (h, w, 3), all of one size, uint8 (0..255) or uint16 (0..65535), sRGB
