@@ -104,7 +104,7 @@ def random_crop(
         return _interval(source, shape, (top, left), rng, cache)
     picture = read(source, 0, 1, cache)[0]
     time = np.arange(shape.frames) - shape.frames // 2
-    speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth stands still
+    speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth does not move
     tops = np.clip(np.rint(top + speed[0] * time), 0, source.height - shape.height).astype(int)
     lefts = np.clip(np.rint(left + speed[1] * time), 0, source.width - shape.width).astype(int)
     return np.stack(
