@@ -1,11 +1,11 @@
-"""Frames per second into a video file, from codes on the host: the last stage of infer.py alone.
+"""Measures writing a video file from codes on the host, as infer.py does it: frames a second.
 
     python -m benchmarks.encoding --clip=clip720.mp4 --out=encoding.json
     python -m benchmarks.encoding --clip=clip720.mp4 --depths=10 --presets=fast,veryfast
 
-The clip is decoded beforehand, and repeated until there are --frames of it. What is timed is
+The clip is decoded before, and repeated until there are --frames of it. The time is that of
 ``media.video_writer.VideoWriter.write_planes`` from the first frame to the closed file, with the
-defaults of infer.py but for --codec and --presets.
+defaults of infer.py except for --codec and --presets.
 """
 
 import pathlib
@@ -28,7 +28,7 @@ from skipsr_jax.types import HostArray
 
 
 def define_flags() -> flags.FlagValues:
-    """The command line."""
+    """The flags of the command line."""
     values = flags.FlagValues()
     flags.DEFINE_string("clip", None, "The video whose frames are written.", flag_values=values)
     flags.DEFINE_integer("frames", 301, "How many are written.", 1, flag_values=values)

@@ -52,7 +52,7 @@ from skipsr_jax.inference import masks
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.programs import Programs, velocity_step
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.models.params import Params, abstract, bind
+from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.predictor import PAPER, make_predictor
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.vae import SEEDVR
@@ -121,12 +121,13 @@ class Variants:
             )
         )
         text = jax.random.normal(jax.random.key(2), (TEXT_TOKENS, self._config.text_width))
+        vae = abstract_vae(SEEDVR, jnp.float32)
         params = {
+            "vae": to_dict(vae),  # shapes: nothing is encoded or decoded
             "dit": self._params,
             "predictor": random_parameters(predictor, self._mesh),
             "text": {"positive": text.astype(self._dtype)},
         }
-        vae = abstract_vae(SEEDVR, jnp.float32)
         self._programs = Programs(Model("random numbers", vae, self._dit, predictor, params))
 
     def _inputs(self, plan: TokenPlan) -> tuple[Any, ...]:
