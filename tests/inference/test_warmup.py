@@ -16,7 +16,6 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Chunk, from_config
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
-from skipsr_jax.tokens.buckets import bucket_for, ladder, usable_tokens
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -28,15 +27,6 @@ def test_the_lengths_are_those_of_the_chunks(frames, overlap):
     found = {len(chunk) for chunk, _ in chunks}
     assert set(chunk_lengths(frames, Chunk(9, overlap))) == found
     assert chunk_lengths(None, Chunk(9, overlap)) == (9,)
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-def test_the_ladder_has_a_rung_for_every_number_of_tokens(shards):
-    rungs = ladder(40, 3000, shards)
-    assert list(rungs) == sorted(set(rungs)) and rungs[-1] >= 3000
-    for tokens in (40, 64, 65, 1000, 2999, 3000):
-        assert usable_tokens(bucket_for(tokens, 1, shards).tokens, shards) in rungs
-    assert ladder(5, 6) == (64,)
 
 
 class RecordingCoder(Coder):

@@ -1,11 +1,11 @@
-"""Token plans: windows, positions, padding, shapes and refusals; and the bucket ladder."""
+"""Token plans: windows, positions, padding, shapes and refusals."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from skipsr_jax.tokens.buckets import Bucket, bucket_for, ladder, rung
+from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import build_plan, smallest_bucket, stack_plans
 from skipsr_jax.tokens.windows import window_boxes
 
@@ -105,19 +105,3 @@ def test_refusals():
         build_plan(full, [4], text_slots=3)
     with pytest.raises(ValueError, match="1 keep masks but 2 text lengths"):
         build_plan(full, [4, 4])
-
-
-@pytest.mark.parametrize(
-    ("fewest", "most", "steps"),
-    [(64 * 32, 2**15, 32), (2**15 + 1, 2**16, 64), (2**16 + 1, 300_000, 128)],
-)
-def test_padding_costs_a_smaller_fraction_of_more_tokens(fewest, most, steps):
-    for size in range(fewest, most, 97):
-        padded = rung(size, 64)
-        assert size <= padded and (padded - size) * steps <= size
-
-
-def test_a_clip_has_a_bucket_close_to_its_size():
-    assert bucket_for(93_600, 80) == Bucket(93_696, 80)
-    assert bucket_for(67_673, 80) == Bucket(68_096, 80)
-    assert len(ladder(93_600 // 5, 93_600)) == 147
