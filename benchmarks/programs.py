@@ -161,7 +161,7 @@ def _vae_on(mesh: Mesh, dtype: Any) -> tuple[VAE, Any]:
     return vae, _with_shardings(params, shardings(params, mesh))
 
 
-def _sharded_carry(mesh: Mesh, carry: Any, height: int) -> Any:
+def _sharded_cache(mesh: Mesh, cache: Any, height: int) -> Any:
     """The shapes of the state between slices, sharded like the frames at each resolution."""
 
     def sharded(leaf: Any) -> Any:
@@ -171,7 +171,7 @@ def _sharded_carry(mesh: Mesh, carry: Any, height: int) -> Any:
         sharding = spatial_sharding(mesh, leaf.shape, factor)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(sharded, carry)
+    return jax.tree.map(sharded, cache)
 
 
 def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
@@ -186,8 +186,8 @@ def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
 
     step = encode_step(vae)
     with jax.set_mesh(mesh):  # layers depend on whether devices share a frame
-        _, carry = jax.eval_shape(step, params, frames(1), None)
-        arguments = (params, frames(TIME_FACTOR), _sharded_carry(mesh, carry, clip.height))
+        _, cache = jax.eval_shape(step, params, frames(1), None)
+        arguments = (params, frames(TIME_FACTOR), _sharded_cache(mesh, cache, clip.height))
         return Program(step, arguments, clips, traced_flops(step, *arguments))
 
 
@@ -200,8 +200,8 @@ def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
     latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spatial_sharding(mesh, shape))
     step = decode_step(vae)
     with jax.set_mesh(mesh):
-        _, carry = jax.eval_shape(step, params, latent, None, None)
-        arguments = (params, latent, _sharded_carry(mesh, carry, clip.height), None)
+        _, cache = jax.eval_shape(step, params, latent, None, None)
+        arguments = (params, latent, _sharded_cache(mesh, cache, clip.height), None)
         return Program(step, arguments, clips, traced_flops(step, *arguments))
 
 

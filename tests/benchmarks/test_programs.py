@@ -29,7 +29,7 @@ def test_slices_of_the_autoencoder_over_devices(build):
     program = build(mesh, programs.Clip(5, 64, 64, 0.0, 1))
     assert program.arguments[1].sharding.shard_shape(program.arguments[1].shape)[2] in (2, 16)
     with jax.set_mesh(mesh):
-        program.function.trace(*program.arguments)  # the carry is the one that it takes there
+        program.function.trace(*program.arguments)  # the cache is the one that it takes there
     assert program.flops > 0
 
 

@@ -35,12 +35,12 @@ def test_the_mesh_of_other_devices_decides():
         assert current_target() == Target("tpu")
 
 
-def test_programs_traced_for_two_targets_are_kept_apart():
-    seen = []
+def test_programs_traced_for_two_targets_are_kept_separate():
+    platforms = []
 
     @jax.jit
     def program(x):
-        seen.append(current_target().platform)
+        platforms.append(current_target().platform)
         return x
 
     chip = Chip("tpu", "TPU v5 lite", 1)
@@ -49,4 +49,4 @@ def test_programs_traced_for_two_targets_are_kept_apart():
     for _ in range(2):
         with jax.sharding.use_abstract_mesh(mesh):
             program.trace(1.0)
-    assert seen == [jax.devices()[0].platform, "tpu"]
+    assert platforms == [jax.devices()[0].platform, "tpu"]

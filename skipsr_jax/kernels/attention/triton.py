@@ -1,7 +1,7 @@
 """Attention over packed segments for NVIDIA GPUs from Ampere on, in Pallas (Triton).
 
 Segments are cut into tiles of their own (``gpu_tile_table``). A program for each head and tile
-streams the rows of the tile's segment past the stationary rows of the tile. Loads and stores are
+streams the rows of the tile's segment; those of the tile are stationary. Loads and stores are
 masked at the segment's end, so nothing else is read or written. Backward, one kernel computes dq
 and one dk and dv, with nothing added twice: results repeat bit for bit. ``interpret`` runs the
 kernels without a GPU.

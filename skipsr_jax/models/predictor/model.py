@@ -8,8 +8,9 @@ The pixel-space variant puts the same layers on energies of the low-resolution f
 (skipsr_jax.models.predictor.pixel_energies): for an autoencoder whose latents have lost the fine
 contrast that Eq. 1 asks for, as the tiny one's have, and for masks before anything is encoded.
 
-Padding: time repeats the first and the last frame, so that a single image looks like a still video;
-space is zero padded. The predictor looks both ways in time: it runs once, on the whole latent.
+Padding: time repeats the first and the last frame, so that a single image is treated as a still
+video; space is zero padded. The convolutions are not causal: the predictor runs once, on the whole
+latent.
 """
 
 import dataclasses

@@ -265,8 +265,8 @@ def _add_constants(
     bias: Float[Array, " o"],
     active: Active,
 ) -> Float[Array, "slots f h w new"]:
-    """Adds the bias and the share of the pointwise bias to each position of each block, which is
-    less where a block has no neighbour."""
+    """Adds the bias and the contribution of the pointwise bias to each position of each
+    block, which is less where a block has no neighbour."""
     y, constants = add_inner_constants(y, kernel.ones, bias)
     last = y.shape[2] - 1
     position = jnp.arange(last + 1)

@@ -27,7 +27,7 @@ class MergedKernel(NamedTuple):
 
     Attributes:
       weights: (taps, 2, 2, i, new pixels and features).
-      ones: weights of a channel that is 1 inside the frame: the share of the pointwise bias.
+      ones: weights of a channel that is 1 inside the frame: the contribution of the pointwise bias.
     """
 
     weights: Float[Array, "taps 2 2 i new"]
@@ -92,7 +92,7 @@ def _sums_inside(values: Array, axis: int) -> Array:
 def add_inner_constants(
     y: Float[Array, "b f h w new"], ones: Float[Array, "taps 2 2 new"], bias: Float[Array, " o"]
 ) -> tuple[Float[Array, "b f h w new"], Float[Array, "3 3 new"]]:
-    """Adds the bias and the share of the pointwise bias that inner positions get.
+    """Adds the bias and the contribution of the pointwise bias that inner positions get.
 
     The second result is what first, inner and last rows and columns of positions get beyond that.
     The convolution adds the constants of the inner positions; the barrier keeps the rest out of it,
@@ -112,7 +112,7 @@ def add_constants(
     last_row: int,
     start: int | Array = 0,
 ) -> Float[Array, "b f h w new"]:
-    """Adds the bias and the share of the pointwise bias, which is less at the frame's edges.
+    """Adds the bias and the contribution of the pointwise bias, which is less at the frame's edges.
 
     ``y`` holds the rows of positions from ``start`` on, of a frame whose last one is ``last_row``.
     """

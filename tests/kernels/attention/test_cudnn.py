@@ -65,15 +65,15 @@ def test_few_rows_fit_whatever_their_segments():
 
 
 @pytest.mark.parametrize("view", [cudnn.Rows(1, 20, 6), cudnn.Rows(3, 8, 2), cudnn.Rows(5, 4, 2)])
-def test_segments_keep_their_place_in_the_flat_buffer(view):
+def test_segments_keep_their_offset_in_the_flat_buffer(view):
     """Two packs of ten rows, in views that do and do not need padding."""
     call = cudnn._Call(view, 1.0)
     cu = np.array([[0, 4, 4, 9], [1, 2, 10, 10]])
     flat = np.arange(20.0)
-    seen = np.asarray(call.view(jnp.asarray(flat).reshape(2, 10, 1, 1))).reshape(-1)
+    viewed = np.asarray(call.view(jnp.asarray(flat).reshape(2, 10, 1, 1))).reshape(-1)
     lengths, offsets = (np.asarray(x).reshape(-1) for x in call.segments(jnp.asarray(cu), 10, 6))
     got = [
-        seen[start // 6 : start // 6 + length]
+        viewed[start // 6 : start // 6 + length]
         for start, length in zip(offsets[: len(lengths)], lengths, strict=True)
         if length
     ]

@@ -19,10 +19,10 @@ PROBLEM = BlocksProblem(2304, 4, 16, 128, 2, jnp.dtype(jnp.bfloat16))
 HOPPER = Target("gpu", (9, 0))
 
 
-def problem(size, frames, cached, channels, share, dtype=jnp.bfloat16):
+def problem(size, frames, cached, channels, fraction, dtype=jnp.bfloat16):
     """Random blocks, scales and shifts, and a cache, in two slots more than are active."""
     rng = np.random.default_rng(0)
-    active = rng.random((2, *GRID)) < share
+    active = rng.random((2, *GRID)) < fraction
     active[0] = True
     slots = min(int(active[1].sum()) + 2, active[1].size)
     blocks = jax.tree.map(jnp.asarray, plan_blocks(active, slots)[1])

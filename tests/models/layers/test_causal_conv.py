@@ -1,4 +1,4 @@
-"""The causal convolution: all forms agree, with gradients; the first frame stands for the past."""
+"""The causal convolution: all forms agree, with gradients; frames before the first are copies."""
 
 import functools
 

@@ -69,11 +69,11 @@ def test_an_image_looks_like_a_still_video(small):
 def test_reach_of_one_latent(small):
     """Each layer sees one frame and one patch further; the first has stride 2."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 11, 22, 22, 16)), jnp.float32)
-    seen = jnp.abs(small(x.at[:, 5, 10, 10].add(10.0)) - small(x))[0] > 1e-6
-    t, h, w = (np.unique(axis) for axis in np.nonzero(seen))
+    reached = jnp.abs(small(x.at[:, 5, 10, 10].add(10.0)) - small(x))[0] > 1e-6
+    t, h, w = (np.unique(axis) for axis in np.nonzero(reached))
     assert t.min() >= 1 and t.max() <= 9 and len(t) > 1
     assert h.min() >= 2 and h.max() <= 8 and w.min() >= 2 and w.max() <= 8
-    assert seen[5, 5, 5]
+    assert reached[5, 5, 5]
 
 
 def test_refused(small):

@@ -52,7 +52,7 @@ def test_two_programs_serve_clips_of_any_length(fill):
     assert encode._cache_size() == 2
     assert decode._cache_size() == 2
 
-    # A cache's memory becomes the next one's; what was given beside it stays.
+    # The memory of a cache becomes the next one's; that of the other inputs stays.
     for step, part in ((encode, slices), (decode, means)):
         upscaled = [slices[:1], slices[1:2]] if step is decode else [[], []]
         _, cache = step(params, part[0], None, *upscaled[0])

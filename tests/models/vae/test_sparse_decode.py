@@ -55,23 +55,25 @@ def pixels(active):
 def test_all_blocks_give_the_dense_frames(model, step, clip):
     vae, params = model
     latent, upscaled = clip
-    given = jnp.concatenate(upscaled, axis=1)
-    dense, _ = jax.jit(lambda p, z, up: bind(vae, p).decode(z, None, up))(params, latent, given)
+    dense_input = jnp.concatenate(upscaled, axis=1)
+    dense, _ = jax.jit(lambda p, z, up: bind(vae, p).decode(z, None, up))(
+        params, latent, dense_input
+    )
     got = run(step, params, clip, np.ones((3, 2, 3), bool), 6)
     np.testing.assert_allclose(got, dense, atol=2e-5)
 
 
 def test_other_blocks_are_the_upscaled_input_and_few_programs_serve_all_masks(model, step, clip):
     params = model[1]
-    given = np.concatenate(clip[1], axis=1)[0]
+    expected = np.concatenate(clip[1], axis=1)[0]
     before = step._cache_size()
     for seed in (0, 1):
         active = np.random.default_rng(seed).random((3, 2, 3)) < 0.5
         active[0] = True
         got = run(step, params, clip, active, 5)[0]
         inside = pixels(active)
-        np.testing.assert_array_equal(got[~inside], given[~inside])
-        assert np.abs(got - given)[inside].min() > 0
+        np.testing.assert_array_equal(got[~inside], expected[~inside])
+        assert np.abs(got - expected)[inside].min() > 0
     assert step._cache_size() <= before + 2
 
 

@@ -47,15 +47,15 @@ def test_all_blocks_give_the_dense_posterior(model, step, frames):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
-def test_what_is_left_out_is_not_seen(model, step, frames):
+def test_what_is_left_out_has_no_influence(model, step, frames):
     active = np.ones((3, 2, 3), bool)
     active[2, :, 1:] = False
     usual = run(step, model[1], frames, active, 6).mean
     hidden = frames.at[:, 5:, :, 17:].add(5.0)  # but for the border of the first column
     np.testing.assert_array_equal(run(step, model[1], hidden, active, 6).mean, usual)
-    seen = run(step, model[1], frames.at[:, 5:, :, :16].add(5.0), active, 6).mean
-    assert np.abs(seen - usual)[:, 2].min() > 0
-    np.testing.assert_array_equal(seen[:, :2], usual[:, :2])
+    changed = run(step, model[1], frames.at[:, 5:, :, :16].add(5.0), active, 6).mean
+    assert np.abs(changed - usual)[:, 2].min() > 0
+    np.testing.assert_array_equal(changed[:, :2], usual[:, :2])
 
 
 def test_few_programs_serve_all_masks(model, step, frames):

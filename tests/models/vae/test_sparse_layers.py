@@ -122,7 +122,7 @@ def test_a_block_sees_its_neighbours_and_when_it_was_last_active():
     np.testing.assert_array_equal(run(x.at[:, 2].add(jnp.where(hidden, 9.0, 0.0))), usual)
 
 
-def test_group_norm_counts_left_out_blocks_as_last_seen():
+def test_group_norm_counts_left_out_blocks_as_when_last_active():
     norm = GroupNorm(4, 2)
     norm.scale[...], norm.bias[...] = jnp.arange(1.0, 5), jnp.arange(4.0)
     active, (first, second, _) = some()

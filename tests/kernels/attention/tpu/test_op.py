@@ -69,8 +69,8 @@ def test_ranges_hold_the_blocks_that_rows_see_and_no_other(bounds):
         for row in range(a, b):
             touched[row, a // blocks.streamed : -(-b // blocks.streamed)] = True
     for first, last, size in ((*ranges[:2], 16), (*ranges[2:], 8)):
-        for i, seen in enumerate(touched.reshape(-1, size, touched.shape[1]).any(axis=1)):
-            want = set(np.flatnonzero(seen))
+        for i, blocks_touched in enumerate(touched.reshape(-1, size, touched.shape[1]).any(axis=1)):
+            want = set(np.flatnonzero(blocks_touched))
             if size == blocks.stationary:
                 want = want or {0}  # the chain of copies goes through every block
             for pack in range(2):
