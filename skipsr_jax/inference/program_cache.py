@@ -25,7 +25,6 @@ import logging
 import os
 import pathlib
 import pickle
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ import jaxlib
 from jax.experimental import serialize_executable
 
 import skipsr_jax
+from skipsr_jax.files import is_temporary, new_file
 
 SUFFIX = ".program"
 LIMIT_BYTES = 8 * 2**30
@@ -240,16 +240,15 @@ class ProgramCache:
             ids = [device.id for device in _devices_of(compiled)]
             content = pickle.dumps((ids, *serialize_executable.serialize(compiled)))
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(partial, path)
+            with new_file(path, overwrite=True) as temporary:
+                temporary.write_bytes(content)
             self._trim(path)
         except (OSError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
             _LOG.warning("compiled programs are not kept: %s", error)
 
     def _trim(self, newest: pathlib.Path) -> None:
-        files = [(file, file.stat()) for file in newest.parent.glob("*" + SUFFIX)]
+        found = newest.parent.glob("*" + SUFFIX)
+        files = [(file, file.stat()) for file in found if not is_temporary(file)]
         files.sort(key=lambda item: item[1].st_mtime, reverse=True)
         held = 0
         for file, facts in files:
