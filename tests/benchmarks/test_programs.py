@@ -1,4 +1,4 @@
-"""Programs as shapes: one clip over all devices, or one for each share of the packs."""
+"""Programs as shapes: one clip over all devices, or one for each shard of the pack axis."""
 
 import jax
 import pytest
@@ -13,7 +13,7 @@ TINY = DIT_PRESETS["tiny"]
 
 @pytest.mark.parametrize(("at_once", "clips", "devices"), [(0, 2, 2), (1, 1, 4), (4, 4, 2)])
 def test_devices_that_share_a_clip(at_once, clips, devices):
-    """On a mesh of two shares of the packs and two devices along seq."""
+    """On a mesh of two shards of the pack axis and two devices along seq."""
     mesh = make_mesh(1, 2, 2, devices=jax.devices()[:4])
     program = programs.refine(TINY, mesh, programs.Clip(5, 64, 64, 0.0, at_once))
     tokens = program.arguments[1]

@@ -45,7 +45,7 @@ def test_the_tiny_model_compiles_for_four_chips_with_the_tpu_kernel(tmp_path):
     assert row["chips"] == 4 and row["clips"] == 2 and row["tokens"] == 16
     assert row["fits"] and 0 < row["peak_bytes"] < row["hbm_bytes"]
     assert row["moved"]["open_loops"] == []
-    # Heads and tokens change places four times a layer, once for q, k and v together.
+    # Heads and tokens are exchanged four times a layer, once for q, k and v together.
     kinds = row["moved"]["collectives"]
     assert kinds["all-to-all"]["count"] >= 2 * 4
     assert kinds["all-gather"]["bytes"] > 0

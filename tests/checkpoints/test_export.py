@@ -32,8 +32,8 @@ def runs(tmp_path_factory):
 
 def test_the_parts_of_all_runs_and_what_they_are(runs, tmp_path, capsys):
     out = tmp_path / "model"
-    places = [f"--vae={runs}/vae", f"--predictor={runs}/predictor", f"--dit={runs}/sr"]
-    assert export.main(["export", *places, f"--out={out}", "--dtype=bfloat16", "--ema"]) == 0
+    parts = [f"--vae={runs}/vae", f"--predictor={runs}/predictor", f"--dit={runs}/sr"]
+    assert export.main(["export", *parts, f"--out={out}", "--dtype=bfloat16", "--ema"]) == 0
     assert "dit of step 7, vae of step 5, predictor of step 6" in capsys.readouterr().out
     config = store.load_config(out)
     assert [config[part]["size"] for part in ("vae", "predictor", "dit")] == [1, 2, 3]
@@ -67,7 +67,7 @@ def test_text_given_by_hand_replaces_the_runs_own(runs, tmp_path):
         (["--vae={runs}/vae"], "give --out"),
         (["--out={tmp}/m"], "at least one of --dit"),
         (["--vae={runs}/vae", "--out={tmp}/m", "--dtype=int8"], "bfloat16"),
-        (["{runs}/vae", "--out={tmp}/m"], "Name it with a flag, e.g. --dit="),
+        (["{runs}/vae", "--out={tmp}/m"], "belongs to no flag: write, for example, --dit="),
     ],
 )
 def test_bad_command_lines(runs, tmp_path, capsys, arguments, message):

@@ -25,12 +25,14 @@ def test_round_trip_onto_another_mesh(tmp_path):
         assert train_state.save_step(manager, 5, state, {"tau": 1.0})
         manager.wait_until_finished()
         assert not train_state.save_step(manager, 5, state, {"tau": 1.0})
-        place = NamedSharding(jax.make_mesh((2, 4), ("data", "fsdp")), PartitionSpec())
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+        sharding = NamedSharding(jax.make_mesh((2, 4), ("data", "fsdp")), PartitionSpec())
+        like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state
+        )
         back = train_state.restore_step(manager, like)
     assert jax.tree.structure(back) == jax.tree.structure(state)
     for got, want in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True):
-        assert got.sharding == place
+        assert got.sharding == sharding
         np.testing.assert_array_equal(np.asarray(got), np.asarray(want))
     assert store.load_config(tmp_path) == {"format_version": 1, "tau": 1.0}
     ema = store.restore_params(tmp_path, branch="ema")
