@@ -14,7 +14,8 @@ from skipsr_jax.training import settings as training
 from skipsr_jax.training.stages.registry import LOSS_KINDS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("checkpoints/*/README.md")])
+PATTERNS = ("*.md", "docs/*.md", "benchmarks/*.md", "checkpoints/*/README.md")
+PAGES = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 TOP = ("skipsr_jax", "tests", "benchmarks", "configs", "docs", ".ci", ".github")
 PROGRAMS = {
     "infer.py": "skipsr_jax.cli.infer",

@@ -37,7 +37,8 @@ def modules():
 
 
 def pages():
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("checkpoints/*/README.md")]
+    patterns = ("*.md", "docs/*.md", "benchmarks/*.md", "checkpoints/*/README.md")
+    found = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return sorted(set(found) - FREE)
 
 
