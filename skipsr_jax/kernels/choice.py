@@ -1,7 +1,8 @@
 """How one of several implementations of a kernel is chosen.
 
-Every implementation offers ``supported(problem, target) -> str | None``: None when it can run, else
-the reason in one sentence. All of it is static, so the choice is made while tracing.
+Every implementation has ``supported(problem, target) -> str | None``, which returns None when it
+can run, else the reason in one sentence. Problem and target are static, so the choice is made while
+tracing.
 """
 
 import dataclasses
@@ -17,21 +18,29 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """``supported(problem, target)`` gives None or the reason why not; ``run`` does the work."""
+    """One way to compute a kernel's result.
+
+    Attributes:
+      supported: ``supported(problem, target)`` is None where ``run`` works, else the reason.
+      run: the computation, called with the kernel's operands.
+    """
 
     supported: Callable[[Any, Target], str | None]
     run: Callable[..., Any]
 
 
 def everywhere(problem: Any, target: Target) -> None:
-    """``supported`` of what runs anything on any target."""
+    """``supported`` of an implementation that runs any problem on any target."""
     del problem, target
 
 
 def first_supported(
     implementations: Mapping[str, Implementation], problem: Any, target: Target
 ) -> tuple[str | None, dict[str, str]]:
-    """The first that can run the problem there (None: no one can), and why those before it not."""
+    """Name of the first implementation that can run the problem on the target, None without one.
+
+    The second result says why each implementation before it cannot.
+    """
     refused = {}
     for name, implementation in implementations.items():
         reason = implementation.supported(problem, target)
@@ -48,5 +57,5 @@ def _log_once(what: str, name: str, refused: tuple[tuple[str, str], ...]) -> Non
 
 
 def log_choice(what: str, name: str, refused: Mapping[str, str]) -> None:
-    """Once for each distinct choice. ``what``: "attention runs on"."""
+    """Logs a choice, once for each distinct one. ``what``: for example "attention runs on"."""
     _log_once(what, name, tuple(refused.items()))  # the cache is what makes it once

@@ -1,4 +1,4 @@
-"""The machine that a program is for, and what kernels ask of it."""
+"""The machine that a program is compiled for, and the facts that kernels need of it."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 HALF_PRECISION = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-"""What the tensor cores of the kernels for NVIDIA GPUs take."""
+"""Dtypes of the kernels for NVIDIA GPUs, which use the tensor cores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """The machine the program is for. ``compute_capability`` is None off NVIDIA GPUs."""
+    """The machine a program is compiled for. ``compute_capability`` is None off NVIDIA GPUs."""
 
     platform: str
     compute_capability: tuple[int, int] | None = None
@@ -27,8 +27,8 @@ def gpu_refusal(
 ) -> str | None:
     """Why a half-precision kernel for NVIDIA GPUs cannot run on the target, in this dtype; or None.
 
-    It runs at compute capabilities from ``least`` to before ``below`` (None: to any), which
-    ``needs`` says in words.
+    It runs at compute capabilities from ``least`` to below ``below`` (None: without a limit);
+    ``needs`` says so in words.
     """
     found = target.compute_capability
     if found is None:
@@ -41,7 +41,7 @@ def gpu_refusal(
 
 
 def current_target() -> Target:
-    """The devices of the mesh in use (``jax.set_mesh``), else the default backend's first device.
+    """The devices of the mesh in scope (``jax.set_mesh``), else the default backend's first device.
 
     The mesh decides, so that a host without accelerators compiles for a pod's devices what the pod
     itself would run.
@@ -57,7 +57,7 @@ def current_target() -> Target:
 
 
 def current_cores() -> int:
-    """Multiprocessors of the GPU in use, or meant by the mesh in scope; raises off GPUs."""
+    """Multiprocessors of the mesh's GPU, else of the first device. Raises off GPUs."""
     meant = jax.sharding.get_abstract_mesh().abstract_device
     cores = None if meant is None else meant.num_cores
     return cores or jax.devices()[0].core_count

@@ -45,7 +45,7 @@ def supported(problem: Problem, target: Target) -> str | None:
     return refused
 
 
-def _rows(ref, start, rows, head, inside):
+def _load_rows(ref, start, rows, head, inside):
     """``rows`` rows of a head from ``start`` on, zeros where not ``inside`` (None: all are)."""
     part = ref.at[pl.ds(start, rows), head, :]
     if inside is None:
@@ -54,7 +54,8 @@ def _rows(ref, start, rows, head, inside):
     return plgpu.load(part, mask=mask, other=0.0)
 
 
-def _write(ref, start, inside, head, value):
+def _store_rows(ref, start, inside, head, value):
+    """Stores a tile of a head from row ``start`` on, where ``inside``."""
     mask = jnp.broadcast_to(inside[:, None], value.shape)
     plgpu.store(ref.at[pl.ds(start, TILE_ROWS), head, :], value.astype(ref.dtype), mask=mask)
 
@@ -86,16 +87,16 @@ def _masked(x, inside, other=0.0):
 
 def _forward_kernel(tile, head, table, q, k, v, out, lse, *, scale):
     start, mine, begin, end = _tile_bounds(table, tile)
-    queries = _rows(q, start, TILE_ROWS, head, mine)
+    queries = _load_rows(q, start, TILE_ROWS, head, mine)
 
     def body(row, inside, carry):
         so_far, peak, total = carry
-        scores = _matmul(queries, _rows(k, row, BLOCK, head, inside).T) * (scale * LOG2_E)
+        scores = _matmul(queries, _load_rows(k, row, BLOCK, head, inside).T) * (scale * LOG2_E)
         scores = _masked(scores, inside, -jnp.inf)
         new_peak = jnp.maximum(peak, scores.max(axis=1))
         keep = jnp.exp2(peak - new_peak)
         weights = jnp.exp2(scores - new_peak[:, None])
-        values = _rows(v, row, BLOCK, head, inside)
+        values = _load_rows(v, row, BLOCK, head, inside)
         so_far = so_far * keep[:, None] + _matmul(weights.astype(v.dtype), values)
         return so_far, new_peak, total * keep + weights.sum(axis=1)
 
@@ -106,31 +107,31 @@ def _forward_kernel(tile, head, table, q, k, v, out, lse, *, scale):
     )
     so_far, peak, total = _over_blocks(BLOCK, begin, end, body, carry)
     lse[head, tile, :] = peak + jnp.log2(total)
-    _write(out, start, mine, head, so_far / total[:, None])
+    _store_rows(out, start, mine, head, so_far / total[:, None])
 
 
 def _query_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_q, *, scale):
     start, mine, begin, end = _tile_bounds(table, tile)
-    queries = _rows(q, start, TILE_ROWS, head, mine)
-    d_outs = _rows(d_out, start, TILE_ROWS, head, mine)
+    queries = _load_rows(q, start, TILE_ROWS, head, mine)
+    d_outs = _load_rows(d_out, start, TILE_ROWS, head, mine)
     lse_rows, delta_rows = lse[head, tile, :][:, None], delta[head, tile, :][:, None]
 
     def body(row, inside, grad):
-        keys = _rows(k, row, BACKWARD_BLOCK, head, inside)
-        values = _rows(v, row, BACKWARD_BLOCK, head, inside)
+        keys = _load_rows(k, row, BACKWARD_BLOCK, head, inside)
+        values = _load_rows(v, row, BACKWARD_BLOCK, head, inside)
         weights = jnp.exp2(_matmul(queries, keys.T) * (scale * LOG2_E) - lse_rows)
         slopes = weights * (_matmul(d_outs, values.T) - delta_rows)
         return grad + _matmul(_masked(slopes, inside).astype(k.dtype), keys)
 
     zero = jnp.zeros((TILE_ROWS, q.shape[-1]), jnp.float32)
     grad = _over_blocks(BACKWARD_BLOCK, begin, end, body, zero)
-    _write(d_q, start, mine, head, grad * scale)
+    _store_rows(d_q, start, mine, head, grad * scale)
 
 
 def _key_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_k, d_v, *, scale):
     start, mine, begin, end = _tile_bounds(table, tile)
-    keys = _rows(k, start, TILE_ROWS, head, mine)
-    values = _rows(v, start, TILE_ROWS, head, mine)
+    keys = _load_rows(k, start, TILE_ROWS, head, mine)
+    values = _load_rows(v, start, TILE_ROWS, head, mine)
     first = TILE_ROWS * table[tile, SEGMENT_TILE] - table[tile, SEGMENT_START]
 
     def columns(ref, row):
@@ -138,8 +139,8 @@ def _key_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_k, d_v, *, scal
         return ref[head, pl.ds(first + row, BACKWARD_BLOCK)][None, :]
 
     def body(row, inside, grads):
-        queries = _rows(q, row, BACKWARD_BLOCK, head, inside)
-        d_outs = _rows(d_out, row, BACKWARD_BLOCK, head, inside)
+        queries = _load_rows(q, row, BACKWARD_BLOCK, head, inside)
+        d_outs = _load_rows(d_out, row, BACKWARD_BLOCK, head, inside)
         weights = jnp.exp2(_matmul(keys, queries.T) * (scale * LOG2_E) - columns(lse, row))
         weights = _masked(weights, inside)
         slopes = weights * (_matmul(values, d_outs.T) - columns(delta, row))
@@ -149,12 +150,12 @@ def _key_kernel(tile, head, table, q, k, v, d_out, lse, delta, d_k, d_v, *, scal
 
     zero = jnp.zeros((TILE_ROWS, q.shape[-1]), jnp.float32)
     grad_k, grad_v = _over_blocks(BACKWARD_BLOCK, begin, end, body, (zero, zero))
-    _write(d_k, start, mine, head, grad_k * scale)
-    _write(d_v, start, mine, head, grad_v)
+    _store_rows(d_k, start, mine, head, grad_k * scale)
+    _store_rows(d_v, start, mine, head, grad_v)
 
 
-def _launch(kernel, operands, out_shape, heads, interpret):
-    """One program for each tile with work, and head."""
+def _launch(name, kernel, operands, out_shape, heads, interpret):
+    """Runs one program for each head and each tile with work."""
 
     def where_there_is_work(table, *refs):
         tile, head = pl.program_id(0), pl.program_id(1)
@@ -167,6 +168,7 @@ def _launch(kernel, operands, out_shape, heads, interpret):
         grid=(operands[0].shape[0], heads),
         compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES),
         interpret=interpret,
+        name=name,
     )(*operands)
 
 
@@ -175,7 +177,8 @@ def _forward(table, q, k, v, *, scale, with_lse, interpret):
     by_tile = jax.ShapeDtypeStruct((heads, table.shape[0], TILE_ROWS), jnp.float32)
     out_shape = [jax.ShapeDtypeStruct(q.shape, q.dtype), by_tile]
     kernel = functools.partial(_forward_kernel, scale=scale)
-    out, lse = _launch(kernel, (table, q, k, v), out_shape, heads, interpret)
+    name = "varlen_attention_forward"
+    out, lse = _launch(name, kernel, (table, q, k, v), out_shape, heads, interpret)
     return out, lse if with_lse else None
 
 
@@ -185,8 +188,11 @@ def _backward(table, q, k, v, d_out, lse, delta, *, scale, interpret):
     grad = jax.ShapeDtypeStruct(q.shape, q.dtype)
     query_kernel = functools.partial(_query_kernel, scale=scale)
     key_kernel = functools.partial(_key_kernel, scale=scale)
-    (d_q,) = _launch(query_kernel, operands, [grad], q.shape[1], interpret)
-    return d_q, *_launch(key_kernel, flat, [grad, grad], q.shape[1], interpret)
+    heads = q.shape[1]
+    name = "varlen_attention_d_query"
+    (d_q,) = _launch(name, query_kernel, operands, [grad], heads, interpret)
+    name = "varlen_attention_d_key_value"
+    return d_q, *_launch(name, key_kernel, flat, [grad, grad], heads, interpret)
 
 
 def _kernels(interpret: bool) -> Kernels:
