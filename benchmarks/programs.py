@@ -34,7 +34,7 @@ from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.parallel.spatial import spatial_sharding
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import TokenPlan, bucket_with_window_capacity, build_plan
-from skipsr_jax.training.fit import fit_to_mesh
+from skipsr_jax.training.mesh_checks import fit_to_mesh
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step

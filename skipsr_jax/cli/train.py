@@ -29,17 +29,17 @@ from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import complete, from_config
 from skipsr_jax.training.stages import registry as stages
 
-LIBRARIES_WITH_A_DIARY = ("orbax", "grain")
-"""Their information lines stay out of the log; their warnings are shown."""
+QUIET_LIBRARIES = ("orbax", "grain")
+"""Their messages below WARNING are not logged."""
 
 
 def define_flags() -> flags.FlagValues:
     """The flags beside --config."""
     values = flags.FlagValues()
-    text = "Folder of this run, made if needed."
+    text = "Folder of this run: checkpoints, metrics and pictures. It is made if needed."
     flags.DEFINE_string("workdir", None, text, flag_values=values)
     hosts.define_flags(values)
-    text = "Trace these steps, first:stop, e.g. 10:15, into the workdir's folder profile."
+    text = "Profile the steps first:stop, e.g. 10:15, into the workdir's folder profile."
     flags.DEFINE_string("profile_steps", "", text, flag_values=values)
     text = "Keep compiled programs in this folder, so that later runs start faster."
     flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
@@ -47,19 +47,19 @@ def define_flags() -> flags.FlagValues:
 
 
 def log_to_stderr() -> None:
-    """One readable line per message."""
+    """Logs to stderr, one line for each message."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     for handler in logging.getLogger().handlers:
         handler.addFilter(
             lambda record: (
                 record.levelno > logging.INFO
-                or not any(name in record.pathname for name in LIBRARIES_WITH_A_DIARY)
+                or not any(name in record.pathname for name in QUIET_LIBRARIES)
             )
         )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Config -> settings -> stage -> loop. Raises UserError for what the user can mend."""
+    """Trains the stage that the command line names. Raises UserError for a user's mistake."""
     values, config = commandline.parse(
         argv, "", define_flags(), __doc__, lambda config: complete(config, stages.LOSS_KINDS)
     )
@@ -69,15 +69,15 @@ def run(argv: Sequence[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
     hosts.join(values)
     settings = from_config(config, stages.LOSS_KINDS)
-    logging.info("%d x %s, %s", jax.device_count(), jax.devices()[0].device_kind, settings)
+    logging.info("on %d x %s: %s", jax.device_count(), jax.devices()[0].device_kind, settings)
     profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
     stage = stages.make(settings)
     steps = loop.train(settings, stage, values.workdir, profile)
-    print(f"{settings.stage}: {steps} steps done, checkpoint in {values.workdir}/checkpoints")
+    print(f"stage {settings.stage}: {steps} steps done, checkpoint in {values.workdir}/checkpoints")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 when done or stopped by SIGTERM, 1 after one line that says what is wrong."""
+    """Returns the exit status: 0 when done or stopped by SIGTERM, 1 after one line on a mistake."""
     program = pathlib.Path(argv[0]).name
     log_to_stderr()
     try:

@@ -1,4 +1,4 @@
-"""The trained autoencoder that later stages read and leave alone."""
+"""The frozen autoencoder: loaded from a checkpoint, it encodes the batches of later stages."""
 
 import functools
 from collections.abc import Callable
@@ -12,16 +12,17 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.config import from_json
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import SPACE_FACTOR, latent_count
 from skipsr_jax.models.flops import BACKWARD_FROZEN, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.models.vae.slices import encode_scanned
-from skipsr_jax.training.losses.pixels import signed, upscaled
+from skipsr_jax.training.pixels import signed, upscaled
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Float
 
 LONGEST_WHOLE = 33
-"""Frames of the longest clip that is encoded at once; 101 frames of 720p would want 100 GB."""
+"""Frames of the longest clip that is encoded at once; 101 frames of 720p would need 100 GB."""
 
 
 def load_vae(settings: Settings) -> tuple[VAE, Params]:
@@ -47,12 +48,16 @@ def load_vae(settings: Settings) -> tuple[VAE, Params]:
 
 
 def encode(
-    module: VAE, params: Params, frames: Float[Array, "b f h w 3"], noise: Float[Array, "b t v u c"]
-) -> Float[Array, "b t v u c"]:
-    """A sample of the posterior, scaled as the transformer and the predictor see it.
+    module: VAE,
+    params: Params,
+    frames: Float[Array, "b f h w 3"],
+    noise: Float[Array, "b t h8 w8 c"],
+) -> Float[Array, "b t h8 w8 c"]:
+    """A sample of the posterior, scaled as the transformer and the predictor take it.
 
-    Long clips go through the autoencoder a latent frame at a time: for gradients of its own it
-    would keep all of them, but nobody trains it here.
+    ``frames`` are in [-1, 1]; ``noise`` is standard normal. Clips longer than ``LONGEST_WHOLE`` are
+    encoded one latent frame at a time, which is possible because the autoencoder is not trained
+    here: a backward pass would have to store them all.
     """
     vae = bind(module, params)
     if frames.shape[1] > LONGEST_WHOLE:
@@ -66,31 +71,35 @@ def encode_pair(
     module: VAE,
     params: Params,
     truth: Float[Array, "b f h w 3"],
-    given: Float[Array, "b f h w 3"],
+    upscaled_input: Float[Array, "b f h w 3"],
     key: Array,
-) -> tuple[Float[Array, "b t v u c"], Float[Array, "b t v u c"]]:
-    """Latents of the true clips and of the upscaled inputs, encoded at once."""
-    both = jnp.concatenate([truth, given])
+) -> tuple[Float[Array, "b t h8 w8 c"], Float[Array, "b t h8 w8 c"]]:
+    """Latents of the true clips and of the upscaled inputs, encoded in one batch."""
+    both = jnp.concatenate([truth, upscaled_input])
     noise = jax.random.normal(key, latent_shape(module, both))
-    clean, low = jnp.split(encode(module, params, both, noise), 2)
-    return clean, low
+    hr_latents, lr_latents = jnp.split(encode(module, params, both, noise), 2)
+    return hr_latents, lr_latents
 
 
 def with_latents(module: VAE, frozen: Params, batch: Batch, key: Array) -> Batch:
-    """The batch with ``hr_latents`` and ``lr_latents``, of true clips and of upscaled inputs."""
+    """``Stage.prepare``: the batch with latents of the true clips and of the upscaled inputs."""
     pairs = []
-    for number, (truth, small) in enumerate(zip(batch.hr, batch.lr, strict=True)):
-        truth = signed(truth)
-        given = upscaled(small, truth.shape[2:4])
-        own = jax.random.fold_in(key, number)
-        pairs.append(encode_pair(module, frozen["vae"], truth, given, own))
-    clean, low = zip(*pairs, strict=True)
-    return batch._replace(hr_latents=clean, lr_latents=low)
+    with jax.named_scope("encode"):
+        for number, (hr, lr) in enumerate(zip(batch.hr, batch.lr, strict=True)):
+            truth = signed(hr)
+            upscaled_input = upscaled(lr, truth.shape[2:4])
+            own = jax.random.fold_in(key, number)
+            pairs.append(encode_pair(module, frozen["vae"], truth, upscaled_input, own))
+    hr_latents, lr_latents = zip(*pairs, strict=True)
+    return batch._replace(hr_latents=hr_latents, lr_latents=lr_latents)
 
 
 def coding_flops(module: VAE) -> Callable[..., float]:
-    """(batch on the host, how many samples are decoded of so many of one shape: none by default) ->
-    operations of a step: true clips and inputs encoded, some decoded and derived by their latents.
+    """Counts the floating-point operations of the autoencoder in a step.
+
+    Returns a function of the batch on the host and of ``decoded``: from the number of samples of
+    one shape to how many of them are decoded, none by default. It counts the encoding of true clips
+    and upscaled inputs, and the decoding with its gradient with respect to the latents.
     """
     cost = functools.cache(functools.partial(vae_flops, module))
 
@@ -108,4 +117,4 @@ def coding_flops(module: VAE) -> Callable[..., float]:
 def latent_shape(module: VAE, frames: Float[Array, "b f h w 3"]) -> tuple[int, int, int, int, int]:
     """The shape of the latents of ``frames``."""
     b, f, h, w, _ = frames.shape
-    return b, (f - 1) // 4 + 1, h // 8, w // 8, module.config.latent_channels
+    return b, latent_count(f), h // SPACE_FACTOR, w // SPACE_FACTOR, module.config.latent_channels

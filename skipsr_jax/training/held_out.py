@@ -1,8 +1,8 @@
-"""Held-out measures inside a run, each time on the same samples with the same noise.
+"""Evaluation on held-out data during a run, each time on the same samples with the same noise.
 
-``HeldOutLoss``: the stage's own metrics. ``Quality``: PSNR and SSIM of what the stage shows
-(``Stage.preview``) beside bicubic, skipped and dense, scored by the code that
-benchmarks/quality.py uses.
+``HeldOutLoss``: the stage's own metrics. ``HeldOutQuality``: PSNR and SSIM of the stage's
+composited output (``Stage.preview``), with and without skipping, beside bicubic upscaling, by
+``skipsr_jax.evaluation.quality`` as in benchmarks/quality.py.
 """
 
 import logging
@@ -47,12 +47,13 @@ class HeldOutLoss:
         return {f"eval/{name}": value for name, value in mean_by_kind(entries).items()}
 
 
-class Quality:
-    """PSNR and SSIM on the clips and pictures of ``data.eval_root``, made 4x smaller.
+class HeldOutQuality:
+    """PSNR and SSIM on the clips and pictures of ``data.eval_root``, reduced 4x and upscaled again.
 
-    Of each, the first ``data.eval_frames`` frames (of a picture, one) and the middle
-    ``data.eval_crop`` pixels: clips have one shape and pictures one, so that two programs serve
-    them, skipped and dense alike. What is too small or short is left out.
+    Each clip is cut to its first ``data.eval_frames`` frames (a picture has one) and to the middle
+    ``data.eval_crop`` pixels. So clips have one shape and pictures another, and two compiled
+    programs serve all of them, with skipping and without. Files that are too small or too short are
+    left out and logged.
     """
 
     def __init__(self, stage: Stage, settings: Settings, mesh: Mesh, hosts: Hosts):
@@ -67,7 +68,10 @@ class Quality:
             height, width = data.eval_crop
             top, left = (source.height - height) // 2, (source.width - width) // 2
             if source.frames < frames or min(top, left) < 0:
-                logging.info("quality: %s is too small or short, left out", source.path)
+                logging.info(
+                    "quality: %s is left out, it has less than %d frames of %d x %d",
+                    source.path, frames, height, width,
+                )  # fmt: skip
                 continue
             clip = read(source, 0, frames, data.cache or None)
             clip = np.array(clip[:, top : top + height, left : left + width])
@@ -85,8 +89,11 @@ class Quality:
         self._group = pack_shards(mesh)
 
     def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
-        """The means over clips and over pictures; ``dense`` where the mask is given to the stage
-        and not made by it."""
+        """The means over clips and over pictures.
+
+        Columns ``dense`` are there for stages that take their mask from the batch; a stage that
+        predicts it has no run without skipping.
+        """
         rows = []
         for found in self._clips.values():
             for first in range(0, len(found), self._group):
@@ -101,12 +108,13 @@ class Quality:
         return out
 
     def _rows(self, params, frozen, clips) -> list[quality.Row]:
-        """The rows of at most one group of clips; a smaller one is filled up with its last clip."""
+        """The rows of a group of clips, one for each pack shard; a last group that is smaller is
+        filled up with its last clip."""
         truths = [clip for _, clip in clips]
         filled = truths + truths[-1:] * (self._group - len(truths))
-        index, count = self._hosts
-        share = len(filled) // count
-        own = filled[index * share : (index + 1) * share]
+        index, hosts = self._hosts
+        count = len(filled) // hosts
+        own = filled[index * count : (index + 1) * count]
 
         def run(dense: bool):
             batch = plain_batch(own, self._recipe, dense)
@@ -114,11 +122,11 @@ class Quality:
 
         skipped, dense = run(False), run(True)
         (frames,), (keep,), (dense_frames,) = skipped.frames, skipped.keep, dense.frames
-        given = bool(dense.keep[0].all())
+        mask_from_batch = bool(dense.keep[0].all())
         return [
             quality.row(
                 name, truth, self._recipe.scale, frames[i], keep[i],
-                dense_frames[i] if given else None,
+                dense_frames[i] if mask_from_batch else None,
             )
             for i, (name, truth) in enumerate(clips)
         ]  # fmt: skip

@@ -1,7 +1,7 @@
-"""Where numbers and pictures go: metrics.jsonl, samples/, TensorBoard, and one line in the log.
+"""Writes the metrics and pictures of a run: metrics.jsonl, samples/, TensorBoard, the log.
 
 Invariant: metrics.jsonl has one line per logged step, in order, also after a restart from an
-earlier step: what was written beyond that step is dropped.
+earlier step: lines of later steps are dropped.
 """
 
 import json
@@ -27,10 +27,14 @@ OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
 
 
 def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
-    """Means over steps. ``entries`` are (kind of batch, device scalars).
+    """Means over steps.
 
-    With several kinds, each has its own entries ``kind/name``; ``OVER_ALL_KINDS`` are also there
-    over all.
+    Args:
+      entries: (kind of batch, scalars on the devices or the host) of each step.
+
+    Returns:
+      Means by name. With several kinds of batch each kind has its own entries ``kind/name``, and
+      ``OVER_ALL_KINDS`` are also there over all kinds.
     """
     several = len({kind for kind, _ in entries}) > 1
     found: dict[str, list[float]] = defaultdict(list)
@@ -44,7 +48,7 @@ def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
 
 
 class MetricWriter:
-    """Writes on the first host, does nothing on others."""
+    """Writes on the first host; does nothing on the others."""
 
     def __init__(self, workdir: str, first_step: int):
         self._active = jax.process_index() == 0
@@ -69,8 +73,8 @@ class MetricWriter:
                 file.write(self._lines[-1] + "\n")
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        logging.info("step %d  %s", step, shown)
+        line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logging.info("step %d  %s", step, line)
 
     def _rewrite(self) -> None:
         with new_file(self._path, overwrite=True) as temporary:
@@ -83,11 +87,11 @@ class MetricWriter:
         folder = self._path.with_name("samples")
         folder.mkdir(exist_ok=True)
         for number, picture in enumerate(pictures):
-            shown = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
+            pixels = np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
             path = folder / f"{step:07d}_{number}.png"
             with new_file(path, overwrite=True) as temporary, temporary.open("wb") as file:
-                Image.fromarray(shown).save(file, "PNG")
-            self._board.add_image(f"samples/{number}", shown, step, dataformats="HWC")
+                Image.fromarray(pixels).save(file, "PNG")
+            self._board.add_image(f"samples/{number}", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes."""

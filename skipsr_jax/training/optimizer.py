@@ -1,7 +1,7 @@
-"""From gradients to steps, the learning rate of each step, and the parameters' moving average.
+"""The optimizer: gradient transformation, learning rate schedule, moving average of parameters.
 
-Parameters and moments are float32 whatever the networks compute in. The learning rate is an input
-of the compiled step, so that a run with a time limit can be annealed by the clock.
+Parameters and moments are float32, whatever the dtype of products. The learning rate is an input of
+the compiled step, so that a run with a time limit can be annealed by the clock.
 """
 
 import math
@@ -19,20 +19,26 @@ from skipsr_jax.types import Float
 
 
 def learning_rate(settings: Optimizer, step: int, progress: float) -> float:
-    """The rate of step ``step`` (from 0): warm-up times a cosine of ``progress`` in [0, 1]."""
+    """The learning rate: linear warm-up times a cosine from 1 to 0.
+
+    Args:
+      settings: peak rate and warm-up steps.
+      step: of the phase, from 0.
+      progress: fraction of the phase that is done, in [0, 1].
+    """
     warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _kernels(params: Params) -> Any:
-    """True where weight decay acts."""
+    """True for the parameters that weight decay acts on."""
     return jax.tree_util.tree_map_with_path(
         lambda keys, _: path_of(keys).rsplit("/", 1)[-1] == "kernel", params
     )
 
 
 def transformation(settings: Optimizer) -> optax.GradientTransformation:
-    """Gradients -> step direction; multiply by minus the learning rate."""
+    """Gradients -> updates, to be multiplied by minus the learning rate."""
     if settings.kind == "adamw":
         scale = optax.scale_by_adam(b1=settings.b1, b2=settings.b2)
     else:
@@ -52,7 +58,11 @@ def without(grads: Params, fixed: frozenset[str]) -> Params:
     )
 
 
-def averaged(ema: Params, params: Params, decay: float, step: Float[Array, ""]) -> Params:
-    """The moving average after ``step`` steps; it looks back less far in the beginning."""
-    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda e, p: e + (1 - rate) * (p - e), ema, params)  # equal stays equal
+def moving_average(ema: Params, params: Params, decay: float, step: Float[Array, ""]) -> Params:
+    """The exponential moving average after ``step`` steps; its decay grows up to ``decay``.
+
+    ``optax.incremental_update`` computes a * p + (1 - a) * e; in this form entries that do not
+    change are equal to their average to the last bit.
+    """
+    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), ema, params)

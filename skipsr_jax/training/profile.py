@@ -1,4 +1,4 @@
-"""A trace of a few steps for TensorBoard's profiler or Perfetto."""
+"""Profiles a few steps, for TensorBoard's profiler or Perfetto."""
 
 import logging
 import os
@@ -40,13 +40,13 @@ class ProfileWindow:
             self._tracing = True
 
     def after(self, step: int, result: Any) -> None:
-        """Call it after each step, with arrays that the step makes."""
+        """Call it after each step, with arrays that the step computes."""
         if self._tracing and step + 1 >= self._stop:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """Writes what there is of a trace that was begun."""
+        """Ends and writes a trace that is still running."""
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.data.degradation.levels import RealWorld
+from skipsr_jax.data.packing import Packing
 from skipsr_jax.media.resize import Method
 from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
@@ -23,23 +24,24 @@ from skipsr_jax.types import DTYPES
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where clips come from and how they are cut. Crops are (height, width), multiples of 16.
+    """Where clips come from and how they are cropped. Crops are (height, width), multiples of 16.
 
     Attributes:
       root: folders with videos, pictures and frame folders, or datasets by skipsr_jax.data.build.
       eval_root: held-out folders, () for no evaluation.
-      eval_frames, eval_crop: what ``loop.quality_every`` measures of each held-out clip.
-      cache: folder for decoded clips, shared by all workers; "" decodes anew each time.
+      eval_frames, eval_crop: frames and crop of each held-out clip that ``loop.quality_every``
+        measures.
+      cache: folder for decoded clips, shared by all workers; "" decodes each clip each time.
       workers: processes that prepare batches; 0 prepares them in threads of this process.
-      batch, frames, crop: of clip batches (frames = 4k + 1). batch counts all hosts together.
+      batch, frames, crop: of clip batches (frames = 4k + 1). ``batch`` counts all hosts together.
       image_batch, image_crop: of picture batches.
-      image_share: share of the batches that are pictures.
+      image_share: fraction of the batches that are pictures.
       pack: (samples, frames, height, width) of each shape in one sequence of tokens, for stages
         that train a transformer; () for sequences of one shape. With it ``batch`` counts sequences,
-        and ``frames``, ``crop``, ``image_batch`` and ``image_crop`` say nothing.
-      pan_share: share of the clips that are windows moving over pictures.
-      soft_share: share of the samples whose truth is enlarged, up to 1.6 times: soft footage.
-      degradation: what makes the low-quality pair: a plain downsampling method, or "real".
+        and ``frames``, ``crop``, ``image_batch`` and ``image_crop`` are not used.
+      pan_share: fraction of the clips that are windows moving over pictures.
+      soft_share: fraction of the samples whose truth is enlarged, up to 1.6 times, as soft footage.
+      degradation: how the low-quality pair is made: a downsampling method, or "real".
       real: the levels of "real", see skipsr_jax.data.degradation.levels.
     """
 
@@ -86,17 +88,23 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How parameters follow gradients: linear warm-up, then a cosine down to zero.
+    """The optimizer. Its learning rate has a linear warm-up, then a cosine to zero.
 
-    The cosine runs over the steps or over the time limit, whichever is further along, so a run cut
-    by ``loop.max_seconds`` is annealed too.
+    The cosine runs over the steps or over the time limit, whichever is further along, so a run that
+    ``loop.max_seconds`` ends is annealed too.
 
     Attributes:
-      kind: "rmsprop" is "adamw" with b1 = 0 in the same numbers, without room for a first moment.
+      learning_rate: peak, above 0 and below 1.
+      kind: "rmsprop" computes the same numbers as "adamw" with b1 = 0, without storing a first
+        moment.
+      warmup_steps: in each phase of the stage.
       weight_decay: acts on kernels only.
-      clip_norm: largest norm of a player's gradient; 0: gradients are taken as they are.
-      accumulate: micro-batches that a batch is cut into, one after the other in the memory of one;
-        their gradients are averaged. Numbers that a stage states per batch then hold for each.
+      clip_norm: largest global norm of a trainee's gradient; 0: no clipping.
+      b1, b2: decay of the first and the second moment.
+      ema_decay: decay of the parameters' moving average.
+      accumulate: micro-batches that a batch is cut into; they run one after the other in the memory
+        of one, and their gradients are averaged. What a stage counts per batch (decoded samples)
+        then holds for each micro-batch.
     """
 
     learning_rate: float = 1e-4
@@ -125,20 +133,21 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """How long, and what is written when.
+    """How long a run trains, and when it logs, saves and evaluates.
 
     Attributes:
-      steps: optimizer steps in all.
-      max_seconds: stop, annealed and saved, after about this much time over all restarts; 0: never.
-      log_every, save_every: in steps.
-      eval_every: steps between evaluations on ``data.eval_root``; 0: none.
+      steps: optimizer steps of the whole run.
+      max_seconds: stop, annealed and saved, after about so many seconds over all restarts; 0:
+        never.
+      log_every, save_every: steps between two log lines, and between two checkpoints.
+      eval_every: steps between evaluations of the loss on ``data.eval_root``; 0: none.
       eval_batches: batches of one evaluation.
-      quality_every: steps between measures of PSNR and SSIM on ``data.eval_root``, skipped, dense
-        and bicubic; 0: none.
+      quality_every: steps between evaluations of PSNR and SSIM on ``data.eval_root``, with and
+        without skipping and of bicubic upscaling; 0: none.
       quality_clips: at most so many clips, and as many pictures.
-      panel_every: steps between pictures of what the stage makes, of ``data.eval_root`` if given,
-        else of the batch at hand; 0: none.
-      keep: how many of the last checkpoints stay.
+      panel_every: steps between pictures of the stage's output, of ``data.eval_root`` if set, else
+        of the last batch; 0: none.
+      keep: how many of the last checkpoints are kept.
     """
 
     steps: int = 20_000
@@ -161,17 +170,57 @@ class Loop:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """One run of train.py.
+class TokenSettings:
+    """Which tokens run and how they are packed: the part of the section ``loss`` that the stages
+    which train a transformer share.
 
     Attributes:
-      stage: which loss and step (skipsr_jax.training.stages.registry).
+      text_lengths: tokens of the positive and the negative text.
+      samples_per_pack: samples of one shape in a sequence; ``data.pack`` mixes shapes instead.
+      kept_share, dense_share, random_drop: as in ``data.packing.Packing``.
+    """
+
+    text_lengths: tuple[int, int] = (8, 8)
+    samples_per_pack: int = 1
+    kept_share: float = 1.0
+    dense_share: float = 0.1
+    random_drop: float = 0.1
+
+    def __post_init__(self):
+        for name in ("dense_share", "random_drop"):
+            require_between(name, getattr(self, name), 0, 1)
+        require(0 < self.kept_share <= 1, "kept_share", self.kept_share, "above 0, up to 1")
+        require(min(self.text_lengths) >= 1, "text_lengths", self.text_lengths, "at least 1")
+        require(self.samples_per_pack >= 1, "samples_per_pack", self.samples_per_pack, "at least 1")
+
+    @property
+    def packing(self) -> Packing:
+        """How data workers make token plans; all samples take the positive text."""
+        return Packing(
+            samples=self.samples_per_pack,
+            kept_share=self.kept_share,
+            dense_share=self.dense_share,
+            random_drop=self.random_drop,
+            negative_share=0.0,
+            text_lengths=self.text_lengths,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One training run.
+
+    Attributes:
+      stage: what is trained, a key of STAGES (skipsr_jax.training.stages.registry).
+      data, optimizer, loop: see their classes.
+      loss: the stage's own section, a dataclass in its module.
       model: size, a key of DIT_PRESETS.
-      loss: the stage's own section, see its module.
       dtype: of matrix products and convolutions; parameters and their updates are float32.
-      remat: what the transformer's backward pass finds stored, a key of REMAT_POLICIES: "full"
-        keeps block inputs only, "dots" results of dense layers too, "none" everything.
-      init_from: checkpoint or workdir to start the trained parameters from; "" for scratch.
+      remat: what the forward pass of the transformer stores for the backward pass, a key of
+        REMAT_POLICIES: "full" the block inputs only, "dots" results of dense layers too, "none"
+        everything.
+      init_from: checkpoint or workdir to start the trained parameters from; "" for random ones.
+      mesh: devices along each axis.
       vae: checkpoint or workdir with the trained autoencoder, for the stages that need one.
       seed: of everything random.
     """

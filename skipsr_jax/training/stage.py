@@ -1,6 +1,6 @@
-"""What a training stage is: parameters to begin with, a loss, and the batches it wants.
+"""The interface of a training stage: initial parameters, a loss, and the batches that it takes.
 
-The loop knows nothing else of a stage; a stage knows nothing of the loop.
+The loop uses nothing else of a stage; a stage uses nothing of the loop.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ Loss = Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]
 
 
 class Preview(NamedTuple):
-    """What a stage makes of a batch, to look at and to measure.
+    """The composited output of a stage for a batch, for pictures and for scores.
 
     Attributes:
-      frames: pixels in [0, 1] at the size of the truth; skipped patches show the upscaled input.
+      frames: pixels in [0, 1] at the size of the truth; skipped patches have the upscaled input.
       keep: which patches the stage treated as kept: those of the batch, or its own prediction.
 
     Both are tuples with an array for each shape of the batch.
@@ -39,12 +39,14 @@ class Preview(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Player:
-    """One of several that learn by turns, each by its own loss, as in a generative adversary game.
+class Trainee:
+    """A network with a loss, an optimizer and updates of its own, such as generator and
+    discriminator.
 
     Attributes:
-      name: of its metrics.
-      trains: top-level keys of the parameters that it moves; to its loss the others are constants.
+      name: of its metrics and its optimizer state.
+      trains: top-level keys of the parameters that it updates; for its loss the others are
+        constants.
       loss: as ``Stage.loss``.
       rate: factor on the learning rate.
     """
@@ -66,23 +68,25 @@ class Stage:
     Attributes:
       init: random key -> fresh parameters, pure.
       loss: (trained parameters, frozen parameters, batch on the device, key) -> (loss, metrics).
-      prepare: (frozen parameters, batch on the device, key) -> the batch with what all players need
-        of it, computed once a step and without gradients; None where there is nothing such.
-      frozen: parameters that the loss reads and nobody trains.
-      fixed: paths of entries of the trained parameters that are no parameters (buffers).
+      prepare: (frozen parameters, batch on the device, key) -> the batch with what all trainees
+        need of it (latents), computed once a step and without gradients; None for no change.
+      frozen: parameters that the loss reads and that are not trained.
+      fixed: paths of entries of the trained parameters that are not updated: buffers, and texts
+        that are not trained.
       recipe: of the training batches.
       config: what a checkpoint says about the model, as JSON.
-      players: who learns what in a step, in this order, each after the updates before it; none
-        means that ``loss`` trains everything. ``loss`` is the last one's.
-      helpers: top-level keys of parameters that are no part of the finished model (a
-        discriminator): ``init_from`` does not hold them, and they have no moving average.
+      trainees: what is updated in a step, in this order, each after the updates before it; () means
+        that ``loss`` trains everything. ``loss`` is the last one's.
+      auxiliary: top-level keys of parameters that are no part of the finished model (a
+        discriminator, a teacher): ``init_from`` does not hold them, and they have no moving
+        average.
       begin: (parameters, where those of ``init_from`` have replaced the fresh ones) -> parameters
-        before the first step, where helpers may be copied from the model. Pure.
-      phases: optimizer steps of each phase; () is one phase for the whole run. Learning rate,
-        moving average and optimizer start anew in each, from the averages of the one before and
-        once more through ``begin``.
+        before the first step, where auxiliary ones may be copied from the model. Pure.
+      phases: optimizer steps of each phase; () is one phase for the whole run. Each phase starts
+        from the averages of the one before, through ``begin``, with a new optimizer state, moving
+        average and learning rate schedule.
       preview: (trained parameters, frozen parameters, batch on the device, key) -> Preview, pure;
-        None where there is nothing to see.
+        None for a stage without pictures.
       flops: batch on the host -> model operations of a step on it (skipsr_jax.models.flops).
     """
 
@@ -93,16 +97,16 @@ class Stage:
     recipe: Recipe
     config: dict[str, Any]
     prepare: Callable[[Params, Batch, Array], Batch] | None = None
-    players: tuple[Player, ...] = ()
-    helpers: frozenset[str] = frozenset()
+    trainees: tuple[Trainee, ...] = ()
+    auxiliary: frozenset[str] = frozenset()
     begin: Callable[[Params], Params] = _unchanged
     phases: tuple[int, ...] = ()
     preview: Callable[[Params, Params, Batch, Array], Preview] | None = None
     flops: Callable[[Batch], float] | None = None
 
     def model(self, params: Params) -> Params:
-        """``params`` without the helpers."""
-        return {name: part for name, part in params.items() if name not in self.helpers}
+        """``params`` without the auxiliary ones."""
+        return {name: part for name, part in params.items() if name not in self.auxiliary}
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -110,7 +114,10 @@ class Stage:
         return tuple(itertools.accumulate((0, *self.phases[:-1])))
 
     def progress(self, step: int, steps: int) -> tuple[int, float]:
-        """Steps done in the phase of ``step``, and their share; ``steps`` is the run's length."""
+        """Steps done in the phase of ``step``, and which fraction of it they are.
+
+        ``steps``: optimizer steps of the whole run.
+        """
         ends = (*self.starts[1:], steps)
         start, end = [span for span in zip(self.starts, ends, strict=True) if span[0] <= step][-1]
         return step - start, (step - start) / (end - start)
@@ -122,9 +129,15 @@ class Stage:
 
 
 def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -> Recipe:
-    """The batches that the section ``data`` asks for.
+    """The recipe of the batches that the section ``data`` describes.
 
-    Raises UserError when ``data.pack`` and other settings say different things.
+    Args:
+      settings: of the run.
+      masks: whether batches have the masks of Eq. 1.
+      packing: how tokens are packed, for stages that train a transformer.
+
+    Raises:
+      UserError: ``data.pack`` contradicts other settings.
     """
     data = settings.data
     mixed = tuple(ClipShape(data.batch * samples, *size) for samples, *size in data.pack)

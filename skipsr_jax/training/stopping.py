@@ -1,4 +1,4 @@
-"""When a run ends before its last step: SIGTERM, or the time it may take."""
+"""The two reasons to stop before the last step: SIGTERM, and the time limit."""
 
 import dataclasses
 import signal
@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 
 class Preemption:
-    """Whether SIGTERM has come. On several hosts: whether it has come to any."""
+    """Whether this process, or that of any other host, has received SIGTERM."""
 
     def __init__(self):
         self._here = False
@@ -27,13 +27,13 @@ class Preemption:
         return bool(multihost_utils.process_allgather(np.asarray(self._here)).any())
 
     def close(self) -> None:
-        """Gives the signal back to whoever had it."""
+        """Restores the signal handler that there was before."""
         signal.signal(signal.SIGTERM, self._before)
 
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Seconds trained, over all restarts; every host reads the first host's."""
+    """Seconds of training over all restarts, the first host's on every host."""
 
     before: float
     started: float

@@ -1,7 +1,7 @@
-"""What the steps between two log lines cost: seconds, tokens, utilisation, memory.
+"""Throughput between two log lines: seconds a step, tokens a second, utilisation, memory.
 
-Time spent on the first step of each kind of batch (it compiles), on evaluation and on saving does
-not count.
+Time spent on the first step of each kind of batch (it compiles), on evaluation and on saving is not
+counted.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from skipsr_jax.training.stage import Stage
 
 
 class Throughput:
-    """Counts steps, and tells about them in ``report``.
+    """Counts steps and what they process; ``report`` returns the rates.
 
     Args:
-      stage: whose ``flops`` are counted, if it has any.
+      stage: its ``flops`` are counted, if it has them.
       hosts: over how many hosts a batch is spread.
     """
 
@@ -47,9 +47,9 @@ class Throughput:
 
     @contextlib.contextmanager
     def paused(self, pending: Any) -> Iterator[None]:
-        """What happens inside takes no time; steps under way are waited for first.
+        """A context whose time is not counted. It begins when ``pending`` is ready.
 
-        ``pending``: arrays that the last step makes.
+        ``pending``: arrays that the last step computes.
         """
         jax.block_until_ready(pending)
         began = time.monotonic()
@@ -57,12 +57,13 @@ class Throughput:
         self._since += time.monotonic() - began
 
     def report(self) -> dict[str, float]:
-        """The numbers since the last report, all hosts together; call it when the steps are done.
+        """The rates since the last report, of all hosts together; call it when steps are done.
 
         ``tokens_per_second`` are kept tokens through the transformer; stages without token plans
         have ``megapixels_per_second``. ``tflops_per_second`` and ``mfu_percent`` are model
         operations of a device, the latter against its bfloat16 peak where that is known.
-        ``memory_gib`` is the most that a device of this host ever held, where it tells.
+        ``memory_gib`` is the peak of the devices of this host since the program began, on devices
+        that report it.
         """
         found: dict[str, float] = {}
         if self._steps:

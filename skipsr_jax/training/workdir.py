@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what an interrupted writer left in it."""
+"""The workdir of a run: claimed by its settings, cleared of half-written checkpoints."""
 
 import json
 import logging
@@ -12,14 +12,13 @@ from skipsr_jax.files import new_file
 from skipsr_jax.training.settings import Settings
 
 IDENTITY = ("stage", "model")
-"""What makes two runs different ones; anything else may change on the way."""
+"""Settings that a resumed run must share with the one that began in the workdir."""
 
 
 def claim(workdir: str, settings: Settings) -> store.epath.Path:
-    """Makes the folder, if needed, and writes the settings into its config.json.
+    """Makes the folder, if needed, writes the settings into its config.json, and returns it.
 
-    Raises UserError, and leaves everything as it is, when a run of another stage or model lies
-    there.
+    Raises UserError, and changes nothing, when the folder holds a run of another stage or model.
     """
     folder = store.absolute(workdir)
     path = folder / "config.json"

@@ -17,9 +17,9 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import UserError
 from skipsr_jax.training import loop as loop_module
 from skipsr_jax.training.loop import train
-from skipsr_jax.training.losses.pixels import signed, upscaled
+from skipsr_jax.training.pixels import signed, upscaled
 from skipsr_jax.training.settings import Data, Loop, MeshSizes, Optimizer, Settings
-from skipsr_jax.training.stage import Player, Stage, recipe_of
+from skipsr_jax.training.stage import Stage, Trainee, recipe_of
 
 
 @pytest.fixture(scope="module")
@@ -157,37 +157,42 @@ def test_batch_has_to_divide_over_devices_and_micro_batches(data, tmp_path):
         train(settings, colour_stage(settings), str(tmp_path))
 
 
-def test_helpers_begin_as_the_stage_says_and_are_not_looked_for_in_init_from(data, tmp_path):
+def test_auxiliary_params_begin_as_the_stage_says_and_are_not_read_from_init_from(data, tmp_path):
     start = {"kernel": np.full((3, 8), 0.25, np.float32), "fixed": np.ones((), np.float32)}
     store.save_model(tmp_path / "first", {"colour": start}, {})
 
-    def with_judge(settings):
-        """The colour stage, and a judge that begins as the colours do and is pulled to zero."""
+    def with_discriminator(settings):
+        """The colour stage, and a discriminator that begins as its copy and is pulled to zero."""
         plain = colour_stage(settings)
 
         def away(params, frozen, batch, key):
-            return jnp.square(params["judge"]["kernel"]).sum(), {}
+            return jnp.square(params["discriminator"]["kernel"]).sum(), {}
 
-        players = (Player("judge", ("judge",), away), Player("colour", ("colour",), plain.loss))
+        trainees = (
+            Trainee("discriminator", ("discriminator",), away),
+            Trainee("colour", ("colour",), plain.loss),
+        )
         return dataclasses.replace(
             plain,
-            init=lambda key: plain.init(key) | {"judge": plain.init(key)["colour"]},
-            players=players,
-            helpers=frozenset({"judge"}),
-            begin=lambda params: params | {"judge": jax.tree.map(jnp.copy, params["colour"])},
+            init=lambda key: plain.init(key) | {"discriminator": plain.init(key)["colour"]},
+            trainees=trainees,
+            auxiliary=frozenset({"discriminator"}),
+            begin=lambda params: (
+                params | {"discriminator": jax.tree.map(jnp.copy, params["colour"])}
+            ),
         )
 
     held_out = dataclasses.replace(data, eval_root=data.root)
     settings = settings_for(held_out, init_from=str(tmp_path / "first"), steps=1, eval_every=1)
-    assert train(settings, with_judge(settings), str(tmp_path / "second")) == 1
-    judge = store.restore_host(tmp_path / "second")["judge"]["kernel"]
-    moved = np.abs(judge - start["kernel"])
+    assert train(settings, with_discriminator(settings), str(tmp_path / "second")) == 1
+    discriminator = store.restore_host(tmp_path / "second")["discriminator"]["kernel"]
+    moved = np.abs(discriminator - start["kernel"])
     assert 0 < moved.max() < 0.0051  # one step of 0.005 from the colours of init_from
     assert store.restore_host(tmp_path / "second", branch="ema").keys() == {"colour"}
     settings = dataclasses.replace(settings, loop=dataclasses.replace(settings.loop, steps=2))
-    assert train(settings, with_judge(settings), str(tmp_path / "second")) == 2
-    again = store.restore_host(tmp_path / "second")["judge"]["kernel"]
-    assert (np.abs(again) < np.abs(judge)).all()  # went on from where it was
+    assert train(settings, with_discriminator(settings), str(tmp_path / "second")) == 2
+    again = store.restore_host(tmp_path / "second")["discriminator"]["kernel"]
+    assert (np.abs(again) < np.abs(discriminator)).all()  # went on from where it was
 
 
 def test_evaluation_on_held_out_clips(data, tmp_path):
@@ -199,7 +204,7 @@ def test_evaluation_on_held_out_clips(data, tmp_path):
 
 
 def phased_stage(settings):
-    """The colour stage in two phases of three steps; a helper has the average before each."""
+    """The colour stage in two phases of three steps; ``before`` has the average before each."""
     stage = colour_stage(settings)
     copy = {"kernel": jnp.zeros((3, 8))}
 
@@ -210,8 +215,8 @@ def phased_stage(settings):
         stage,
         init=lambda key: stage.init(key) | {"before": copy},
         begin=begin,
-        helpers=frozenset({"before"}),
-        players=(Player("colour", ("colour",), stage.loss),),
+        auxiliary=frozenset({"before"}),
+        trainees=(Trainee("colour", ("colour",), stage.loss),),
         phases=(3, 3),
     )
 

@@ -15,7 +15,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
-from skipsr_jax.training.fit import fit_to_mesh
+from skipsr_jax.training.mesh_checks import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stages import sr
 from skipsr_jax.training.step import fresh_state, make_step, on_devices

@@ -15,12 +15,13 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.tokens.plan import build_plan
-from skipsr_jax.training.held_out import Quality
-from skipsr_jax.training.losses import flow
+from skipsr_jax.training import packed
+from skipsr_jax.training.held_out import HeldOutQuality
 from skipsr_jax.training.panels import Panels
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stages import adversarial, distill, predictor, sr
 from skipsr_jax.training.step import fresh_state, make_evaluation, make_step
+from skipsr_jax.training.transformer import abstract_dit
 
 PACK = ((1, 5, 32, 48), (2, 1, 48, 32))
 """A clip and two pictures in each sequence."""
@@ -74,7 +75,7 @@ def drawn():
     return {
         "masks": [rng.random(grid) < 0.6 for grid in GRIDS],
         "negative": np.array([[False, True, False]]),
-        "clean": normal(), "low": normal(), "end": normal(), "seen": normal(),
+        "clean": normal(), "low": normal(), "end": normal(), "conditions": normal(),
         "timestep": jnp.array([[1000.0, 300.0, 800.0]]),
         "has_condition": jnp.array([[True, True, False]]),
     }  # fmt: skip
@@ -83,7 +84,7 @@ def drawn():
 @pytest.fixture(scope="module")
 def run():
     """What one step says of the given samples, with random parameters."""
-    dit, rng = sr.abstract_dit(DIT_CONFIG, jnp.float32), np.random.default_rng(1)
+    dit, rng = abstract_dit(DIT_CONFIG, jnp.float32), np.random.default_rng(1)
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), to_dict(dit))
     text = {
         name: jnp.asarray(rng.normal(size=(length, 16)), jnp.float32)
@@ -91,8 +92,10 @@ def run():
     }
 
     @jax.jit
-    def step(params, batch, end, seen, timestep, has_condition):
-        found = sr.matching_loss(bind(dit, params), text, batch, end, seen, timestep, has_condition)
+    def step(params, batch, end, conditions, timestep, has_condition):
+        found = sr.matching_loss(
+            bind(dit, params), text, batch, end, conditions, timestep, has_condition
+        )
         return found[0], found[2]
 
     def of(drawn, samples=slice(None)):
@@ -103,14 +106,14 @@ def run():
         rows = [[i for i in chosen if i == 0], [i - 1 for i in chosen if i > 0]]
         latents = {
             name: tuple(x[np.array(r)] for x, r in zip(drawn[name], rows, strict=True) if r)
-            for name in ("clean", "low", "end", "seen")
+            for name in ("clean", "low", "end", "conditions")
         }
         per_sample = {
             name: drawn[name][:, samples] for name in ("negative", "timestep", "has_condition")
         }
         batch = Batch(plan=plan, negative=per_sample["negative"], hr_latents=latents["clean"])
         rest = (per_sample["timestep"], per_sample["has_condition"])
-        loss, x0 = step(params, batch, latents["end"], latents["seen"], *rest)
+        loss, x0 = step(params, batch, latents["end"], latents["conditions"], *rest)
         return float(loss), x0, sum(int(mask.sum()) for mask in masks)
 
     return of
@@ -130,7 +133,7 @@ def test_the_loss_of_a_pack_is_the_mean_over_the_tokens_of_its_samples_alone(run
 
 def test_a_sample_does_not_see_its_neighbours(run, drawn):
     _, (clip, pictures), _ = run(drawn)
-    names = ("clean", "low", "end", "seen")
+    names = ("clean", "low", "end", "conditions")
     other = drawn | {name: (drawn[name][0] + 3.0, drawn[name][1]) for name in names}
     _, (changed, same), _ = run(other)
     np.testing.assert_array_equal(same, pictures)
@@ -145,9 +148,9 @@ def test_a_sample_does_not_see_its_neighbours(run, drawn):
 def test_what_each_sample_has_comes_back_to_its_shape():
     latents = tuple(jnp.zeros((4 * n, 1, 4, 4, 16)) for n in (1, 2))
     per_shape = [jnp.arange(4), 10 + jnp.arange(8)]
-    packed = flow.by_pack(per_shape, 4)
-    np.testing.assert_array_equal(packed[1], [1, 12, 13])
-    for back, want in zip(flow.of_shapes(packed, latents), per_shape, strict=True):
+    together = packed.by_pack(per_shape, 4)
+    np.testing.assert_array_equal(together[1], [1, 12, 13])
+    for back, want in zip(packed.by_shape(together, latents), per_shape, strict=True):
         np.testing.assert_array_equal(back, want)
 
 
@@ -173,7 +176,7 @@ def test_pictures_have_their_own_noise_in_a_mixed_pack(drawn):
     numbers = adversarial._by_kind(batch, 0.01, 0.1)
     np.testing.assert_allclose(numbers, [[0.1, 0.01, 0.01]])
     plan = build_plan(drawn["masks"], LENGTHS)
-    of_tokens = np.asarray(flow.of_tokens(numbers, jax.device_put(plan)))[plan.valid]
+    of_tokens = np.asarray(packed.of_tokens(numbers, jax.device_put(plan)))[plan.valid]
     counts = [int(mask.sum()) for mask in drawn["masks"]]
     np.testing.assert_allclose(of_tokens, np.repeat([0.1, 0.01, 0.01], counts))
 
@@ -222,5 +225,5 @@ def test_every_stage_learns_a_mixed_batch_and_shows_it(name, root):
     mesh = make_mesh(1, 1, 1, devices=jax.devices()[:1])
     rows = Panels(stage, 0, mesh)(state["params"], stage.frozen, batch)
     assert [row.shape for row in rows] == [(32, 240, 3)] * 2 + [(48, 160, 3)] * 4
-    found = Quality(stage, settings, mesh, (0, 1))(state["params"], stage.frozen)
+    found = HeldOutQuality(stage, settings, mesh, (0, 1))(state["params"], stage.frozen)
     assert found["quality/pictures/psnr_skipped"] > 10

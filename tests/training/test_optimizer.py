@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.training.optimizer import averaged, learning_rate, transformation, without
+from skipsr_jax.training.optimizer import learning_rate, moving_average, transformation, without
 from skipsr_jax.training.settings import Optimizer
 
 
@@ -51,6 +51,8 @@ def test_fixed_paths_have_no_gradient():
 
 def test_the_average_looks_back_less_far_in_the_beginning():
     ema, params = {"w": jnp.zeros(1)}, {"w": jnp.ones(1)}
-    assert averaged(ema, params, 0.999, jnp.float32(0))["w"] == pytest.approx(0.9)
-    assert averaged(ema, params, 0.999, jnp.float32(1e6))["w"] == pytest.approx(0.001, rel=1e-3)
-    assert averaged(params, params, 0.999, jnp.float32(3))["w"] == 1  # equal stays equal
+    assert moving_average(ema, params, 0.999, jnp.float32(0))["w"] == pytest.approx(0.9)
+    assert moving_average(ema, params, 0.999, jnp.float32(1e6))["w"] == pytest.approx(
+        0.001, rel=1e-3
+    )
+    assert moving_average(params, params, 0.999, jnp.float32(3))["w"] == 1  # equal stays equal

@@ -1,4 +1,4 @@
-"""One step: players in their turns, micro-batches, optimizers. Stages here are a few numbers."""
+"""One step: trainees in order, micro-batches, optimizers. Stages here are a few numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from skipsr_jax.data.sample import Recipe
 from skipsr_jax.parallel.mesh import make_mesh, pack_sharding, pack_shards
 from skipsr_jax.training.optimizer import transformation
 from skipsr_jax.training.settings import Optimizer
-from skipsr_jax.training.stage import Player, Stage
+from skipsr_jax.training.stage import Stage, Trainee
 from skipsr_jax.training.step import fresh_state, make_step, micro_batches
 
 PLAIN = Optimizer(0.1, kind="rmsprop", b1=0.0, clip_norm=0.0, ema_decay=0.5)
@@ -25,41 +25,42 @@ def stage_of(init, loss, samples=1, **others):
     return Stage(lambda key: init, loss, {}, frozenset(), recipe, {}, **others)
 
 
-def game(judge_loss=lambda p: jnp.square(p["judge"]["w"] - p["maker"]["w"])):
-    """Two players with one number each; the maker wants what the judge then says."""
+def two_trainees(first_loss=lambda p: jnp.square(p["first"]["w"] - p["second"]["w"])):
+    """Two trainees with one number each; the second one's loss has the first one's update."""
 
-    def maker_loss(params, frozen, batch, key):
-        return jnp.square(params["maker"]["w"] - 3 * params["judge"]["w"]), {"noise": draw(key)}
+    def second_loss(params, frozen, batch, key):
+        return jnp.square(params["second"]["w"] - 3 * params["first"]["w"]), {"noise": draw(key)}
 
     def draw(key):
         return jax.random.uniform(key)
 
-    players = (
-        Player("judge", ("judge",), lambda p, f, b, k: (judge_loss(p), {"own": draw(k)}), 0.5),
-        Player("maker", ("maker",), maker_loss),
+    trainees = (
+        Trainee("first", ("first",), lambda p, f, b, k: (first_loss(p), {"own": draw(k)}), 0.5),
+        Trainee("second", ("second",), second_loss),
     )
-    init = {"judge": {"w": jnp.array(2.0)}, "maker": {"w": jnp.array(1.0)}}
-    return stage_of(init, maker_loss, players=players, helpers=frozenset({"judge"}))
+    init = {"first": {"w": jnp.array(2.0)}, "second": {"w": jnp.array(1.0)}}
+    return stage_of(init, second_loss, trainees=trainees, auxiliary=frozenset({"first"}))
 
 
-def test_players_move_their_own_numbers_and_see_the_moves_before_theirs():
-    stage = game()
+def test_trainees_update_their_own_params_and_get_the_updates_before_theirs():
+    stage = two_trainees()
     state = fresh_state(stage, PLAIN, jax.random.key(0))
     batch = Batch(hr=(np.zeros((1, 1)),))
     step = jax.jit(make_step(stage, PLAIN, 0))
     state, seen = step(state, {}, batch, np.float32(0.1))
-    # The first step of rmsprop is the sign of the gradient: 0.1 * 0.5 down for the judge.
-    assert state["params"]["judge"]["w"] == pytest.approx(1.95)
-    assert state["params"]["maker"]["w"] == pytest.approx(1.1)
-    assert seen["loss_judge"] == pytest.approx(1.0) and seen["grad_norm_judge"] == pytest.approx(2)
-    assert seen["loss"] == seen["loss_maker"] == pytest.approx((1 - 3 * 1.95) ** 2)  # moved judge
-    assert seen["grad_norm"] == seen["grad_norm_maker"] == pytest.approx(2 * (3 * 1.95 - 1))
+    # The first step of rmsprop is the sign of the gradient: 0.1 * 0.5 down for the first one.
+    assert state["params"]["first"]["w"] == pytest.approx(1.95)
+    assert state["params"]["second"]["w"] == pytest.approx(1.1)
+    assert seen["loss_first"] == pytest.approx(1.0)
+    assert seen["grad_norm_first"] == pytest.approx(2)
+    assert seen["loss"] == seen["loss_second"] == pytest.approx((1 - 3 * 1.95) ** 2)  # updated
+    assert seen["grad_norm"] == seen["grad_norm_second"] == pytest.approx(2 * (3 * 1.95 - 1))
     assert seen["own"] != seen["noise"]  # each draws its own random numbers
-    assert state["ema"].keys() == {"maker"} and state["opt_state"].keys() == {"judge", "maker"}
+    assert state["ema"].keys() == {"second"} and state["opt_state"].keys() == {"first", "second"}
 
 
-def test_one_player_that_is_not_finite_holds_all_back():
-    stage = game(lambda p: jnp.log(p["maker"]["w"] - 1.0) * p["judge"]["w"])
+def test_one_trainee_that_is_not_finite_stops_all_updates():
+    stage = two_trainees(lambda p: jnp.log(p["second"]["w"] - 1.0) * p["first"]["w"])
     start = fresh_state(stage, PLAIN, jax.random.key(0))
     step = jax.jit(make_step(stage, PLAIN, 0))
     state, seen = step(start, {}, Batch(hr=(np.zeros((1, 1)),)), np.float32(0.1))

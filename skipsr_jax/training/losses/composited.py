@@ -1,9 +1,11 @@
-"""What one step shows: latents decoded and composed with the input, to look at and to compare.
+"""The composited output of training: kept patches decoded, skipped ones from the upscaled input.
 
-Skipped patches have the latent of the input, and show the upscaled input itself, as in inference.
+In latents skipped patches have the latent of the upscaled input. Inference composites with a ramp
+of ``pixels.feather`` pixels at the seams and fixes colours (``skipsr_jax.pixels``); losses and
+previews do neither, so that each pixel belongs to one of the two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,73 +13,39 @@ import numpy as np
 from jax import Array
 
 from skipsr_jax.data.batch import Batch
-from skipsr_jax.diffusion.schedule import TERMINAL
-from skipsr_jax.models.dit import DiT
-from skipsr_jax.models.params import Params, bind
+from skipsr_jax.geometry import PATCH
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.training.frozen_vae import encode, latent_shape
-from skipsr_jax.training.losses.flow import (
-    Latents,
-    clean_latents,
-    kept_patches,
-    noise_like,
-    noised_condition,
-    predict,
-)
-from skipsr_jax.training.losses.pixels import patches_to_pixels, psnr, signed, unsigned, upscaled
-from skipsr_jax.training.stage import Metrics, Preview
-from skipsr_jax.training.stages.vae import decode, reconstruction_loss
+from skipsr_jax.training.losses.reconstruction import decode, reconstruction_loss
+from skipsr_jax.training.packed import Latents, kept_patches
+from skipsr_jax.training.pixels import patches_to_pixels, psnr, signed, upscaled
+from skipsr_jax.training.stage import Metrics
 from skipsr_jax.types import Bool, Float
 
 
-def compose(
+def composite(
     vae: VAE,
-    x0: Float[Array, "s t v u c"],
-    low: Float[Array, "s t v u c"],
-    keep: Bool[Array, "s t r q"],
-    given: Float[Array, "s f h w 3"],
-) -> tuple[Float[Array, "s f h w 3"], Bool[Array, "s f h w 1"]]:
-    """The one-step result as inference shows it, in about [-1, 1], and the pixels of kept patches.
+    x0: Float[Array, "samples t h8 w8 c"],
+    lr_latents: Float[Array, "samples t h8 w8 c"],
+    keep: Bool[Array, "samples t r q"],
+    upscaled_input: Float[Array, "samples f h w 3"],
+) -> tuple[Float[Array, "samples f h w 3"], Bool[Array, "samples f h w 1"]]:
+    """The composited output in about [-1, 1], and which pixels are of kept patches.
 
-    Skipped patches have the latent of the input, and show the upscaled input ``given`` itself.
+    Args:
+      vae: with its parameters.
+      x0: the transformer's clean latents; read in kept patches only.
+      lr_latents: of the upscaled input.
+      keep: the keep mask.
+      upscaled_input: in [-1, 1].
     """
-    token = jnp.repeat(jnp.repeat(keep, 2, axis=2), 2, axis=3)[..., None]
-    latent = jnp.where(token, x0, low) / vae.config.scaling_factor
-    inside = patches_to_pixels(keep)
-    return jnp.where(inside, decode(vae, latent, given), given), inside
+    kept_latents = jnp.repeat(jnp.repeat(keep, PATCH, axis=2), PATCH, axis=3)[..., None]
+    latents = jnp.where(kept_latents, x0, lr_latents) / vae.config.scaling_factor
+    kept_pixels = patches_to_pixels(keep)
+    frames = decode(vae, latents, upscaled_input)
+    return jnp.where(kept_pixels, frames, upscaled_input), kept_pixels
 
 
-def one_step_preview(
-    module: DiT, vae: VAE, condition_noise: float
-) -> Callable[[Params, Params, Batch, Array], Preview]:
-    """The preview of a stage with parameters ``dit`` and ``text``: one step from pure noise."""
-
-    def encoded(frozen: Params, given: Array, key: Array) -> Array:
-        return encode(vae, frozen["vae"], given, jax.random.normal(key, latent_shape(vae, given)))
-
-    def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
-        posterior, noise, level = jax.random.split(key, 3)
-        pairs = zip(batch.hr, batch.lr, strict=True)
-        given = [upscaled(small, truth.shape[2:4]) for truth, small in pairs]
-        low = tuple(
-            encoded(frozen, x, jax.random.fold_in(posterior, i)) for i, x in enumerate(given)
-        )
-        start, plan = noise_like(low, noise), batch.plan
-        timestep = jnp.full(plan.text_length.shape, TERMINAL)
-        seen = noised_condition(low, condition_noise, level)
-        dit = bind(module, params["dit"])
-        predicted = predict(dit, params["text"], start, seen, timestep, batch)
-        x0, keep = clean_latents(predicted, start, timestep, plan), kept_patches(plan, low)
-        decoder = bind(vae, frozen["vae"])
-        frames = [
-            unsigned(compose(decoder, *part)[0]) for part in zip(x0, low, keep, given, strict=True)
-        ]
-        return Preview(tuple(frames), keep)
-
-    return preview
-
-
-def shown_loss(
+def composited_loss(
     decoder: VAE,
     x0: Latents,
     batch: Batch,
@@ -85,45 +53,50 @@ def shown_loss(
     gradient: float,
     frequency: float,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """``pixel_loss`` of the first samples of each shape, decoded: the mean over their pixels.
+    """``pixel_loss`` of the composited output of the first samples of each shape.
 
-    ``counts``: how many samples of each shape; with none at all the loss is 0, without metrics.
+    ``batch`` has latents. ``counts``: how many samples of each shape are decoded; with none at all
+    the loss is 0, without metrics. Shapes count by their pixels.
     """
     keep = kept_patches(batch.plan, x0)
-    losses, shares = [], []
-    for x, low, kept, truth, small, count in zip(
+    losses, pixels = [], []
+    for x, lr_latents, kept, hr, lr, count in zip(
         x0, batch.lr_latents, keep, batch.hr, batch.lr, counts, strict=True
     ):
         if count:
-            truth = signed(truth[:count])
-            given = upscaled(small[:count], truth.shape[2:4])
-            shown, inside = compose(decoder, x[:count], low[:count], kept[:count], given)
-            losses.append(pixel_loss(shown, inside, given, truth, gradient, frequency))
-            shares.append(truth.size)
+            truth = signed(hr[:count])
+            upscaled_input = upscaled(lr[:count], truth.shape[2:4])
+            frames, kept_pixels = composite(
+                decoder, x[:count], lr_latents[:count], kept[:count], upscaled_input
+            )
+            losses.append(
+                pixel_loss(frames, kept_pixels, upscaled_input, truth, gradient, frequency)
+            )
+            pixels.append(truth.size)
     if not losses:
         return jnp.zeros(()), {}
     return jax.tree.map(
-        lambda *parts: jnp.average(jnp.stack(parts), weights=np.array(shares)), *losses
+        lambda *parts: jnp.average(jnp.stack(parts), weights=np.array(pixels)), *losses
     )
 
 
 def pixel_loss(
-    frames: Float[Array, "s f h w 3"],
-    inside: Bool[Array, "s f h w 1"],
-    given: Float[Array, "s f h w 3"],
-    truth: Float[Array, "s f h w 3"],
+    frames: Float[Array, "samples f h w 3"],
+    kept_pixels: Bool[Array, "samples f h w 1"],
+    upscaled_input: Float[Array, "samples f h w 3"],
+    truth: Float[Array, "samples f h w 3"],
     gradient: float,
     frequency: float,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """What the kept patches of a ``compose``d result show, against the true clip.
+    """The reconstruction loss of a composited output within its kept patches, and PSNR.
 
-    ``gradient``, ``frequency``: weights of the parts, as in stage vae.
+    ``gradient``, ``frequency``: weights of two parts of the loss (``losses.reconstruction``).
     """
-    error = jnp.where(inside, frames - truth, 0.0)
+    error = jnp.where(kept_pixels, frames - truth, 0.0)
     total, parts = reconstruction_loss(error, gradient, frequency)
     return total, parts | {
         "psnr": psnr(frames, truth).mean(),
-        "psnr_upscaled": psnr(given, truth).mean(),
-        "psnr_kept": psnr(frames, truth, inside).mean(),
-        "psnr_kept_upscaled": psnr(given, truth, inside).mean(),
+        "psnr_upscaled": psnr(upscaled_input, truth).mean(),
+        "psnr_kept": psnr(frames, truth, kept_pixels).mean(),
+        "psnr_kept_upscaled": psnr(upscaled_input, truth, kept_pixels).mean(),
     }

@@ -23,7 +23,7 @@ Pairing = Literal["relativistic", "non_saturating"]
 def discriminator_loss(
     real: Float[Array, "b k"], fake: Float[Array, "b k"], pairing: Pairing
 ) -> Float[Array, ""]:
-    """L_D, mean over the samples."""
+    """L_D, the mean over the samples."""
     if pairing == "relativistic":
         return jax.nn.softplus(fake - real).mean()
     return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
@@ -32,16 +32,16 @@ def discriminator_loss(
 def generator_loss(
     real: Float[Array, "b k"], fake: Float[Array, "b k"], pairing: Pairing
 ) -> Float[Array, ""]:
-    """L_G, mean over the samples; ``real`` plays a part in the relativistic one only."""
+    """L_G, the mean over the samples. The non-saturating loss does not read ``real``."""
     return jax.nn.softplus(real - fake if pairing == "relativistic" else -fake).mean()
 
 
 def perturbation_penalty(
     logits: Float[Array, "b k"], perturbed: Float[Array, "b k"]
 ) -> Float[Array, ""]:
-    """|D(x) - D(x + sigma eps)|^2, mean over the samples.
+    """|D(x) - D(x + sigma eps)|^2, the mean over the samples.
 
-    Stands for R1 on true and R2 on generated samples, whose gradient of a gradient is out of reach
-    for networks of this size (APT, equation 9; SeedVR2, equation 3).
+    An approximation of R1 on true samples and of R2 on generated ones, whose second-order gradient
+    is too expensive for networks of this size (APT, equation 9; SeedVR2, equation 3).
     """
     return jnp.square(logits - perturbed).mean()

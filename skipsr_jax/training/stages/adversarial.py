@@ -2,19 +2,21 @@
 
 Adversarial post-training, APT (Lin et al. 2025, arXiv 2501.08316), in the form that SeedVR2 gave it
 for restoration (arXiv 2506.05301): the generator goes from pure noise to the clean latent in one
-step; the discriminator, the same transformer with heads, sees a true or a generated latent without
-noise, the condition, and a random timestep. In each step it learns first, then the generator does.
+step; the discriminator, the same transformer with heads, takes a true or a generated latent without
+noise, the condition, and a random timestep. In each step the discriminator is updated first, then
+the generator.
 
   discriminator:  L_D(r, g) + r1 |D(x) - D(x + sigma eps)|^2 + r2 |D(y) - D(y + sigma eps)|^2
   generator:      adversarial L_G(r, g) + features |F(y) - F(x)| + latent |y - x| + pixels
 
 with x the true latent, y the generated one, r = D(x), g = D(y), F the discriminator's tokens at
-the depths of its heads, L_D and L_G as in ``training.gan``. Invariant: all of it, the pixel loss
-aside, is on kept tokens; what skipped ones hold plays no part.
+the depths of its heads, L_D and L_G as in ``losses.gan``. Invariant: everything but the pixel loss
+is computed on kept tokens; what skipped ones hold has no effect.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.config import require, to_json
+from skipsr_jax.config import require, require_between, to_json
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import shift_timestep
@@ -34,52 +36,48 @@ from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.tokens.patches import join_channels
 from skipsr_jax.training.frozen_vae import coding_flops, load_vae, with_latents
-from skipsr_jax.training.losses.composited import one_step_preview, shown_loss
-from skipsr_jax.training.losses.flow import (
-    TEXTS,
-    Latents,
-    TokenChoice,
-    by_pack,
-    clean_latents,
-    condition_tokens,
-    kept_tokens,
-    mean_over_kept,
-    noise_like,
-    noised_condition,
-    of_tokens,
-    predict,
-    skip_percent,
-    texts,
-)
+from skipsr_jax.training.losses.composited import composited_loss
+from skipsr_jax.training.losses.flow import condition_tokens, one_step, text_tokens
 from skipsr_jax.training.losses.gan import (
     Pairing,
     discriminator_loss,
     generator_loss,
     perturbation_penalty,
 )
-from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Metrics, Player, Stage, buffers, recipe_of
-from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
+from skipsr_jax.training.packed import (
+    Latents,
+    by_pack,
+    kept_tokens,
+    mean_over_kept,
+    of_tokens,
+    skip_percent,
+)
+from skipsr_jax.training.previews import one_step_preview
+from skipsr_jax.training.settings import Settings, TokenSettings
+from skipsr_jax.training.stage import Metrics, Stage, Trainee, buffers, recipe_of
+from skipsr_jax.training.transformer import TEXTS, abstract_dit, fresh_params
 from skipsr_jax.types import Float
 
 DISTANCES = {"l1": jnp.abs, "l2": jnp.square}
 
 
 @dataclasses.dataclass(frozen=True)
-class AdversarialLoss(TokenChoice):
-    """The game and its weights, on the tokens that ``TokenChoice`` takes.
+class AdversarialLoss(TokenSettings):
+    """The section ``loss``: the two losses and their weights.
+
+    They act on the tokens that ``TokenSettings`` selects.
 
     Attributes:
-      pairing: of true and generated samples, see ``training.gan``.
-      depths: layers after which a head of the discriminator looks, rising.
+      pairing: of true and generated samples, see ``losses.gan``.
+      depths: layers after which a head of the discriminator reads the tokens, rising.
       discriminator_rate: its learning rate, as a factor on the generator's.
       shift_image, shift_video: factors that move its timesteps, else uniform, towards noise.
       r1, r2: weights of the penalties on true and on generated samples; 0: not computed.
       sigma_image, sigma_video: standard deviation of their perturbation of the latent.
       adversarial, features, latent: weights of the parts of the generator's loss.
       feature_distance: how features are compared, "l1" or "l2".
-      pixel_weight, pixel_samples, gradient, frequency: the pixel loss, as in stage sr.
-      condition_noise: level of the noise on the condition, up to 1.
+      pixel_weight, pixel_samples, gradient, frequency: the pixel loss, as in stage ``sr``.
+      condition_noise: level of the noise on the condition, 0 to 1.
       train_text: whether the texts are trained too, or stay as ``init_from`` has them.
     """
 
@@ -105,133 +103,132 @@ class AdversarialLoss(TokenChoice):
 
     def __post_init__(self):
         super().__post_init__()
-        rate = self.discriminator_rate
-        require(0 <= rate <= 1000, "discriminator_rate", rate, "from 0 to 1000")
-        weights = ("r1", "r2", "adversarial", "features", "latent", "pixel_weight")
-        for name in (*weights, "sigma_image", "sigma_video", "pixel_samples"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("gradient", "frequency"):
+        require_between("discriminator_rate", self.discriminator_rate, 0, 1000)
+        weights = ("r1", "r2", "adversarial", "features", "latent", "pixel_weight", "gradient")
+        for name in (*weights, "frequency", "sigma_image", "sigma_video", "pixel_samples"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("shift_image", "shift_video"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0 (1: no shift)")
-        level = self.condition_noise
-        require(0 <= level <= 1, "condition_noise", level, "from 0 to 1")
+        require_between("condition_noise", self.condition_noise, 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Game:
-    """Both losses, from latents on. ``generator`` and ``judge`` are modules without numbers."""
+class GanLosses:
+    """The losses of discriminator and generator, as functions of latents.
 
-    weight: AdversarialLoss
+    ``generator`` and ``discriminator`` are modules as shapes; every ``batch`` has latents.
+    """
+
+    config: AdversarialLoss
     generator: DiT
-    judge: Discriminator
+    discriminator: Discriminator
 
-    def generate(
+    def _generate(
         self, params: Params, batch: Batch, key: Array
-    ) -> tuple[Latents, Float[Array, "b n y"]]:
-        """The latents after one step from pure noise, and the tokens of the condition.
-
-        Latents are right where tokens are kept, and noise elsewhere.
-        """
+    ) -> tuple[Latents, Float[Array, "b n condition_i"]]:
+        """The latents after one step from pure noise, and the tokens of the condition."""
         noise, level = jax.random.split(key)
-        low, plan = batch.lr_latents, batch.plan
-        start = noise_like(low, noise)
-        seen = noised_condition(low, self.weight.condition_noise, level)
-        timestep = jnp.full(plan.text_length.shape, TERMINAL)
         dit = bind(self.generator, params["dit"])
-        predicted = predict(dit, params["text"], start, seen, timestep, batch)
-        return clean_latents(predicted, start, timestep, plan), condition_tokens(seen, plan)
+        generated, conditions = one_step(
+            dit, params["text"], batch.lr_latents, batch, self.config.condition_noise,
+            (noise, level),
+        )  # fmt: skip
+        return generated, condition_tokens(conditions, batch.plan)
 
     def _timesteps(self, batch: Batch, key: Array) -> Float[Array, "b k"]:
-        """For the discriminator: uniform, shifted (APT, equations 6 and 7)."""
-        factor = _by_kind(batch, self.weight.shift_image, self.weight.shift_video)
+        """Timesteps for the discriminator: uniform, then shifted (APT, equations 6 and 7)."""
+        factor = _by_kind(batch, self.config.shift_image, self.config.shift_video)
         uniform = jax.random.uniform(key, batch.negative.shape)
         return shift_timestep(uniform * TERMINAL, factor)
 
-    def discriminator_loss(
+    def of_discriminator(
         self, params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        """How badly the discriminator tells true from generated, and the two penalties.
-
-        ``batch``: with latents.
-        """
-        weight, plan = self.weight, batch.plan
-        play, times, noise = jax.random.split(key, 3)
-        generated, conditions = self.generate(params, batch, play)
-        judge = bind(self.judge, params["discriminator"])
+        """How badly the discriminator separates true from generated samples, and its penalties."""
+        config, plan = self.config, batch.plan
+        generation, times, noise = jax.random.split(key, 3)
+        generated, conditions = self._generate(params, batch, generation)
+        discriminator = bind(self.discriminator, params["discriminator"])
         timestep = self._timesteps(batch, times)
-        text = texts(params["text"], batch.negative)
+        text = text_tokens(params["text"], batch.negative)
 
-        def look(tokens: Float[Array, "b n x"]) -> Float[Array, "b k"]:
-            return judge(join_channels(tokens, conditions), text, timestep, plan)[0]
+        def logits(tokens: Float[Array, "b n noisy_i"]) -> Float[Array, "b k"]:
+            return discriminator(join_channels(tokens, conditions), text, timestep, plan)[0]
 
-        shown = [kept_tokens(batch.hr_latents, plan), kept_tokens(generated, plan)]
-        sigma = _by_kind(batch, weight.sigma_image, weight.sigma_video)
+        inputs = [kept_tokens(batch.hr_latents, plan), kept_tokens(generated, plan)]
+        sigma = _by_kind(batch, config.sigma_image, config.sigma_video)
         sigma = of_tokens(sigma, plan)[..., None]
-        penalties = {"r1": weight.r1, "r2": weight.r2}
-        perturbed = {name: i for i, (name, value) in enumerate(penalties.items()) if value}
+        penalties = {"r1": config.r1, "r2": config.r2}
+        perturbed = {name: i for i, (name, weight) in enumerate(penalties.items()) if weight}
         for k, i in zip(jax.random.split(noise, 2), perturbed.values(), strict=False):
-            shown.append(shown[i] + sigma * jax.random.normal(k, shown[i].shape))
-        # One after the other, in one compiled pass.
-        real, fake, *others = jax.lax.map(look, jnp.stack(shown))
+            inputs.append(inputs[i] + sigma * jax.random.normal(k, inputs[i].shape))
+        # A map, so that one compiled pass serves all inputs, in the memory of one.
+        with jax.named_scope("discriminator"):
+            real, fake, *others = jax.lax.map(logits, jnp.stack(inputs))
 
-        total = discriminator_loss(real, fake, weight.pairing)
+        total = discriminator_loss(real, fake, config.pairing)
         metrics = {
             "discriminator": total,
             "logit_real": real.mean(),
             "logit_fake": fake.mean(),
             "told_apart_percent": 100 * jnp.mean(real > fake),
         }
-        for (name, i), logits in zip(perturbed.items(), others, strict=True):
-            metrics[name] = perturbation_penalty((real, fake)[i], logits)
+        for (name, i), other in zip(perturbed.items(), others, strict=True):
+            metrics[name] = perturbation_penalty((real, fake)[i], other)
             total = total + penalties[name] * metrics[name]
         return total, metrics
 
-    def generator_loss(
+    def of_generator(
         self, params: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics, Latents]:
-        """What the discriminator and the true latents say of the generated ones, and the latter."""
-        weight, plan = self.weight, batch.plan
-        play, times = jax.random.split(key)
-        generated, conditions = self.generate(params, batch, play)
-        judge = bind(self.judge, params["discriminator"])
+        """The generator's loss without the pixel loss, its parts, and the generated latents."""
+        config, plan = self.config, batch.plan
+        generation, times = jax.random.split(key)
+        generated, conditions = self._generate(params, batch, generation)
+        discriminator = bind(self.discriminator, params["discriminator"])
         timestep = self._timesteps(batch, times)
-        text = jax.lax.stop_gradient(texts(params["text"], batch.negative))
+        text = jax.lax.stop_gradient(text_tokens(params["text"], batch.negative))
 
-        def look(tokens: Float[Array, "b n x"]) -> tuple[Array, list[Array]]:
-            return judge(join_channels(tokens, conditions), text, timestep, plan)
+        def discriminate(tokens: Float[Array, "b n noisy_i"]) -> tuple[Array, list[Array]]:
+            with jax.named_scope("discriminator"):
+                return discriminator(join_channels(tokens, conditions), text, timestep, plan)
 
         x, y = kept_tokens(batch.hr_latents, plan), kept_tokens(generated, plan)
-        fake, seen = look(y)
-        real, wanted = look(x)
-        distance = DISTANCES[weight.feature_distance]
+        fake, fake_features = discriminate(y)
+        real, real_features = discriminate(x)
+        distance = DISTANCES[config.feature_distance]
         parts = {
-            "adversarial": generator_loss(real, fake, weight.pairing),
+            "adversarial": generator_loss(real, fake, config.pairing),
             "features": sum(
                 mean_over_kept(distance(a.astype(jnp.float32) - b.astype(jnp.float32)), plan)
-                for a, b in zip(seen, wanted, strict=True)
+                for a, b in zip(fake_features, real_features, strict=True)
             )
-            / len(seen),
+            / len(fake_features),
             "latent": mean_over_kept(jnp.abs(y - x), plan),
         }
-        total = sum(getattr(weight, name) * part for name, part in parts.items())
+        total = sum(getattr(config, name) * part for name, part in parts.items())
         return total, parts | {"skip_percent": skip_percent(plan, batch.hr_latents)}, generated
 
 
 def _by_kind(batch: Batch, image: float, video: float) -> Float[Array, "b k"]:
-    """One of the two numbers for each sample: pictures have one frame."""
+    """``image`` for samples of one frame, ``video`` for the others."""
     numbers = [jnp.full(len(x), image if x.shape[1] == 1 else video) for x in batch.hr_latents]
     return by_pack(numbers, len(batch.negative))
 
 
-def _modules(settings: Settings, config: DiTConfig) -> tuple[DiT, Discriminator]:
-    dtype, depths = jnp.dtype(settings.dtype), settings.loss.depths
-    generator = abstract_dit(config, dtype)
+def gan_losses(settings: Settings, config: DiTConfig) -> GanLosses:
+    """The losses for a generator of this config and a discriminator with the same body.
+
+    Raises UserError when the depths of the heads do not fit the transformer.
+    """
+    loss_config, dtype = settings.loss, jnp.dtype(settings.dtype)
     try:
-        judge = abstract(lambda: Discriminator(config, depths, rngs=nnx.Rngs(0), dtype=dtype))
+        discriminator = abstract(
+            lambda: Discriminator(config, loss_config.depths, rngs=nnx.Rngs(0), dtype=dtype)
+        )
     except ValueError as error:
         raise UserError(f"config.loss: {error}") from error
-    return generator, judge
+    return GanLosses(loss_config, abstract_dit(config, dtype), discriminator)
 
 
 def make(
@@ -239,21 +236,20 @@ def make(
     config: DiTConfig | None = None,
     autoencoder: tuple[VAE, Params] | None = None,
 ) -> Stage:
-    """The stage. ``config`` and ``autoencoder``: as stage ``sr``.
+    """Returns the stage; ``config`` and ``autoencoder`` are as in stage ``sr``.
 
     The discriminator's body begins as a copy of the generator, whatever that begins as. Raises
     UserError when its depths do not fit the transformer.
     """
     config = config or settings.transformer
-    weight: AdversarialLoss = settings.loss
-    generator, judge = _modules(settings, config)
+    loss_config: AdversarialLoss = settings.loss
+    losses = gan_losses(settings, config)
     vae, frozen_params = autoencoder or load_vae(settings)
-    game = Game(weight, generator, judge)
 
     def init(key: Array) -> Params:
         own, model = jax.random.split(key)
-        fresh = to_dict(Discriminator(config, weight.depths, rngs=nnx.Rngs(own)))
-        return fresh_params(model, config, weight.text_lengths) | {"discriminator": fresh}
+        fresh = to_dict(Discriminator(config, loss_config.depths, rngs=nnx.Rngs(own)))
+        return fresh_params(model, config, loss_config.text_lengths) | {"discriminator": fresh}
 
     def begin(params: Params) -> Params:
         heads = params["discriminator"]
@@ -263,51 +259,56 @@ def make(
     def of_discriminator(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        return game.discriminator_loss(params, batch, key)
+        return losses.of_discriminator(params, batch, key)
 
     def of_generator(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        total, metrics, x0 = game.generator_loss(params, batch, key)
-        if weight.pixel_weight:
-            counts = [min(weight.pixel_samples, len(x)) for x in x0]
-            kinds = (weight.gradient, weight.frequency)
-            pixel, seen = shown_loss(bind(vae, frozen["vae"]), x0, batch, counts, *kinds)
-            total, metrics = total + weight.pixel_weight * pixel, metrics | seen
+        total, metrics, x0 = losses.of_generator(params, batch, key)
+        if loss_config.pixel_weight:
+            counts = [min(loss_config.pixel_samples, len(x)) for x in x0]
+            weights = (loss_config.gradient, loss_config.frequency)
+            pixel, parts = composited_loss(bind(vae, frozen["vae"]), x0, batch, counts, *weights)
+            total, metrics = total + loss_config.pixel_weight * pixel, metrics | parts
         return total, metrics
 
     return Stage(
         init=init,
         loss=of_generator,
         frozen=frozen_params,
-        fixed=buffers(generator, "dit")
-        | buffers(judge, "discriminator")
-        | (frozenset() if weight.train_text else TEXTS),
-        recipe=recipe_of(settings, masks=True, packing=weight.packing),
+        fixed=buffers(losses.generator, "dit")
+        | buffers(losses.discriminator, "discriminator")
+        | (frozenset() if loss_config.train_text else TEXTS),
+        recipe=recipe_of(settings, masks=True, packing=loss_config.packing),
         config={"dit": to_json(config)},
         prepare=functools.partial(with_latents, vae),
-        players=(
-            Player(
-                "discriminator", ("discriminator",), of_discriminator, weight.discriminator_rate
+        trainees=(
+            Trainee(
+                "discriminator", ("discriminator",), of_discriminator,
+                loss_config.discriminator_rate,
             ),
-            Player("generator", ("dit", "text"), of_generator),
+            Trainee("generator", ("dit", "text"), of_generator),
         ),
-        helpers=frozenset({"discriminator"}),
+        auxiliary=frozenset({"discriminator"}),
         begin=begin,
-        preview=one_step_preview(generator, vae, weight.condition_noise),
-        flops=_flops(weight, config, vae, settings.optimizer.accumulate),
-    )
+        preview=one_step_preview(losses.generator, vae, loss_config.condition_noise),
+        flops=_flops(loss_config, config, vae, settings.optimizer.accumulate),
+    )  # fmt: skip
 
 
-def _flops(weight: AdversarialLoss, config: DiTConfig, vae: VAE, parts: int):
-    """Operations of a step; the heads, a small share, are not counted."""
-    coding, judged = coding_flops(vae), weight.depths[-1] / config.layers
-    looks = 2 + bool(weight.r1) + bool(weight.r2)
-    of_discriminator = 1 + looks * (1 + BACKWARD) * judged
-    of_generator = 1 + BACKWARD + (2 + BACKWARD_FROZEN) * judged
+def _flops(
+    loss_config: AdversarialLoss, config: DiTConfig, vae: VAE, micro: int
+) -> Callable[[Batch], float]:
+    """Counts the operations of a step of ``micro`` micro-batches, without the few of the heads."""
+    coding, body = coding_flops(vae), loss_config.depths[-1] / config.layers
+    inputs = 2 + bool(loss_config.r1) + bool(loss_config.r2)
+    of_discriminator = 1 + inputs * (1 + BACKWARD) * body
+    of_generator = 1 + BACKWARD + (2 + BACKWARD_FROZEN) * body
 
     def decoded(samples: int) -> int:
-        return min(weight.pixel_samples, samples // parts) * parts * bool(weight.pixel_weight)
+        if not loss_config.pixel_weight:
+            return 0
+        return min(loss_config.pixel_samples, samples // micro) * micro
 
     def flops(batch: Batch) -> float:
         transformers = (of_discriminator + of_generator) * dit_flops(config, batch.plan).total

@@ -1,12 +1,12 @@
-"""Stage ``distill``: fewer and fewer steps, down to one (Salimans & Ho 2022; paper section 4.2).
+"""Stage ``distill``: progressive distillation to one step (Salimans & Ho 2022; paper section 4.2).
 
 A run has phases. In a phase with n student steps the student, at a random one of them, learns to do
-in one Euler step what the teacher does in two of half its length, on the kept tokens alone. The
-phase over, the student's moving average is the next teacher, and student, average and optimizer
-start anew from it. The first teacher may be guided (Ho & Salimans 2022): the student needs the
-positive text only.
+in one Euler step what the teacher does in two of half its length, on the kept tokens alone. At the
+end of a phase the student's moving average becomes the next teacher, and student, average and
+optimizer start anew from it. The first teacher may have classifier-free guidance (Ho & Salimans
+2022); the student takes the positive text only.
 
-The teacher and the number of the phase lie among the parameters, so a checkpoint has them; one
+The teacher and the number of the phase are among the parameters, so a checkpoint has them, and one
 compiled step serves all phases.
 """
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from skipsr_jax.config import require, to_json
+from skipsr_jax.config import require, require_between, to_json
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.distillation import student_timesteps, two_step_velocity
@@ -30,39 +30,37 @@ from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops
 from skipsr_jax.models.params import Params, bind, flatten, unflatten
 from skipsr_jax.models.vae import VAE
+from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.training.frozen_vae import coding_flops, load_vae, with_latents
-from skipsr_jax.training.losses.composited import one_step_preview
 from skipsr_jax.training.losses.flow import (
-    TEXTS,
-    TokenChoice,
     condition_tokens,
-    kept_tokens,
-    mean_over_kept,
     noise_like,
     noised_condition,
     noisy_latents,
-    of_tokens,
     predict_tokens,
-    skip_percent,
-    texts,
+    text_tokens,
 )
-from skipsr_jax.training.settings import Settings
-from skipsr_jax.training.stage import Metrics, Player, Stage, buffers, recipe_of
-from skipsr_jax.training.stages.sr import abstract_dit, fresh_params
-from skipsr_jax.types import DType, Float
+from skipsr_jax.training.packed import kept_tokens, mean_over_kept, of_tokens, skip_percent
+from skipsr_jax.training.previews import one_step_preview
+from skipsr_jax.training.settings import Settings, TokenSettings
+from skipsr_jax.training.stage import Metrics, Stage, Trainee, buffers, recipe_of
+from skipsr_jax.training.transformer import TEXTS, abstract_dit, fresh_params
+from skipsr_jax.types import Bool, DType, Float
 
 
 @dataclasses.dataclass(frozen=True)
-class DistillLoss(TokenChoice):
-    """The phases and what is matched in them, on the tokens that ``TokenChoice`` takes.
+class DistillLoss(TokenSettings):
+    """The section ``loss``: the phases, and what is matched in them.
+
+    It acts on the tokens that ``TokenSettings`` selects.
 
     Attributes:
       schedule: (steps of the student, optimizer steps) of each phase; a student has half the steps
         of the one before. The first teacher has twice the steps of the first student.
-      matching: "v" compares velocities, "x0" the clean latents that they point to: the same, with
-        the square of the noise's share as weight.
-      guidance, rescale: of the first teacher, with the two texts; 1 is none.
-      condition_noise: level of the noise on the condition, up to 1.
+      matching: "v" compares velocities, "x0" the clean latents that they point to: the same error
+        with weight (timestep / 1000)^2.
+      guidance, rescale: of the first teacher, with the two texts; guidance 1 is none.
+      condition_noise: level of the noise on the condition, 0 to 1.
     """
 
     schedule: tuple[tuple[int, int], ...] = ((2, 500), (1, 1000))
@@ -78,18 +76,18 @@ class DistillLoss(TokenChoice):
         good = good and students[-1] >= 1 and all(steps >= 1 for _, steps in self.schedule)
         rule = "phases (student steps, optimizer steps >= 1), each student with half the steps of"
         require(bool(good), "schedule", self.schedule, f"{rule} the one before: ((2, 500), (1, 9))")
-        require(1 <= self.guidance <= 50, "guidance", self.guidance, "from 1 to 50")
+        require_between("guidance", self.guidance, 1, 50)
         for name in ("rescale", "condition_noise"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
+            require_between(name, getattr(self, name), 0, 1)
 
     @property
     def packing(self) -> Packing:
-        """How the workers make plans."""
+        """How data workers make token plans."""
         return dataclasses.replace(super().packing, guided=self.guidance != 1)
 
 
 def _teacher_of(student: Params, dtype: DType, fixed: frozenset[str]) -> Params:
-    """The student's parameters in ``dtype``, in which it is computed; buffers as they are."""
+    """The student's parameters in ``dtype``, the dtype of products; buffers as they are."""
     return unflatten(
         {
             path: x if f"dit/{path}" in fixed else x.astype(dtype)
@@ -112,20 +110,20 @@ def make(
     config: DiTConfig | None = None,
     autoencoder: tuple[VAE, Params] | None = None,
 ) -> Stage:
-    """The stage; ``config`` and ``autoencoder`` as in stage sr.
+    """Returns the stage; ``config`` and ``autoencoder`` are as in stage ``sr``.
 
-    Raises UserError when ``loop.steps`` is not what the phases add up to.
+    Raises UserError when ``loop.steps`` is not the sum of the phases' optimizer steps.
     """
     _check_steps(settings)
     config = config or settings.transformer
-    weight: DistillLoss = settings.loss
+    loss_config: DistillLoss = settings.loss
     vae, frozen_params = autoencoder or load_vae(settings)
     dtype = jnp.dtype(settings.dtype)
     module = abstract_dit(config, dtype)
     fixed = buffers(module, "dit")
 
     def init(key: Array) -> Params:
-        params = fresh_params(key, config, weight.text_lengths)
+        params = fresh_params(key, config, loss_config.text_lengths)
         return params | {
             "teacher": _teacher_of(params["dit"], dtype, fixed),
             "phase": jnp.int32(-1),
@@ -135,28 +133,33 @@ def make(
         teacher = _teacher_of(params["dit"], dtype, fixed)
         return params | {"teacher": teacher, "phase": params["phase"] + 1}
 
-    def teacher_velocity(params: Params, batch: Batch, conditions: Float[Array, "b n y"]):
-        """(noisy tokens, timestep per sample) -> velocity, guided in the first phase."""
-        teacher, plan = bind(module, params["teacher"]), batch.plan
-        everything = jnp.ones_like(batch.negative)
+    def teacher_velocity(params: Params, batch: Batch, conditions: Float[Array, "b n condition_i"]):
+        """(noisy tokens, timestep of each sample) -> velocity, guided in the first phase."""
+        teacher = bind(module, params["teacher"])
+        all_negative = jnp.ones_like(batch.negative)
 
-        def predict(noisy, timestep):
-            def by(negative, plan):
-                text = texts(params["text"], negative)
-                velocity = predict_tokens(teacher, text, noisy, conditions, timestep, plan)
-                return velocity.astype(jnp.float32)
+        def velocity(
+            noisy: Float[Array, "b n noisy_i"],
+            timestep: Float[Array, "b k"],
+            is_negative: Bool[Array, "b k"],
+            plan: TokenPlan,
+        ) -> Float[Array, "b n o"]:
+            text = text_tokens(params["text"], is_negative)
+            predicted = predict_tokens(teacher, text, noisy, conditions, timestep, plan)
+            return predicted.astype(jnp.float32)
 
-            positive = by(~everything, plan)
-            if weight.guidance == 1:
+        def guided(noisy: Float[Array, "b n noisy_i"], timestep: Float[Array, "b k"]):
+            positive = velocity(noisy, timestep, ~all_negative, batch.plan)
+            if loss_config.guidance == 1:
                 return positive
             negative = jax.lax.cond(
                 params["phase"] == 0,
-                lambda: by(everything, batch.negative_plan),
-                lambda: positive,  # no guidance: what is combined is equal
+                lambda: velocity(noisy, timestep, all_negative, batch.negative_plan),
+                lambda: positive,  # guidance between two equal velocities changes nothing
             )
-            return apply_guidance(positive, negative, weight.guidance, weight.rescale)
+            return apply_guidance(positive, negative, loss_config.guidance, loss_config.rescale)
 
-        return predict
+        return guided
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
@@ -164,21 +167,22 @@ def make(
         plan = batch.plan
         times, noise, level = jax.random.split(key, 3)
         clean, samples = batch.hr_latents, plan.text_length.shape
-        steps = jnp.asarray([student for student, _ in weight.schedule])[params["phase"]]
+        steps = jnp.asarray([student for student, _ in loss_config.schedule])[params["phase"]]
         timestep = student_timesteps(times, plan.text_length.size, steps).reshape(samples)
         noisy = kept_tokens(noisy_latents(clean, noise_like(clean, noise), timestep), plan)
-        seen = noised_condition(batch.lr_latents, weight.condition_noise, level)
-        conditions = condition_tokens(seen, plan)
+        noised = noised_condition(batch.lr_latents, loss_config.condition_noise, level)
+        conditions = condition_tokens(noised, plan)
 
-        teacher = teacher_velocity(params, batch, conditions)
-        target = two_step_velocity(teacher, noisy, timestep, TERMINAL / steps)
+        with jax.named_scope("teacher"):
+            teacher = teacher_velocity(params, batch, conditions)
+            target = two_step_velocity(teacher, noisy, timestep, TERMINAL / steps)
         target = jax.lax.stop_gradient(target)
-        text = texts(params["text"], batch.negative)
+        text = text_tokens(params["text"], batch.negative)
         student = bind(module, params["dit"])
         error = predict_tokens(student, text, noisy, conditions, timestep, plan) - target
         velocity = mean_over_kept(jnp.square(error), plan)
-        share = of_tokens(timestep, plan)[..., None] / TERMINAL
-        clean_error = mean_over_kept(jnp.square(share * error), plan)
+        u = of_tokens(timestep, plan)[..., None] / TERMINAL
+        clean_error = mean_over_kept(jnp.square(u * error), plan)
         metrics = {
             "phase": params["phase"] + 1.0,
             "student_steps": steps * 1.0,
@@ -187,12 +191,12 @@ def make(
             "x0": clean_error,
             "skip_percent": skip_percent(plan, clean),
         }
-        return (velocity if weight.matching == "v" else clean_error), metrics
+        return (velocity if loss_config.matching == "v" else clean_error), metrics
 
     coding = coding_flops(vae)
 
     def flops(batch: Batch) -> float:
-        # Student, and twice the teacher; what guidance adds in the first phase is not counted.
+        # The student, and two steps of the teacher. Guidance in the first phase is not counted.
         return (1 + BACKWARD + 2) * dit_flops(config, batch.plan).total + coding(batch)
 
     return Stage(
@@ -200,13 +204,13 @@ def make(
         loss=loss,
         frozen=frozen_params,
         fixed=fixed | TEXTS,
-        recipe=recipe_of(settings, masks=True, packing=weight.packing),
+        recipe=recipe_of(settings, masks=True, packing=loss_config.packing),
         config={"dit": to_json(config)},
         prepare=functools.partial(with_latents, vae),
-        players=(Player("student", ("dit", "text"), loss),),
-        helpers=frozenset({"teacher", "phase"}),
+        trainees=(Trainee("student", ("dit", "text"), loss),),
+        auxiliary=frozenset({"teacher", "phase"}),
         begin=begin,
-        preview=one_step_preview(module, vae, weight.condition_noise),
+        preview=one_step_preview(module, vae, loss_config.condition_noise),
         flops=flops,
-        phases=tuple(steps for _, steps in weight.schedule),
+        phases=tuple(steps for _, steps in loss_config.schedule),
     )

@@ -1,11 +1,11 @@
-"""Stage ``predictor``: which patches need refinement, learned from the low-quality input.
+"""Stage ``predictor``: trains the mask predictor on the low-quality input.
 
-Binary cross-entropy of the logits against Eq. 1 on the true clip (paper section 4.2, "Skip
-Prediction Model"). True means "needs refinement" throughout. The paper's predictor sees the
-upscaled input's latent, from a frozen autoencoder; the pixel-space one the input itself.
+The loss is the binary cross-entropy of the logits against Eq. 1 on the true clip (paper section
+4.2, "Skip Prediction Model"). True means "needs refinement" throughout. The paper's predictor takes
+the latent of the upscaled input, from a frozen autoencoder; the one on pixels takes the input.
 
-``regression`` adds what the mask does not tell: by how much a patch is above or below tau. A logit
-l stands for an error of about tau * exp(LOG_ERROR_OF_LOGIT * l).
+``regression`` adds a second target, which the mask does not hold: by how much a patch is above or
+below tau. A logit l stands for an error of tau * exp(LOG_ERROR_OF_LOGIT * l).
 """
 
 import dataclasses
@@ -21,12 +21,13 @@ from jax import Array
 from skipsr_jax.config import require, to_json
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.metrics import mask_agreement
 from skipsr_jax.models.flops import BACKWARD, traced_flops, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.predictor import PAPER, TINY, PredictorConfig, make_predictor
 from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.training.frozen_vae import encode, latent_shape, load_vae
-from skipsr_jax.training.losses.pixels import patches_to_pixels, signed, unsigned, upscaled
+from skipsr_jax.training.pixels import patches_to_pixels, signed, unit, upscaled
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Bool, Float
@@ -34,18 +35,20 @@ from skipsr_jax.types import Bool, Float
 PREDICTOR_OF_MODEL = {"tiny": TINY, "seedvr2_3b": PAPER, "seedvr_7b": PAPER}
 
 LOG_ERROR_OF_LOGIT = 0.26
-"""Natural logarithms of the error to one logit. The error that pixels leave open is a factor of
-about exp(0.45) (measured), and a normal distribution of that width looks like this logistic one."""
+"""Change of the error's natural logarithm for one logit. The error that the input leaves open is a
+factor of about exp(0.45) (measured): a normal distribution of that width is close to the logistic
+one of this scale."""
 LARGEST_LOG_ERROR = 4.0
-"""Errors further than this from tau, in natural logarithms, count as this far."""
+"""The error's logarithm, relative to tau, is clipped to plus or minus this."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorLoss:
-    """What is learned, from what.
+    """The section ``loss``.
 
     Attributes:
-      space: ``latent``, the paper's, or ``pixels`` (skipsr_jax.models.predictor).
+      space: what the predictor takes: ``latent``, the paper's, or ``pixels``
+        (skipsr_jax.models.predictor).
       pos_weight: weight of patches that need refinement, against 1 for the others.
       regression: weight of the error's logarithm as a second target; 0: the mask alone.
     """
@@ -59,42 +62,41 @@ class PredictorLoss:
         require(self.regression >= 0, "regression", self.regression, "at least 0")
 
 
-def agreement(logits: Float[Array, "*s"], truth: Bool[Array, "*s"]) -> Metrics:
+def agreement(logits: Float[Array, "..."], truth: Bool[Array, "..."]) -> Metrics:
     """Precision, recall and F1 of kept patches at probability 1/2, F1 of skipped ones, average
     precision of kept patches, and both skip percentages."""
     keep = logits > 0
-    both, kept, true = (jnp.sum(x * 1.0) for x in (keep & truth, keep, truth))
-    neither, skipped, false = (jnp.sum(x * 1.0) for x in (~keep & ~truth, ~keep, ~truth))
     hits = truth.ravel()[jnp.argsort(-logits.ravel())] * 1.0
     precision = jnp.cumsum(hits) / (1.0 + jnp.arange(hits.size))
-    return {
-        "precision": both / jnp.maximum(kept, 1),
-        "recall": both / jnp.maximum(true, 1),
-        "f1": 2 * both / jnp.maximum(kept + true, 1),
-        "f1_skipped": 2 * neither / jnp.maximum(skipped + false, 1),
-        "average_precision": (precision * hits).sum() / jnp.maximum(true, 1),
-        "skip_percent": 100 * skipped / truth.size,
-        "skip_percent_oracle": 100 * false / truth.size,
+    return mask_agreement(keep, truth) | {
+        "f1_skipped": mask_agreement(~keep, ~truth)["f1"],
+        "average_precision": (precision * hits).sum() / jnp.maximum(hits.sum(), 1),
+        "skip_percent": 100 * jnp.sum(~keep * 1.0) / truth.size,
+        "skip_percent_oracle": 100 * jnp.sum(~truth * 1.0) / truth.size,
     }
 
 
 def regression_loss(
-    logits: Float[Array, "*s"], error: Float[Array, "*s"], share: Float[Array, "*s"]
+    logits: Float[Array, "..."], error: Float[Array, "..."], weight: Float[Array, "..."]
 ) -> Float[Array, ""]:
-    """Huber loss of the error's logarithm against the one that the logits stand for."""
-    wanted = jnp.log(jnp.maximum(error, 1e-12) / TAU)
-    wanted = jnp.clip(wanted, -LARGEST_LOG_ERROR, LARGEST_LOG_ERROR)
-    said = jnp.clip(LOG_ERROR_OF_LOGIT * logits, -LARGEST_LOG_ERROR, LARGEST_LOG_ERROR)
-    return (optax.huber_loss(said, wanted, delta=0.5) * share).sum() / share.sum()
+    """Weighted mean Huber loss between the error's logarithm and the one that the logits predict.
+
+    ``error``: the left side of Eq. 1 for each patch.
+    """
+    target = jnp.log(jnp.maximum(error, 1e-12) / TAU)
+    target = jnp.clip(target, -LARGEST_LOG_ERROR, LARGEST_LOG_ERROR)
+    predicted = jnp.clip(LOG_ERROR_OF_LOGIT * logits, -LARGEST_LOG_ERROR, LARGEST_LOG_ERROR)
+    return (optax.huber_loss(predicted, target, delta=0.5) * weight).sum() / weight.sum()
 
 
 def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
-    """The stage. ``config`` stands in for the model's own predictor.
+    """Returns the stage. ``config`` replaces the predictor of ``settings.model``.
 
-    Raises UserError when the space asks for an autoencoder and none is named, or the other way.
+    Raises UserError when the space needs an autoencoder and none is named, or the other way round.
     """
-    weight: PredictorLoss = settings.loss
-    config = dataclasses.replace(config or PREDICTOR_OF_MODEL[settings.model], space=weight.space)
+    loss_config: PredictorLoss = settings.loss
+    config = config or PREDICTOR_OF_MODEL[settings.model]
+    config = dataclasses.replace(config, space=loss_config.space)
     vae, frozen_params = None, {}
     if config.space == "latent":
         vae, frozen_params = load_vae(settings)
@@ -116,34 +118,36 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
             return predictor(lr / 255.0)
         frames = upscaled(lr, hr.shape[2:4])
         noise = jax.random.normal(key, latent_shape(vae, frames))
-        return predictor(encode(vae, frozen["vae"], frames, noise))
+        with jax.named_scope("encode"):
+            latent = encode(vae, frozen["vae"], frames, noise)
+        return predictor(latent)
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
         logits = predicted(params, frozen, batch, key)
         (truth,) = batch.mask
-        share = jnp.where(truth, weight.pos_weight, 1.0)
+        weight = jnp.where(truth, loss_config.pos_weight, 1.0)
         entropy = optax.sigmoid_binary_cross_entropy(logits, truth * 1.0)
-        total, metrics = (entropy * share).sum() / share.sum(), agreement(logits, truth)
-        if weight.regression:
-            regression = regression_loss(logits, batch.error[0], share)
-            total = total + weight.regression * regression
+        total, metrics = (entropy * weight).sum() / weight.sum(), agreement(logits, truth)
+        if loss_config.regression:
+            regression = regression_loss(logits, batch.error[0], weight)
+            total = total + loss_config.regression * regression
             metrics["regression"] = regression
         return total, metrics
 
     def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
-        # Kept patches show the truth: what is lost is what skipping loses.
+        # Kept patches have the true pixels, so that the error is that of skipping alone.
         (hr,), (lr,) = batch.hr, batch.lr
         keep = predicted(params, frozen, batch, key) > 0
-        shown = jnp.where(patches_to_pixels(keep), signed(hr), upscaled(lr, hr.shape[2:4]))
-        return Preview((unsigned(shown),), (keep,))
+        frames = jnp.where(patches_to_pixels(keep), signed(hr), upscaled(lr, hr.shape[2:4]))
+        return Preview((unit(frames),), (keep,))
 
     @functools.cache
     def cost(shape: tuple[int, ...], low: tuple[int, ...]) -> float:
         def own(params: Params, frames: Array) -> Array:
-            seen = frames if vae is None else jnp.zeros(latent_shape(vae, frames))
-            return bind(module, params)(seen)
+            inputs = frames if vae is None else jnp.zeros(latent_shape(vae, frames))
+            return bind(module, params)(inputs)
 
         frames = jax.ShapeDtypeStruct(low if vae is None else shape, jnp.float32)
         learning = (1 + BACKWARD) * traced_flops(own, to_dict(module), frames)

@@ -1,4 +1,4 @@
-"""The stages by name: the type of their ``loss`` section, and how they are made."""
+"""The table of stages: for each name the type of its section ``loss``, and its ``make``."""
 
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
@@ -16,5 +16,5 @@ LOSS_KINDS = {name: kind for name, (kind, _) in STAGES.items()}
 
 
 def make(settings: Settings) -> Stage:
-    """The stage that the settings name, ready to run."""
+    """Returns the stage that ``settings.stage`` names."""
     return STAGES[settings.stage][1](settings)

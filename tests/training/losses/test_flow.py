@@ -11,6 +11,7 @@ from skipsr_jax.diffusion.schedule import TERMINAL, velocity
 from skipsr_jax.models.dit import TINY, DiT
 from skipsr_jax.models.params import abstract
 from skipsr_jax.tokens.plan import build_plan, stack_plans
+from skipsr_jax.training import packed
 from skipsr_jax.training.losses import flow
 from skipsr_jax.training.stages import sr
 
@@ -36,17 +37,17 @@ def latents():
 
 def test_taking_and_putting_back(plan, masks):
     tokens = np.random.default_rng(0).random((4, 2 * 2 * 3, 8)).astype(np.float32)
-    kept = flow.take_kept([jnp.asarray(tokens)], plan)
+    kept = packed.gather_patches([jnp.asarray(tokens)], plan)
     assert np.all(np.asarray(kept)[~plan.valid] == 0)
-    (back,) = flow.put_kept([jnp.zeros_like(tokens)], kept, plan)
+    (back,) = packed.scatter_patches([jnp.zeros_like(tokens)], kept, plan)
     mask = masks.reshape(4, -1, 1)
     np.testing.assert_array_equal(back, np.where(mask, tokens, 0))
 
 
 def test_the_mask_of_a_plan(plan, masks, latents):
-    (kept,) = flow.kept_patches(plan, (jnp.asarray(latents[0]),))
+    (kept,) = packed.kept_patches(plan, (jnp.asarray(latents[0]),))
     np.testing.assert_array_equal(kept, masks)
-    share = flow.skip_percent(plan, (jnp.asarray(latents[0]),))
+    share = packed.skip_percent(plan, (jnp.asarray(latents[0]),))
     assert share == pytest.approx(100 * (1 - masks.mean()), abs=1e-4)
 
 
@@ -54,7 +55,7 @@ def test_a_perfect_prediction_has_no_error_and_gives_the_clean_latent(plan, mask
     clean, end = jnp.asarray(latents)
     timestep = jnp.asarray([[TERMINAL, 100.0], [500.0, 900.0]])
     noisy = flow.noisy_latents((clean,), (end,), timestep)
-    perfect = flow.kept_tokens((velocity(clean, end),), plan)
+    perfect = packed.kept_tokens((velocity(clean, end),), plan)
     assert flow.velocity_error(perfect, (clean,), (end,), plan) == 0
     off = jnp.where(plan.valid[..., None], perfect + 0.5, 7.0)  # padding does not count
     assert flow.velocity_error(off, (clean,), (end,), plan) == pytest.approx(0.25, abs=1e-5)

@@ -1,4 +1,4 @@
-"""The losses of both players against numpy."""
+"""The losses of discriminator and generator against numpy."""
 
 import jax.numpy as jnp
 import numpy as np

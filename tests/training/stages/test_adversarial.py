@@ -1,4 +1,4 @@
-"""The adversarial game at the smallest size; the quick tests play it on latents, without VAE."""
+"""Adversarial post-training at the smallest size; the quick tests run on latents, without VAE."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ from skipsr_jax.models.vae import VAE
 from skipsr_jax.tokens.patches import patchify, unpatchify
 from skipsr_jax.tokens.plan import build_plan
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
-from skipsr_jax.training.stage import Player, Stage
+from skipsr_jax.training.stage import Stage, Trainee
 from skipsr_jax.training.stages import adversarial
 from skipsr_jax.training.stages.adversarial import AdversarialLoss
 from skipsr_jax.training.step import fresh_state, make_step
@@ -64,7 +64,7 @@ def batch():
 
 
 class Side:
-    """One player alone, with a compiled step on latents."""
+    """One trainee alone, with a compiled step on latents."""
 
     def __init__(self, name, loss, trains):
         def of_latents(params, frozen, batch, key):
@@ -74,7 +74,7 @@ class Side:
         recipe = Recipe(ClipShape(2, 5, 32, 48), None, packing=Packing(samples=2))
         self.stage = Stage(
             whole.init, of_latents, {}, whole.fixed, recipe, {},
-            players=(Player(name, trains, of_latents),), begin=whole.begin,
+            trainees=(Trainee(name, trains, of_latents),), begin=whole.begin,
         )  # fmt: skip
         self.optimizer = settings_for(LOSS).optimizer
         self.step = jax.jit(make_step(self.stage, self.optimizer, 0), compiler_options=QUICK)
@@ -86,7 +86,7 @@ class Side:
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
         return zeros | {"params": params, "ema": params}
 
-    def play(self, params, batch, steps=20):
+    def train(self, params, batch, steps=20):
         """Metrics of each step, and the last parameters."""
         state, seen = self.state(params), []
         for _ in range(steps):
@@ -97,9 +97,9 @@ class Side:
 
 
 @pytest.fixture(scope="module")
-def game():
+def losses():
     config, loss = CONFIG, LOSS
-    return adversarial.Game(loss, *adversarial._modules(settings_for(loss), config))
+    return adversarial.gan_losses(settings_for(loss), config)
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +111,13 @@ def start():
 
 
 @pytest.fixture(scope="module")
-def judge(game):
-    return Side("discriminator", game.discriminator_loss, ("discriminator",))
+def discriminator(losses):
+    return Side("discriminator", losses.of_discriminator, ("discriminator",))
 
 
 @pytest.fixture(scope="module")
-def maker(game):
-    return Side("generator", game.generator_loss, ("dit", "text"))
+def generator(losses):
+    return Side("generator", losses.of_generator, ("dit", "text"))
 
 
 def mean(seen, name):
@@ -140,9 +140,9 @@ def test_the_discriminator_begins_as_the_generator_and_keeps_its_buffers(start):
 
 
 @pytest.mark.slow
-def test_the_discriminator_learns_to_tell_when_the_generator_stands_still(judge, start, batch):
-    seen, params = judge.play(start, batch)
-    assert seen[0]["discriminator"] > 0.6  # about log 2: it cannot tell yet
+def test_the_discriminator_learns_while_the_generator_is_fixed(discriminator, start, batch):
+    seen, params = discriminator.train(start, batch)
+    assert seen[0]["discriminator"] > 0.6  # about log 2: it separates nothing yet
     assert mean(seen[-3:], "discriminator") < 0.35
     assert mean(seen[-3:], "logit_real") > mean(seen[-3:], "logit_fake") + 1
     assert seen[-1]["told_apart_percent"] == 100 and seen[0]["told_apart_percent"] <= 100
@@ -153,8 +153,8 @@ def test_the_discriminator_learns_to_tell_when_the_generator_stands_still(judge,
 
 
 @pytest.mark.slow
-def test_the_generator_learns_when_the_discriminator_stands_still(maker, start, batch):
-    seen, params = maker.play(start, batch)
+def test_the_generator_learns_while_the_discriminator_is_fixed(generator, start, batch):
+    seen, params = generator.train(start, batch)
     for name in ("loss", "features", "latent"):
         assert mean(seen[-3:], name) < 0.9 * seen[0][name], name
     assert mean(seen[-3:], "adversarial") < seen[0]["adversarial"]
@@ -166,18 +166,20 @@ def test_the_generator_learns_when_the_discriminator_stands_still(maker, start, 
 
 
 @pytest.mark.slow
-def test_both_learn_by_turns_and_stay_finite(judge, maker, start, batch):
-    first, second = judge.state(start), maker.state(start)
+def test_both_learn_by_turns_and_stay_finite(discriminator, generator, start, batch):
+    first, second = discriminator.state(start), generator.state(start)
     for _ in range(20):
-        first, of_judge = judge.step(first, {}, batch, RATE)
-        second, of_maker = maker.step(second | {"params": first["params"]}, {}, batch, RATE)
+        first, of_first = discriminator.step(first, {}, batch, RATE)
+        second, of_second = generator.step(second | {"params": first["params"]}, {}, batch, RATE)
         first = first | {"params": second["params"]}
-        assert of_judge["nonfinite"] == of_maker["nonfinite"] == 0
-    assert abs(float(of_judge["logit_real"] - of_judge["logit_fake"])) < 20  # nobody has won
-    assert float(of_maker["latent"]) < 2
+        assert of_first["nonfinite"] == of_second["nonfinite"] == 0
+    assert abs(float(of_first["logit_real"] - of_first["logit_fake"])) < 20  # neither has won
+    assert float(of_second["latent"]) < 2
 
 
-@pytest.mark.parametrize("side", ["judge", pytest.param("maker", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "side", ["discriminator", pytest.param("generator", marks=pytest.mark.slow)]
+)
 def test_what_skipped_tokens_hold_plays_no_part(request, side, start, batch):
     side = request.getfixturevalue(side)
 
@@ -197,21 +199,21 @@ def test_what_skipped_tokens_hold_plays_no_part(request, side, start, batch):
 
 
 @pytest.mark.slow
-def test_pictures_have_their_own_perturbation_and_none_has_no_penalty(game, start, batch):
+def test_pictures_have_their_own_perturbation_and_none_has_no_penalty(losses, start, batch):
     weight = dataclasses.replace(LOSS, sigma_image=0.0, sigma_video=0.1)
-    still = dataclasses.replace(game, weight=weight)
+    still = dataclasses.replace(losses, config=weight)
     plan = build_plan([np.ones((1, 2, 3), bool)] * 2, [3, 2])
     hr, lr = (latents[0][:, :1] for latents in (batch.hr_latents, batch.lr_latents))
     plan = jax.tree.map(jnp.asarray, plan)
     picture = batch._replace(hr_latents=(hr,), lr_latents=(lr,), plan=plan)
-    run = jax.jit(still.discriminator_loss, compiler_options=QUICK)
+    run = jax.jit(still.of_discriminator, compiler_options=QUICK)
     args = (start, picture)
     total, metrics = run(*args, jax.random.key(0))
     assert metrics["r1"] == metrics["r2"] == 0 and total == metrics["discriminator"] > 0
 
     def parts(**weights):
-        other = dataclasses.replace(game, weight=dataclasses.replace(LOSS, **weights))
-        return jax.eval_shape(other.discriminator_loss, *args, jax.random.key(0))[1].keys()
+        other = dataclasses.replace(losses, config=dataclasses.replace(LOSS, **weights))
+        return jax.eval_shape(other.of_discriminator, *args, jax.random.key(0))[1].keys()
 
     assert {"r1", "r2"} & parts(r1=0.0, r2=1.0) == {"r2"}
 

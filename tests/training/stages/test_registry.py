@@ -16,7 +16,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten, to_dict
 from skipsr_jax.models.predictor import PredictorConfig
 from skipsr_jax.models.vae import VAE
-from skipsr_jax.training.losses import pixels
+from skipsr_jax.training import pixels
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stages import predictor, sr, vae
 from skipsr_jax.training.step import fresh_state, make_evaluation, make_step
@@ -142,14 +142,14 @@ def test_sr_learns_a_batch_on_kept_tokens(root, autoencoder):
 
 
 def preview_of(stage, settings, params):
-    """What the stage shows of its first batch, and that batch."""
+    """The stage's preview of its first batch, and that batch."""
     batch = jax.device_put(batches(find_sources(settings.data.root), stage.recipe)[0])
     show = jax.jit(stage.preview, compiler_options=QUICK)
     seen = show(params, stage.frozen, batch, jax.random.key(1))
     (frames,), (keep,) = seen
     assert frames.shape == batch.hr[0].shape
     assert keep.shape == batch.mask[0].shape and 0 < keep.mean() < 1
-    given = pixels.unsigned(pixels.upscaled(batch.lr[0], batch.hr[0].shape[2:4]))
+    given = pixels.unit(pixels.upscaled(batch.lr[0], batch.hr[0].shape[2:4]))
     kept = np.broadcast_to(pixels.patches_to_pixels(keep), frames.shape)
     np.testing.assert_array_equal(frames[~kept], given[~kept])
     return frames, keep, batch, kept, given

@@ -1,4 +1,4 @@
-"""A stage and its batches, made to fit the mesh, before anything is compiled."""
+"""Checks that a stage and its batches fit the mesh, before anything is compiled."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from skipsr_jax.training.stage import Stage
 
 
 def fit_to_mesh(stage: Stage, settings: Settings, mesh: Mesh) -> Stage:
-    """The stage, whose sequences have a bucket that the devices along seq share equally.
+    """Returns the stage with a bucket of tokens that divides over the devices along ``seq``.
 
     Raises UserError when packs, heads or tokens do not divide over the devices.
     """
@@ -39,7 +39,7 @@ def fit_to_mesh(stage: Stage, settings: Settings, mesh: Mesh) -> Stage:
 
 
 def _most_tokens(shapes: Sequence[ClipShape], packing: Packing) -> int:
-    """Of one sequence, when nothing is skipped."""
+    """Tokens of one sequence when nothing is skipped."""
     tokens = sum(shape.batch * int(np.prod(shape.grid)) for shape in shapes)
     return tokens * packing.samples // sum(shape.batch for shape in shapes)
 

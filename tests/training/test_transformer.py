@@ -1,4 +1,4 @@
-"""Where training of the one-step transformer begins."""
+"""The parameters that training of a one-step transformer begins with."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import abstract, bind, to_dict
 from skipsr_jax.tokens.patches import patchify
 from skipsr_jax.tokens.plan import build_plan
-from skipsr_jax.training.stages.sr import start_from_condition
+from skipsr_jax.training.transformer import start_from_condition
 
 CONFIG = DiTConfig(
     width=64, text_width=8, heads=2, head_dim=32, layers=2, mm_layers=1, expand_ratio=2,
