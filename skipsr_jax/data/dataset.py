@@ -38,7 +38,7 @@ def _samples(number: int, shape: ClipShape, found: Found, recipe: Recipe) -> gra
         grain.MapDataset.source(list(sources)).seed(seed + i).shuffle().repeat()
         for i, (_, sources) in enumerate(found)
     ]
-    mixed = grain.MapDataset.mix(datasets, [share for share, _ in found])
+    mixed = grain.MapDataset.mix(datasets, [fraction for fraction, _ in found])
     return mixed.seed(seed + 7 * shape.frames).random_map(
         functools.partial(make_sample, shape=shape, recipe=recipe)
     )
