@@ -93,6 +93,8 @@ TESTED_IN = {
     "models/params.py": "models/dit/test_model.py",
     "models/presets.py": "parallel/test_presets.py",
     "models/vae/config.py": "models/vae/test_model.py",
+    "models/vae/decoder.py": "models/vae/test_model.py",
+    "models/vae/encoder.py": "models/vae/test_model.py",
     "models/vae/upsample_kernel.py": "models/vae/test_upsample.py",
     "parallel/activations.py": "parallel/test_mesh_and_rules.py",
     "parallel/fsdp.py": "parallel/test_sequence.py",

@@ -2,7 +2,7 @@
 
 To read from the top down:
 
-- ``config``: the sizes. ``model``: encoder, decoder, and the ``VAE`` around them.
+- ``config``: the sizes. ``model``: the ``VAE``, around ``encoder`` and ``decoder``.
 - ``blocks``: resnets, downsampling and the levels. ``attention``, ``group_norm``, ``upsample`` and
   ``upsample_kernel``: the other layers. ``models.layers.causal_conv``: the convolution.
 - ``spatial_tiles``: layers on a part of the frames at a time, to save memory.

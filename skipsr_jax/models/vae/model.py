@@ -7,7 +7,6 @@ the next slice needs as a value. Invariant: any slicing gives the unsliced resul
 Latents here are unscaled. The diffusion model works on latents times ``scaling_factor``.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -16,18 +15,10 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
-from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
-from skipsr_jax.models.vae.blocks import (
-    DownBlock,
-    MidBlock,
-    UpBlock,
-    norm_silu,
-    run_in_order,
-    space_to_depth,
-)
+from skipsr_jax.models.layers.causal_conv import Cache
 from skipsr_jax.models.vae.config import VAEConfig
-from skipsr_jax.models.vae.group_norm import GroupNorm
-from skipsr_jax.models.vae.spatial_tiles import conv_in_tiles
+from skipsr_jax.models.vae.decoder import Decoder
+from skipsr_jax.models.vae.encoder import Encoder
 from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.types import DType, Float
@@ -79,171 +70,6 @@ def _check_tiles(tiles: int, latent_rows: int) -> None:
     """Raises ValueError unless frames can be cut into so many spatial tiles."""
     if tiles < 1 or latent_rows % tiles:
         raise ValueError(f"{tiles} spatial tiles do not divide {latent_rows} rows of latents")
-
-
-class _EncoderCache(NamedTuple):
-    conv_in: Cache = None
-    sublayers: Cache = None
-    conv_out: Cache = None
-
-
-class Encoder(nnx.Module):
-    """Frames -> mean and log variance, side by side as channels."""
-
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
-        conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        channels, groups = config.block_channels, config.norm_groups
-        self.conv_in = conv(3, channels[0])
-        widths_in = (channels[0], *channels[:-1])
-        # Halved in space after the first three levels, in time after the second and third.
-        downsample = (False, True, True, None)
-        self.down_blocks = nnx.List(
-            [
-                DownBlock(
-                    features_in,
-                    features_out,
-                    config.layers_per_block,
-                    groups,
-                    down,
-                    rngs=rngs,
-                    dtype=dtype,
-                    param_dtype=param_dtype,
-                )
-                for features_in, features_out, down in zip(
-                    widths_in, channels, downsample, strict=True
-                )
-            ]
-        )
-        self.mid_block = MidBlock(
-            channels[-1], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
-        )
-        self.conv_norm_out = GroupNorm(channels[-1], groups, param_dtype=param_dtype)
-        self.conv_out = conv(channels[-1], 2 * config.latent_channels)
-        self.remat = config.remat
-
-    def __call__(
-        self, x: Float[Array, "b f h w 3"], cache: Cache = None, tiles: int = 1
-    ) -> tuple[Float[Array, "b t h_out w_out moments"], Cache]:
-        cache = _EncoderCache() if cache is None else cache
-        # Four fifths of the traffic with memory is in the two finest levels.
-        tiles_of_levels = (tiles, tiles, 1, 1)
-        sublayers = [
-            sublayer
-            for i, (block, n) in enumerate(zip(self.down_blocks, tiles_of_levels, strict=True))
-            for sublayer in block.sublayers(f"down_{i}", n)
-        ]
-        sublayers += self.mid_block.sublayers()
-        with jax.named_scope("conv_in"):
-            x, conv_in = self.conv_in(x, cache.conv_in)
-        x, caches = run_in_order(sublayers, x, cache.sublayers, remat=self.remat)
-        with jax.named_scope("conv_out"):
-            x, conv_out = self.conv_out(x, cache.conv_out, self.conv_norm_out.scale_shift(x))
-        return x, _EncoderCache(conv_in, caches, conv_out)
-
-
-class _DecoderCache(NamedTuple):
-    conv_in: Cache = None
-    coarse: Cache = None
-    half: Cache = None
-    upscaled_half: Cache = None
-    full: Cache = None
-    conv_out: Cache = None
-
-
-class Decoder(nnx.Module):
-    """Latents -> frames. With ``residual_decoder``: -> what to add to the upscaled input.
-
-    The upscaled input then enters at the half-resolution level (2 x 2 pixels as channels, with two
-    cached frames) and at the full-resolution level (frame by frame).
-    """
-
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
-        conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        channels, groups = config.block_channels[::-1], config.norm_groups
-        self.conv_in = conv(config.latent_channels, channels[0])
-        self.mid_block = MidBlock(
-            channels[0], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
-        )
-        widths_in = (channels[0], *channels[:-1])
-        # Doubled in space after the first three levels, in time after the first and second.
-        upsample = (True, True, False, None)
-        self.up_blocks = nnx.List(
-            [
-                UpBlock(
-                    features_in,
-                    features_out,
-                    config.layers_per_block + 1,
-                    groups,
-                    up,
-                    rngs=rngs,
-                    dtype=dtype,
-                    param_dtype=param_dtype,
-                )
-                for features_in, features_out, up in zip(widths_in, channels, upsample, strict=True)
-            ]
-        )
-        self.conv_norm_out = GroupNorm(channels[-1], groups, param_dtype=param_dtype)
-        self.residual = config.residual_decoder
-        if self.residual:
-            self.upscaled_half = conv(12, widths_in[2])
-            self.upscaled_full = conv(3, widths_in[3], (1, 3, 3))
-        # A residual starts at zero, so that an untrained decoder returns the upscaled input.
-        init = jax.nn.initializers.zeros if self.residual else None
-        self.conv_out = conv(channels[-1], 3, kernel_init=init)
-        self.remat = config.remat
-
-    def coarse_levels(
-        self, z: Float[Array, "b t h w c"], conv_in: Cache, coarse: Cache, remat: bool
-    ) -> tuple[Float[Array, "b f h_out w_out o"], Cache, Cache]:
-        """From the latent to the entry of the half-resolution level, and the two caches."""
-        sublayers = [
-            *self.mid_block.sublayers(),
-            *self.up_blocks[0].sublayers("up_0"),
-            *self.up_blocks[1].sublayers("up_1"),
-        ]
-        with jax.named_scope("conv_in"):
-            x, conv_in = self.conv_in(z, conv_in)
-        x, coarse = run_in_order(sublayers, x, coarse, remat=remat)
-        return x, conv_in, coarse
-
-    def add_upscaled_half(
-        self,
-        x: Float[Array, "b f h w c"],
-        upscaled: Float[Array, "b f h_full w_full 3"] | None,
-        cache: Cache,
-    ) -> tuple[Float[Array, "b f h w c"], Cache]:
-        """x with features of the upscaled input, and their cache, in a residual decoder."""
-        if not self.residual:
-            return x, ()
-        with jax.named_scope("upscaled_half"):
-            features, cache = self.upscaled_half(space_to_depth(upscaled), cache)
-        return x + features, cache
-
-    def __call__(
-        self,
-        z: Float[Array, "b t h w c"],
-        cache: Cache = None,
-        upscaled: Float[Array, "b f h_out w_out 3"] | None = None,
-        tiles: int = 1,
-    ) -> tuple[Float[Array, "b f h_out w_out 3"], Cache]:
-        cache = _DecoderCache() if cache is None else cache
-        x, conv_in, coarse = self.coarse_levels(z, cache.conv_in, cache.coarse, self.remat)
-        x, upscaled_half = self.add_upscaled_half(x, upscaled, cache.upscaled_half)
-        sublayers = self.up_blocks[2].sublayers("up_2", tiles)
-        x, half = run_in_order(sublayers, x, cache.half, remat=self.remat)
-        if self.residual:
-            with jax.named_scope("upscaled_full"):
-                x = x + self.upscaled_full(upscaled)[0]
-        sublayers = self.up_blocks[3].sublayers("up_3", tiles)
-        x, full = run_in_order(sublayers, x, cache.full, remat=self.remat)
-        with jax.named_scope("conv_out"):
-            if tiles > 1:
-                prepare = norm_silu(self.conv_norm_out, x)
-                x, conv_out = conv_in_tiles(self.conv_out, prepare, x, cache.conv_out, tiles)
-            else:
-                scale_shift = self.conv_norm_out.scale_shift(x)
-                x, conv_out = self.conv_out(x, cache.conv_out, scale_shift)
-        return x, _DecoderCache(conv_in, coarse, half, upscaled_half, full, conv_out)
 
 
 class VAE(nnx.Module):

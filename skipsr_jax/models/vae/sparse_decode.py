@@ -2,7 +2,7 @@
 
 Everything up to the entry of the half-resolution level runs densely. From there on, where four
 fifths of the decoder's work are, only active blocks run (``tokens.blocks``, ``sparse_layers``), a
-latent frame at a time. The parameters are those of ``model.Decoder``. Invariant: with every block
+latent frame at a time. The parameters are those of ``decoder.Decoder``. Invariant: with every block
 active the frames are the dense decoder's.
 """
 
@@ -16,7 +16,8 @@ from jax import Array
 from skipsr_jax.geometry import PATCH_PIXELS, SPACE_FACTOR, TIME_FACTOR
 from skipsr_jax.models.layers.causal_conv import Cache
 from skipsr_jax.models.params import Params, bind
-from skipsr_jax.models.vae.model import RESIDUAL_GAIN, VAE, Decoder
+from skipsr_jax.models.vae.decoder import Decoder
+from skipsr_jax.models.vae.model import RESIDUAL_GAIN, VAE
 from skipsr_jax.models.vae.sparse_layers import (
     activate,
     block_conv,

@@ -3,7 +3,7 @@
 The full- and half-resolution levels, three quarters of the encoder's work, run on active blocks
 alone (``tokens.blocks``, ``sparse_layers``), a latent frame at a time; everything from quarter
 resolution on runs densely. There a block that is left out holds what it was when last active: it is
-context for others, and its own latent is not used. The parameters are those of ``model.Encoder``.
+context for others, and its own latent is not used. The parameters are those of ``encoder.Encoder``.
 Invariant: with every block active the latents are the dense encoder's.
 """
 
@@ -18,7 +18,8 @@ from skipsr_jax.geometry import PATCH_PIXELS, SPACE_FACTOR, TIME_FACTOR
 from skipsr_jax.models.layers.causal_conv import Cache
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae.blocks import run_in_order
-from skipsr_jax.models.vae.model import VAE, Encoder, Posterior, posterior_of
+from skipsr_jax.models.vae.encoder import Encoder
+from skipsr_jax.models.vae.model import VAE, Posterior, posterior_of
 from skipsr_jax.models.vae.sparse_layers import (
     activate,
     block_conv,
