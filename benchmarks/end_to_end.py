@@ -52,7 +52,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.background import prefetch
 from skipsr_jax.inference.model import Model
-from skipsr_jax.inference.pipeline import quantise, upscale_frames
+from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
@@ -138,9 +138,9 @@ def run_once(
     """Upscales a clip once; returns the seconds of each stage and in total."""
     report = Report()
     began, count = time.perf_counter(), 0
-    for pixels, _ in prefetch(upscale_frames(iter(frames), target, programs, settings, report), 8):
-        quantise(pixels, np.uint8)
+    for _ in prefetch(upscale_frames(iter(frames), target, programs, settings, report), 8):
         count += 1
+    report.close()
     total = time.perf_counter() - began
     if count != len(frames):
         raise RuntimeError(f"{len(frames)} frames were upscaled to {count}")

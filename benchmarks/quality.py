@@ -62,9 +62,9 @@ def read_truth(path: os.PathLike, limit: int) -> np.ndarray:
 def run(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
     """Upscales a clip; returns its frames in [0, 1] and the keep mask."""
     report = Report()
-    pairs = list(upscale_frames(iter(low), target, programs, settings, report))
+    pairs = list(upscale_frames(iter(low), target, programs, settings, report, formats=[32]))
     keep = np.stack([mask for _, mask in pairs])
-    return np.stack([frame for frame, _ in pairs]), keep[[0, *range(1, len(keep), 4)]]
+    return np.stack([frame for [(frame,)], _ in pairs]), keep[[0, *range(1, len(keep), 4)]]
 
 
 def mask_alone(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):

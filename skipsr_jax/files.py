@@ -109,3 +109,12 @@ def new_folder(path: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathl
     with temporary_folder(path) as folder:
         yield folder
         commit(folder, path, overwrite=overwrite)
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of the user for what can be made again: XDG_CACHE_HOME, else ~/.cache.
+
+    Nothing is created.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "skipsr_jax"

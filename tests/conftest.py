@@ -24,10 +24,15 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
+# Programs that infer.py compiles in tests are kept for the other tests of this run alone.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="skipsr_jax_tests_")
+
 import jax
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 from jaxtyping import install_import_hook
+
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -3,14 +3,14 @@
     python infer.py                                            # the sample clip, 4x, tiny model
     python infer.py --input=clip.mp4 --output=big.mp4 --save_mask
     python infer.py --config=seedvr2_3b --input=folder --config.size.height=1080
-    python infer.py --input=clip.mp4 --warmup --compile_cache_dir=/tmp/xla
+    python infer.py --input=clip.mp4 --warmup
 
 The command skipsr-infer, where the package is installed, is the same program. --config takes the
 name of a config in configs/ or a Python file; --config.a.b=value changes one entry of it. A folder
 of numbered images is one clip, any other folder one input per file (--folder=frames or files
 decides).
---warmup compiles all that inputs of these sizes can ask for, upscales nothing, and stops: later
-runs with the same --compile_cache_dir start fast.
+Compiled programs are kept in --compile_cache_dir, by default in the user's cache folder. --warmup
+compiles all that inputs of these sizes can ask for, upscales nothing, and stops.
 Mistakes end with one line on stderr, exit status 1 and no partial output.
 """
 
@@ -23,17 +23,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 from absl import flags
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import cache_folder
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.inference.target_size import target_size
@@ -79,8 +80,9 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_bool("overwrite", False, text, flag_values=values)
     text = "Whether a folder is one clip (frames) or many inputs (files)."
     flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
-    text = "Keep compiled programs in this folder, so that later runs start faster."
-    flags.DEFINE_string("compile_cache_dir", None, text, flag_values=values)
+    text = "Keep compiled programs in this folder, so that later runs start faster; none: do not."
+    default = str(cache_folder())
+    flags.DEFINE_string("compile_cache_dir", default, text, flag_values=values)
     text = "Compile for inputs of these sizes, say how long it took, and stop."
     flags.DEFINE_bool("warmup", False, text, flag_values=values)
     text = "With --warmup: the smallest fraction of kept patches to compile for, 0 to 1."
@@ -154,7 +156,7 @@ def progress_bar(title: str, frames: int | None) -> Iterator[Callable[[str, floa
 def write_mask_picture(writer: outputs.Writer, report: Report, frame: HostArray, keep: HostArray):
     """Draws the mask of a frame and writes it."""
     with report.stage("mask picture"):
-        writer.write(mask_overlay(frame, keep))
+        outputs.write(writer, (mask_overlay(frame, keep),))
 
 
 def run_job(job: Job, upscaler: Upscaler, overwrite: bool) -> list[str]:
@@ -163,22 +165,26 @@ def run_job(job: Job, upscaler: Upscaler, overwrite: bool) -> list[str]:
     count = count_frames(media, settings.max_frames)
 
     def open_writer(path: pathlib.Path) -> outputs.Writer:
-        writer = outputs.open_writer(path, media, job.target, settings.output, overwrite)
-        return stack.enter_context(writer)
+        return outputs.open_writer(path, media, job.target, settings.output, overwrite)
 
+    writer = open_writer(job.output)
+    mask_writer = open_writer(job.mask) if job.mask else None
+    codes = outputs.format_of(writer, media)
+    # Pictures of the mask are drawn on RGB, whatever the file of the result takes.
+    formats = [codes, outputs.rgb_bits(media)] if mask_writer else [codes]
     with contextlib.ExitStack() as stack:
         report = Report(stack.enter_context(progress_bar(media.path.name, count)))
-        results = stack.enter_context(
-            contextlib.closing(upscaler.stream(media.frames(), report=report))
-        )
-        writer = open_writer(job.output)
-        mask_writer = open_writer(job.mask) if job.mask else None
+        results = upscaler.stream_codes(media.frames(), formats, settings.size, report)
+        stack.enter_context(contextlib.closing(results))
+        stack.enter_context(writer)
+        if mask_writer:
+            stack.enter_context(mask_writer)
         background = stack.enter_context(Background(PREFETCHED))
-        for frame, keep in results:
+        for (frame, *rgb), keep in results:
             if mask_writer:  # drawn and written beside the frame, for it may take as long
-                background.submit(write_mask_picture, mask_writer, report, frame, keep)
+                background.submit(write_mask_picture, mask_writer, report, *rgb[0], keep)
             with report.stage("write"):
-                writer.write(frame)
+                outputs.write(writer, frame)
         if report.frames == 0:
             raise UserError(f"{media.path} holds no frames")
     return summary(job, upscaler, report)
@@ -198,6 +204,17 @@ def summary(job: Job, upscaler: Upscaler, report: Report) -> list[str]:
     return [f"{job.media.path} -> {job.output}", *(f"  {fact}" for fact in facts)]
 
 
+def programs_line(programs: Programs, folder: str | None) -> str:
+    """How many programs there were, where they came from, and what was waited for them."""
+    counts = programs.cache.counts
+    kept = f"kept in {folder}" if folder else "not kept (--compile_cache_dir=none)"
+    return (
+        f"programs {counts.compiled} compiled, {counts.loaded} loaded, "
+        f"{programs.compiled_transformers} of them of the transformer; waited "
+        f"{counts.waited_seconds:.1f} s for them; {kept}"
+    )
+
+
 def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]:
     """(size, target, frames) of each kind of input, as ``warm_up`` takes them."""
     media, targets = find_inputs(values, settings)
@@ -214,22 +231,24 @@ def run(argv: Sequence[str]) -> None:
     settings = from_config(config)
     if values.input is None and not settings.max_frames:
         settings = dataclasses.replace(settings, max_frames=settings.sample_frames)
-    if values.warmup and not values.compile_cache_dir:
-        raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     sizes = sizes_of_inputs(values, settings) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings)
-    if values.compile_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
     began = time.perf_counter()
-    upscaler = Upscaler(settings)
+    upscaler = Upscaler(settings, cache=cache)
     loading = time.perf_counter() - began
     print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
+    counts = [count_frames(job.media, settings.max_frames) for job in jobs]
+    upscaler.reserve(
+        (count or settings.chunk.frames, job.target)
+        for count, job in zip(counts, jobs, strict=True)
+    )
     for size in sizes:
         for line in warm_up(*size, upscaler.programs, settings, values.warmup_from):
             print(line, flush=True)
     for job in jobs:
         print("\n".join(run_job(job, upscaler, values.overwrite)), flush=True)
+    print(programs_line(upscaler.programs, cache))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ import numpy as np
 from skipsr_jax.commandline import read_config
 from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.background import prefetch
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.pipeline import quantise, upscale_frames
+from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
+from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, Size
@@ -79,6 +81,7 @@ class Upscaler:
       config: the name of a config that comes with the package ("tiny", "seedvr2_3b", ...), the path
         of a Python file with ``get_config()``, or finished ``Settings``.
       checkpoint: the folder or URL of the model, if it is not the config's.
+      cache: a folder in which compiled programs are kept between processes; None: they are not.
       overrides: entries of the config to replace, by name. The entries of a section stand in a
         mapping: ``Upscaler("tiny", seed=1, mask={"source": "input", "dilate": 1})``.
         ``skipsr_jax.inference.settings.Settings`` documents all entries.
@@ -97,6 +100,7 @@ class Upscaler:
         config: str | os.PathLike | Settings = "tiny",
         *,
         checkpoint: str | os.PathLike | None = None,
+        cache: str | os.PathLike | None = None,
         **overrides: Any,
     ):
         if checkpoint is not None:
@@ -105,7 +109,7 @@ class Upscaler:
         with_predictor = self.settings.mask.source == "predictor"
         mesh = mesh_of(self.settings.mesh)
         model = load_model(self.settings.checkpoint, self.settings.dtype, with_predictor, mesh)
-        self.programs = Programs(model)
+        self.programs = Programs(model, ProgramCache(cache))
 
     def stream(
         self,
@@ -145,7 +149,20 @@ class Upscaler:
             the device cannot satisfy.
         """
         size = self._size(scale, height, width)
-        return self._stream(frames, size, Report() if report is None else report)
+        return self._stream_rgb(frames, size, Report() if report is None else report)
+
+    def _stream_rgb(
+        self, frames: Iterable[HostArray], size: Size, report: Report
+    ) -> Generator[tuple[HostArray, HostArray], None, None]:
+        source = iter(frames)
+        first = next(source, None)
+        if first is None:
+            return
+        bits = 8 * np.asarray(first).dtype.itemsize
+        results = self.stream_codes(itertools.chain([first], source), [bits], size, report)
+        with contextlib.closing(results):
+            for [(frame,)], keep in results:
+                yield frame, keep
 
     def upscale(
         self,
@@ -189,13 +206,29 @@ class Upscaler:
         wanted = {name: value for name, value in sizes.items() if value is not None}
         return from_config(Size, wanted, prefix="")
 
-    def _stream(
-        self, frames: Iterable[HostArray], size: Size, report: Report
-    ) -> Generator[tuple[HostArray, HostArray], None, None]:
+    def stream_codes(
+        self,
+        frames: Iterable[HostArray],
+        formats: Sequence[OutputFormat],
+        size: Size,
+        report: Report,
+    ) -> Generator[OutputFrame, None, None]:
+        """As ``stream``, with frames as the codes of a file, converted on the device.
+
+        Args:
+          frames: as of ``stream``.
+          formats: what is made of each frame: a ``YuvFormat``, or 8 or 16 for RGB of so many bits.
+          size: of the output.
+          report: where to note how it goes.
+
+        Returns:
+          A generator of pairs (codes, keep). ``codes`` has an entry for each format: three planes
+          (luma, blue difference, red difference), or one array (height, width, 3).
+        """
         settings = self.settings
         limit = settings.max_frames or None
         taken = _timed(itertools.islice(_checked(frames), limit), report)
-        with contextlib.closing(prefetch(taken, PREFETCHED)) as inputs:
+        with contextlib.closing(report), contextlib.closing(prefetch(taken, PREFETCHED)) as inputs:
             first = next(inputs, None)
             if first is None:
                 return
@@ -205,14 +238,23 @@ class Upscaler:
                 truth = open_media(settings.mask.reference)
                 reference = itertools.islice(truth.frames(), limit)
             results = upscale_frames(
-                itertools.chain([first], inputs), target, self.programs, settings, report, reference
-            )
+                itertools.chain([first], inputs), target, self.programs, settings, report,
+                reference, formats,
+            )  # fmt: skip
             with contextlib.closing(prefetch(results, PREFETCHED)) as ready:
-                for pixels, keep in ready:
-                    with report.stage("convert"):
-                        frame = quantise(pixels, first.dtype)
+                for result in ready:
                     report.frames += 1
-                    yield frame, keep
+                    yield result
+
+    def reserve(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
+        """States clips to come, so that one program of the transformer serves them all.
+
+        Args:
+          sizes: the number of frames and the (height, width) of the output of each.
+        """
+        longest = self.settings.chunk.frames
+        grids = [token_grid(min(frames, longest), *target) for frames, target in sizes]
+        self.programs.buckets.reserve(grids)
 
 
 def _checked(frames: Iterable[HostArray]) -> Iterator[HostArray]:

@@ -5,14 +5,15 @@ on a pixel exactly, the blended pixel is that pixel exactly.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from jax import Array
 
-from skipsr_jax.types import Bool, Float, HostArray
+from skipsr_jax.types import HostArray
 
-OutputFrame = tuple[HostArray, HostArray]
-"""Pixels (h, w, 3) in [0, 1] and keep mask (rows, columns) of one frame."""
+DeviceFrame = tuple[Array, HostArray]
+"""Pixels (h, w, 3) in [0, 1] on the device, and keep mask (rows, columns), of one frame."""
 
 
 def overlapping(
@@ -32,29 +33,28 @@ def overlapping(
         yield np.stack(held), True
 
 
-def _blend(
-    old: OutputFrame, new: OutputFrame, weight: float
-) -> tuple[Float[HostArray, "h w c"], Bool[HostArray, "r q"]]:
-    """``old`` moved towards ``new`` by ``weight`` (0..1); a patch kept in either counts as kept."""
-    return old[0] + np.float32(weight) * (new[0] - old[0]), old[1] | new[1]
-
-
 def cross_fade(
-    chunks: Iterable[tuple[Iterable[OutputFrame], bool]], overlap: int
-) -> Iterator[OutputFrame]:
+    chunks: Iterable[tuple[Iterable[DeviceFrame], bool]],
+    overlap: int,
+    blend: Callable[[Array, Array, np.float32], Array],
+) -> Iterator[DeviceFrame]:
     """The frames of consecutive ``overlapping`` chunks as one stream, blended where they overlap.
 
     Args:
       chunks: per chunk, its frames (taken as they come) and whether it is the last.
       overlap: frames that consecutive chunks share.
+      blend: ``pixels.compose.blend``, compiled.
     """
-    tail: deque[OutputFrame] = deque()
+    tail: deque[DeviceFrame] = deque()
     for frames, last in chunks:
         shared = len(tail)
-        waiting: deque[OutputFrame] = deque()
+        waiting: deque[DeviceFrame] = deque()
         for position, frame in enumerate(frames):
             if position < shared:
-                yield _blend(tail.popleft(), frame, (position + 1) / (shared + 1))
+                before, after = tail.popleft(), frame
+                weight = np.float32((position + 1) / (shared + 1))
+                # A patch that was kept in either chunk counts as kept.
+                yield blend(before[0], after[0], weight), before[1] | after[1]
                 continue
             waiting.append(frame)
             if last or len(waiting) > overlap:

@@ -7,6 +7,7 @@ them.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
@@ -18,10 +19,9 @@ from jax import Array
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH, SPACE_FACTOR, padded_count, spans
 from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.program_cache import Program
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
-    DecodeStep,
-    EncodeStep,
     decode_clip,
     decode_step,
     encode_clip,
@@ -31,7 +31,6 @@ from skipsr_jax.models.vae.slices import (
 )
 from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
 from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
-from skipsr_jax.parallel.mesh import on_mesh
 from skipsr_jax.parallel.spatial import spatial_sharding
 from skipsr_jax.tokens.blocks import Blocks, blocks_run
 from skipsr_jax.types import Float, HostArray
@@ -83,10 +82,22 @@ def free_bytes() -> int | None:
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
-class Coder:
-    """The compiled encoder and decoder of one model. Creating it compiles nothing."""
+def _unscaled(
+    latent: Float[Array, "b t h w c"], lengths: tuple[int, ...], scale: float
+) -> tuple[Float[Array, "b _ h w c"], ...]:
+    """Slices of a latent of these lengths, divided by the scaling factor."""
+    return tuple(latent[:, part] / scale for part in spans(lengths))
 
-    def __init__(self, model: Model):
+
+class Coder:
+    """The compiled encoder and decoder of one model. Creating it compiles nothing.
+
+    Args:
+      model: with the autoencoder.
+      program: makes a program of the model from its name and function.
+    """
+
+    def __init__(self, model: Model, program: Callable[[str, Callable], Program]):
         scale = model.vae.config.scaling_factor
 
         @jax.named_scope("sample_posterior")
@@ -95,13 +106,15 @@ class Coder:
             return joined.sample(noise) * scale
 
         self._model = model
-        self._params = model.params["vae"]
+        self._program = program
         self._tiles: dict[tuple, int] = {}
-        self._dense_steps: dict[int, tuple[EncodeStep, DecodeStep]] = {}
-        self._sparse_encode_step = self._on_mesh(sparse_encode_step(model.vae))
-        self._sparse_decode_step = self._on_mesh(sparse_decode_step(model.vae))
-        self._sample = jax.jit(sample)
-        self._unscale = jax.jit(lambda latent: latent / scale)
+        self._dense_steps: dict[int, tuple[Program, Program]] = {}
+        self._sparse_encode_step = program("sparse encode", sparse_encode_step(model.vae))
+        self._sparse_decode_step = program("sparse decode", sparse_decode_step(model.vae))
+        self._sample = program("sample posterior", jax.jit(sample))
+        self._unscale = program(
+            "unscale", jax.jit(functools.partial(_unscaled, scale=scale), static_argnames="lengths")
+        )
 
     def latent_shape(self, grid: tuple[int, int, int]) -> tuple[int, int, int, int, int]:
         """The shape (1, t, h, w, c) of the latent of a chunk of ``grid`` (t, r, q) tokens."""
@@ -154,9 +167,9 @@ class Coder:
         parts = map(self._on_devices, slices)
         if plan.mode == "sparse":
             step = self._sparse_encode_step
-            posteriors = encode_sparse_clip(step, self._params, parts, plan.blocks)
+            posteriors = encode_sparse_clip(step, self._model.params["vae"], parts, plan.blocks)
         else:
-            posteriors = encode_clip(self._dense(plan.tiles)[0], self._params, parts)
+            posteriors = encode_clip(self._dense(plan.tiles)[0], self._model.params["vae"], parts)
         return self._sample(list(posteriors), noise)
 
     def decode(
@@ -173,26 +186,24 @@ class Coder:
             adds its result to it, and blocks that do not run show it; other decoders ignore it.
           plan: of mode "dense" or "sparse".
         """
-        unscaled = self._unscale(latent)
-        slices = spans(latent_slices(latent.shape[1], plan.slice_latents))
-        parts = (unscaled[:, part] for part in slices)
+        lengths = tuple(latent_slices(latent.shape[1], plan.slice_latents))
+        parts = self._unscale(latent, lengths=lengths)
         base = map(self._on_devices, upscaled)
         if plan.mode == "sparse":
             step = self._sparse_decode_step
-            return decode_sparse_clip(step, self._params, parts, base, plan.blocks)
+            return decode_sparse_clip(step, self._model.params["vae"], parts, base, plan.blocks)
         if not self._model.vae.config.residual_decoder:
             base = None
-        return decode_clip(self._dense(plan.tiles)[1], self._params, parts, base)
+        return decode_clip(self._dense(plan.tiles)[1], self._model.params["vae"], parts, base)
 
-    def _dense(self, tiles: int) -> tuple[EncodeStep, DecodeStep]:
+    def _dense(self, tiles: int) -> tuple[Program, Program]:
         if tiles not in self._dense_steps:
             vae = self._model.vae
-            steps = encode_step(vae, tiles), decode_step(vae, tiles)
-            self._dense_steps[tiles] = self._on_mesh(steps[0]), self._on_mesh(steps[1])
+            self._dense_steps[tiles] = (
+                self._program(f"encode, {tiles} tiles", encode_step(vae, tiles)),
+                self._program(f"decode, {tiles} tiles", decode_step(vae, tiles)),
+            )
         return self._dense_steps[tiles]
-
-    def _on_mesh(self, step: Callable) -> Callable:
-        return on_mesh(self._model.mesh, step)
 
     def _on_devices(self, frames: Array | HostArray) -> Array:
         """Frames on the devices, each device's spatial shard straight to it."""

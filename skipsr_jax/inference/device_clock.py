@@ -21,39 +21,40 @@ class DeviceClock(contextlib.AbstractContextManager):
     """Adds up the busy seconds of stages. Leaving the ``with`` block waits for the last result.
 
     Args:
-      add: called as ``add(stage, seconds)``, from the clock's thread.
+      add: called as ``add(stage, seconds, frames)``, from the clock's thread.
       now: the time in seconds.
     """
 
     def __init__(
         self,
-        add: Callable[[str, float], None],
+        add: Callable[[str, float, float], None],
         now: Callable[[], float] = time.perf_counter,
     ):
         self._add, self._now = add, now
-        self._results: queue.SimpleQueue[tuple[str, Any, float] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[str, Any, float, float] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="device clock")
         self._thread.start()
 
-    def watch(self, stage: str, result: Any, called: float) -> None:
+    def watch(self, stage: str, result: Any, called: float, frames: float = 0.0) -> None:
         """Counts the call that makes ``result`` towards a stage.
 
         Args:
           stage: the name under which the seconds are added.
           result: arrays on the device, as the call returned them; they must not be donated later.
           called: the time just before the call.
+          frames: what ``add`` is told beside the seconds.
         """
-        self._results.put((stage, result, called))
+        self._results.put((stage, result, called, frames))
 
     def _watch(self) -> None:
         free_since = 0.0
         while (item := self._results.get()) is not None:
-            stage, result, called = item
+            stage, result, called, frames = item
             # An error of the computation is raised where its result is used, not here.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 jax.block_until_ready(result)
             ready = self._now()
-            self._add(stage, max(0.0, ready - max(free_since, called)))
+            self._add(stage, max(0.0, ready - max(free_since, called)), frames)
             free_since = ready
 
     def close(self) -> None:

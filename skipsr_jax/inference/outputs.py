@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.pipeline import OutputFormat
 from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.encoding import Encoding
 from skipsr_jax.media.image_writer import (
@@ -49,6 +50,24 @@ class ImageWriter(contextlib.AbstractContextManager):
         if kind is None and self._frame is not None:
             profile = self._source.icc_profile
             write_image(self._path, self._frame, overwrite=self._overwrite, icc_profile=profile)
+
+
+def format_of(writer: "Writer", media: Media) -> OutputFormat:
+    """What ``write`` takes for a writer: planes for a video, RGB for pictures."""
+    return writer.yuv_format if isinstance(writer, VideoWriter) else rgb_bits(media)
+
+
+def rgb_bits(media: Media) -> int:
+    """Bits of RGB for what an input becomes: 8 where it has 8, else 16."""
+    return 8 if media.bit_depth == 8 else 16
+
+
+def write(writer: "Writer", codes: Sequence[HostArray]) -> None:
+    """Appends a frame to a file: three planes, or one array of RGB."""
+    if len(codes) == 1:
+        writer.write(codes[0])
+    else:
+        writer.write_planes(codes)
 
 
 Writer = VideoWriter | FrameFolderWriter | ImageWriter

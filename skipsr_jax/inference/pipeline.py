@@ -10,74 +10,47 @@ the target size; the result is a function of (frames, model, settings), the seed
 """
 
 import dataclasses
-import functools
 import itertools
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import pad_frames, patch_of_frame, token_grid
-from skipsr_jax.inference.chunks import OutputFrame, cross_fade, overlapping
-from skipsr_jax.inference.coder import Coder, CodingPlan
+from skipsr_jax.inference.chunks import DeviceFrame, cross_fade, overlapping
+from skipsr_jax.inference.coder import CodingPlan
 from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Pixels, Settings
 from skipsr_jax.inference.sparse_coding import CodingChoice, check_sparse
 from skipsr_jax.inference.upscaled_input import UpscaledInput
-from skipsr_jax.pixels.colour_fix import fix_colour
-from skipsr_jax.pixels.compose import compose_pixels
-from skipsr_jax.types import Bool, DType, Float, HostArray
+from skipsr_jax.media.yuv_format import YuvFormat
+from skipsr_jax.types import Bool, Float, HostArray
 
-
-@dataclasses.dataclass(frozen=True)
-class Noise:
-    """All the noise of a chunk, each array shaped as its latent."""
-
-    posterior: Float[Array, "1 t h w c"]
-    start: Float[Array, "1 t h w c"]
-    condition: Float[Array, "1 t h w c"]
-
-
-def draw_noise(seed: int, chunk: int, shape: tuple[int, ...]) -> Noise:
-    """Standard normal numbers that depend on the seed, the chunk's number and the shape alone."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 3)
-    return Noise(*(jax.random.normal(key, shape, jnp.float32) for key in keys))
-
-
-@functools.partial(jax.jit, static_argnames=("size", "pixels"))
-def _composite(
-    decoded: Float[Array, "1 f h w 3"],
-    upscaled: Float[Array, "1 f h w 3"],
-    keep: Bool[Array, "f r q"],
-    size: tuple[int, int],
-    pixels: Pixels,
-) -> Float[Array, "f h2 w2 3"]:
-    """Decoded frames in [-1, 1] -> the composited output in [0, 1], cropped to ``size``."""
-    height, width = size
-    reference = upscaled[0, :, :height, :width]
-    frames = fix_colour(0.5 * decoded[0, :, :height, :width] + 0.5, reference, pixels.colour)
-    if pixels.keep_skipped:
-        frames = compose_pixels(frames, reference, keep, pixels.feather)
-    return jnp.clip(frames, 0, 1)
+FRAMES_UNDER_WAY = 8
+"""Frames that the device may be asked for before the oldest has been downloaded."""
+OutputFormat = YuvFormat | int
+"""Planes of YUV; or the bits of RGB: 8, 16, or 32 for float32 in [0, 1], which is not rounded."""
+OutputFrame = tuple[list[tuple[HostArray, ...]], Bool[HostArray, "r q"]]
+"""The codes of one frame in each format that was asked for, and its keep mask (rows, columns)."""
 
 
 def decode_and_composite(
-    coder: Coder,
+    programs: Programs,
     latent: Float[Array, "1 t h w c"],
     upscaled: UpscaledInput,
     keep: Bool[HostArray, "t r q"],
     plan: CodingPlan,
     pixels: Pixels,
-) -> Iterator[Float[Array, "f h w 3"]]:
+) -> Iterator[tuple[Float[Array, "h w 3"], ...]]:
     """The output frames of a chunk in [0, 1], at the target size, one slice after the other.
 
     Args:
-      coder: with the decoder.
+      programs: of the model.
       latent: refined.
       upscaled: the input that skipped patches show; all of them where the plan is to decode
         nothing.
@@ -88,10 +61,11 @@ def decode_and_composite(
     slices = plan.slices(upscaled.count)
     if plan.mode == "skip":
         return map(upscaled.cropped, slices)
-    decoded = coder.decode(latent, upscaled.signed_slices(slices), plan)
+    decoded = programs.coder.decode(latent, upscaled.signed_slices(slices), plan)
     keep = keep_of_frames(keep, slices[-1].stop)
+    after = {"size": upscaled.target, **dataclasses.asdict(pixels)}
     return (
-        _composite(frames, upscaled.unit(part), keep[part], upscaled.target, pixels)
+        programs.composite(frames, upscaled.unit(part), keep[part], **after)
         for frames, part in zip(decoded, slices, strict=True)
     )
 
@@ -101,21 +75,40 @@ def keep_of_frames(keep: Bool[HostArray, "t r q"], frames: int) -> Bool[HostArra
     return keep[patch_of_frame(np.arange(frames))]
 
 
-def download(slices: Iterable[Float[Array, "f h w 3"]]) -> Iterator[Float[HostArray, "f h w 3"]]:
-    """Slices of frames on the host, each downloaded while the device computes the next one."""
-    before = None
-    for frames in slices:
-        frames.copy_to_host_async()
-        if before is not None:
-            yield np.asarray(before)
-        before = frames
-    if before is not None:
-        yield np.asarray(before)
+def convert(
+    frame: Float[Array, "h w 3"], output: OutputFormat, programs: Programs
+) -> tuple[Array, ...]:
+    """The codes of a frame in [0, 1]: three planes, or one array of RGB."""
+    if isinstance(output, YuvFormat):
+        return programs.to_yuv(frame, target=output)
+    return (frame if output == 32 else programs.to_rgb(frame, bits=output),)
 
 
-def quantise(frame: Float[HostArray, "h w 3"], dtype: DType) -> HostArray:
-    """Pixels in [0, 1] -> uint8 or uint16 on the full scale of ``dtype``, rounded to nearest."""
-    return np.rint(frame * np.float32(np.iinfo(dtype).max)).astype(dtype)
+def download(
+    frames: Iterable[tuple[Float[Array, "h w 3"], Bool[HostArray, "r q"]]],
+    formats: Sequence[OutputFormat],
+    programs: Programs,
+    report: Report,
+) -> Iterator[OutputFrame]:
+    """Frames as codes on the host, each downloaded while the device makes the ones after it."""
+    under_way: deque[tuple[list[tuple[Array, ...]], HostArray]] = deque()
+
+    def finished() -> OutputFrame:
+        codes, keep = under_way.popleft()
+        with report.stage("download"):
+            return [tuple(map(np.asarray, arrays)) for arrays in codes], keep
+
+    for frame, keep in frames:
+        called = time.perf_counter()
+        codes = [convert(frame, output, programs) for output in formats]
+        for array in itertools.chain(*codes):
+            array.copy_to_host_async()
+        report.watch("decode", codes, called)
+        under_way.append((codes, keep))
+        if len(under_way) > FRAMES_UNDER_WAY:
+            yield finished()
+    while under_way:
+        yield finished()
 
 
 def _upscale_chunk(
@@ -126,55 +119,43 @@ def _upscale_chunk(
     programs: Programs,
     settings: Settings,
     report: Report,
-) -> Iterator[OutputFrame]:
-    """The output frames of one chunk, whose index in the clip is ``number``."""
+) -> Iterator[DeviceFrame]:
+    """The output frames of one chunk, whose index in the clip is ``number``, on the device."""
     coder, grid = programs.coder, token_grid(len(frames), *target)
-    upscaled = UpscaledInput(pad_frames(frames), target, programs.model.mesh)
-    noise = draw_noise(settings.seed, number, coder.latent_shape(grid))
+    upscaled = UpscaledInput(pad_frames(frames), target, programs.upscale)
+    seed, index = np.uint32(settings.seed), np.uint32(number)
+    noise = programs.draw_noise(seed, index, shape=coder.latent_shape(grid))
     choice = CodingChoice(frames, upscaled.padded_size, programs, settings)
-    overlap = settings.chunk.overlap if number else 0
+    new = len(frames) - (settings.chunk.overlap if number else 0)
 
     def make_mask(latent: Array | None) -> Bool[HostArray, "t r q"]:
         with report.stage("mask"):
             return keep_mask(settings.mask, programs, latent, frames, truth, target)
 
     keep = make_mask(None) if choice.needs_mask_to_encode else None
-    encoding = choice.encoding(keep)
-    with report.stage("encode"):
-        slices = upscaled.signed_slices(encoding.slices(len(frames)))
-        latent = coder.encode(slices, noise.posterior, encoding)
-        latent.block_until_ready()
-    report.advance("encode", len(frames) - overlap)
+    encoding, called = choice.encoding(keep), time.perf_counter()
+    slices = upscaled.signed_slices(encoding.slices(len(frames)))
+    latent = coder.encode(slices, noise.posterior, encoding)
+    report.watch("encode", latent, called, new)
     if keep is None:
         keep = make_mask(latent)
-    with report.stage("refine"):
-        refined, bucket = programs.refine(
-            latent, keep, noise.start, settings.sampler, noise.condition
-        )
-        refined.block_until_ready()
-    report.advance("refine", len(frames) - overlap)
+    fine, called = settings.buckets == "fine", time.perf_counter()
+    refined, bucket = programs.refine(
+        latent, keep, noise.start, settings.sampler, noise.condition, fine
+    )
+    report.watch("refine", refined, called, new)
     decoding = choice.decoding(keep)
     attention = programs.attention(bucket) if bucket else None
     report.chunk(keep, bucket, attention, {"encode": encoding, "decode": decoding})
-
-    made = decode_and_composite(coder, refined, upscaled, keep, decoding, settings.pixels)
-    pixels = _timed_frames(download(made), report)
+    made = decode_and_composite(programs, refined, upscaled, keep, decoding, settings.pixels)
     masks = keep_of_frames(keep, len(frames))
-    for index, frame in enumerate(itertools.islice(pixels, len(frames))):
-        report.advance("decode", int(index >= overlap))
-        yield frame, masks[index]
-
-
-def _timed_frames(
-    slices: Iterator[Float[HostArray, "f h w 3"]], report: Report
-) -> Iterator[Float[HostArray, "h w 3"]]:
-    """The single frames of slices, the making of which is counted as decoding."""
-    while True:
-        with report.stage("decode"):
-            frames = next(slices, None)
-        if frames is None:
-            return
-        yield from frames
+    called, index = time.perf_counter(), 0
+    for pixels in made:
+        report.watch("decode", pixels, called, len(pixels) * new / len(frames))
+        for frame in pixels[: len(frames) - index]:
+            yield frame, masks[index]
+            index += 1
+        called = time.perf_counter()
 
 
 def upscale_frames(
@@ -184,8 +165,9 @@ def upscale_frames(
     settings: Settings,
     report: Report,
     reference: Iterable[HostArray] | None = None,
+    formats: Sequence[OutputFormat] = (8,),
 ) -> Iterator[OutputFrame]:
-    """Frames at the target size, pixels in [0, 1], each with its keep mask, as they get ready.
+    """Frames at the target size, as codes, each with its keep mask, as they get ready.
 
     Args:
       frames: of the input, (h, w, 3), uint8 or uint16.
@@ -194,6 +176,7 @@ def upscale_frames(
       settings: of the run.
       report: where the stages note their time and what was skipped.
       reference: the true frames at the target size; the oracle mask needs them.
+      formats: what is made of each frame.
 
     Raises:
       UserError: settings that the model or the devices cannot satisfy; a reference that does not
@@ -207,7 +190,7 @@ def upscale_frames(
     if reference is not None:
         truths = overlapping(reference, length, overlap)
 
-    def chunks() -> Iterator[tuple[Iterator[OutputFrame], bool]]:
+    def chunks() -> Iterator[tuple[Iterator[DeviceFrame], bool]]:
         for number, (chunk, last) in enumerate(inputs):
             truth, _ = next(truths, (None, False))
             if reference is not None and (
@@ -219,4 +202,5 @@ def upscale_frames(
                 )
             yield _upscale_chunk(chunk, truth, target, number, programs, settings, report), last
 
-    return cross_fade(chunks(), overlap)
+    blended = cross_fade(chunks(), overlap, programs.blend)
+    return download(blended, formats, programs, report)

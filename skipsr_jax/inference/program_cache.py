@@ -18,6 +18,7 @@ that JAX's own cache supplied is not serialized again: on CPUs the copy loads, a
 because it lacks its functions. JAX's cache supplies it to later runs too, after tracing.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -34,6 +35,7 @@ from typing import Any
 import jax
 import jaxlib
 from jax.experimental import serialize_executable
+from jax.sharding import Mesh
 
 import skipsr_jax
 from skipsr_jax.files import is_temporary, new_file
@@ -108,7 +110,9 @@ def _environment() -> tuple[str, ...]:
 def _signature(leaf: Any) -> tuple:
     """What of one argument the compiled program depends on."""
     sharding = getattr(leaf, "sharding", None)
-    if sharding is not None and not getattr(leaf, "committed", True):
+    if sharding is not None and (
+        len(sharding.device_set) == 1 or not getattr(leaf, "committed", True)
+    ):
         sharding = None
     return leaf.shape, str(leaf.dtype), bool(getattr(leaf, "weak_type", False)), sharding
 
@@ -125,9 +129,16 @@ def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
 class Program:
     """One function, compiled once for each signature of its arguments. See ``ProgramCache``."""
 
-    def __init__(self, cache: "ProgramCache", name: str, function: Callable, description: str):
-        self.name = name
-        self._cache, self._function, self._description = cache, function, description
+    def __init__(
+        self,
+        cache: "ProgramCache",
+        name: str,
+        function: Callable,
+        description: str,
+        mesh: Mesh | None,
+    ):
+        self.name, self.function = name, function
+        self._cache, self._description, self._mesh = cache, description, mesh
         self._programs: dict[Any, Future] = {}
         self._lock = threading.Lock()
 
@@ -142,18 +153,16 @@ class Program:
         ``arguments``: arrays, or ``jax.ShapeDtypeStruct`` with their shardings. ``static``: static
         keyword arguments of the function.
         """
-        leaves, tree = jax.tree.flatten(arguments)
-        key = (tree, *map(_signature, leaves), *sorted(static.items()))
+        key = self._key(arguments, static)
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = self._cache.submit(self, key, arguments, static)
             return self._programs[key]
 
-    def is_ready(self, *arguments: Any, **static: Any) -> bool:
-        """Whether the program for these arguments is in memory already."""
-        leaves, tree = jax.tree.flatten(arguments)
-        future = self._programs.get((tree, *map(_signature, leaves), *sorted(static.items())))
-        return future is not None and future.done()
+    def is_kept(self, *arguments: Any, **static: Any) -> bool:
+        """Whether the program for these arguments is in memory or in the folder."""
+        key = self._key(arguments, static)
+        return key in self._programs or self._cache.has_file(self, key)
 
     def __call__(self, *arguments: Any, **static: Any) -> Any:
         """The function of these arguments."""
@@ -164,15 +173,22 @@ class Program:
             self._cache.counts.waited_seconds += time.perf_counter() - began
         return future.result()(*arguments)
 
+    def _key(self, arguments: Any, static: dict[str, Any]) -> tuple:
+        leaves, tree = jax.tree.flatten(arguments)
+        return (tree, *map(_signature, leaves), *sorted(static.items()))
+
     def file_name(self, key: Any) -> str:
         """The name of the file that holds the program for a signature."""
         tree, *rest = key
-        facts = (self.name, self._description, _source_digest(), *_environment(), str(tree), *rest)
+        mesh = None if self._mesh is None else (self._mesh.shape, self._mesh.device_ids.tolist())
+        own = (self.name, self._description, str(mesh), str(tree), *rest)
+        facts = (_source_digest(), *_environment(), *own)
         return hashlib.sha256(repr(facts).encode()).hexdigest() + SUFFIX
 
     def compiled(self, arguments: Any, static: dict[str, Any]) -> jax.stages.Compiled:
         """The program, traced, lowered and compiled now."""
-        return self._function.lower(*arguments, **static).compile()
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return self.function.lower(*arguments, **static).compile()
 
 
 class ProgramCache:
@@ -187,16 +203,23 @@ class ProgramCache:
         self.counts = Counts()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
 
-    def program(self, name: str, function: Callable, description: str = "") -> Program:
+    def program(
+        self, name: str, function: Callable, description: str = "", mesh: Mesh | None = None
+    ) -> Program:
         """A program of this cache.
 
         Args:
           name: for messages, and a part of the key.
           function: as ``jax.jit`` returns it.
           description: every fact that the function closes over and that its arguments do not show
-            (sizes of a network, compute dtype, mesh).
+            (sizes of a network, compute dtype).
+          mesh: the current mesh while the function is traced.
         """
-        return Program(self, name, function, description)
+        return Program(self, name, function, description, mesh)
+
+    def has_file(self, program: Program, key: Any) -> bool:
+        """Whether the folder has the program for a signature."""
+        return self.folder is not None and (self.folder / program.file_name(key)).exists()
 
     def submit(self, program: Program, key: Any, arguments: Any, static: dict) -> Future:
         """Loads or compiles a program in a thread of the pool."""

@@ -6,7 +6,9 @@ length alone: resolution, frame count and mask reach it as index arrays. Latents
 the autoencoder's ``scaling_factor``).
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +20,32 @@ from skipsr_jax.diffusion.guidance import apply_guidance
 from skipsr_jax.diffusion.sampler import euler_sample
 from skipsr_jax.diffusion.timesteps import uniform_trailing
 from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import PATCH_AREA
+from skipsr_jax.inference.bucket_choice import BucketChoice
 from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.predictor import PixelMaskPredictor
-from skipsr_jax.parallel.mesh import on_mesh
-from skipsr_jax.pixels.compose import compose_latent, gather_patches
+from skipsr_jax.pixels.compose import blend, compose_latent, gather_patches
+from skipsr_jax.pixels.composite import composite
+from skipsr_jax.pixels.yuv import rgb_codes, rgb_to_yuv
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
-from skipsr_jax.tokens.plan import TokenPlan, bucket_with_window_capacity, build_plan
+from skipsr_jax.tokens.plan import TokenPlan, build_plan
 from skipsr_jax.types import Bool, Float, HostArray
+
+
+class Noise(NamedTuple):
+    """All the noise of a chunk, each array shaped as its latent."""
+
+    posterior: Float[Array, "1 t h w c"]
+    start: Float[Array, "1 t h w c"]
+    condition: Float[Array, "1 t h w c"]
 
 
 def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
@@ -49,38 +64,64 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
     return jax.jit(velocity)
 
 
+def draw_noise(seed: Array, chunk: Array, shape: tuple[int, ...]) -> Noise:
+    """Standard normal numbers that depend on the seed, the chunk's number and the shape alone."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), chunk), 3)
+    return Noise(*(jax.random.normal(key, shape, jnp.float32) for key in keys))
+
+
+def description(model: Model) -> str:
+    """What the programs of a model depend on besides the shapes of their arguments."""
+    predictor = type(model.predictor).__name__  # its sizes show in its parameters
+    return repr((model.vae.config, model.dit.config, predictor, str(np.dtype(model.dit.dtype))))
+
+
 class Programs:
     """The compiled programs of one model. Creating it compiles nothing.
 
-    Attributes:
+    Args:
       model: the networks and their parameters.
+      cache: where compiled programs come from; None: they are kept in memory alone.
+
+    Attributes:
+      model, cache: as given.
       coder: the autoencoder, which encodes and decodes chunks.
+      buckets: chooses the transformer's bucket for each chunk.
     """
 
-    def __init__(self, model: Model):
-        dit, predictor, mesh = model.dit, model.predictor, model.mesh
-        self.model = model
-        self.coder = Coder(model)
-        self._velocity_step = velocity_step(dit)
-        self._velocity = on_mesh(mesh, self._velocity_step)
-        self._add_condition_noise = jax.jit(add_condition_noise, static_argnames="strength")
-        self._gather = jax.jit(gather_patches)
-        self._gather_condition = jax.jit(
-            lambda latent, index: gather_patches(condition(latent), index)
+    def __init__(self, model: Model, cache: ProgramCache | None = None):
+        self.model, self.cache = model, cache or ProgramCache()
+        own = functools.partial(self.cache.program, description=description(model), mesh=model.mesh)
+        self.coder = Coder(model, own)
+        self.upscale = own("upscale", upscale_slice)
+        self.composite = own("composite", composite)
+        self.blend = own("blend", jax.jit(blend))
+        self.to_yuv = own("convert to YUV", rgb_to_yuv)
+        self.to_rgb = own("convert to RGB", rgb_codes)
+        self.draw_noise = own("noise", jax.jit(draw_noise, static_argnames="shape"))
+        self._velocity = own("transformer", velocity_step(model.dit))
+        self._add_condition_noise = own(
+            "condition noise", jax.jit(add_condition_noise, static_argnames="strength")
         )
-        self._compose = jax.jit(compose_latent)
-        if predictor is not None:
+        self._gather = own("gather", jax.jit(gather_patches))
+        self._gather_condition = own(
+            "gather condition",
+            jax.jit(lambda latent, index: gather_patches(condition(latent), index)),
+        )
+        self._compose = own("compose latent", jax.jit(compose_latent))
+        self.buckets = BucketChoice(model)
+        if model.predictor is not None:
 
             @jax.named_scope("mask")
             def logits(params, inputs):
-                return bind(predictor, params)(inputs)
+                return bind(model.predictor, params)(inputs)
 
-            self._logits = on_mesh(mesh, jax.jit(logits))
+            self._logits = own("predictor", jax.jit(logits))
 
     @property
     def compiled_transformers(self) -> int:
-        """How many programs of the transformer have been compiled so far."""
-        return self._velocity_step._cache_size()
+        """How many programs of the transformer there are in memory."""
+        return self._velocity.signatures
 
     @property
     def masks_from_pixels(self) -> bool:
@@ -103,6 +144,7 @@ class Programs:
         noise: Float[Array, "1 t h w c"],
         sampler: Sampler,
         condition_noise: Float[Array, "1 t h w c"] | None = None,
+        fine: bool = True,
     ) -> tuple[Float[Array, "1 t h w c"], Bucket | None]:
         """The latent with its kept patches refined, and the bucket in which they ran.
 
@@ -112,16 +154,18 @@ class Programs:
           noise: x_T, from which sampling starts.
           sampler: steps and guidance.
           condition_noise: needed when the sampler puts noise on the condition.
+          fine: whether to take the smallest bucket even where a larger one is compiled already.
         """
         if not keep.any():
             return latent, None
         conditioned = latent
         if sampler.condition_noise > 0:
             conditioned = self._add_condition_noise(
-                latent, condition_noise, sampler.condition_noise
+                latent, condition_noise, strength=sampler.condition_noise
             )
-        bucket = bucket_with_window_capacity([keep], self.model.devices)
         texts = self._texts(sampler)
+        calls = sampler.steps * len(texts)
+        bucket = self.buckets.choose(keep, calls, fine, self._is_kept)
         plans = self._plans_on_devices(keep, texts, bucket)
         index = plans[0].patch_index
         conditions = self._gather_condition(conditioned, index)
@@ -150,6 +194,21 @@ class Programs:
         dtype = np.dtype(self.model.dit.dtype)
         heads = config.heads // devices
         return choose(Problem(1, rows, heads, config.head_dim, bucket.windows, dtype))
+
+    def _is_kept(self, bucket: Bucket) -> bool:
+        """Whether the transformer's program of a bucket can be loaded rather than compiled."""
+        text = self.model.params["text"]["positive"][None]
+        keep = np.zeros((1, 1, 1), bool)
+        plan = build_plan([keep], [text.shape[1]], bucket, shards=self.model.devices)
+        channels = self.model.dit.config
+        rows = (1, bucket.tokens)
+        noisy = jax.ShapeDtypeStruct((*rows, PATCH_AREA * channels.out_channels), jnp.float32)
+        width = PATCH_AREA * (channels.in_channels - channels.out_channels)
+        conditions = jax.ShapeDtypeStruct((*rows, width), jnp.float32)
+        timestep = jax.ShapeDtypeStruct((), jnp.float32)
+        return self._velocity.is_kept(
+            self.model.params["dit"], noisy, conditions, text, timestep, plan
+        )
 
     def _texts(self, sampler: Sampler) -> list[Float[Array, "1 m i"]]:
         """The embeddings of the prompts that the sampler runs with: positive, maybe negative."""

@@ -6,17 +6,25 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.inference.device_clock import DeviceClock
 from skipsr_jax.tokens.buckets import Bucket
 
-STAGES = ("read", "encode", "mask", "refine", "decode", "convert", "write", "mask picture")
-"""``encode`` begins with the upscaling, ``decode`` ends with the colour fix and the download, and
-``convert`` makes 8 or 16 bits of the pixels. Reading, the device's stages, and writing run in
-threads of their own, so the stages' seconds add up to more than passed."""
+STAGES = ("read", "mask", "encode", "refine", "decode", "download", "write", "mask picture")
+"""``encode``, ``refine`` and ``decode`` are the device's: ``encode`` begins with the upscaling, and
+``decode`` ends with the colour fix and the conversion to the codes of the file. ``download`` is
+what the host waited for finished frames."""
+WORKERS = {
+    "reading": ("read",),
+    "the device": ("encode", "refine", "decode"),
+    "writing": ("write",),
+}
+"""Who works at the same time as the others, with the stages of each."""
 _PROGRESS = {"encode": 0.35, "refine": 0.15, "decode": 0.5}
 """How much of the progress each stage is; a guess at the fraction of time that it takes."""
 
@@ -46,7 +54,28 @@ class Report:
         self.attention: dict[str, Mapping[str, str]] = {}
         self._coded: dict[str, tuple[int, int]] = {}
         self._progress = progress
+        self._device = DeviceClock(self._finished)
         self._began = time.perf_counter()
+
+    def watch(self, stage: str, result: Any, called: float, frames: float = 0.0) -> None:
+        """Counts what the device does from now until ``result`` is ready towards a stage.
+
+        Args:
+          stage: "encode", "refine" or "decode".
+          result: arrays on the device.
+          called: ``time.perf_counter()`` before the call that makes them.
+          frames: how many frames that no chunk had before are then done with the stage.
+        """
+        self._progress(stage, 0.0)
+        self._device.watch(stage, result, called, frames)
+
+    def _finished(self, stage: str, seconds: float, frames: float) -> None:
+        self.seconds[stage] += seconds
+        self._progress(stage, _PROGRESS[stage] * frames)
+
+    def close(self) -> None:
+        """Waits until all that was watched is counted."""
+        self._device.close()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -58,10 +87,6 @@ class Report:
                 yield
         finally:
             self.seconds[name] += time.perf_counter() - began
-
-    def advance(self, stage: str, frames: int) -> None:
-        """Notes that a stage is done with so many frames that no chunk had before."""
-        self._progress(stage, _PROGRESS[stage] * frames)
 
     def chunk(
         self,
@@ -106,6 +131,11 @@ class Report:
         ran, total = self._coded.get(direction, (0, 0))
         return ran / max(total, 1)
 
+    @property
+    def bounded_by(self) -> str:
+        """Which of WORKERS was busy for longest: the run cannot be faster than that one."""
+        return max(WORKERS, key=lambda worker: sum(self.seconds[s] for s in WORKERS[worker]))
+
     def lines(self) -> list[str]:
         """The facts in a user's words, one a line, each with a label of one word."""
         seconds = ", ".join(f"{name} {s:.1f}" for name, s in self.seconds.items() if s >= 0.05)
@@ -119,7 +149,7 @@ class Report:
             f"video      {' and '.join(coded)} by the autoencoder",
             f"tokens     {tokens or 'none, the transformer did not run'}",
             *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
-            f"seconds    {self.passed:.1f}: {seconds}",
+            f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}; busy: {seconds}",
             f"memory     {peak_memory()}",
         ]
 

@@ -173,6 +173,8 @@ class Settings:
         enough blocks, where it can be done.
       sparse_up_to: auto: the fraction of blocks, 0 to 1, up to which a chunk is coded sparsely.
         Sparse coding of the full autoencoder is faster even at 0.9.
+      buckets: auto: a larger bucket that is compiled already is used until its padding has cost
+        what the smallest one would cost to compile; fine: always the smallest.
       mesh: devices, all of which share each clip (-1: all there are); parameters are sharded over
         its fsdp axis.
     """
@@ -187,6 +189,7 @@ class Settings:
     encode: str = "auto"
     decode: str = "auto"
     sparse_up_to: float = 0.8
+    buckets: str = "auto"
     size: Size = Size()
     mask: Mask = Mask()
     sampler: Sampler = Sampler()
@@ -201,6 +204,7 @@ class Settings:
         require_one_of("dtype", self.dtype, ("auto", *DTYPES))
         for name in ("encode", "decode"):
             require_one_of(name, getattr(self, name), CODINGS)
+        require_one_of("buckets", self.buckets, ("auto", "fine"))
         good = self.decode != "sparse" or self.pixels.keep_skipped
         rule = (
             "dense or auto without pixels.keep_skipped: it shows decoded pixels of skipped patches"

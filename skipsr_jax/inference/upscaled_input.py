@@ -6,28 +6,31 @@ of 4, are made where and when they are needed, and are not kept. Values are thos
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
-import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh
 
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
-from skipsr_jax.parallel.mesh import on_mesh
+from skipsr_jax.inference.program_cache import Program
 from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.pixels.resample import bicubic_weights, pad_to_patches, upscale
 from skipsr_jax.types import Float, HostArray
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _upscaled(
+@functools.partial(jax.jit, static_argnames=("signed", "crop"))
+def upscale_slice(
     frames: Array,
     rows: Float[Array, "h2 h"],
     columns: Float[Array, "w2 w"],
-    signed: bool,
-) -> Float[Array, "1 f h3 w3 3"]:
-    x = pad_to_patches(upscale(frames, rows, columns))
+    signed: bool = False,
+    crop: bool = False,
+) -> Float[Array, "1 f h3 w3 3"] | tuple[Float[Array, "h2 w2 3"], ...]:
+    """Frames at the target size: padded to whole patches, or, with ``crop``, one by one."""
+    x = upscale(frames, rows, columns)
+    if crop:
+        return tuple(x)
+    x = pad_to_patches(x)
     return constrain_spatial((2 * x - 1 if signed else x)[None], SPACE_FACTOR)
 
 
@@ -37,28 +40,27 @@ class UpscaledInput:
     Args:
       frames: of the input, (f, h, w, 3) uint8 or uint16.
       target: (height, width) in pixels.
-      mesh: over whose devices each frame lies; None: on the default device.
+      program: ``upscale_slice``, compiled.
     """
 
-    def __init__(self, frames: HostArray, target: tuple[int, int], mesh: Mesh | None):
+    def __init__(self, frames: HostArray, target: tuple[int, int], program: Program):
         self.count, self.target = len(frames), target
         self.padded_size = padded_size(*target)
         self._frames = frames
-        self._upscale: Callable[..., Array] = on_mesh(mesh, _upscaled)
-        self._weights = [jnp.asarray(x) for x in bicubic_weights(frames.shape[1:3], target)]
+        self._upscale = program
+        self._weights = [jax.device_put(x) for x in bicubic_weights(frames.shape[1:3], target)]
 
     def unit(self, part: slice) -> Float[Array, "1 f h w 3"]:
         """Some of the frames, padded to whole patches, in [0, 1]."""
-        return self._upscale(self._frames[part], *self._weights, False)
+        return self._upscale(self._frames[part], *self._weights)
 
     def signed(self, part: slice) -> Float[Array, "1 f h w 3"]:
         """Some of the frames, padded to whole patches, in [-1, 1] as the autoencoder takes them."""
-        return self._upscale(self._frames[part], *self._weights, True)
+        return self._upscale(self._frames[part], *self._weights, signed=True)
 
-    def cropped(self, part: slice) -> Float[Array, "f h w 3"]:
-        """Some of the frames at the target size, in [0, 1]."""
-        height, width = self.target
-        return self.unit(part)[0, :, :height, :width]
+    def cropped(self, part: slice) -> tuple[Float[Array, "h w 3"], ...]:
+        """Some of the frames at the target size, one by one, in [0, 1]."""
+        return self._upscale(self._frames[part], *self._weights, crop=True)
 
     def signed_slices(self, slices: Iterable[slice]) -> Iterator[Float[Array, "1 f h w 3"]]:
         """``signed`` of each slice, made when it is asked for."""

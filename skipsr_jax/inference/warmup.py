@@ -62,7 +62,7 @@ def coding_programs(
     if not sparse or len(clip) == 1:
         return
     coder, grid = programs.coder, token_grid(len(clip), *target)
-    upscaled = UpscaledInput(clip, target, programs.model.mesh)
+    upscaled = UpscaledInput(clip, target, programs.upscale)
     latent = jnp.zeros(coder.latent_shape(grid))
     blocks = grid[1] * grid[2]
     for name in sparse:

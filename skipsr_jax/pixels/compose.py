@@ -8,6 +8,7 @@ Invariant: every pixel of a skipped patch equals the upscaled input bit for bit.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from skipsr_jax.geometry import PATCH, PATCH_PIXELS
@@ -73,3 +74,10 @@ def compose_pixels(
     """
     weight = seam_weights(keep, feather)[:, : decoded.shape[1], : decoded.shape[2]]
     return upscaled + weight[..., None] * (decoded - upscaled)
+
+
+def blend(
+    old: Float[Array, "h w c"], new: Float[Array, "h w c"], weight: Float[Array, ""] | np.float32
+) -> Float[Array, "h w c"]:
+    """``old`` moved towards ``new`` by ``weight`` (0..1); where they are equal, exactly ``old``."""
+    return old + weight * (new - old)

@@ -17,27 +17,28 @@ from skipsr_jax.media.yuv_format import YuvFormat
 from skipsr_jax.types import Float
 
 Planes = tuple[Array, Array, Array]
-"""Luma, blue difference and red difference, each (f, rows, columns), uint8 or uint16."""
+"""Luma, blue difference and red difference, each (..., rows, columns), uint8 or uint16."""
 
 
 def _codes(values: Float[Array, "*shape"], bits: int) -> Array:
-    codes = jnp.clip(jnp.floor(values + 0.5), 0, 2**bits - 1)
+    codes = jnp.clip(jnp.rint(values), 0, 2**bits - 1)
     return codes.astype(jnp.uint8 if bits == 8 else jnp.uint16)
 
 
-def _half(x: Float[Array, "f h w"], half_width: bool, half_height: bool) -> Float[Array, "f _ _"]:
+def _half(x: Float[Array, "*b h w"], half_width: bool, half_height: bool) -> Float[Array, "*b _ _"]:
     """Half the rows, sited between two, and half the columns, sited on the even ones."""
+    outer = [(0, 0)] * (x.ndim - 2)
     if half_height:
-        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0)), mode="edge")
-        x = (x[:, ::2] + x[:, 1::2]) / 2
+        x = jnp.pad(x, [*outer, (0, x.shape[-2] % 2), (0, 0)], mode="edge")
+        x = (x[..., ::2, :] + x[..., 1::2, :]) / 2
     if half_width:
-        x = jnp.pad(x, ((0, 0), (0, 0), (1, x.shape[2] % 2)), mode="edge")
+        x = jnp.pad(x, [*outer, (0, 0), (1, x.shape[-1] % 2)], mode="edge")
         x = x[..., 1::2] / 2 + (x[..., :-1:2] + x[..., 2::2]) / 4
     return x
 
 
 @functools.partial(jax.jit, static_argnames="target")
-def rgb_to_yuv(frames: Float[Array, "f h w 3"], target: YuvFormat) -> Planes:
+def rgb_to_yuv(frames: Float[Array, "*b h w 3"], target: YuvFormat) -> Planes:
     """The planes of frames with values in [0, 1].
 
     Args:
@@ -45,7 +46,7 @@ def rgb_to_yuv(frames: Float[Array, "f h w 3"], target: YuvFormat) -> Planes:
       target: the matrix, range, depth and chroma layout of the codes.
 
     Returns:
-      Luma (f, h, w) and two chroma planes (f, ceil(h / 2) or h, ceil(w / 2) or w).
+      Luma (..., h, w) and two chroma planes (..., ceil(h / 2) or h, ceil(w / 2) or w).
     """
     red, green, blue = (frames[..., channel].astype(jnp.float32) for channel in range(3))
     weights = target.red, 1 - target.red - target.blue, target.blue
@@ -64,6 +65,6 @@ def rgb_to_yuv(frames: Float[Array, "f h w 3"], target: YuvFormat) -> Planes:
 
 
 @functools.partial(jax.jit, static_argnames="bits")
-def rgb_codes(frames: Float[Array, "f h w 3"], bits: int) -> Array:
+def rgb_codes(frames: Float[Array, "*b h w 3"], bits: int) -> Array:
     """RGB in [0, 1] as uint8 (``bits`` 8) or as uint16 (``bits`` 16) on the full scale."""
     return _codes(frames.astype(jnp.float32) * (2**bits - 1), bits)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from skipsr_jax.inference import chunks
+from skipsr_jax.pixels.compose import blend
 
 
 def stream(count):
@@ -19,7 +20,7 @@ def run(count, length, overlap, offset=0.0):
             keep[:] = number % 2
             yield ((frame + offset * number, keep) for frame in frames), last
 
-    return list(chunks.cross_fade(processed(), overlap))
+    return list(chunks.cross_fade(processed(), overlap, blend))
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 6, 9, 10, 23])
@@ -58,7 +59,7 @@ def test_frames_leave_before_the_next_chunk_is_made():
             made.append(len(frames))
             yield iter([(frame, np.ones((1, 1), bool)) for frame in frames]), last
 
-    out = chunks.cross_fade(processed(), 1)
+    out = chunks.cross_fade(processed(), 1, blend)
     for _ in range(4):
         next(out)
     assert len(made) == 1

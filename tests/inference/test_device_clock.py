@@ -27,7 +27,7 @@ class Result:
 
 def test_stages_that_follow_one_another_share_the_time():
     seconds, clock = Counter(), Clock()
-    with DeviceClock(lambda s, taken: seconds.update({s: taken}), lambda: clock.time) as device:
+    with DeviceClock(lambda s, taken, _: seconds.update({s: taken}), lambda: clock.time) as device:
         device.watch("encode", Result(clock, 10.0), called=0.0)
         device.watch("refine", Result(clock, 15.0), called=0.0)  # begins when encode is done
         device.watch("decode", Result(clock, 40.0), called=30.0)  # the device was idle before
@@ -38,7 +38,7 @@ def test_stages_that_follow_one_another_share_the_time():
 def test_real_arrays_are_counted():
     seconds = Counter()
     product = jax.jit(lambda x: x @ x)
-    with DeviceClock(lambda stage, taken: seconds.update({stage: taken})) as device:
+    with DeviceClock(lambda stage, taken, _: seconds.update({stage: taken})) as device:
         for _ in range(3):
             device.watch("product", product(np.ones((300, 300), np.float32)), called=0.0)
     assert list(seconds) == ["product"] and seconds["product"] > 0

@@ -10,7 +10,7 @@ import small_model
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.pipeline import quantise, upscale_frames
+from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import from_config
@@ -46,8 +46,8 @@ def run(programs, settings, clip, reference=None, **parts):
         new = dataclasses.replace(old, **fields) if isinstance(fields, dict) else fields
         settings = dataclasses.replace(settings, **{name: new})
     report = Report()
-    pairs = list(upscale_frames(iter(clip), TARGET, programs, settings, report, reference))
-    return np.stack([p for p, _ in pairs]), np.stack([k for _, k in pairs]), report
+    pairs = list(upscale_frames(iter(clip), TARGET, programs, settings, report, reference, [32]))
+    return np.stack([p for [(p,)], _ in pairs]), np.stack([k for _, k in pairs]), report
 
 
 def coded(report):
@@ -157,9 +157,3 @@ def test_auto_is_sparse_where_few_blocks_are_kept_in_one_scene(programs, setting
 def test_sparse_encoding_needs_a_mask_before_the_latent(programs, settings, clip):
     with pytest.raises(UserError, match=r"config\.encode=dense or config\.mask\.source=input"):
         run(programs, settings, clip, encode="sparse")
-
-
-def test_quantise_rounds_to_the_nearest():
-    frame = np.array([[[0.0, 0.4999 / 255, 1.0]]], np.float32)
-    np.testing.assert_array_equal(quantise(frame, np.uint8), [[[0, 0, 255]]])
-    assert quantise(frame, np.uint16).max() == 65535

@@ -109,7 +109,7 @@ def test_programs_are_prepared_from_shapes(tmp_path):
     program.prepare(shape, shape).result()
     program(X, X)
     assert cache.counts.compiled == 1
-    assert program.is_ready(X, X) and not program.is_ready(X[:2], X[:2])
+    assert program.is_kept(X, X) and not program.is_kept(X[:2], X[:2])
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"not a pickle", "cut"])

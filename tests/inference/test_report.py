@@ -1,5 +1,8 @@
 """How a run went: the sums, the lines, and why a faster attention did not run."""
 
+import time
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,13 +27,25 @@ def test_the_report_adds_up():
 def test_seconds_and_progress_are_those_of_the_stages():
     seen = []
     report = Report(lambda stage, frames: seen.append((stage, frames)))
-    with report.stage("encode"):
+    with report.stage("write"):
         pass
     for stage in ("encode", "refine", "decode"):
-        report.advance(stage, 4)
-    assert report.seconds["encode"] > 0 == report.seconds["decode"]
-    assert seen[0] == ("encode", 0.0)
+        report.watch(stage, jnp.ones(3), time.perf_counter() - 1.0, 4)
+    report.close()
+    assert report.seconds["write"] > 0 == report.seconds["read"]
+    assert report.seconds["encode"] >= 1 and report.seconds["refine"] < 1
+    assert seen[0] == ("write", 0.0)
     assert sum(frames for _, frames in seen) == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "worker"), [("read", "reading"), ("refine", "the device"), ("write", "writing")]
+)
+def test_the_slowest_worker_bounds_the_run(stage, worker):
+    report = Report()
+    report.seconds |= {"decode": 2.0, "encode": 1.0} | {stage: 4.0}
+    assert report.bounded_by == worker
+    assert any(f"bounded by {worker}" in line for line in report.lines())
 
 
 def test_the_lines_name_the_attention_and_why_a_faster_one_was_refused():

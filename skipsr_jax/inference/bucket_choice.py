@@ -1,0 +1,87 @@
+"""Chooses the bucket in which the transformer runs each chunk.
+
+The first bucket of a run holds every token of its largest chunk, so that its program can be
+compiled before any mask is known, and serves all chunks of all inputs. Smaller buckets are compiled
+or loaded when the padding that they would have spared adds up to what they cost (``size_choice``):
+short runs compile one program, long runs come to pad by 1/32 at most.
+"""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+
+from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.size_choice import SizeChoice
+from skipsr_jax.parallel.device_peaks import peak_flops
+from skipsr_jax.tokens.buckets import Bucket, usable_tokens
+from skipsr_jax.tokens.plan import bucket_with_window_capacity, smallest_bucket
+from skipsr_jax.types import Bool, HostArray
+
+COMPILE_SECONDS, LOAD_SECONDS = 15.0, 0.5
+"""About what it takes to compile, and to load, a program of the transformer on a GPU."""
+UTILISATION = 0.5
+"""About the fraction of the device's peak that the transformer reaches."""
+HOST_FLOPS = 1e11
+"""Operations per second assumed of devices whose peak is not known, such as CPUs."""
+
+
+class BucketChoice:
+    """The buckets of one model.
+
+    Args:
+      model: whose number of parameters says how long a token takes.
+    """
+
+    def __init__(self, model: Model):
+        device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+        peak = peak_flops(device.device_kind)
+        rate = HOST_FLOPS if peak is None else UTILISATION * peak
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
+        self._devices = model.devices
+        self._seconds_per_token = 2 * parameters / (rate * model.devices)
+        self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
+        self.ready: set[Bucket] = set()
+
+    def reserve(self, grids: Iterable[tuple[int, int, int]]) -> None:
+        """States the token grids (t, r, q) of chunks to come: the first bucket holds each."""
+        whole = [
+            bucket_with_window_capacity([np.ones(grid, bool)], self._devices) for grid in grids
+        ]
+        if whole:
+            self.ready.add(Bucket(max(b.tokens for b in whole), max(b.windows for b in whole)))
+
+    def choose(
+        self,
+        keep: Bool[HostArray, "t r q"],
+        calls: int,
+        fine: bool,
+        is_kept: Callable[[Bucket], bool],
+    ) -> Bucket:
+        """The bucket for a chunk.
+
+        Args:
+          keep: its mask, with at least one kept patch.
+          calls: how often the transformer runs on it.
+          fine: whether to take the smallest bucket in any case.
+          is_kept: whether the program of a bucket can be loaded rather than compiled.
+        """
+        wanted = bucket_with_window_capacity([keep], self._devices)
+        if not fine:
+            if not self.ready:
+                self.reserve([keep.shape])
+            needed = smallest_bucket([keep], self._devices)
+            kept = int(keep.sum())
+            fits = [
+                bucket
+                for bucket in self.ready
+                if usable_tokens(bucket.tokens, self._devices) >= kept
+                and bucket.windows >= needed.windows
+            ]
+            if not fits:
+                self.reserve([keep.shape])
+                fits = [max(self.ready)]
+            seconds = self._seconds_per_token * calls
+            wanted = self._choice.choose(wanted, fits, lambda b: seconds * b.tokens, is_kept)
+        self.ready.add(wanted)
+        return wanted

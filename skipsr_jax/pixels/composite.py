@@ -1,0 +1,40 @@
+"""The last step on the device: decoded frames become the composited output."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from skipsr_jax.pixels.colour_fix import fix_colour
+from skipsr_jax.pixels.compose import compose_pixels
+from skipsr_jax.types import Bool, Float
+
+
+@functools.partial(jax.jit, static_argnames=("size", "colour", "keep_skipped", "feather"))
+def composite(
+    decoded: Float[Array, "1 f h w 3"],
+    upscaled: Float[Array, "1 f h w 3"],
+    keep: Bool[Array, "f r q"],
+    size: tuple[int, int],
+    colour: str,
+    keep_skipped: bool,
+    feather: int,
+) -> tuple[Float[Array, "h2 w2 3"], ...]:
+    """Decoded frames in [-1, 1] -> the composited output in [0, 1], cropped, one by one.
+
+    Args:
+      decoded: by the autoencoder.
+      upscaled: the input at the same size, in [0, 1].
+      keep: which patches of each frame were kept.
+      size: (height, width) of the output.
+      colour: the colour fix, see ``pixels.colour_fix``.
+      keep_skipped: whether skipped patches show the upscaled input.
+      feather: pixels of the ramp between the two.
+    """
+    height, width = size
+    reference = upscaled[0, :, :height, :width]
+    frames = fix_colour(0.5 * decoded[0, :, :height, :width] + 0.5, reference, colour)
+    if keep_skipped:
+        frames = compose_pixels(frames, reference, keep, feather)
+    return tuple(jnp.clip(frames, 0, 1))
