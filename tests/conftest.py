@@ -24,8 +24,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
-# Programs that infer.py compiles in tests are kept for the other tests of this run alone.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="skipsr_jax_tests_")
+# Where infer.py keeps its programs by default: not in the folder of whoever runs the tests.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="skipsr_cache_")
 
 import jax
 import pytest

@@ -8,10 +8,8 @@ short runs compile one program, long runs come to pad by 1/32 at most.
 
 from collections.abc import Callable, Iterable
 
-import jax
 import numpy as np
 
-from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.size_choice import SizeChoice
 from skipsr_jax.parallel.device_peaks import peak_flops
 from skipsr_jax.tokens.buckets import Bucket, usable_tokens
@@ -30,16 +28,16 @@ class BucketChoice:
     """The buckets of one model.
 
     Args:
-      model: whose number of parameters says how long a token takes.
+      parameters: of the transformer, whose number says how long a token takes.
+      devices: that share each clip.
+      device_kind: of these devices.
     """
 
-    def __init__(self, model: Model):
-        device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
-        peak = peak_flops(device.device_kind)
+    def __init__(self, parameters: int, devices: int, device_kind: str):
+        peak = peak_flops(device_kind)
         rate = HOST_FLOPS if peak is None else UTILISATION * peak
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
-        self._devices = model.devices
-        self._seconds_per_token = 2 * parameters / (rate * model.devices)
+        self._devices = devices
+        self._seconds_per_token = 2 * parameters / (rate * devices)
         self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
         self.ready: set[Bucket] = set()
 

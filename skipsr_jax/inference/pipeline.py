@@ -126,7 +126,7 @@ def _upscale_chunk(
     seed, index = np.uint32(settings.seed), np.uint32(number)
     noise = programs.draw_noise(seed, index, shape=coder.latent_shape(grid))
     choice = CodingChoice(frames, upscaled.padded_size, programs, settings)
-    new = len(frames) - (settings.chunk.overlap if number else 0)
+    new = float(len(frames) - (settings.chunk.overlap if number else 0))
 
     def make_mask(latent: Array | None) -> Bool[HostArray, "t r q"]:
         with report.stage("mask"):

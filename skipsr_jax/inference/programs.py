@@ -109,7 +109,9 @@ class Programs:
             jax.jit(lambda latent, index: gather_patches(condition(latent), index)),
         )
         self._compose = own("compose latent", jax.jit(compose_latent))
-        self.buckets = BucketChoice(model)
+        device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
+        self.buckets = BucketChoice(parameters, model.devices, device.device_kind)
         if model.predictor is not None:
 
             @jax.named_scope("mask")

@@ -8,6 +8,7 @@ import small_model
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.coder import DENSE, SKIP, Coder, CodingPlan
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.tokens.blocks import plan_blocks
 
@@ -20,7 +21,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def coder(model):
-    return Coder(model)
+    return Coder(model, ProgramCache().program)
 
 
 def cut(frames, plan):

@@ -30,7 +30,7 @@ def test_seconds_and_progress_are_those_of_the_stages():
     with report.stage("write"):
         pass
     for stage in ("encode", "refine", "decode"):
-        report.watch(stage, jnp.ones(3), time.perf_counter() - 1.0, 4)
+        report.watch(stage, jnp.ones(3), time.perf_counter() - 1.0, 4.0)
     report.close()
     assert report.seconds["write"] > 0 == report.seconds["read"]
     assert report.seconds["encode"] >= 1 and report.seconds["refine"] < 1

@@ -13,8 +13,10 @@ import small_model
 from skipsr_jax.inference.chunks import overlapping
 from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Chunk, from_config
+from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -56,6 +58,7 @@ class Recorder(Programs):
         config = types.SimpleNamespace(latent_channels=16)
         vae = types.SimpleNamespace(config=config)
         self.model = types.SimpleNamespace(vae=vae, mesh=None, devices=1)
+        self.upscale = ProgramCache().program("upscale", upscale_slice)
         self.coder = RecordingCoder(self.model)
 
 
