@@ -231,9 +231,11 @@ def run(argv: Sequence[str]) -> None:
     settings = from_config(config)
     if values.input is None and not settings.max_frames:
         settings = dataclasses.replace(settings, max_frames=settings.sample_frames)
+    cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
+    if values.warmup and not cache:
+        raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     sizes = sizes_of_inputs(values, settings) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings)
-    cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
     began = time.perf_counter()
     upscaler = Upscaler(settings, cache=cache)
     loading = time.perf_counter() - began

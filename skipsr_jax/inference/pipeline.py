@@ -31,7 +31,7 @@ from skipsr_jax.inference.upscaled_input import UpscaledInput
 from skipsr_jax.media.yuv_format import YuvFormat
 from skipsr_jax.types import Bool, Float, HostArray
 
-FRAMES_UNDER_WAY = 8
+FRAMES_IN_FLIGHT = 8
 """Frames that the device may be asked for before the oldest has been downloaded."""
 OutputFormat = YuvFormat | int
 """Planes of YUV; or the bits of RGB: 8, 16, or 32 for float32 in [0, 1], which is not rounded."""
@@ -91,10 +91,10 @@ def download(
     report: Report,
 ) -> Iterator[OutputFrame]:
     """Frames as codes on the host, each downloaded while the device makes the ones after it."""
-    under_way: deque[tuple[list[tuple[Array, ...]], HostArray]] = deque()
+    in_flight: deque[tuple[list[tuple[Array, ...]], HostArray]] = deque()
 
     def finished() -> OutputFrame:
-        codes, keep = under_way.popleft()
+        codes, keep = in_flight.popleft()
         with report.stage("download"):
             return [tuple(map(np.asarray, arrays)) for arrays in codes], keep
 
@@ -104,10 +104,10 @@ def download(
         for array in itertools.chain(*codes):
             array.copy_to_host_async()
         report.watch("decode", codes, called)
-        under_way.append((codes, keep))
-        if len(under_way) > FRAMES_UNDER_WAY:
+        in_flight.append((codes, keep))
+        if len(in_flight) > FRAMES_IN_FLIGHT:
             yield finished()
-    while under_way:
+    while in_flight:
         yield finished()
 
 

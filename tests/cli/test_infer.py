@@ -60,7 +60,7 @@ WARM_UP = ("--config.size.factor=2", "--config.max_frames=1", "--warmup")
 
 
 def test_a_warm_up_needs_a_folder_for_its_programs(clip, capsys):
-    assert run(f"--input={clip}", *WARM_UP) == 1
+    assert run(f"--input={clip}", *WARM_UP, "--compile_cache_dir=none") == 1
     assert "name it with --compile_cache_dir" in capsys.readouterr().err
 
 
