@@ -90,10 +90,10 @@ def stages_alone(path: str, config: str, checkpoint: str | None, cache: str, out
     seconds["loading"] = time.perf_counter() - began
     target = target_size(media.height, media.width, upscaler.settings.size)
     upscaler.reserve([(len(frames), target)])
-    chosen: Output = upscaler.settings.output
+    coding: Output = upscaler.settings.output
     writer = VideoWriter(
         output, height=target[0], width=target[1], source=media, overwrite=True,
-        encoding=Encoding(codec=chosen.codec or None, crf=None if chosen.crf < 0 else chosen.crf),
+        encoding=Encoding(codec=coding.codec or None, crf=None if coding.crf < 0 else coding.crf),
     )  # fmt: skip
     codes = []
     for _ in range(2):  # the first loads or compiles the programs
@@ -125,12 +125,12 @@ def main(argv: Sequence[str]) -> int:
             in_a_process(write_checkpoint, pathlib.Path(checkpoint), values.model, "bfloat16")
         cache, output = values.cache or os.path.join(folder, "cache"), f"{folder}/out.mp4"
         root = pathlib.Path(values.root or REPOSITORY).resolve()
-        given = [f"--config=configs/{values.model}.py", f"--input={os.path.abspath(values.input)}"]
-        given += [f"--config.checkpoint={checkpoint}"] if checkpoint else []
+        chosen = [f"--config=configs/{values.model}.py", f"--input={os.path.abspath(values.input)}"]
+        chosen += [f"--config.checkpoint={checkpoint}"] if checkpoint else []
         names = ["empty cache"] * values.cold + ["filled cache"] * values.warm
         for name in names:
             rows.append({"run": f"infer.py, {name}"} | run_infer(
-                root, [*given, *values.argument], cache, output
+                root, [*chosen, *values.argument], cache, output
             ))  # fmt: skip
             print("\n".join(rows[-1]["printed"]), flush=True)
         if values.stages and not values.root:
