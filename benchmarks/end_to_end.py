@@ -111,7 +111,7 @@ def settings_of(name: str, coding: str) -> Settings:
     """The settings of the model's config, with the mask of the programs and this coding."""
     settings = from_config(read_config(name))
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
-    return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding)
+    return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding, buckets="fine")
 
 
 def masks_of(

@@ -22,8 +22,9 @@ import numpy as np
 from skipsr_jax.commandline import read_config
 from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
-from skipsr_jax.geometry import token_grid
+from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
+from skipsr_jax.inference.coder import CodingPlan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
 from skipsr_jax.inference.program_cache import ProgramCache
@@ -247,14 +248,21 @@ class Upscaler:
                     yield result
 
     def reserve(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
-        """States clips to come, so that one program of the transformer serves them all.
+        """States clips to come, whose programs are then compiled in the background.
+
+        One program of the transformer serves them all.
 
         Args:
           sizes: the number of frames and the (height, width) of the output of each.
         """
-        longest = self.settings.chunk.frames
-        grids = [token_grid(min(frames, longest), *target) for frames, target in sizes]
-        self.programs.buckets.reserve(grids)
+        longest, settings = self.settings.chunk.frames, self.settings
+        clips = {(min(frames, longest), target) for frames, target in sizes}
+        self.programs.buckets.reserve(token_grid(count, *target) for count, target in clips)
+        self.programs.prepare_transformer()
+        for count, target in clips:
+            coder, size = self.programs.coder, padded_size(*target)
+            tiles = coder.tiles(size, settings.slice_latents, settings.vae_memory_gib)
+            coder.prepare(count, size, CodingPlan("dense", settings.slice_latents, tiles))
 
 
 def _checked(frames: Iterable[HostArray]) -> Iterator[HostArray]:

@@ -24,6 +24,12 @@ HOST_FLOPS = 1e11
 """Operations per second assumed of devices whose peak is not known, such as CPUs."""
 
 
+def device_flops(device_kind: str) -> float:
+    """About the operations per second that a network reaches on a device."""
+    peak = peak_flops(device_kind)
+    return HOST_FLOPS if peak is None else UTILISATION * peak
+
+
 class BucketChoice:
     """The buckets of one model.
 
@@ -34,10 +40,8 @@ class BucketChoice:
     """
 
     def __init__(self, parameters: int, devices: int, device_kind: str):
-        peak = peak_flops(device_kind)
-        rate = HOST_FLOPS if peak is None else UTILISATION * peak
         self._devices = devices
-        self._seconds_per_token = 2 * parameters / (rate * devices)
+        self._seconds_per_token = 2 * parameters / (device_flops(device_kind) * devices)
         self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
         self.ready: set[Bucket] = set()
 

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.geometry import PATCH, SPACE_FACTOR, padded_count, spans
+from skipsr_jax.geometry import (
+    PATCH,
+    SPACE_FACTOR,
+    TIME_FACTOR,
+    latent_count,
+    padded_count,
+    spans,
+)
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import Program
 from skipsr_jax.models.vae.memory import estimate_memory
@@ -55,6 +62,16 @@ class CodingPlan:
     tiles: int = 1
     blocks: tuple[Blocks, ...] = ()
 
+    @property
+    def slots(self) -> int:
+        """Blocks that later latent frames run, padding included; of mode "sparse"."""
+        return len(self.blocks[-1].block_index)
+
+    @property
+    def all_blocks(self) -> int:
+        """Blocks of a frame; of mode "sparse", whose first latent frame runs all of them."""
+        return len(self.blocks[0].block_index)
+
     def slices(self, frames: int) -> list[slice]:
         """The slices in which a chunk of ``frames`` frames, padded to 4k + 1, runs."""
         return spans(frame_slices(padded_count(frames), self.slice_latents))
@@ -70,6 +87,7 @@ class CodingPlan:
                 return 0
 
 
+Direction = Literal["encode", "decode"]
 DENSE = CodingPlan()
 SKIP = CodingPlan("skip")
 
@@ -109,8 +127,11 @@ class Coder:
         self._program = program
         self._tiles: dict[tuple, int] = {}
         self._dense_steps: dict[int, tuple[Program, Program]] = {}
-        self._sparse_encode_step = program("sparse encode", sparse_encode_step(model.vae))
-        self._sparse_decode_step = program("sparse decode", sparse_decode_step(model.vae))
+        self._sparse = {
+            "encode": sparse_encode_step(model.vae),
+            "decode": sparse_decode_step(model.vae),
+        }
+        self._sparse_steps: dict[tuple[Direction, int, int], Program] = {}
         self._sample = program("sample posterior", jax.jit(sample))
         self._unscale = program(
             "unscale", jax.jit(functools.partial(_unscaled, scale=scale), static_argnames="lengths")
@@ -166,7 +187,7 @@ class Coder:
         """
         parts = map(self._on_devices, slices)
         if plan.mode == "sparse":
-            step = self._sparse_encode_step
+            step = self.sparse_step("encode", plan.slots, plan.all_blocks)
             posteriors = encode_sparse_clip(step, self._model.params["vae"], parts, plan.blocks)
         else:
             posteriors = encode_clip(self._dense(plan.tiles)[0], self._model.params["vae"], parts)
@@ -190,11 +211,48 @@ class Coder:
         parts = self._unscale(latent, lengths=lengths)
         base = map(self._on_devices, upscaled)
         if plan.mode == "sparse":
-            step = self._sparse_decode_step
+            step = self.sparse_step("decode", plan.slots, plan.all_blocks)
             return decode_sparse_clip(step, self._model.params["vae"], parts, base, plan.blocks)
         if not self._model.vae.config.residual_decoder:
             base = None
         return decode_clip(self._dense(plan.tiles)[1], self._model.params["vae"], parts, base)
+
+    def sparse_step(self, direction: Direction, slots: int, blocks: int) -> Program:
+        """The program for frames of ``blocks`` blocks of which ``slots`` run."""
+        asked = direction, slots, blocks
+        if asked not in self._sparse_steps:
+            name = f"{direction} {slots} of {blocks} blocks"
+            self._sparse_steps[asked] = self._program(name, self._sparse[direction])
+        return self._sparse_steps[asked]
+
+    def prepare(self, frames: int, size: tuple[int, int], plan: CodingPlan) -> None:
+        """Begins to compile the dense programs for a chunk, all of them at the same time.
+
+        Does nothing on several devices, whose shardings are known when the arrays are there.
+
+        Args:
+          frames: of the chunk.
+          size: (height, width) in pixels, padding included.
+          plan: of mode "dense".
+        """
+        if self._model.devices > 1:
+            return
+        params, config = self._model.params["vae"], self._model.vae.config
+        shape = jax.ShapeDtypeStruct
+        encode, decode = self._dense(plan.tiles)
+        latent = (size[0] // SPACE_FACTOR, size[1] // SPACE_FACTOR, config.latent_channels)
+        lengths = dict.fromkeys(part.stop - part.start for part in plan.slices(frames))
+        cache = decode_cache = None
+        for length in lengths:  # the first slice, and those after it
+            pictures = shape((1, length, *size, 3), jnp.float32)
+            encode.prepare(params, pictures, cache)
+            upscaled = pictures if config.residual_decoder else None
+            latents = shape((1, latent_count(length) if cache is None else length // TIME_FACTOR,
+                             *latent), jnp.float32)  # fmt: skip
+            decode.prepare(params, latents, decode_cache, upscaled)
+            if len(lengths) > 1 and cache is None:
+                cache = encode.shapes(params, pictures, cache)[1]
+                decode_cache = decode.shapes(params, latents, decode_cache, upscaled)[1]
 
     def _dense(self, tiles: int) -> tuple[Program, Program]:
         if tiles not in self._dense_steps:

@@ -126,6 +126,10 @@ def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
     return jax.devices()[:1]
 
 
+def _digest(*facts: Any) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
 class Program:
     """One function, compiled once for each signature of its arguments. See ``ProgramCache``."""
 
@@ -159,6 +163,11 @@ class Program:
                 self._programs[key] = self._cache.submit(self, key, arguments, static)
             return self._programs[key]
 
+    def shapes(self, *arguments: Any, **static: Any) -> Any:
+        """The shapes of what the function returns for these arguments, which are only traced."""
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return self.function.eval_shape(*arguments, **static)
+
     def is_kept(self, *arguments: Any, **static: Any) -> bool:
         """Whether the program for these arguments is in memory or in the folder."""
         key = self._key(arguments, static)
@@ -180,10 +189,17 @@ class Program:
     def file_name(self, key: Any) -> str:
         """The name of the file that holds the program for a signature."""
         tree, *rest = key
+        return f"{self._prefix}-{_digest(str(tree), *rest)}{SUFFIX}"
+
+    def is_known(self) -> bool:
+        """Whether the folder has this program for any signature."""
+        return self._cache.has_any(self._prefix)
+
+    @functools.cached_property
+    def _prefix(self) -> str:
         mesh = None if self._mesh is None else (self._mesh.shape, self._mesh.device_ids.tolist())
-        own = (self.name, self._description, str(mesh), str(tree), *rest)
-        facts = (_source_digest(), *_environment(), *own)
-        return hashlib.sha256(repr(facts).encode()).hexdigest() + SUFFIX
+        facts = (self.name, self._description, str(mesh))
+        return _digest(_source_digest(), *_environment(), *facts)
 
     def compiled(self, arguments: Any, static: dict[str, Any]) -> jax.stages.Compiled:
         """The program, traced, lowered and compiled now."""
@@ -220,6 +236,10 @@ class ProgramCache:
     def has_file(self, program: Program, key: Any) -> bool:
         """Whether the folder has the program for a signature."""
         return self.folder is not None and (self.folder / program.file_name(key)).exists()
+
+    def has_any(self, prefix: str) -> bool:
+        """Whether the folder has a file whose name begins so."""
+        return self.folder is not None and any(self.folder.glob(f"{prefix}-*{SUFFIX}"))
 
     def submit(self, program: Program, key: Any, arguments: Any, static: dict) -> Future:
         """Loads or compiles a program in a thread of the pool."""

@@ -8,7 +8,7 @@ the autoencoder's ``scaling_factor``).
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.settings import Sampler
+from skipsr_jax.inference.slot_choice import SlotChoice
 from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiT
@@ -87,6 +88,7 @@ class Programs:
       model, cache: as given.
       coder: the autoencoder, which encodes and decodes chunks.
       buckets: chooses the transformer's bucket for each chunk.
+      slots: choose the autoencoder's slots for each chunk, by direction.
     """
 
     def __init__(self, model: Model, cache: ProgramCache | None = None):
@@ -112,6 +114,11 @@ class Programs:
         device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
         self.buckets = BucketChoice(parameters, model.devices, device.device_kind)
+        channels = model.vae.config.block_channels[0]
+        self.slots = {
+            direction: SlotChoice(direction, channels, device.device_kind)
+            for direction in ("encode", "decode")
+        }
         if model.predictor is not None:
 
             @jax.named_scope("mask")
@@ -199,17 +206,27 @@ class Programs:
 
     def _is_kept(self, bucket: Bucket) -> bool:
         """Whether the transformer's program of a bucket can be loaded rather than compiled."""
-        text = self.model.params["text"]["positive"][None]
-        keep = np.zeros((1, 1, 1), bool)
+        return self._velocity.is_kept(*self._velocity_shapes(bucket))
+
+    def prepare_transformer(self) -> None:
+        """Begins to compile the transformer in the buckets that were reserved."""
+        if self.model.devices == 1:
+            for bucket in self.buckets.ready:
+                self._velocity.prepare(*self._velocity_shapes(bucket))
+
+    def _velocity_shapes(self, bucket: Bucket) -> tuple[Any, ...]:
+        """Arguments of the transformer for a bucket: shapes, where the numbers do not matter."""
+        text, config = self.model.params["text"]["positive"][None], self.model.dit.config
+        keep = np.ones((1, 1, 1), bool)
         plan = build_plan([keep], [text.shape[1]], bucket, shards=self.model.devices)
-        channels = self.model.dit.config
-        rows = (1, bucket.tokens)
-        noisy = jax.ShapeDtypeStruct((*rows, PATCH_AREA * channels.out_channels), jnp.float32)
-        width = PATCH_AREA * (channels.in_channels - channels.out_channels)
-        conditions = jax.ShapeDtypeStruct((*rows, width), jnp.float32)
-        timestep = jax.ShapeDtypeStruct((), jnp.float32)
-        return self._velocity.is_kept(
-            self.model.params["dit"], noisy, conditions, text, timestep, plan
+        rows, condition_channels = (1, bucket.tokens), config.in_channels - config.out_channels
+        return (
+            self.model.params["dit"],
+            jax.ShapeDtypeStruct((*rows, PATCH_AREA * config.out_channels), jnp.float32),
+            jax.ShapeDtypeStruct((*rows, PATCH_AREA * condition_channels), jnp.float32),
+            text,
+            jax.ShapeDtypeStruct((), jnp.float32),
+            plan,
         )
 
     def _texts(self, sampler: Sampler) -> list[Float[Array, "1 m i"]]:

@@ -6,19 +6,17 @@ all chunks where memory is short (the sparse programs have no spatial tiles).
 """
 
 import functools
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.coder import SKIP, CodingPlan
+from skipsr_jax.inference.coder import SKIP, CodingPlan, Direction
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.scene_cuts import find_cuts
-from skipsr_jax.tokens.blocks import active_fraction, clip_blocks
+from skipsr_jax.tokens.blocks import Blocks, active_fraction, clip_blocks, plan_blocks
 from skipsr_jax.types import Bool, HostArray
-
-Direction = Literal["encode", "decode"]
 
 
 def mask_needs_latent(programs: Programs, settings: Settings) -> bool:
@@ -98,7 +96,21 @@ class CodingChoice:
             pays = active_fraction(blocks) <= settings.sparse_up_to
             if not (pays and self._dense.tiles == 1 and self._in_one_scene):
                 return self._dense
+            if settings.buckets == "auto":
+                slots = self._slots(direction, blocks)
+                if slots == len(blocks[0].block_index):
+                    return self._dense
+                blocks = plan_blocks(keep, slots)
         return CodingPlan("sparse", blocks=tuple(blocks))
+
+    def _slots(self, direction: Direction, blocks: Sequence[Blocks]) -> int:
+        """The slots in which the chunk runs, of programs that are there or worth making."""
+        wanted, total = len(blocks[-1].block_index), len(blocks[0].block_index)
+        coder = self._programs.coder
+        return self._programs.slots[direction].choose(
+            wanted, total, len(blocks),
+            lambda slots: coder.sparse_step(direction, slots, total).is_known(),
+        )  # fmt: skip
 
     @functools.cached_property
     def _in_one_scene(self) -> bool:

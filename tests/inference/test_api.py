@@ -130,3 +130,18 @@ def test_frames_that_are_wrong(upscaler):
     for array in (good[0], good[:0], np.zeros((0, 16, 20, 3), np.uint8)):
         with pytest.raises(UserError, match="the array has shape"):
             upscaler.upscale(array, scale=2)
+
+
+def test_what_is_reserved_is_what_runs(checkpoint):
+    """Programs compiled from shapes are those that the arrays of a clip ask for."""
+    up = Upscaler("tiny", checkpoint=checkpoint, mask={"source": "none"}, chunk={"frames": 9})
+    up.reserve([(20, (64, 96))])
+    programs = up.programs
+    expected = [programs._velocity, *programs.coder._dense(1)]
+    assert [program.signatures for program in expected] == [1, 2, 2]
+    frames = np.zeros((11, 16, 24, 3), np.uint8)
+    assert len(list(up.stream(frames, scale=4))) == 11
+    assert [program.signatures for program in expected] == [1, 2, 2]
+    # Another aspect, size and length, and no further program of the transformer.
+    assert len(list(up.stream(frames[:3, :, :12], scale=4))) == 3
+    assert programs.compiled_transformers == 1

@@ -1,0 +1,49 @@
+"""Chooses in how many slots the autoencoder runs the blocks of a chunk, or that it runs densely.
+
+The dense programs are compiled in any case. A sparse one is compiled or loaded when the blocks that
+it would have spared add up to what it costs (``size_choice``).
+"""
+
+from collections.abc import Callable
+
+from skipsr_jax.inference.bucket_choice import device_flops
+from skipsr_jax.inference.size_choice import SizeChoice
+
+COMPILE_SECONDS, LOAD_SECONDS = 20.0, 0.5
+"""About what it takes to compile, and to load, the two programs of a number of slots on a GPU."""
+FLOPS_PER_BLOCK = {"encode": 9.3e9, "decode": 19e9}
+"""Operations for a block (4 frames of 16 x 16 pixels) of a network with CHANNELS at the finest
+level. Source: SeedVR's autoencoder at 720p takes 33.4 and 68.8 TFLOP for four frames."""
+CHANNELS = 128
+
+
+class SlotChoice:
+    """The numbers of slots of one direction of one model.
+
+    Args:
+      direction: "encode" or "decode".
+      channels: of the network at its finest level.
+      device_kind: of the device that it runs on.
+    """
+
+    def __init__(self, direction: str, channels: int, device_kind: str):
+        flops = FLOPS_PER_BLOCK[direction] * (channels / CHANNELS) ** 2
+        self._seconds_per_block = flops / device_flops(device_kind)
+        self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
+        self._ready: set[tuple[int, int]] = set()
+
+    def choose(self, wanted: int, blocks: int, latents: int, is_kept: Callable[[int], bool]) -> int:
+        """The slots for a chunk; ``blocks``: it runs densely.
+
+        Args:
+          wanted: the fewest slots that hold the active blocks of each latent frame.
+          blocks: of a whole frame.
+          latents: latent frames of the chunk.
+          is_kept: whether the programs of a number of slots can be loaded.
+        """
+        fits = [slots for slots, total in self._ready if total == blocks and slots >= wanted]
+        seconds = self._seconds_per_block * latents
+        chosen = self._choice.choose(wanted, [*fits, blocks], lambda s: seconds * s, is_kept)
+        if chosen != blocks:
+            self._ready.add((chosen, blocks))
+        return chosen
