@@ -15,8 +15,8 @@ _WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 
 _CRF = {"libx264": 14, "libx265": 15, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
 X265_LEAST = 64
 """Pixels of the longer side: in smaller frames x265 writes past its buffers and may abort."""
-# Fast presets at lower rate factors: on 16 cores libx264 writes 720p at 270 frames/s where medium at
-# 16 writes 103, with 0.4 dB more and files a quarter larger (docs/performance.md).
+# Fast presets at lower rate factors: on 16 cores libx264 writes 270 frames/s of 720p, where medium
+# at 16 writes 103, with 0.4 dB more and in files a quarter larger (docs/performance.md).
 _PRESET = {"libx264": "veryfast", "libx265": "superfast", "libsvtav1": "6"}
 
 
@@ -27,7 +27,8 @@ class Encoding:
     codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10; in .webm
       libvpx-vp9 and libsvtav1.
     crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 14 to 20 by codec.
-    preset: the encoder's speed, for codecs that have presets. Default: veryfast for libx264, superfast for libx265.
+    preset: the encoder's speed, for codecs that have presets. Default: veryfast for
+      libx264, superfast for libx265.
     pixel_format: default yuv420p or yuv420p10le; yuv444p(10le) when a side is odd, because 4:2:0
       stores chroma for pairs of rows and columns.
     """
