@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     data.image_batch = 32
     data.image_crop = (240, 432)  # the size of a window at 720p, for image_share above 0
     data.pack = ()  # ((2, 17, 176, 304), (6, 1, 240, 432)): so many of each in every sequence
-    data.degradation = "area"  # "real": at the levels of data.real, see data/realworld.py
+    data.degradation = "area"  # "real": at the levels of data.real (data/degradation/)
 
     config.loss = loss = ConfigDict()
     loss.one_step_share = 0.75

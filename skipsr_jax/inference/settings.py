@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
+from skipsr_jax.geometry import is_clip_length
 from skipsr_jax.parallel.mesh import MeshSizes
 from skipsr_jax.pixels import colour_fix
 from skipsr_jax.types import DTYPES
@@ -113,7 +114,7 @@ class Chunk:
     overlap: int = 5
 
     def __post_init__(self):
-        good = self.frames >= 5 and (self.frames - 1) % 4 == 0
+        good = self.frames > 1 and is_clip_length(self.frames)
         require(good, "frames", self.frames, "4k + 1 with k at least 1 (5, 9, ... 101)")
         limit = self.frames // 2
         good = 0 <= self.overlap <= limit

@@ -73,7 +73,7 @@ class Run:
     profile: ProfileWindow
 
 
-class Trainer:
+class StepRunner:
     """The compiled step, the state that it updates, and the metrics of the steps under way.
 
     Attributes:
@@ -196,11 +196,11 @@ def train(
     try:
         with jax.set_mesh(mesh):
             state, before = restored(manager, initial_state(stage, settings, mesh))
-            trainer, clock = Trainer(run, state), Clock(before, started)
+            runner, clock = StepRunner(run, state), Clock(before, started)
             first = int(state["step"])
             del state  # donated by the first step
             iterator = iterate(dataset, settings.data.workers, start=first)
-            done = _train_steps(run, trainer, iterator, clock, first)
+            done = _train_steps(run, runner, iterator, clock, first)
             manager.wait_until_finished()
             return done
     finally:
@@ -210,7 +210,7 @@ def train(
 
 
 def _train_steps(
-    run: Run, trainer: Trainer, iterator: Iterator[Batch], clock: Clock, first: int
+    run: Run, runner: StepRunner, iterator: Iterator[Batch], clock: Clock, first: int
 ) -> int:
     """The steps from ``first`` on, with all that is logged, saved and evaluated on the way.
 
@@ -220,26 +220,26 @@ def _train_steps(
 
     def save(steps: int) -> None:
         config = stage.config | {"elapsed_seconds": clock.elapsed(), "settings": to_json(settings)}
-        train_state.save_step(run.manager, steps, trainer.state, config, force=True)
+        train_state.save_step(run.manager, steps, runner.state, config, force=True)
 
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(contextlib.closing(MetricWriter(str(run.folder), first)))
         quiet = None if jax.process_index() == 0 else True  # None: on a terminal only
         progress = tqdm(total=loop.steps, initial=first, disable=quiet, desc=settings.stage)
         bar = stack.enter_context(contextlib.closing(progress))
-        hooks = _hooks(run, writer, trainer.frozen)
+        hooks = _hooks(run, writer, runner.frozen)
         done, elapsed, stop = first, clock.elapsed(), False
         while done < loop.steps and not stop and not 0 < loop.max_seconds <= elapsed:
             if done in stage.starts[1:]:
                 logging.info("phase %d begins at step %d", stage.starts.index(done) + 1, done)
-                trainer.start_phase()
+                runner.start_phase()
             began_waiting = time.monotonic()
             batch = next(iterator)
             waited = time.monotonic() - began_waiting
             by_clock = elapsed / loop.max_seconds if loop.max_seconds else 0.0
             since, fraction = stage.progress(done, loop.steps)
             rate = learning_rate(settings.optimizer, since, max(fraction, by_clock))
-            metrics = trainer.step(done, batch, rate, waited)
+            metrics = runner.step(done, batch, rate, waited)
             done += 1
             bar.update()
 
@@ -247,15 +247,15 @@ def _train_steps(
             finished = done == loop.steps or 0 < loop.max_seconds <= elapsed
             stop = finished or preempted
             if done % loop.log_every == 0 or stop:
-                writer.write(done, trainer.means(done) | {"learning_rate": rate})
+                writer.write(done, runner.means(done) | {"learning_rate": rate})
             saving = done % loop.save_every == 0 or stop
             due = [hook for every, hook in hooks if done % every == 0 or finished]
             if saving or due:
-                with trainer.throughput.paused(metrics):
+                with runner.throughput.paused(metrics):
                     if saving:
                         save(done)
                     for hook in due:
-                        hook(done, trainer.state["params"] | trainer.state["ema"], batch)
+                        hook(done, runner.state["params"] | runner.state["ema"], batch)
         if stop and not finished:
             logging.info("SIGTERM: saved after step %d; the same command goes on from there", done)
     return done

@@ -7,6 +7,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -15,11 +16,17 @@ from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.data.degradation.levels import RealWorld
 from skipsr_jax.data.packing import Packing
+from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length
 from skipsr_jax.media.resize import Method
 from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import MeshSizes
 from skipsr_jax.types import DTYPES
+
+
+def _holds_patches(crop: Sequence[int]) -> bool:
+    """Whether both sides of a crop are whole patches, one at least."""
+    return all(side > 0 and side % PATCH_PIXELS == 0 for side in crop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +77,13 @@ class Data:
         require(self.image_batch >= 1, "image_batch", self.image_batch, "at least 1")
         for name in ("frames", "eval_frames"):
             frames = getattr(self, name)
-            good = frames >= 1 and frames % 4 == 1
-            require(good, name, frames, "4k + 1 (1, 5, 9, 17, ...)")
+            require(is_clip_length(frames), name, frames, "4k + 1 (1, 5, 9, 17, ...)")
         for name in ("crop", "image_crop", "eval_crop"):
             crop = getattr(self, name)
-            good = all(side >= 16 and side % 16 == 0 for side in crop)
-            require(good, name, crop, "(height, width) in multiples of 16")
+            require(_holds_patches(crop), name, crop, "(height, width) in multiples of 16")
         for shape in self.pack:
             samples, frames, *crop = shape
-            good = samples >= 1 and frames >= 1 and frames % 4 == 1
-            good = good and all(side >= 16 and side % 16 == 0 for side in crop)
+            good = samples >= 1 and is_clip_length(frames) and _holds_patches(crop)
             rule = "samples, 4k + 1 frames, height and width in multiples of 16, for each shape"
             require(good, "pack", self.pack, rule)
         for name in ("image_share", "pan_share", "soft_share"):

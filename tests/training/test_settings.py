@@ -1,12 +1,14 @@
 """The data section of a config: what it says is what the recipe of a batch gets."""
 
+import dataclasses
 import pathlib
 import runpy
 
 import pytest
+from ml_collections import ConfigDict
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.training.settings import complete, from_config
+from skipsr_jax.training.settings import Data, Settings, complete, from_config
 from skipsr_jax.training.stage import recipe_of
 from skipsr_jax.training.stages.registry import LOSS_KINDS
 
@@ -45,3 +47,31 @@ def test_wrong_levels_are_named():
     config.data.degradation = "nearest"
     with pytest.raises(UserError, match="degradation"):
         from_config(config, LOSS_KINDS)
+
+
+@pytest.mark.parametrize("stage", sorted(LOSS_KINDS))
+def test_a_config_of_a_stage_alone_has_all_defaults(stage):
+    config = ConfigDict({"stage": stage, "data": {"root": ("clips",)}})
+    want = Settings(stage, Data(root=("clips",)), loss=LOSS_KINDS[stage]())
+    assert from_config(config, LOSS_KINDS) == want
+    assert from_config(complete(config, LOSS_KINDS), LOSS_KINDS) == want
+    assert {"loss", "optimizer", "loop", "mesh"} <= set(config.keys()) and config.data.batch == 8
+
+
+def test_a_level_of_one_round_leaves_the_others_of_that_round():
+    config = ConfigDict({"stage": "vae", "data": {"root": ("clips",)}})
+    config.data.real = ConfigDict({"second": {"blur_share": 0.5}})
+    second = from_config(config, LOSS_KINDS).data.real.second
+    assert second == dataclasses.replace(Data(root=("clips",)).real.second, blur_share=0.5)
+
+
+def test_mistakes_name_the_dotted_key():
+    config = ConfigDict({"stage": "sr", "data": {"root": ("clips",), "frames": 6}})
+    config.loss = ConfigDict({"kept_share": 2.0})
+    with pytest.raises(UserError, match=r"config\.loss\.kept_share is 2\.0: it must be above 0"):
+        from_config(config, LOSS_KINDS)
+    config.loss = ConfigDict()
+    with pytest.raises(UserError, match=r"config\.data\.frames is 6: it must be 4k \+ 1"):
+        from_config(config, LOSS_KINDS)
+    with pytest.raises(UserError, match=r"config\.stage is None: it must be one of adversarial"):
+        from_config(ConfigDict({"model": "tiny"}), LOSS_KINDS)
