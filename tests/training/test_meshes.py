@@ -127,9 +127,8 @@ def test_tokens_meet_by_all_to_all_and_by_nothing_larger(spread, alone):
     assert not collectives(alone[2])
 
 
-@pytest.mark.parametrize(
-    "sizes", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (1, 1, 4)], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 1, 4)], ids=str)
 def test_three_steps_on_other_meshes(settings, start, alone, sizes):
     check_equal(three_steps(settings, start, sizes), alone)
 

@@ -22,7 +22,11 @@ SEPARATE_STYLE = dataclasses.replace(
     output_modulation=False, plain_text_at_last=False,
 )  # fmt: skip
 STYLES = pytest.mark.parametrize(
-    "config", [SHARED_STYLE, SEPARATE_STYLE], ids=["shared", "separate"]
+    "config",
+    [
+        pytest.param(SHARED_STYLE, id="shared"),
+        pytest.param(SEPARATE_STYLE, id="separate", marks=pytest.mark.slow),
+    ],
 )
 
 
