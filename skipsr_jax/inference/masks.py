@@ -179,6 +179,8 @@ def keep_mask(
             keep = from_input(to_unit_range(frames), target, mask.input_tau)
         case "oracle":
             keep = from_reference(to_unit_range(truth), mask.oracle_tau)
-        case _:
+        case "none":
             keep = dense(token_grid(len(frames), *target))
+        case source:
+            raise ValueError(f"there is no mask source {source!r}")
     return dilate(keep, mask.dilate)

@@ -1,9 +1,9 @@
 """The window partition of a token grid: the 720p rule of SeedVR (arXiv 2501.01320, section 3).
 
-A canvas of 45 x 80 tokens (720p) is cut into 3 x 3 windows, its first 30 frames into 4. Other sizes
-are scaled to the area of that canvas first, so a window keeps its shape relative to the frame and
-its area in tokens, and larger frames get more windows. Layers alternate between the regular
-partition and one shifted by half a window.
+A canvas of 45 x 80 tokens (720p) is cut into 3 x 3 windows, its first 30 latent frames into 4.
+Other sizes are scaled to the area of that canvas first, so a window keeps its shape relative to the
+frame and its area in tokens, and larger frames get more windows. Layers alternate between the
+regular partition and one shifted by half a window.
 
 Invariant: per axis the cuts are increasing, start at 0 and end at the size of the axis, so the
 windows are a partition of the grid.

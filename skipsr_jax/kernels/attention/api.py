@@ -17,7 +17,7 @@ from skipsr_jax.kernels.choice import Implementation, everywhere, first_supporte
 from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.types import Float, Int
 
-# Fastest first; the last one runs everywhere.
+# Fastest first; the last one runs everywhere. pallas_gpu is the folder hopper/.
 IMPLEMENTATIONS = {
     "cudnn": Implementation(cudnn.supported, cudnn.varlen_attention),
     "pallas_gpu": Implementation(pallas_gpu.supported, pallas_gpu.varlen_attention),
