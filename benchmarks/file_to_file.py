@@ -25,7 +25,7 @@ from absl import flags
 
 from benchmarks.measure import device_facts, format_table, run_program, write_json
 from benchmarks.models import CONFIGURED
-from benchmarks.startup import in_a_process, write_checkpoint
+from benchmarks.startup import in_a_process, without_other_caches, write_checkpoint
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.api import Upscaler
@@ -68,7 +68,9 @@ def run_infer(
     command = [sys.executable, str(root / "infer.py"), *arguments, f"--output={output}"]
     command += ["--overwrite", f"--compile_cache_dir={cache}"]
     before, began = os.times(), time.perf_counter()
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=False, env=without_other_caches()
+    )
     seconds, after = time.perf_counter() - began, os.times()
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]

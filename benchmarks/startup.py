@@ -147,6 +147,11 @@ def load(checkpoint: pathlib.Path, dtype: str) -> tuple[float, float]:
     return started - began, time.perf_counter() - started
 
 
+def without_other_caches() -> dict[str, str]:
+    """The environment without a folder from which JAX itself would take compiled programs."""
+    return {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+
+
 def run_infer(
     model: str, checkpoint: pathlib.Path, clip: pathlib.Path, cache: pathlib.Path, kept: float
 ) -> dict[str, float]:
@@ -161,7 +166,9 @@ def run_infer(
         "--folder=frames", "--warmup", f"--warmup_from={kept}", f"--compile_cache_dir={cache}",
     ]  # fmt: skip
     began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=without_other_caches()
+    )
     seconds = time.perf_counter() - began
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
