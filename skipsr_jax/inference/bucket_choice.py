@@ -47,9 +47,7 @@ class BucketChoice:
 
     def reserve(self, grids: Iterable[tuple[int, int, int]]) -> None:
         """States the token grids (t, r, q) of chunks to come: the first bucket holds each."""
-        whole = [
-            bucket_with_window_capacity([np.ones(grid, bool)], self._devices) for grid in grids
-        ]
+        whole = [self._whole(grid) for grid in grids]
         if whole:
             self.ready.add(Bucket(max(b.tokens for b in whole), max(b.windows for b in whole)))
 
@@ -70,8 +68,6 @@ class BucketChoice:
         """
         wanted = bucket_with_window_capacity([keep], self._devices)
         if not fine:
-            if not self.ready:
-                self.reserve([keep.shape])
             needed = smallest_bucket([keep], self._devices)
             kept = int(keep.sum())
             fits = [
@@ -80,10 +76,12 @@ class BucketChoice:
                 if usable_tokens(bucket.tokens, self._devices) >= kept
                 and bucket.windows >= needed.windows
             ]
-            if not fits:
-                self.reserve([keep.shape])
-                fits = [max(self.ready)]
             seconds = self._seconds_per_token * calls
+            fits = fits or [self._whole(keep.shape)]
             wanted = self._choice.choose(wanted, fits, lambda b: seconds * b.tokens, is_kept)
         self.ready.add(wanted)
         return wanted
+
+    def _whole(self, grid: tuple[int, ...]) -> Bucket:
+        """The bucket that holds every token of a grid."""
+        return bucket_with_window_capacity([np.ones(grid, bool)], self._devices)

@@ -46,6 +46,14 @@ def test_a_larger_clip_than_reserved_gets_a_larger_bucket():
     assert large.tokens >= 3600 > small.tokens
 
 
+def test_a_clip_with_more_windows_and_fewer_tokens_gets_a_bucket_that_holds_them():
+    choice, many_windows = choice_of(), np.ones((2, 10, 200), bool)
+    first = choose(choice, np.ones((12, 4, 90), bool))
+    wanted = bucket_with_window_capacity([many_windows])
+    assert wanted.windows > first.windows and wanted.tokens < first.tokens
+    build_plan([many_windows], [4], choose(choice, many_windows))  # raises where it does not fit
+
+
 def test_long_runs_come_to_the_fine_buckets(monkeypatch):
     monkeypatch.setattr(bucket_choice, "HOST_FLOPS", 1e6)  # a token takes 2 ms
     choice = choice_of()
