@@ -248,18 +248,18 @@ class Upscaler:
                     yield result
 
     def reserve(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
-        """States clips to come, whose programs are then compiled in the background.
+        """States clips to come, so that one program of the transformer serves them all.
 
-        One program of the transformer serves them all.
+        That program, and the autoencoder's for the first clip, begin to be compiled or loaded.
 
         Args:
-          sizes: the number of frames and the (height, width) of the output of each.
+          sizes: the number of frames and the (height, width) of the output of each, in order.
         """
         longest, settings = self.settings.chunk.frames, self.settings
-        clips = {(min(frames, longest), target) for frames, target in sizes}
-        self.programs.buckets.reserve(token_grid(count, *target) for count, target in clips)
+        clips = [(min(frames, longest), target) for frames, target in sizes]
+        self.programs.buckets.reserve(token_grid(count, *target) for count, target in set(clips))
         self.programs.prepare_transformer()
-        for count, target in clips:
+        for count, target in clips[:1]:
             coder, size = self.programs.coder, padded_size(*target)
             tiles = coder.tiles(size, settings.slice_latents, settings.vae_memory_gib)
             coder.prepare(count, size, CodingPlan("dense", settings.slice_latents, tiles))

@@ -20,7 +20,6 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import (
     PATCH,
     SPACE_FACTOR,
-    TIME_FACTOR,
     latent_count,
     padded_count,
     spans,
@@ -238,21 +237,24 @@ class Coder:
         if self._model.devices > 1:
             return
         params, config = self._model.params["vae"], self._model.vae.config
-        shape = jax.ShapeDtypeStruct
         encode, decode = self._dense(plan.tiles)
         latent = (size[0] // SPACE_FACTOR, size[1] // SPACE_FACTOR, config.latent_channels)
-        lengths = dict.fromkeys(part.stop - part.start for part in plan.slices(frames))
-        cache = decode_cache = None
-        for length in lengths:  # the first slice, and those after it
-            pictures = shape((1, length, *size, 3), jnp.float32)
-            encode.prepare(params, pictures, cache)
-            upscaled = pictures if config.residual_decoder else None
-            latents = shape((1, latent_count(length) if cache is None else length // TIME_FACTOR,
-                             *latent), jnp.float32)  # fmt: skip
-            decode.prepare(params, latents, decode_cache, upscaled)
-            if len(lengths) > 1 and cache is None:
-                cache = encode.shapes(params, pictures, cache)[1]
-                decode_cache = decode.shapes(params, latents, decode_cache, upscaled)[1]
+        counts = latent_slices(latent_count(frames), plan.slice_latents)
+        slices = dict.fromkeys(zip(frame_slices(padded_count(frames), plan.slice_latents), counts,
+                                   strict=True))  # fmt: skip
+        caches = None, None
+        for pictures, latents in slices:  # each length once: the first slice, and those after it
+            x = jax.ShapeDtypeStruct((1, pictures, *size, 3), jnp.float32)
+            z = jax.ShapeDtypeStruct((1, latents, *latent), jnp.float32)
+            to_encode = params, x, caches[0]
+            to_decode = params, z, caches[1], x if config.residual_decoder else None
+            kept = encode.is_kept(*to_encode) and decode.is_kept(*to_decode)
+            encode.prepare(*to_encode)
+            decode.prepare(*to_decode)
+            if kept:  # so are the others, whose shapes only tracing would tell: a run loads them
+                return
+            if caches == (None, None) and len(slices) > 1:
+                caches = encode.shapes(*to_encode)[1], decode.shapes(*to_decode)[1]
 
     def _dense(self, tiles: int) -> tuple[Program, Program]:
         if tiles not in self._dense_steps:

@@ -11,6 +11,7 @@ import small_model
 
 from skipsr_jax import Upscaler
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.program_cache import Program
 from skipsr_jax.inference.report import Report
 
 CHUNK = {"frames": 5, "overlap": 1}
@@ -145,3 +146,20 @@ def test_what_is_reserved_is_what_runs(checkpoint):
     # Another aspect, size and length, and no further program of the transformer.
     assert len(list(up.stream(frames[:3, :, :12], scale=4))) == 3
     assert programs.compiled_transformers == 1
+
+
+@pytest.mark.usefixtures("cache_of_jax")
+def test_a_warm_start_traces_nothing_to_prepare(checkpoint, tmp_path, monkeypatch):
+    """Programs that are kept are loaded; those of other clips wait until their clip comes."""
+    options = {"checkpoint": checkpoint, "cache": tmp_path, "mask": {"source": "none"}}
+    frames, sizes = np.zeros((5, 8, 8, 3), np.uint8), [(5, (32, 32)), (5, (48, 32))]
+    cold = Upscaler("tiny", **options)
+    cold.reserve(sizes)
+    assert [program.signatures for program in cold.programs.coder._dense(1)] == [2, 2]
+    want = [frame for frame, _ in cold.stream(frames, scale=4)]
+    monkeypatch.setattr(Program, "shapes", None)  # the only tracing of reserve
+    warm = Upscaler("tiny", **options)
+    warm.reserve(sizes)
+    assert [program.signatures for program in warm.programs.coder._dense(1)] == [1, 1]
+    got = [frame for frame, _ in warm.stream(frames, scale=4)]
+    np.testing.assert_array_equal(got, want)

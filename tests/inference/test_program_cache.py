@@ -8,25 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from skipsr_jax.inference.program_cache import SUFFIX, ProgramCache
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 
-
-@pytest.fixture(autouse=True)
-def cache_of_jax():
-    """Off, unless a test sets its folder: what it supplies is not stored here."""
-    before = jax.config.jax_compilation_cache_dir
-
-    def set_folder(folder):
-        jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()
-
-    set_folder(None)
-    yield set_folder
-    set_folder(before)
+pytestmark = pytest.mark.usefixtures("cache_of_jax")
 
 
 def test_what_the_cache_of_jax_supplies_is_not_stored_a_second_time(tmp_path, cache_of_jax):
