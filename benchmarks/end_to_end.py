@@ -140,7 +140,6 @@ def run_once(
     began, count = time.perf_counter(), 0
     for _ in prefetch(upscale_frames(iter(frames), target, programs, settings, report), 8):
         count += 1
-    report.close()
     total = time.perf_counter() - began
     if count != len(frames):
         raise RuntimeError(f"{len(frames)} frames were upscaled to {count}")

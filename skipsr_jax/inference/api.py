@@ -7,7 +7,8 @@
         ...
     video = up.upscale(array, height=1080)
 
-The command line is its first user: the frames that infer.py writes are those of ``stream``.
+The command line is its first user: what infer.py writes comes from ``stream_codes``, as do the
+frames of ``stream``.
 """
 
 import contextlib
@@ -229,7 +230,7 @@ class Upscaler:
         settings = self.settings
         limit = settings.max_frames or None
         taken = _timed(itertools.islice(_checked(frames), limit), report)
-        with contextlib.closing(report), contextlib.closing(prefetch(taken, PREFETCHED)) as inputs:
+        with contextlib.closing(prefetch(taken, PREFETCHED)) as inputs:
             first = next(inputs, None)
             if first is None:
                 return

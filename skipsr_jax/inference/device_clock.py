@@ -32,8 +32,7 @@ class DeviceClock(contextlib.AbstractContextManager):
     ):
         self._add, self._now = add, now
         self._results: queue.SimpleQueue[tuple[str, Any, float, float] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="device clock")
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def watch(self, stage: str, result: Any, called: float, frames: float = 0.0) -> None:
         """Counts the call that makes ``result`` towards a stage.
@@ -44,6 +43,9 @@ class DeviceClock(contextlib.AbstractContextManager):
           called: the time just before the call.
           frames: what ``add`` is told beside the seconds.
         """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="device clock")
+            self._thread.start()
         self._results.put((stage, result, called, frames))
 
     def _watch(self) -> None:
@@ -58,9 +60,11 @@ class DeviceClock(contextlib.AbstractContextManager):
             free_since = ready
 
     def close(self) -> None:
-        """Waits until all results are ready and counted."""
-        self._results.put(None)
-        self._thread.join()
+        """Waits until all results are ready and counted, and ends the thread, if there is one."""
+        if self._thread is not None:
+            self._results.put(None)
+            self._thread.join()
+            self._thread = None
 
     def __exit__(
         self,

@@ -2,13 +2,15 @@
 
     frames -> upscale to target size -> pad to 4n + 1 and 16, [-1, 1] -> encode -> keep mask
            -> kept tokens through the transformer -> compose -> decode -> colour fix -> pixels of
-           skipped patches from the input -> crop and trim -> frames
+           skipped patches from the input -> crop and trim -> cross-fade -> convert -> download
 
-Each arrow is one function with arrays in and arrays out; ``_upscale_chunk`` calls them in this
-order. Long clips run in overlapping chunks. Invariants: as many frames come out as go in, each of
-the target size; the result is a function of (frames, model, settings), the seed included.
+Each arrow is one function with arrays in and arrays out; ``_upscale_chunk`` calls them up to the
+cross-fade in this order, and the frames stay on the device until they are the codes of a file. Long
+clips run in overlapping chunks. Invariants: as many frames come out as go in, each of the target
+size; the result is a function of (frames, model, settings), the seed included.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -90,7 +92,10 @@ def download(
     programs: Programs,
     report: Report,
 ) -> Iterator[OutputFrame]:
-    """Frames as codes on the host, each downloaded while the device makes the ones after it."""
+    """Frames as codes on the host, each downloaded while the device makes the ones after it.
+
+    The report is closed at the end: nothing is asked of the device any more.
+    """
     in_flight: deque[tuple[list[tuple[Array, ...]], HostArray]] = deque()
 
     def finished() -> OutputFrame:
@@ -98,17 +103,18 @@ def download(
         with report.stage("download"):
             return [tuple(map(np.asarray, arrays)) for arrays in codes], keep
 
-    for frame, keep in frames:
-        called = time.perf_counter()
-        codes = [convert(frame, output, programs) for output in formats]
-        for array in itertools.chain(*codes):
-            array.copy_to_host_async()
-        report.watch("decode", codes, called)
-        in_flight.append((codes, keep))
-        if len(in_flight) > FRAMES_IN_FLIGHT:
+    with contextlib.closing(report):
+        for frame, keep in frames:
+            called = time.perf_counter()
+            codes = [convert(frame, output, programs) for output in formats]
+            for array in itertools.chain(*codes):
+                array.copy_to_host_async()
+            report.watch("decode", codes, called)
+            in_flight.append((codes, keep))
+            if len(in_flight) > FRAMES_IN_FLIGHT:
+                yield finished()
+        while in_flight:
             yield finished()
-    while in_flight:
-        yield finished()
 
 
 def _upscale_chunk(

@@ -1,8 +1,10 @@
 """Busy seconds of stages, measured without making the caller wait."""
 
+import threading
 from collections import Counter
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from skipsr_jax.inference.device_clock import DeviceClock
@@ -42,3 +44,13 @@ def test_real_arrays_are_counted():
         for _ in range(3):
             device.watch("product", product(np.ones((300, 300), np.float32)), called=0.0)
     assert list(seconds) == ["product"] and seconds["product"] > 0
+
+
+def test_a_clock_has_a_thread_only_while_there_is_something_to_watch():
+    before = threading.active_count()
+    device = DeviceClock(lambda *_: None)
+    assert threading.active_count() == before
+    device.watch("product", jnp.ones(3), called=0.0)
+    device.close()
+    device.close()
+    assert threading.active_count() == before
