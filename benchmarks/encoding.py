@@ -14,13 +14,12 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 
-import numpy as np
 from absl import flags
 
 from benchmarks.measure import format_table, run_program, write_json
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.colour import from_rgb
+from skipsr_jax.media.colour import from_rgb, planes_of
 from skipsr_jax.media.encoding import Encoding
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.video_writer import VideoWriter
@@ -41,17 +40,6 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def planes_of(frame: HostArray, writer: VideoWriter) -> list[HostArray]:
-    """The codes of an RGB frame that the writer takes."""
-    picture = from_rgb(frame, writer.colour, writer.pixel_format)
-    kind = np.dtype(np.uint8 if writer.yuv_format.bits == 8 else "<u2")
-    planes = []
-    for plane in picture.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        planes.append(np.ascontiguousarray(rows[:, : plane.width * kind.itemsize]).view(kind))
-    return planes
-
-
 def seconds_of(
     frames: list[HostArray], count: int, depth: int, encoding: Encoding, path: pathlib.Path
 ) -> float:
@@ -61,7 +49,7 @@ def seconds_of(
         path, height=height, width=width, rate=Fraction(30), bit_depth=depth, encoding=encoding,
         overwrite=True,
     )  # fmt: skip
-    codes = [planes_of(frame, writer) for frame in frames]
+    codes = [planes_of(from_rgb(frame, writer.colour, writer.pixel_format)) for frame in frames]
     began = time.perf_counter()
     with writer:
         for index in range(count):

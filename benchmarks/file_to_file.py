@@ -29,12 +29,10 @@ from benchmarks.startup import in_a_process, without_other_caches, write_checkpo
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.api import Upscaler
+from skipsr_jax.inference.outputs import open_writer
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import Output
 from skipsr_jax.inference.target_size import target_size
-from skipsr_jax.media.encoding import Encoding
 from skipsr_jax.media.reader import open_media
-from skipsr_jax.media.video_writer import VideoWriter
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -92,11 +90,7 @@ def stages_alone(path: str, config: str, checkpoint: str | None, cache: str, out
     seconds["loading"] = time.perf_counter() - began
     target = target_size(media.height, media.width, upscaler.settings.size)
     upscaler.reserve([(len(frames), target)])
-    coding: Output = upscaler.settings.output
-    writer = VideoWriter(
-        output, height=target[0], width=target[1], source=media, overwrite=True,
-        encoding=Encoding(codec=coding.codec or None, crf=None if coding.crf < 0 else coding.crf),
-    )  # fmt: skip
+    writer = open_writer(pathlib.Path(output), media, target, upscaler.settings.output, True)
     codes = []
     for _ in range(2):  # the first loads or compiles the programs
         codes.clear()

@@ -156,7 +156,7 @@ def progress_bar(title: str, frames: int | None) -> Iterator[Callable[[str, floa
 def write_mask_picture(writer: outputs.Writer, report: Report, frame: HostArray, keep: HostArray):
     """Draws the mask of a frame and writes it."""
     with report.stage("mask picture"):
-        outputs.write(writer, (mask_overlay(frame, keep),))
+        writer.write(mask_overlay(frame, keep))
 
 
 def run_job(job: Job, upscaler: Upscaler, overwrite: bool) -> list[str]:

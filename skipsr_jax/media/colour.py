@@ -110,7 +110,9 @@ def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter
         src_color_range=frame.color_range,
         dst_color_range=frame.color_range,
     )
-    luma, blue_difference, red_difference = _read_planes(planar)
+    luma, blue_difference, red_difference = (
+        plane.astype(np.float32) for plane in planes_of(planar)
+    )
     luma_scale, chroma_scale = code_scales(bits, tags.full_range)
     red_weight, blue_weight = LUMA_WEIGHTS[tags.matrix]
     grey = (luma - luma_scale.zero) / luma_scale.span
@@ -174,6 +176,16 @@ def frame_of_planes(
     return frame
 
 
+def planes_of(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The codes of a planar frame, one array (h, w) a plane: uint8 for 8 bits, else uint16."""
+    kind = np.dtype(np.uint8 if bit_depth_of(frame.format) == 8 else "<u2")
+    planes = []
+    for plane in frame.planes:
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+        planes.append(np.ascontiguousarray(rows[:, : plane.width * kind.itemsize]).view(kind))
+    return planes
+
+
 def apply_tags(target: Any, tags: ColourTags) -> None:
     """Sets the tags on a frame or a codec context (both carry the same four attributes)."""
     target.colorspace = tags.matrix
@@ -206,17 +218,6 @@ def _subsampled(channel: np.ndarray, half_width: bool, half_height: bool) -> np.
         left = np.concatenate([channel[:, :1], channel[:, 1:-1:2]], axis=1)
         channel = channel[:, ::2] / 2 + (left + channel[:, 1::2]) / 4
     return channel
-
-
-def _read_planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """The planes of a 4:4:4 frame as float32 codes."""
-    kind = np.dtype(np.uint8 if bit_depth_of(frame.format) == 8 else "<u2")
-    planes = []
-    for plane in frame.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        used = np.ascontiguousarray(rows[:, : plane.width * kind.itemsize])
-        planes.append(used.view(kind).astype(np.float32))
-    return planes
 
 
 def _codes(values: np.ndarray, top: int) -> np.ndarray:

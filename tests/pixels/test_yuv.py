@@ -6,18 +6,11 @@ import av
 import numpy as np
 import pytest
 
-from skipsr_jax.media.colour import ColourTags, from_rgb
+from skipsr_jax.media.colour import ColourTags, from_rgb, planes_of
 from skipsr_jax.media.yuv_format import PIXEL_FORMATS, yuv_format
 from skipsr_jax.pixels.yuv import rgb_codes, rgb_to_yuv
 
 MATRICES = (1, 6, 9)  # BT.709, BT.601, BT.2020
-
-
-def planes_of(frame, bits):
-    kind = np.dtype(np.uint8 if bits == 8 else "<u2")
-    for plane in frame.planes:
-        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
-        yield np.ascontiguousarray(rows[:, : plane.width * kind.itemsize]).view(kind)
 
 
 def difference(ours, theirs):
@@ -30,11 +23,10 @@ def difference(ours, theirs):
 @pytest.mark.parametrize("pixel_format", sorted(PIXEL_FORMATS))
 def test_planes_equal_those_of_the_host(pixel_format, matrix, full_range):
     rgb = np.random.default_rng(0).integers(0, 256, (34, 46, 3), np.uint8)
-    bits = PIXEL_FORMATS[pixel_format][2]
     want = from_rgb(rgb, ColourTags(matrix=matrix, full_range=full_range), pixel_format)
     unit = np.float32(rgb[None] / 255)
     got = rgb_to_yuv(unit, yuv_format(pixel_format, matrix, full_range))
-    for ours, theirs in zip(got, planes_of(want, bits), strict=True):
+    for ours, theirs in zip(got, planes_of(want), strict=True):
         assert difference(np.asarray(ours)[0], theirs).max() <= 1
 
 
@@ -77,12 +69,12 @@ def by_pyav(rgb, pixel_format, matrix, full_range):
     ],
 )
 def test_planes_equal_those_of_pyav(pixel_format, size, matrix, full_range):
-    rgb, bits = smooth(*size), PIXEL_FORMATS[pixel_format][2]
+    rgb = smooth(*size)
     theirs = by_pyav(rgb, pixel_format, matrix, full_range)
     ours = rgb_to_yuv(np.float32(rgb[None] / 255), yuv_format(pixel_format, matrix, full_range))
     # swscale's full-range chroma is half a code too low on average (H.273 gives 2^(n-1) for grey).
     bias = 0.5 if full_range else 0
-    for plane, (mine, other) in enumerate(zip(ours, planes_of(theirs, bits), strict=True)):
+    for plane, (mine, other) in enumerate(zip(ours, planes_of(theirs), strict=True)):
         error = difference(np.asarray(mine)[0], other)
         assert error.max() <= (1 if plane == 0 or not bias else 2)
         assert abs((np.asarray(mine)[0].astype(int) - other).mean()) < bias + 0.25
