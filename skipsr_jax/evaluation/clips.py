@@ -1,0 +1,182 @@
+"""Finds the clips of results and of truths, pairs them by name, and reads pairs frame by frame.
+
+What a path may be:
+
+* a video or a picture;
+* a folder of numbered frames: one clip;
+* a folder of videos and pictures: a clip each;
+* a folder of folders: each is a clip, made of the images in it in natural order;
+* for truths also a folder with a folder ``GT`` in it, which is taken (DOVE's layout: GT, LQ).
+
+A clip's name is that of its file without the extension, or that of its folder. What infer.py adds
+to names ("_x4", "_1280x720") is left out. Invariant: frames are read one at a time, so that a clip
+of any length is compared in bounded memory; whatever does not fit together is in `OpenPair.notes`.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media.inputs import FolderMeaning, list_inputs, media_files
+from skipsr_jax.media.reader import Media, open_media
+from skipsr_jax.types import HostArray
+
+TRUTH_FOLDER = "GT"
+"""The folder of the truths in a data set of DOVE's layout."""
+_SIZE_SUFFIX = re.compile(r"_(x\d+(\.\d+)?|\d+x\d+)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A result and the truth that it is compared with.
+
+    Attributes:
+      name: of the clip: the truth's, or the result's where there is no truth.
+      result: file or folder of frames.
+      truth: file or folder of frames; None: there is none.
+    """
+
+    name: str
+    result: pathlib.Path
+    truth: pathlib.Path | None = None
+
+
+def find_clips(
+    path: str | os.PathLike, *, truth: bool = False, folder: FolderMeaning = "auto"
+) -> dict[str, pathlib.Path]:
+    """Returns the clips at ``path`` by name, in natural order, each one for `open_media`.
+
+    Args:
+      path: as the module's docstring lists.
+      truth: whether a folder ``GT`` in it is taken instead.
+      folder: what a folder with media files is: "frames" one clip, "files" a clip each, "auto"
+        whichever it looks like.
+
+    Raises:
+      UserError: there is nothing at ``path``, or two clips have one name.
+    """
+    path = pathlib.Path(path)
+    if truth and (path / TRUTH_FOLDER).is_dir():
+        path = path / TRUTH_FOLDER
+    found = _inputs(path, folder)
+    names = [_SIZE_SUFFIX.sub("", _stem(file)) for file in found]
+    if len(set(names)) < len(names):  # clip_x2.mp4 beside clip_x4.mp4
+        names = [_stem(file) for file in found]
+    clips: dict[str, pathlib.Path] = {}
+    for name, file in zip(names, found, strict=True):
+        if name in clips:
+            raise UserError(f"{clips[name]} and {file} have one name: rename one or remove it")
+        clips[name] = file
+    return clips
+
+
+def _stem(path: pathlib.Path) -> str:
+    return path.name if path.is_dir() else path.stem
+
+
+def _inputs(path: pathlib.Path, folder: FolderMeaning) -> list[pathlib.Path]:
+    """The clips at a path: list_inputs, and the sub-folders of a folder without media files."""
+    if not path.is_dir() or media_files(path):
+        return list_inputs(path, folder=folder)
+    below = sorted(item for item in path.iterdir() if item.is_dir() and item.name[0] != ".")
+    clips = [item for item in below if media_files(item)]
+    if not clips:
+        raise UserError(f"the folder {path} holds no video, no image and no folder of images")
+    return clips
+
+
+def pair_clips(
+    results: Mapping[str, pathlib.Path], truths: Mapping[str, pathlib.Path] | None
+) -> tuple[list[Pair], list[str]]:
+    """Pairs results with truths of the same name; one result and one truth need no common name.
+
+    Args:
+      results: clips by name, of `find_clips`.
+      truths: the same for the truths; None: there are none.
+
+    Returns:
+      The pairs, in the order of the truths, and the names of truths that have no result.
+
+    Raises:
+      UserError: a result has no truth.
+    """
+    if truths is None:
+        return [Pair(name, path) for name, path in results.items()], []
+    if len(results) == len(truths) == 1:
+        ((name, truth),), (result,) = truths.items(), results.values()
+        return [Pair(name, result, truth)], []
+    alone = [str(path) for name, path in results.items() if name not in truths]
+    if alone:
+        raise UserError(
+            f"no truth has the name of {alone[0]}"
+            + (f" and of {len(alone) - 1} more results" if len(alone) > 1 else "")
+            + f": truths are {', '.join(list(truths)[:4])}{', ...' if len(truths) > 4 else ''}"
+        )
+    pairs = [Pair(name, results[name], path) for name, path in truths.items() if name in results]
+    return pairs, [name for name in truths if name not in results]
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenPair:
+    """A pair whose files have been looked at, and what its frames are cut to.
+
+    Attributes:
+      pair: the files.
+      result, truth: as `open_media` describes them; ``truth`` is None where there is none.
+      size: (height, width) that frames are cut to, from the top left: the smaller of each side.
+      notes: one line for each mismatch.
+    """
+
+    pair: Pair
+    result: Media
+    truth: Media | None
+    size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames there are to compare, by the headers of the files."""
+        return min(media.num_frames for media in (self.result, self.truth) if media is not None)
+
+    def frames(self) -> Iterator[tuple[HostArray, HostArray | None]]:
+        """Yields (result, truth) frame by frame, (h, w, 3), uint8 or uint16 each, cut to ``size``.
+
+        Ends with the shorter one. Both are RGB on the full scale of their dtype; frame i is
+        compared with frame i, whatever the time stamps are. Raises UserError when a file turns out
+        damaged.
+        """
+        height, width = self.size
+        with contextlib.closing(self.result.frames()) as results:
+            if self.truth is None:
+                for result in results:
+                    yield result, None
+                return
+            with contextlib.closing(self.truth.frames()) as truths:
+                for result, truth in zip(results, truths, strict=False):
+                    yield result[:height, :width], truth[:height, :width]
+
+
+def open_pair(pair: Pair) -> OpenPair:
+    """Looks at the files of a pair. Raises UserError when one of them cannot be read."""
+    result = open_media(pair.result)
+    if pair.truth is None:
+        return OpenPair(pair, result, None, (result.height, result.width))
+    truth = open_media(pair.truth)
+    size = min(result.height, truth.height), min(result.width, truth.width)
+    notes = []
+    if (result.height, result.width) != (truth.height, truth.width):
+        notes.append(
+            f"{pair.result} is {result.width}x{result.height}, its truth {truth.width}x"
+            f"{truth.height}: both are cut to {size[1]}x{size[0]} from the top left"
+        )
+    if result.num_frames != truth.num_frames:
+        least = min(result.num_frames, truth.num_frames)
+        notes.append(
+            f"{pair.result} has {result.num_frames} frames, its truth {truth.num_frames}: "
+            f"the first {least} are compared"
+        )
+    return OpenPair(pair, result, truth, size, tuple(notes))

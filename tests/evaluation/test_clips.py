@@ -1,0 +1,87 @@
+"""Clips are found in every layout, paired by name, and cut alike, and mismatches are told."""
+
+import numpy as np
+import pytest
+from media_clips import write_clip
+from PIL import Image
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.clips import Pair, find_clips, open_pair, pair_clips
+
+
+def write_frames(folder, count, height=12, width=16, first=0):
+    folder.mkdir(parents=True)
+    for index in range(count):
+        frame = np.full((height, width, 3), first + index, np.uint8)
+        Image.fromarray(frame).save(folder / f"{index:04d}.png")
+    return folder
+
+
+class TestFindClips:
+    def test_one_file_and_one_folder_of_frames(self, tmp_path):
+        frames = write_frames(tmp_path / "dog", 3)
+        assert find_clips(frames) == {"dog": frames}
+        assert find_clips(frames / "0001.png") == {"0001": frames / "0001.png"}
+        assert list(find_clips(frames, folder="files")) == ["0000", "0001", "0002"]
+
+    def test_folder_of_clips_takes_ground_truth_of_doves_layout(self, tmp_path):
+        for part in ("GT", "LQ"):
+            for name in ("000", "001"):
+                write_frames(tmp_path / part / name, 2)
+        assert find_clips(tmp_path, truth=True) == {
+            name: tmp_path / "GT" / name for name in ("000", "001")
+        }
+        assert list(find_clips(tmp_path / "LQ")) == ["000", "001"]
+
+    def test_names_lose_what_infer_adds_where_they_stay_different(self, tmp_path):
+        for name in ("a_x4", "b_1280x720", "c_x1.5", "d_extra"):
+            Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+        assert list(find_clips(tmp_path)) == ["a", "b", "c", "d_extra"]
+        Image.new("RGB", (4, 4)).save(tmp_path / "a_x2.png")
+        assert "a_x2" in find_clips(tmp_path)
+
+    def test_nothing_and_two_of_one_name(self, tmp_path):
+        with pytest.raises(UserError, match="no folder of images"):
+            find_clips(tmp_path)
+        for suffix in ("png", "jpg"):
+            Image.new("RGB", (4, 4)).save(tmp_path / f"a.{suffix}")
+        with pytest.raises(UserError, match="have one name"):
+            find_clips(tmp_path)
+
+
+class TestPairClips:
+    def test_pairs_by_name_and_tells_truths_without_result(self, tmp_path):
+        results = {"b": tmp_path / "r/b", "a": tmp_path / "r/a"}
+        truths = {name: tmp_path / name for name in "abc"}
+        pairs, missing = pair_clips(results, truths)
+        assert pairs == [Pair(name, results[name], truths[name]) for name in "ab"]
+        assert missing == ["c"]
+
+    def test_one_and_one_need_no_name(self, tmp_path):
+        pairs, _ = pair_clips({"out": tmp_path / "out"}, {"dog": tmp_path / "dog"})
+        assert pairs[0].name == "dog"
+
+    def test_a_result_without_truth_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match=r"name of .*x and of 1 more results: truths are a"):
+            pair_clips({"x": tmp_path / "x", "y": tmp_path / "y"}, {"a": tmp_path})
+
+
+class TestOpenPair:
+    def test_mismatch_is_told_and_cut_from_the_top_left(self, tmp_path):
+        result = write_frames(tmp_path / "result", 3, 12, 18, first=7)
+        truth = write_frames(tmp_path / "truth", 4, 13, 16)
+        opened = open_pair(Pair("dog", result, truth))
+        assert "18x12, its truth 16x13: both are cut to 16x12" in opened.notes[0]
+        assert "3 frames, its truth 4: the first 3" in opened.notes[1]
+        frames = list(opened.frames())
+        assert len(frames) == opened.num_frames == 3
+        assert all(r.shape == t.shape == (12, 16, 3) for r, t in frames)
+        assert [r[0, 0, 0] - t[0, 0, 0] for r, t in frames] == [7, 7, 7]
+
+    def test_ten_bits_and_odd_sizes_are_read_as_they_are(self, tmp_path):
+        deep = write_clip(tmp_path / "deep.mkv", frames=3, height=47, width=63, codec="ffv1",
+                          pixel_format="yuv444p10le")  # fmt: skip
+        opened = open_pair(Pair("deep", deep))
+        frames = list(opened.frames())
+        assert frames[0][0].dtype == np.uint16 and frames[0][1] is None
+        assert opened.size == (47, 63) and opened.notes == ()
