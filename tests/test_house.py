@@ -110,7 +110,6 @@ TESTED_IN = {
     "training/losses/composited.py": "training/stages/test_registry.py",
     "training/initial_state.py": "training/test_loop.py",
     "training/mesh_checks.py": "training/test_meshes.py",
-    "training/metrics.py": "training/test_workdir.py",
     "training/packed.py": "training/losses/test_flow.py",
     "training/previews.py": "training/stages/test_registry.py",
     "training/panels.py": "training/test_mixed_packs.py",
