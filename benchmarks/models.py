@@ -37,14 +37,14 @@ def abstract_dit(config: DiTConfig, dtype: Any, attention: str | None = None) ->
     """A transformer as shapes, stored and computed in ``dtype``."""
     dtype = np.dtype(dtype)
     return abstract(
-        lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=dtype, attention=attention)
+        lambda rngs: DiT(config, rngs=rngs, dtype=dtype, param_dtype=dtype, attention=attention)
     )
 
 
 def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:
     """An autoencoder as shapes, computed in ``dtype`` and stored in ``param_dtype`` or the same."""
     dtype, param_dtype = np.dtype(dtype), np.dtype(param_dtype or dtype)
-    return abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype))
+    return abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
 
 
 def abstract_networks(model: str, dtype: Any) -> dict[str, nnx.Module]:

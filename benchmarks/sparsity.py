@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 from jax import Array
 
 from benchmarks import sparse_plans
@@ -116,8 +115,8 @@ class Variants:
         self._params = random_parameters(self._dit, self._mesh)
         self._repeats = values.repeats
         predictor = abstract(
-            lambda: make_predictor(
-                PAPER, rngs=nnx.Rngs(0), dtype=self._dtype, param_dtype=self._dtype
+            lambda rngs: make_predictor(
+                PAPER, rngs=rngs, dtype=self._dtype, param_dtype=self._dtype
             )
         )
         text = jax.random.normal(jax.random.key(2), (TEXT_TOKENS, self._config.text_width))
@@ -147,8 +146,8 @@ class Variants:
     def interspersed(self, keep: Bool[HostArray, "t r q"], every: int) -> float:
         """Measures one call with each ``every``-th layer on all tokens, in seconds."""
         body = abstract(
-            lambda: sparse_plans.Interspersed(
-                self._config, every, rngs=nnx.Rngs(0), dtype=self._dtype
+            lambda rngs: sparse_plans.Interspersed(
+                self._config, every, rngs=rngs, dtype=self._dtype
             )
         )
 

@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 
 import numpy as np
-from flax import nnx
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import to_json
@@ -38,9 +37,9 @@ def _random(key: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
 def random_params(seed: int = 0) -> dict:
     """Parameters of all networks and both texts."""
     modules = {
-        "vae": abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0))),
-        "dit": abstract(lambda: DiT(DIT_CONFIG, rngs=nnx.Rngs(0))),
-        "predictor": abstract(lambda: MaskPredictor(PREDICTOR_CONFIG, rngs=nnx.Rngs(0))),
+        "vae": abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs)),
+        "dit": abstract(lambda rngs: DiT(DIT_CONFIG, rngs=rngs)),
+        "predictor": abstract(lambda rngs: MaskPredictor(PREDICTOR_CONFIG, rngs=rngs)),
     }
     rng = np.random.default_rng(seed)
     flat = flatten({name: to_dict(module) for name, module in modules.items()})

@@ -4,7 +4,6 @@ import pathlib
 
 import jax
 import numpy as np
-from flax import nnx
 from PIL import Image
 
 from skipsr_jax.models.dit import DiTConfig
@@ -38,7 +37,7 @@ def write_pictures(root: pathlib.Path) -> pathlib.Path:
 
 def random_autoencoder() -> tuple[VAE, dict]:
     """The module as shapes, and numbers of a sensible size."""
-    vae = abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0)))
+    vae = abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs))
     rng = np.random.default_rng(1)
     numbers = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), to_dict(vae))
     return vae, {"vae": numbers}

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from flax import nnx
 
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.models.dit import DiT, DiTConfig
@@ -159,10 +158,10 @@ def _dit_entries(params: Params, *, video_only_at_last: bool) -> list[Entry]:
 def abstract_params(config: DiTConfig | VAEConfig) -> Params:
     """The shapes of all parameters of the network; allocates nothing."""
     network = DiT if isinstance(config, DiTConfig) else VAE
-    return to_dict(abstract(lambda: network(config, rngs=nnx.Rngs(0))))
+    return to_dict(abstract(lambda rngs: network(config, rngs=rngs)))
 
 
-@functools.lru_cache(maxsize=8)  # tracing a network takes a second or two
+@functools.lru_cache(maxsize=8)
 def entries_of(config: DiTConfig | VAEConfig) -> list[Entry]:
     """The entries of the network, in the order of our parameters.
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store
@@ -99,13 +98,13 @@ def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = 
         )
     if mesh is not None:
         check_heads(mesh.size, dit_config.heads)
-    vae = abstract(lambda: VAE(vae_config, rngs=nnx.Rngs(0), **kinds))
-    dit = abstract(lambda: DiT(dit_config, rngs=nnx.Rngs(0), **kinds))
+    vae = abstract(lambda rngs: VAE(vae_config, rngs=rngs, **kinds))
+    dit = abstract(lambda rngs: DiT(dit_config, rngs=rngs, **kinds))
     wanted = {"vae": to_dict(vae), "dit": to_dict(dit)}
     predictor = None
     if with_predictor:
         predictor_config = _part(config, "predictor", PredictorConfig, source)
-        predictor = abstract(lambda: make_predictor(predictor_config, rngs=nnx.Rngs(0), **kinds))
+        predictor = abstract(lambda rngs: make_predictor(predictor_config, rngs=rngs, **kinds))
         wanted["predictor"] = to_dict(predictor)
 
     sharded, whole = (None, None) if mesh is None else (shardings(wanted, mesh), replicated(mesh))

@@ -11,16 +11,14 @@ from typing import Any
 import jax
 from flax import nnx
 
+from skipsr_jax.models.layers.initial import ShapesOnly
+
 Params = dict[str, Any]
 
 
-class Buffer(nnx.Variable):
-    """A variable that belongs to the checkpoint but is not trained (rotary frequencies)."""
-
-
-def abstract(build: Callable[[], nnx.Module]) -> nnx.Module:
-    """The module that ``build`` makes, with shapes instead of arrays. It takes no memory."""
-    return nnx.eval_shape(build)
+def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+    """The module that ``build(rngs)`` makes, with shapes instead of arrays: it takes no memory."""
+    return build(ShapesOnly())
 
 
 def _with_string_keys(tree: Any) -> Any:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from skipsr_jax.checkpoints import store
@@ -41,7 +40,7 @@ def load_vae(settings: Settings) -> tuple[VAE, Params]:
         raise UserError(f"{path}: holds no autoencoder")
     config = from_json(VAEConfig, stored["vae"], path)
     dtype = jnp.dtype(settings.dtype)
-    module = abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype))
+    module = abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype))
     wanted = {"vae": to_dict(module)}
     params = store.restore_params(path, wanted, dtype=jnp.float32, branch=store.best_branch(path))
     return module, params

@@ -16,7 +16,8 @@ from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.data.sample import Recipe
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.params import Buffer, Params, flatten
+from skipsr_jax.models.layers.initial import Buffer
+from skipsr_jax.models.params import Params, flatten
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Bool, Float
 

@@ -17,7 +17,7 @@ TEXTS = frozenset({"text/positive", "text/negative"})
 
 def abstract_dit(config: DiTConfig, dtype: DType) -> DiT:
     """The transformer as shapes, computing in ``dtype``."""
-    return abstract(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
+    return abstract(lambda rngs: DiT(config, rngs=rngs, dtype=dtype))
 
 
 def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -> Params:

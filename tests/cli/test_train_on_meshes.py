@@ -12,7 +12,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from skipsr_jax.checkpoints import store
@@ -28,7 +27,7 @@ STEPS, STOPPED_AFTER, DEADLINE = 24, 5, 300  # steps, steps, seconds
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory):
-    shapes = to_dict(abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0))))
+    shapes = to_dict(abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs)))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(np.float32), shapes)
     path = tmp_path_factory.mktemp("vae") / "model"

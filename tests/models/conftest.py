@@ -12,7 +12,7 @@ from skipsr_jax.models.params import Params, abstract, to_dict
 
 
 @pytest.fixture(scope="session")
-def fill() -> Callable[[Callable[[], nnx.Module]], tuple[nnx.Module, Params]]:
+def fill() -> Callable[[Callable[[nnx.Rngs], nnx.Module]], tuple[nnx.Module, Params]]:
     """``fill(build)`` -> the abstract module and parameters for it, of which none is zero."""
 
     def fill(build):

@@ -2,7 +2,6 @@
 
 import jax
 import pytest
-from flax import nnx
 from jax.sharding import AbstractMesh
 
 from skipsr_jax.models.dit import DiT
@@ -19,11 +18,11 @@ LARGE = 2**20
 
 NETWORKS = {
     **{
-        name: lambda config=config: DiT(config, rngs=nnx.Rngs(0))
+        name: lambda rngs, config=config: DiT(config, rngs=rngs)
         for name, config in DIT_PRESETS.items()
     },
-    "vae": lambda: VAE(SEEDVR, rngs=nnx.Rngs(0)),
-    "predictor": lambda: make_predictor(PAPER, rngs=nnx.Rngs(0)),
+    "vae": lambda rngs: VAE(SEEDVR, rngs=rngs),
+    "predictor": lambda rngs: make_predictor(PAPER, rngs=rngs),
 }
 
 

@@ -56,7 +56,7 @@ def one_device():
 @pytest.mark.slow
 def test_one_clip_uses_every_device():
     """Inference: one pack on a mesh of data, fsdp and seq is sharded over all of them."""
-    model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
+    model = abstract(lambda rngs: DiT(SHARED, rngs=rngs))
     params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
     args = inputs(1)
     mesh = make_mesh(2, 2, 2)
@@ -80,7 +80,7 @@ def test_one_clip_uses_every_device():
 
 def test_whole_windows_are_attended_where_they_lie():
     """Numbers and gradients of one device; only the shifted layer exchanges tokens for heads."""
-    model = abstract(lambda: DiT(SHARED, rngs=nnx.Rngs(0)))
+    model = abstract(lambda rngs: DiT(SHARED, rngs=rngs))
     params = to_dict(DiT(SHARED, rngs=nnx.Rngs(1)))
     *arrays, plan = inputs(2, grids=((9, 4, 5), (7, 3, 4)), shards=4)
     assert plan.shard_layouts is not None

@@ -32,7 +32,7 @@ class Network:
         with tempfile.TemporaryDirectory() as folder:
             mapped = staging.gather(entries, tensors, pathlib.Path(folder))
             self.params = unflatten({path: np.array(x, np.float32) for path, x in mapped.items()})
-        self.module = abstract(lambda: DiT(self.config, rngs=nnx.Rngs(0)))
+        self.module = abstract(lambda rngs: DiT(self.config, rngs=rngs))
         self.run = jax.jit(lambda params, *args: bind(self.module, params)(*args))
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file
 
 from skipsr_jax.models.params import abstract, bind, unflatten
@@ -52,7 +51,7 @@ def vae(folder) -> VAE:
         latent_channels=made["latent_channels"],
         scaling_factor=case["scaling_factor"],
     )
-    return abstract(lambda: VAE(config, rngs=nnx.Rngs(0)))
+    return abstract(lambda rngs: VAE(config, rngs=rngs))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ CONFIG = DiTConfig(
 
 def test_the_first_one_step_result_is_the_condition():
     random = to_dict(DiT(CONFIG, rngs=nnx.Rngs(0)))
-    module = abstract(lambda: DiT(CONFIG, rngs=nnx.Rngs(0)))
+    module = abstract(lambda rngs: DiT(CONFIG, rngs=rngs))
     plan = build_plan([np.random.default_rng(0).random((2, 3, 4)) < 0.7], [3])
     rng = np.random.default_rng(1)
     noise, condition = rng.normal(size=(2, 1, 2, 6, 8, 16)).astype(np.float32)

@@ -60,7 +60,7 @@ class Discriminator(nnx.Module):
             head = QueryHead(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
             setattr(self, f"head_{depth}", head)
         joined = len(depths) * config.width
-        self.norm = RMSNorm(joined, config.norm_eps, param_dtype=param_dtype)
+        self.norm = RMSNorm(joined, config.norm_eps, rngs=rngs, param_dtype=param_dtype)
         self.logit = linear(joined, 1, rngs=rngs, dtype=jnp.float32, param_dtype=param_dtype)
 
     def __call__(

@@ -14,6 +14,7 @@ from jax import Array
 
 from skipsr_jax.models.dit.config import DiTConfig
 from skipsr_jax.models.dit.mlp import MLP, GatedMLP
+from skipsr_jax.models.layers.initial import drawn
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.tokens.plan import TokenPlan
@@ -38,9 +39,9 @@ class QueryHead(nnx.Module):
             )
 
         def norm(width: int) -> RMSNorm:
-            return RMSNorm(width, eps, param_dtype=param_dtype)
+            return RMSNorm(width, eps, rngs=rngs, param_dtype=param_dtype)
 
-        self.query = nnx.Param(jax.random.normal(rngs.params(), (d,), param_dtype))
+        self.query = drawn(jax.random.normal, rngs, (d,), param_dtype)
         self.query_norm, self.token_norm, self.mlp_norm = norm(d), norm(d), norm(d)
         self.to_q = layer(d, inner)
         self.to_kv = layer(d, 2 * inner)

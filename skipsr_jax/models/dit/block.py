@@ -22,7 +22,7 @@ from skipsr_jax.models.dit.rope import (
     text_angles,
     window_angles,
 )
-from skipsr_jax.models.params import Buffer
+from skipsr_jax.models.layers.initial import buffer
 from skipsr_jax.parallel.activations import constrain_text, constrain_tokens
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import Bool, DType, Float, Int
@@ -45,7 +45,7 @@ class Block(nnx.Module):
         for name in names:
             setattr(self, name, Branch(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
         frequencies = pixel_frequencies if config.pixel_rope else language_frequencies
-        self.rope_freqs = Buffer(jnp.asarray(frequencies(config.rope_dim)))
+        self.rope_freqs = buffer(frequencies(config.rope_dim), rngs)
         self.shared = shared
         self.pixel_rope = config.pixel_rope
 

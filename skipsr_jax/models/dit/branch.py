@@ -8,7 +8,6 @@ Invariant: everything here is per token, so a token that is not stored costs not
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
@@ -17,6 +16,7 @@ from jax import Array
 from skipsr_jax.models.dit.config import DiTConfig
 from skipsr_jax.models.dit.mlp import MLP, GatedMLP
 from skipsr_jax.models.dit.modulation import Modulation, modulate
+from skipsr_jax.models.layers.initial import around, drawn
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
 from skipsr_jax.parallel.sequence import QKV
@@ -30,15 +30,14 @@ class Branch(nnx.Module):
         d, inner = config.width, config.heads * config.head_dim
 
         def vector(mean: float) -> nnx.Param:
-            noise = jax.random.normal(rngs.params(), (d,), param_dtype) * d**-0.5
-            return nnx.Param(mean + noise)
+            return drawn(around(mean), rngs, (d,), param_dtype)
 
         self.attn_shift, self.attn_scale, self.attn_gate = vector(0.0), vector(1.0), vector(0.0)
         self.mlp_shift, self.mlp_scale, self.mlp_gate = vector(0.0), vector(1.0), vector(0.0)
         self.qkv = linear(
             d, 3 * inner, rngs=rngs, dtype=dtype, param_dtype=param_dtype, use_bias=False
         )
-        norm = functools.partial(RMSNorm, config.head_dim, config.norm_eps, unfused=True)
+        norm = functools.partial(RMSNorm, config.head_dim, config.norm_eps, rngs=rngs, unfused=True)
         self.norm_q, self.norm_k = norm(param_dtype=param_dtype), norm(param_dtype=param_dtype)
         self.proj_out = linear(inner, d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         mlp = GatedMLP if config.gated_mlp else MLP

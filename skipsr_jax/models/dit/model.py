@@ -22,6 +22,7 @@ from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.models.dit.block import Block
 from skipsr_jax.models.dit.config import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.dit.modulation import ATTENTION, TimeEmbedding, modulate, per_token
+from skipsr_jax.models.layers.initial import ShapesOnly, around, drawn, stacked_shapes
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.parallel.activations import constrain_text, constrain_tokens
@@ -63,12 +64,12 @@ class Body(nnx.Module):
             )
 
         def stack(blocks: int, shared: bool) -> Block:
-            @nnx.split_rngs(splits=blocks)
-            @nnx.vmap
             def make(rngs: nnx.Rngs) -> Block:
                 return Block(config, shared=shared, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
-            return make(rngs)
+            if isinstance(rngs, ShapesOnly):
+                return stacked_shapes(make(rngs), blocks)
+            return nnx.split_rngs(splits=blocks)(nnx.vmap(make))(rngs)
 
         self.vid_in = layer(PATCH_AREA * config.in_channels, d)
         if config.text_width != d:  # text of the model's width enters as it is
@@ -197,7 +198,7 @@ class DiT(Body):
         )
         d = config.width
         if config.output_modulation:
-            self.vid_out_norm = RMSNorm(d, config.norm_eps, param_dtype=param_dtype)
+            self.vid_out_norm = RMSNorm(d, config.norm_eps, rngs=rngs, param_dtype=param_dtype)
             self.vid_out_ada = OutputModulation(d, rngs=rngs, param_dtype=param_dtype)
         self.vid_out = linear(
             d, PATCH_AREA * config.out_channels, rngs=rngs, dtype=dtype, param_dtype=param_dtype
@@ -238,8 +239,5 @@ class OutputModulation(nnx.Module):
     """The learned shift and scale before the output layer."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs, param_dtype: DType):
-        def noise() -> Array:
-            return jax.random.normal(rngs.params(), (width,), param_dtype) * width**-0.5
-
-        self.shift = nnx.Param(noise())
-        self.scale = nnx.Param(1.0 + noise())
+        self.shift = drawn(around(0.0), rngs, (width,), param_dtype)
+        self.scale = drawn(around(1.0), rngs, (width,), param_dtype)

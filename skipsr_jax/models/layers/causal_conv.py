@@ -21,6 +21,7 @@ from skipsr_jax.kernels.norm_silu_concat import (
     norm_silu_concat_frames,
     scale_shift_silu,
 )
+from skipsr_jax.models.layers.initial import drawn, filled
 from skipsr_jax.types import DType, Float
 
 Cache = Any
@@ -182,8 +183,8 @@ class CausalConv3d(nnx.Module):
     ):
         init = kernel_init or jax.nn.initializers.lecun_normal(in_axis=(0, 1, 2, 3), out_axis=4)
         shape = (*kernel_size, features_in, features_out)
-        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype))
+        self.kernel = drawn(init, rngs, shape, param_dtype)
+        self.bias = filled(0.0, rngs, (features_out,), param_dtype)
         half_h, half_w = kernel_size[1] // 2, kernel_size[2] // 2
         self.padding = padding or ((half_h, half_h), (half_w, half_w))
         self.strides = strides

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.models.layers.initial import or_shape
 from skipsr_jax.types import DType
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -35,8 +36,8 @@ def linear(
         in_features,
         out_features,
         use_bias=use_bias,
-        kernel_init=KERNEL_INIT,
-        bias_init=bias_init,
+        kernel_init=or_shape(KERNEL_INIT),
+        bias_init=or_shape(bias_init),
         dtype=dtype,
         param_dtype=param_dtype,
         rngs=rngs,

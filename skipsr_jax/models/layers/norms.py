@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.models.layers.initial import filled
 from skipsr_jax.types import DType, Float
 
 
@@ -28,9 +29,15 @@ class RMSNorm(nnx.Module):
     """
 
     def __init__(
-        self, width: int, eps: float, *, param_dtype: DType = jnp.float32, unfused: bool = False
+        self,
+        width: int,
+        eps: float,
+        *,
+        rngs: nnx.Rngs,
+        param_dtype: DType = jnp.float32,
+        unfused: bool = False,
     ):
-        self.scale = nnx.Param(jnp.ones(width, param_dtype))
+        self.scale = filled(1.0, rngs, (width,), param_dtype)
         self.eps, self.unfused = eps, unfused
 
     def __call__(self, x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:

@@ -24,6 +24,7 @@ from jax import Array
 
 from skipsr_jax.geometry import PATCH, PATCH_FRAMES
 from skipsr_jax.models.layers.causal_conv import conv3d
+from skipsr_jax.models.layers.initial import drawn, filled
 from skipsr_jax.models.predictor import pixel_energies
 from skipsr_jax.models.predictor.pixel_energies import PixelEnergies
 from skipsr_jax.parallel.fsdp import gathered
@@ -117,8 +118,8 @@ class _NonCausalConv3d(nnx.Module):
         param_dtype: DType,
     ):
         shape = (3, 3, 3, features_in, features_out)
-        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype))
+        self.kernel = drawn(kernel_init, rngs, shape, param_dtype)
+        self.bias = filled(0.0, rngs, (features_out,), param_dtype)
         self.stride = stride
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t h_out w_out o"]:

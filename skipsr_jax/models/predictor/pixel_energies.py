@@ -16,6 +16,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.geometry import PATCH_FRAMES
+from skipsr_jax.models.layers.initial import drawn
 from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.types import DType, Float
 
@@ -58,7 +59,7 @@ class PixelEnergies(nnx.Module):
 
     def __init__(self, filters: int, *, rngs: nnx.Rngs, param_dtype: DType = jnp.float32):
         shape = (TAPS, TAPS, 3, filters)
-        self.kernel = nnx.Param(_unit_filters(rngs.params(), shape, param_dtype))
+        self.kernel = drawn(_unit_filters, rngs, shape, param_dtype)
 
     def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b t h//2 w//2 c"]:
         """f = 4k + 1 frames of even height and width -> t = k + 1, in cells of 2 x 2 pixels."""

@@ -6,6 +6,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.models.layers.causal_conv import Cache
+from skipsr_jax.models.layers.initial import or_shape
 from skipsr_jax.models.vae.group_norm import GroupNorm
 from skipsr_jax.parallel.spatial import attend_within_frames
 from skipsr_jax.types import DType, Float
@@ -41,9 +42,17 @@ class FrameAttention(nnx.Module):
         self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
     ):
         def linear() -> nnx.Linear:
-            return nnx.Linear(channels, channels, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+            return nnx.Linear(
+                channels,
+                channels,
+                kernel_init=or_shape(jax.nn.initializers.lecun_normal()),
+                bias_init=or_shape(jax.nn.initializers.zeros),
+                rngs=rngs,
+                dtype=dtype,
+                param_dtype=param_dtype,
+            )
 
-        self.group_norm = GroupNorm(channels, groups, param_dtype=param_dtype)
+        self.group_norm = GroupNorm(channels, groups, rngs=rngs, param_dtype=param_dtype)
         self.to_q = linear()
         self.to_k = linear()
         self.to_v = linear()

@@ -90,9 +90,9 @@ class Resnet(nnx.Module):
         param_dtype: DType,
     ):
         conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        self.norm1 = GroupNorm(features_in, groups, param_dtype=param_dtype)
+        self.norm1 = GroupNorm(features_in, groups, rngs=rngs, param_dtype=param_dtype)
         self.conv1 = conv(features_in, features_out)
-        self.norm2 = GroupNorm(features_out, groups, param_dtype=param_dtype)
+        self.norm2 = GroupNorm(features_out, groups, rngs=rngs, param_dtype=param_dtype)
         self.conv2 = conv(features_out, features_out)
         if features_in != features_out:
             self.conv_shortcut = conv(features_in, features_out, (1, 1, 1))

@@ -62,7 +62,7 @@ class Decoder(nnx.Module):
                 for features_in, features_out, up in zip(widths_in, channels, upsample, strict=True)
             ]
         )
-        self.conv_norm_out = GroupNorm(channels[-1], groups, param_dtype=param_dtype)
+        self.conv_norm_out = GroupNorm(channels[-1], groups, rngs=rngs, param_dtype=param_dtype)
         self.residual = config.residual_decoder
         if self.residual:
             self.upscaled_half = conv(12, widths_in[2])

@@ -50,7 +50,7 @@ class Encoder(nnx.Module):
         self.mid_block = MidBlock(
             channels[-1], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
         )
-        self.conv_norm_out = GroupNorm(channels[-1], groups, param_dtype=param_dtype)
+        self.conv_norm_out = GroupNorm(channels[-1], groups, rngs=rngs, param_dtype=param_dtype)
         self.conv_out = conv(channels[-1], 2 * config.latent_channels)
         self.remat = config.remat
 

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.kernels.norm_silu_concat import ScaleShift
+from skipsr_jax.models.layers.initial import filled
 from skipsr_jax.types import DType, Float
 
 
@@ -97,14 +98,16 @@ def group_norm(
 class GroupNorm(nnx.Module):
     """``group_norm`` with learned ``scale`` and ``bias``."""
 
-    def __init__(self, channels: int, groups: int, *, param_dtype: DType = jnp.float32):
+    def __init__(
+        self, channels: int, groups: int, *, rngs: nnx.Rngs, param_dtype: DType = jnp.float32
+    ):
         if channels % groups:
             raise ValueError(
                 f"{channels} channels do not fall into {groups} equal groups: choose norm_groups "
                 "that divides every block's channels"
             )
-        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
-        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
+        self.scale = filled(1.0, rngs, (channels,), param_dtype)
+        self.bias = filled(0.0, rngs, (channels,), param_dtype)
         self.groups = groups
 
     def scale_shift(self, x: Float[Array, "b f h w c"]) -> ScaleShift:

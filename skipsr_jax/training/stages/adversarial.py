@@ -224,7 +224,7 @@ def gan_losses(settings: Settings, config: DiTConfig) -> GanLosses:
     loss_config, dtype = settings.loss, jnp.dtype(settings.dtype)
     try:
         discriminator = abstract(
-            lambda: Discriminator(config, loss_config.depths, rngs=nnx.Rngs(0), dtype=dtype)
+            lambda rngs: Discriminator(config, loss_config.depths, rngs=rngs, dtype=dtype)
         )
     except ValueError as error:
         raise UserError(f"config.loss: {error}") from error

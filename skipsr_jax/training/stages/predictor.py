@@ -104,7 +104,7 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
     elif settings.vae:
         raise UserError("loss.space is pixels, which needs no autoencoder: leave config.vae empty")
     dtype = jnp.dtype(settings.dtype)
-    module = abstract(lambda: make_predictor(config, rngs=nnx.Rngs(0), dtype=dtype))
+    module = abstract(lambda rngs: make_predictor(config, rngs=rngs, dtype=dtype))
 
     def init(key: Array) -> Params:
         return {"predictor": to_dict(make_predictor(config, rngs=nnx.Rngs(key)))}

@@ -69,7 +69,7 @@ def make(settings: Settings, config: VAEConfig | None = None) -> Stage:
     config = config or VAE_PRESETS[settings.model]
     loss_config: VaeLoss = settings.loss
     dtype = jnp.dtype(settings.dtype)
-    module = abstract(lambda: VAE(config, rngs=nnx.Rngs(0), dtype=dtype))
+    module = abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype))
 
     def init(key: Array) -> Params:
         params = to_dict(VAE(config, rngs=nnx.Rngs(key)))

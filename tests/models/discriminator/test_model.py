@@ -23,7 +23,7 @@ CONFIG = dataclasses.replace(DIT_CONFIG, layers=3, mm_layers=1)
 
 
 def discriminator_of(config, depths):
-    return abstract(lambda: Discriminator(config, depths, rngs=nnx.Rngs(0)))
+    return abstract(lambda rngs: Discriminator(config, depths, rngs=rngs))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def pack():
 
 
 def test_the_body_of_the_transformer_sees_what_the_transformer_sees(fill, pack):
-    dit, params = fill(lambda: DiT(CONFIG, rngs=nnx.Rngs(0)))
+    dit, params = fill(lambda rngs: DiT(CONFIG, rngs=rngs))
     module = discriminator_of(CONFIG, (2, 3)).body  # the first cut is inside the shared blocks
 
     def both(params):
@@ -57,7 +57,7 @@ def test_layers_that_no_head_sees_are_not_built(fill):
         (CONFIG, (1,), {"mm_blocks_0": [0]}),
         (CONFIG, (2,), {"mm_blocks_0": [0], "shared_blocks_1": [1]}),
     ):
-        _, dit = fill(lambda config=config: DiT(config, rngs=nnx.Rngs(0)))
+        _, dit = fill(lambda rngs, config=config: DiT(config, rngs=rngs))
         body = body_of(dit, to_dict(discriminator_of(config, depths).body))
         assert {name for name in body if "blocks" in name} == stacks.keys()
         layers = [
@@ -76,7 +76,7 @@ def test_layers_that_no_head_sees_are_not_built(fill):
 
 @pytest.fixture(scope="module")
 def looking(fill):
-    module, params = fill(lambda: Discriminator(CONFIG, (1, 3), rngs=nnx.Rngs(0)))
+    module, params = fill(lambda rngs: Discriminator(CONFIG, (1, 3), rngs=rngs))
     run = jax.jit(lambda p, *args: bind(module, p)(*args)[0], compiler_options=QUICK)
     return lambda *args: np.asarray(run(params, *args))
 
@@ -128,4 +128,4 @@ def test_published_sizes_are_cut_over_the_mesh(config, depths):
 
 
 def abstract_dit(config):
-    return abstract(lambda: DiT(config, rngs=nnx.Rngs(0)))
+    return abstract(lambda rngs: DiT(config, rngs=rngs))

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from small_model import DIT_CONFIG
 
 from skipsr_jax.models.discriminator.query_head import QueryHead
@@ -18,7 +17,7 @@ HALF = jnp.bfloat16
 
 
 def build(config, dtype=jnp.float32):
-    return lambda: QueryHead(config, rngs=nnx.Rngs(0), dtype=dtype, param_dtype=jnp.float32)
+    return lambda rngs: QueryHead(config, rngs=rngs, dtype=dtype, param_dtype=jnp.float32)
 
 
 def rms(x, scale=1.0):

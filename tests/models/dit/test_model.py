@@ -31,7 +31,7 @@ STYLES = pytest.mark.parametrize(
 
 
 def build(config, seed=0):
-    model = param_dicts.abstract(lambda: DiT(config, rngs=nnx.Rngs(0)))
+    model = param_dicts.abstract(lambda rngs: DiT(config, rngs=rngs))
     params = param_dicts.to_dict(DiT(config, rngs=nnx.Rngs(seed)))
     return model, params
 
@@ -69,7 +69,7 @@ def by_patch(out, plan, total):
     ids=["3b", "7b"],
 )
 def test_published_sizes_have_the_published_number_of_parameters(config, parameters):
-    model = param_dicts.abstract(lambda: DiT(config, rngs=nnx.Rngs(0)))
+    model = param_dicts.abstract(lambda rngs: DiT(config, rngs=rngs))
     flat = param_dicts.flatten(param_dicts.to_dict(model))
     trained = {path: x for path, x in flat.items() if not path.endswith("rope_freqs")}
     assert sum(x.size for x in trained.values()) == parameters
@@ -178,7 +178,7 @@ def test_rematerialising_changes_no_gradient(remat):
 
 def test_bfloat16_stays_close_to_float32():
     model, params = build(SHARED_STYLE)
-    half = param_dicts.abstract(lambda: DiT(SHARED_STYLE, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
+    half = param_dicts.abstract(lambda rngs: DiT(SHARED_STYLE, rngs=rngs, dtype=jnp.bfloat16))
     patches, text = random_sample(0, (2, 9, 11), 3)
     plan = build_plan([np.ones((2, 9, 11), bool)], [3])
     args = inputs(0, patches, text, plan)

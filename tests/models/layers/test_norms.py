@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
 
@@ -25,7 +26,7 @@ def test_statistics_and_result_are_float32(dtype):
 
 @pytest.mark.parametrize("unfused", [False, True])
 def test_the_layer_scales_each_channel(unfused):
-    layer = RMSNorm(6, EPS, unfused=unfused)
+    layer = RMSNorm(6, EPS, rngs=nnx.Rngs(0), unfused=unfused)
     layer.scale[...] = jnp.arange(6.0)
     x = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
     np.testing.assert_allclose(jax.jit(layer)(x), formula(x) * np.arange(6), rtol=2e-6)

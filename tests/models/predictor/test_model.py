@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from skipsr_jax.models.params import abstract, bind, count, to_dict
 from skipsr_jax.models.predictor import (
@@ -20,7 +19,7 @@ from skipsr_jax.models.predictor import (
 
 
 def _build(config):
-    return lambda: make_predictor(config, rngs=nnx.Rngs(0))
+    return lambda rngs: make_predictor(config, rngs=rngs)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from skipsr_jax.models.params import abstract
 from skipsr_jax.models.vae import SEEDVR, TINY, VAE
@@ -12,8 +11,8 @@ GIB = 2**30
 
 
 def _estimate(config, height, width):
-    def build():
-        return VAE(config, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    def build(rngs):
+        return VAE(config, rngs=rngs, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
 
     return estimate_memory(abstract(build), height, width, 1)
 

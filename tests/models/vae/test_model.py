@@ -20,7 +20,7 @@ def _random(*shape, seed=1):
 
 
 def _build(config):
-    return lambda: VAE(config, rngs=nnx.Rngs(0))
+    return lambda rngs: VAE(config, rngs=rngs)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_upscaled_input_reaches_both_levels_and_the_sum(residual):
 
 def test_an_untrained_residual_decoder_adds_nothing():
     # Under jit the draws of all other parameters are dropped.
-    conv_out = jax.jit(lambda: to_dict(_build(RESIDUAL)())["decoder"]["conv_out"])()
+    conv_out = jax.jit(lambda: to_dict(_build(RESIDUAL)(nnx.Rngs(0)))["decoder"]["conv_out"])()
     assert not jnp.any(conv_out["kernel"]) and not jnp.any(conv_out["bias"])
 
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.vae import VAE, VAEConfig
@@ -24,7 +23,7 @@ def _random(*shape, seed=1):
 
 @pytest.fixture(scope="module")
 def model(fill):
-    return fill(lambda: VAE(CONFIG, rngs=nnx.Rngs(0)))
+    return fill(lambda rngs: VAE(CONFIG, rngs=rngs))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.vae import VAE, VAEConfig
@@ -20,7 +19,7 @@ CONFIG = VAEConfig((4, 4, 8, 8), layers_per_block=1, norm_groups=2)
 
 @pytest.fixture(scope="module")
 def model(fill):
-    return fill(lambda: VAE(CONFIG, rngs=nnx.Rngs(0)))
+    return fill(lambda rngs: VAE(CONFIG, rngs=rngs))
 
 
 @pytest.fixture(scope="module")

@@ -123,7 +123,7 @@ def test_a_block_sees_its_neighbours_and_when_it_was_last_active():
 
 
 def test_group_norm_counts_left_out_blocks_as_when_last_active():
-    norm = GroupNorm(4, 2)
+    norm = GroupNorm(4, 2, rngs=nnx.Rngs(0))
     norm.scale[...], norm.bias[...] = jnp.arange(1.0, 5), jnp.arange(4.0)
     active, (first, second, _) = some()
     x = picture(3, 4) + jnp.arange(4)

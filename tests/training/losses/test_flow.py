@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.diffusion.schedule import TERMINAL, velocity
@@ -75,7 +74,7 @@ def test_a_fraction_of_the_samples_is_without_condition(share, plan, latents, mo
 
     monkeypatch.setattr(sr, "predict", predict)
     weight = sr.SrLoss(condition_drop=share, one_step_share=0.5, pixel_samples=1)
-    dit = abstract(lambda: DiT(TINY, rngs=nnx.Rngs(0)))
+    dit = abstract(lambda rngs: DiT(TINY, rngs=rngs))
     clean, low = jnp.asarray(latents)
     batch = Batch(
         plan=plan, negative=jnp.zeros((2, 2), bool), hr_latents=(clean,), lr_latents=(low,)

@@ -36,7 +36,7 @@ GRID = (2, 2, 3)
 
 def autoencoder():
     params = jax.jit(lambda: to_dict(VAE(VAE_CONFIG, rngs=nnx.Rngs(0))), compiler_options=QUICK)()
-    return abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0))), {"vae": params}
+    return abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs)), {"vae": params}
 
 
 def settings_for(loss, root=".", **others):
@@ -46,7 +46,7 @@ def settings_for(loss, root=".", **others):
 
 
 def stage_of(loss):
-    shapes = abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0)))
+    shapes = abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs))
     return adversarial.make(settings_for(loss), CONFIG, (shapes, {}))
 
 

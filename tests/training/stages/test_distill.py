@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, write_pictures
 
 from skipsr_jax.checkpoints import train_state
@@ -43,7 +42,7 @@ def settings_for(loss, root=".", steps=16, **others):
 
 def autoencoder():
     """What the stage is told of it; ``averages`` stands in for its encoder."""
-    return abstract(lambda: VAE(VAE_CONFIG, rngs=nnx.Rngs(0))), {"vae": {}}
+    return abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs)), {"vae": {}}
 
 
 def averages(vae, params, truth, given, key):
