@@ -91,6 +91,7 @@ TESTED_IN = {
     "models/dit/mlp.py": "models/dit/test_block.py",
     "models/dit/modulation.py": "models/dit/test_block.py",
     "models/layers/linear.py": "models/dit/test_block.py",
+    "models/light_coder/*.py": "models/light_coder/test_model.py",
     "models/params.py": "models/dit/test_model.py",
     "models/presets.py": "parallel/test_presets.py",
     "models/vae/config.py": "models/vae/test_model.py",

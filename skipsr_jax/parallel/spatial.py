@@ -3,15 +3,18 @@
 Each device that shares a clip holds a shard of its frames and latents. The compiler exchanges the
 halos that convolutions need and sums the group norms over devices; attention within a frame gathers
 the keys and values of the frame. Invariant: a shard has the same rows or columns at every
-resolution, two latent pixels or more.
+resolution, two latent pixels or more. ``map_with_halos`` exchanges a halo by hand, for
+networks that take off the border what they depend on.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -101,3 +104,65 @@ def attend_within_frames(
     spec = spatial_spec(mesh, q.shape)
     on_device = functools.partial(on_device, spec=spec)
     return jax.shard_map(on_device, in_specs=(spec,) * 3, out_specs=spec)(q, k, v)
+
+
+def _exchanged(x: Array, axis: int, halo: int, names: MeshAxes) -> Array:
+    """A device's shard along ``axis`` between ``halo`` rows of the shards around it.
+
+    Beyond the frame the halo holds copies of the frame's border. Runs inside ``shard_map``.
+    """
+    rows, shards = x.shape[axis], jax.lax.axis_size(names)
+    away = -(-halo // rows)  # a halo may be wider than a shard
+    parts = []
+    for distance in range(-away, away + 1):
+        pairs = [(i + distance, i) for i in range(shards) if 0 <= i + distance < shards]
+        parts.append(x if distance == 0 else jax.lax.ppermute(x, names, pairs))
+    first = jax.lax.axis_index(names) * rows
+    row = jnp.clip(jnp.arange(-halo, rows + halo) + first, 0, rows * shards - 1)
+    return jnp.take(jnp.concatenate(parts, axis), row - first + away * rows, axis)
+
+
+def with_halo(
+    x: Float[Array, "b f h w c"], halo: int, spec: PartitionSpec | None = None
+) -> Float[Array, "b f h_out w_out c"]:
+    """``x`` with ``halo`` more pixels at each side: copies of the border, and inside ``shard_map``,
+    where ``x`` is a shard of ``spec``, the pixels of other shards."""
+    for axis in (2, 3):
+        if spec is not None and spec[axis]:
+            names = (spec[axis],) if isinstance(spec[axis], str) else tuple(spec[axis])
+            x = _exchanged(x, axis, halo, names)
+        else:
+            widths = [(halo, halo) if i == axis else (0, 0) for i in range(x.ndim)]
+            x = jnp.pad(x, widths, mode="edge")
+    return x
+
+
+def map_with_halos(
+    module: nnx.Module,
+    function: Callable[..., Array],
+    inputs: Sequence[tuple[Float[Array, "b _ _ _ _"], int, int]],
+) -> Float[Array, "b f h w c"]:
+    """``function(module, *inputs)`` with a halo around each input, device by device.
+
+    Args:
+      module: its parameters are whole on every device.
+      function: takes off what the halos add, and returns frames in the same spatial shards.
+      inputs: each (frames, halo in pixels, pixels along a latent pixel).
+    """
+    mesh = multi_device_mesh()
+    if mesh is None:
+        return function(module, *(with_halo(x, halo) for x, halo, _ in inputs))
+    graphdef, state = nnx.split(module)
+    specs = [spatial_spec(mesh, x.shape, factor) for x, _, factor in inputs]
+
+    def on_device(state: nnx.State, *shards: Array) -> Array:
+        padded = (
+            with_halo(x, halo, spec)
+            for x, (_, halo, _), spec in zip(shards, inputs, specs, strict=True)
+        )
+        return function(nnx.merge(graphdef, state), *padded)
+
+    run = jax.shard_map(
+        on_device, in_specs=(PartitionSpec(), *specs), out_specs=specs[0], check_vma=False
+    )
+    return run(state, *(x for x, _, _ in inputs))

@@ -50,13 +50,6 @@ def run_in_order(
     return x, tuple(new_caches)
 
 
-def space_to_depth(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h_out w_out o"]:
-    """2 x 2 pixels side by side as channels, row by row: half the height and width, o = 4 c."""
-    b, f, h, w, c = x.shape
-    x = x.reshape(b, f, h // 2, 2, w // 2, 2, c).transpose(0, 1, 2, 4, 3, 5, 6)
-    return x.reshape(b, f, h // 2, w // 2, 4 * c)
-
-
 def norm_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
     """silu(norm(x)), as a function of parts of x."""
     scale_shift = norm.scale_shift(x)

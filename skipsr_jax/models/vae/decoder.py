@@ -8,12 +8,12 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
+from skipsr_jax.models.layers.rearrange import space_to_depth
 from skipsr_jax.models.vae.blocks import (
     MidBlock,
     UpBlock,
     norm_silu,
     run_in_order,
-    space_to_depth,
 )
 from skipsr_jax.models.vae.config import VAEConfig
 from skipsr_jax.models.vae.group_norm import GroupNorm
@@ -96,7 +96,7 @@ class Decoder(nnx.Module):
         if not self.residual:
             return x, ()
         with jax.named_scope("upscaled_half"):
-            features, cache = self.upscaled_half(space_to_depth(upscaled), cache)
+            features, cache = self.upscaled_half(space_to_depth(upscaled, 2), cache)
         return x + features, cache
 
     def __call__(

@@ -23,7 +23,8 @@ from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.types import DType, Float
 
-_LOGVAR_RANGE = (-30.0, 20.0)
+LOGVAR_RANGE = (-30.0, 20.0)
+"""The smallest and the largest log variance of a posterior."""
 
 RESIDUAL_GAIN = 0.1
 """Factor on a residual decoder's output, in pixels of [-1, 1]. True residuals are a few hundredths:
@@ -44,10 +45,10 @@ class Posterior(NamedTuple):
 def posterior_of(moments: Float[Array, "b t h w moments"]) -> Posterior:
     """The posterior from the encoder's output: means and log variances side by side."""
     mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
-    return Posterior(mean, jnp.clip(logvar, *_LOGVAR_RANGE))
+    return Posterior(mean, jnp.clip(logvar, *LOGVAR_RANGE))
 
 
-def _check_frames(frames: int, height: int, width: int, first: bool) -> None:
+def check_frames(frames: int, height: int, width: int, first: bool) -> None:
     """Raises ValueError unless a slice of these sizes can be encoded."""
     if height % SPACE_FACTOR or width % SPACE_FACTOR or height < 1 or width < 1:
         raise ValueError(
@@ -99,7 +100,7 @@ class VAE(nnx.Module):
         after the other, which takes less memory and gives the same; a divisor of h / 8. Raises
         ValueError for other frame counts, other tiles and sizes not divisible by 8.
         """
-        _check_frames(*x.shape[1:4], first=cache is None)
+        check_frames(*x.shape[1:4], first=cache is None)
         _check_tiles(tiles, x.shape[2] // SPACE_FACTOR)
         encoder = gathered(self.encoder, "encoder", self.dtype)
         moments, cache = encoder(constrain_spatial(x, SPACE_FACTOR), cache, tiles)

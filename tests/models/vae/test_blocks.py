@@ -1,14 +1,8 @@
-"""How the autoencoder's sub-layers run one after the other, and space to depth."""
+"""How the autoencoder's sub-layers run one after the other."""
 
 import jax.numpy as jnp
-import numpy as np
 
-from skipsr_jax.models.vae.blocks import Sublayer, run_in_order, space_to_depth
-
-
-def test_space_to_depth_reads_row_by_row():
-    x = jnp.arange(16.0).reshape(1, 1, 4, 4, 1)
-    np.testing.assert_array_equal(space_to_depth(x)[0, 0, 0, 1], [2, 3, 6, 7])
+from skipsr_jax.models.vae.blocks import Sublayer, run_in_order
 
 
 def test_run_in_order_gives_each_sublayer_its_own_cache():
