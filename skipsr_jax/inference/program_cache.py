@@ -39,12 +39,13 @@ from jax.sharding import Mesh
 
 import skipsr_jax
 from skipsr_jax.files import is_temporary, new_file
+from skipsr_jax.inference.compiling import compile_in_turn
 
 SUFFIX = ".program"
 LIMIT_BYTES = 8 * 2**30
 """What the folder may hold; the programs that were used least recently are removed beyond it."""
 COMPILERS = 4
-"""Programs that are compiled at a time: XLA compiles one on several cores already."""
+"""Programs that are loaded, or traced and compiled, at a time."""
 _LOG = logging.getLogger(__name__)
 _OF_THREAD = threading.local()
 
@@ -204,7 +205,8 @@ class Program:
     def compiled(self, arguments: Any, static: dict[str, Any]) -> jax.stages.Compiled:
         """The program, traced, lowered and compiled now."""
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-            return self.function.lower(*arguments, **static).compile()
+            lowered = self.function.lower(*arguments, **static)
+        return compile_in_turn(lowered.compile, self.name, jax.default_backend())
 
 
 class ProgramCache:
