@@ -11,17 +11,17 @@ need no turn, and compilers of other platforms touch no device.
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 
+Compiled = TypeVar("Compiled")
 _LOG = logging.getLogger(__name__)
 _AUTOTUNING = threading.Lock()
 """Held while a program is compiled for a GPU; of the process, as the device is."""
 
 
-def compile_in_turn(
-    compile_program: Callable[[], jax.stages.Compiled], name: str, platform: str
-) -> jax.stages.Compiled:
+def compile_in_turn(compile_program: Callable[[], Compiled], name: str, platform: str) -> Compiled:
     """Returns what ``compile_program()`` returns.
 
     On the platform "gpu" it waits until no other program is being compiled, and calls again where
