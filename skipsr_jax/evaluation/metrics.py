@@ -20,6 +20,8 @@ from skipsr_jax.types import Bool, Float, HostArray
 
 WINDOW_SIGMA = 1.5  # pixels; with the 11 x 11 window and K1, K2 below, the choice of Wang et al.
 WINDOW_RADIUS = 5
+SSIM_WINDOW = 2 * WINDOW_RADIUS + 1
+"""Pixels along the side of a window of SSIM: 11."""
 _K1, _K2 = 0.01, 0.03
 
 
@@ -88,18 +90,30 @@ def psnr(a: HostArray, b: HostArray, data_range: float | int = 1.0) -> float:
     return float("inf") if mse == 0 else float(psnr_of_mse(mse, data_range, ceiling=np.inf))
 
 
-def _blur_inside(x: Float[HostArray, "f h w c"]) -> Float[HostArray, "f h2 w2 c"]:
-    """Gaussian means over all windows that lie inside of the frame."""
+def _blur_inside(x: Float[HostArray, "h w *c"]) -> Float[HostArray, "h2 w2 *c"]:
+    """Gaussian means over all windows that lie inside of a frame."""
     offset = np.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1)
     weight = np.exp(-(offset**2) / (2 * WINDOW_SIGMA**2))
     weight /= weight.sum()
-    for axis in (1, 2):
-        size = x.shape[axis] - 2 * WINDOW_RADIUS
-        parts = (
-            w * np.take(x, range(i, i + size), axis=axis) for i, w in enumerate(weight.tolist())
-        )
-        x = sum(parts)
-    return x
+    height, width = x.shape[0] - 2 * WINDOW_RADIUS, x.shape[1] - 2 * WINDOW_RADIUS
+    rows = sum(w * x[i : i + height] for i, w in enumerate(weight.tolist()))
+    return sum(w * rows[:, i : i + width] for i, w in enumerate(weight.tolist()))
+
+
+def ssim_terms(
+    x: Float[HostArray, "h w *c"], y: Float[HostArray, "h w *c"], data_range: float | int
+) -> tuple[Float[HostArray, "h2 w2 *c"], Float[HostArray, "h2 w2 *c"]]:
+    """The luminance term and the contrast-structure term of SSIM in each 11 x 11 Gaussian window.
+
+    The windows lie inside of the frame, whose sides are at least SSIM_WINDOW pixels.
+    """
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    mean_x, mean_y = _blur_inside(x), _blur_inside(y)
+    var_x = _blur_inside(x * x) - mean_x**2
+    var_y = _blur_inside(y * y) - mean_y**2
+    cov = _blur_inside(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance, (2 * cov + c2) / (var_x + var_y + c2)
 
 
 def ssim_per_frame(
@@ -110,21 +124,14 @@ def ssim_per_frame(
     Raises ValueError as `psnr`, and for frames smaller than a window.
     """
     a, b = _same_clips(a, b, data_range)
-    if min(a.shape[1:3]) < 2 * WINDOW_RADIUS + 1:
+    if min(a.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs frames of at least {2 * WINDOW_RADIUS + 1} pixels a side, not "
+            f"SSIM needs frames of at least {SSIM_WINDOW} pixels a side, not "
             f"{a.shape[1]}x{a.shape[2]}"
         )
-    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
     scores = []
     for x, y in zip(a, b, strict=True):  # a frame at a time: there are five blurred copies
-        x, y = x[None], y[None]
-        mean_x, mean_y = _blur_inside(x), _blur_inside(y)
-        var_x = _blur_inside(x * x) - mean_x**2
-        var_y = _blur_inside(y * y) - mean_y**2
-        cov = _blur_inside(x * y) - mean_x * mean_y
-        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-        structure = (2 * cov + c2) / (var_x + var_y + c2)
+        luminance, structure = ssim_terms(x, y, data_range)
         scores.append((luminance * structure).mean())
     return np.array(scores)
 
