@@ -34,7 +34,10 @@ MAY_IMPORT = {
     "pixels": {"media", "tokens"},
     "models": {"tokens", "diffusion", "kernels", "parallel"},
     "checkpoints": {"models", "commandline"},
-    "evaluation": {"models", "tokens", "data", "media", "checkpoints"},
+    "evaluation": {
+        "models", "tokens", "data", "media", "checkpoints", "pixels", "parallel", "inference",
+        "commandline",
+    },
     "training": {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "data",
         "checkpoints", "evaluation",
@@ -65,6 +68,11 @@ TESTED_IN = {
     "data/oracle.py": "data/test_dataset.py",
     "data/packing.py": "data/test_dataset.py",
     "data/sample.py": "data/test_dataset.py",
+    "evaluation/measures/backbones.py": "evaluation/measures/test_lpips.py",
+    "evaluation/measures/dists.py": "evaluation/measures/test_lpips.py",
+    "evaluation/measures/ms_ssim.py": "evaluation/measures/test_pixel.py",
+    "evaluation/measures/registry.py": "evaluation/test_compare.py",
+    "evaluation/measures/stream.py": "evaluation/measures/test_pixel.py",
     "inference/model.py": "inference/test_pipeline.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",

@@ -1,0 +1,275 @@
+"""Scores results, against truths or alone: files, folders of frames and folders of clips.
+
+    python -m skipsr_jax.evaluation.compare --result=ours=out.mp4 --truth=truth.mp4
+    python -m skipsr_jax.evaluation.compare --result=ours=ours/ --result=theirs=theirs/ \\
+        --truth=UDM10 --metrics=psnr,ssim,lpips,dists --weights=weights/ --out=scores.json
+    python -m skipsr_jax.evaluation.compare --result=ours=ours/ --metrics=niqe,musiq,clipiqa,dover
+
+Clips of a folder are paired with truths by name; ``skipsr_jax.evaluation.clips`` says which layouts
+there are (DOVE's GT and LQ among them). Frames of other sizes are cut to the smaller from the top
+left, and longer clips to the shorter: each is said in a line, and ``--mismatch=refuse`` ends there
+instead. Scores are those of frames, then means over a clip, then over clips. A metric that cannot
+run ends the program before any work, with a line that says what it needs; a clip that has no value
+of a metric (a picture has no flicker) has null, with a line, and is not in the mean.
+docs/evaluation.md lists the metrics and where their weights come from.
+"""
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from skipsr_jax.commandline import parse_flags
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.clips import OpenPair, find_clips, open_pair, pair_clips
+from skipsr_jax.evaluation.measures.registry import (
+    METRICS,
+    WITH_TRUTH,
+    WITHOUT_TRUTH,
+    Maker,
+    arrow,
+    prepare,
+)
+from skipsr_jax.evaluation.measures.stream import Picture, Undefined
+from skipsr_jax.evaluation.measures.weights import Weights
+from skipsr_jax.files import check_absent, new_file
+from skipsr_jax.media.inputs import FolderMeaning
+
+Scores = dict[str, Any]
+"""``{"results": {name: {"mean": {metric: x}, "clips": {clip: {metric: x, "frames": n}}}},
+"metrics": {metric: definition}, "weights": {file: what it is}, "notes": [line]}``. x may be None.
+"""
+
+
+def score_clip(
+    opened: OpenPair, makers: Mapping[str, Maker], stop: threading.Event, progress: tqdm
+) -> tuple[dict[str, float | int | None], list[str]]:
+    """Scores one clip in one pass over its frames.
+
+    Args:
+      opened: the result and its truth.
+      makers: of `prepare`.
+      stop: ends the work early when it is set.
+      progress: is moved on by each frame.
+
+    Returns:
+      The value of each metric and the number of frames, and a line for each metric without a value.
+    """
+    count, reasons = 0, {}
+    with contextlib.ExitStack() as stack:
+        scores = {name: make(opened) for name, make in makers.items()}
+        for score in scores.values():
+            stack.callback(score.close)
+        for result, truth in opened.frames():
+            if stop.is_set():
+                break
+            frames = Picture(result), None if truth is None else Picture(truth)
+            for name, score in scores.items():
+                if name in reasons:
+                    continue
+                try:
+                    score.add(*frames)
+                except Undefined as reason:
+                    reasons[name] = str(reason)
+            count += 1
+            progress.update()
+        values: dict[str, float | int | None] = dict.fromkeys(scores)
+        for name, score in scores.items():
+            if name in reasons or stop.is_set():
+                continue
+            try:
+                values[name] = score.value()
+            except Undefined as reason:
+                reasons[name] = str(reason)
+    notes = [f"{opened.pair.result}: no {name}: {reason}" for name, reason in reasons.items()]
+    return values | {"frames": count}, notes
+
+
+def mean_of(clips: Mapping[str, Mapping[str, float | None]], names: Sequence[str]) -> Scores:
+    """The mean of each metric over the clips that have a value of it; None where none has."""
+    means: Scores = {}
+    for name in names:
+        values = [clip[name] for clip in clips.values() if clip[name] is not None]
+        means[name] = sum(values) / len(values) if values else None
+    return means
+
+
+def compare(
+    results: Mapping[str, str | os.PathLike],
+    truth: str | os.PathLike | None = None,
+    metrics: Sequence[str] | None = None,
+    *,
+    weights: str | os.PathLike | None = None,
+    folder: FolderMeaning = "auto",
+    refuse_mismatch: bool = False,
+    jobs: int | None = None,
+    show_progress: bool = False,
+) -> Scores:
+    """Scores results.
+
+    Args:
+      results: the path of each by its name: a file or a folder, as `find_clips` takes them.
+      truth: the path of the truths; None: there are none.
+      metrics: names of `METRICS`; None: those that need no files beside the package.
+      weights: the folder with weights.
+      folder: what a folder of media files is, as of `find_clips`.
+      refuse_mismatch: whether a mismatch of size or length is an error.
+      jobs: clips that are scored at a time; None: one for each processor.
+      show_progress: whether to draw a progress bar on stderr where that is a terminal.
+
+    Returns:
+      The scores, ready to be written as JSON.
+
+    Raises:
+      UserError: a path has no clips, a result has no truth, a metric cannot run, a file is damaged.
+    """
+    if metrics is None:
+        metrics = WITHOUT_TRUTH if truth is None else WITH_TRUTH
+    truths = None if truth is None else find_clips(truth, truth=True, folder=folder)
+    notes, opened = [], []
+    for name, path in results.items():
+        pairs, missing = pair_clips(find_clips(path, folder=folder), truths)
+        if missing:
+            notes.append(f"{name} has no clip for {len(missing)} truths: {', '.join(missing)}")
+        opened += [(name, open_pair(pair)) for pair in pairs]
+    mismatches = [note for _, pair in opened for note in pair.notes]
+    if mismatches and refuse_mismatch:
+        raise UserError("\n".join(mismatches))
+    read = Weights(weights)
+    makers = prepare(metrics, read, truth is not None)
+    found: Scores = {name: {"mean": {}, "clips": {}} for name in results}
+    notes += mismatches
+    for (name, pair), (values, lines) in zip(
+        opened, _score_all([pair for _, pair in opened], makers, jobs, show_progress), strict=True
+    ):
+        found[name]["clips"][pair.pair.name] = values
+        notes += lines
+    for part in found.values():
+        part["mean"] = mean_of(part["clips"], metrics)
+    about = {name: METRICS[name].about + f" ({arrow(name)})" for name in metrics}
+    return {"results": found, "metrics": about, "weights": read.used, "notes": notes}
+
+
+def _score_all(
+    pairs: Sequence[OpenPair], makers: Mapping[str, Maker], jobs: int | None, show_progress: bool
+) -> list[tuple[dict[str, Any], list[str]]]:
+    """`score_clip` of all pairs, several at a time; after an error the others stop."""
+    stop = threading.Event()
+    total = sum(pair.num_frames for pair in pairs)
+    threads = concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count() or 1)
+    disable = None if show_progress else True  # None: where stderr is no terminal
+    with threads, tqdm(total=total, unit="frame", disable=disable) as progress:
+        tasks = [threads.submit(score_clip, pair, makers, stop, progress) for pair in pairs]
+        try:
+            concurrent.futures.wait(tasks, return_when=concurrent.futures.FIRST_EXCEPTION)
+            return [task.result() for task in tasks]
+        finally:
+            stop.set()
+            threads.shutdown(cancel_futures=True)
+
+
+def table(scores: Scores) -> str:
+    """The scores as text: a table of clips for each result, and the means of all results."""
+    names = list(scores["metrics"])
+    results = scores["results"]
+    width = max(len(clip) for part in results.values() for clip in (*part["clips"], "mean"))
+    width = max(width, *(len(name) for name in results)) + 2
+    head = "".join(f"{name + arrow(name):>12s}" for name in names)
+    lines = []
+    for name, part in results.items():
+        rows = part["clips"] | {"mean": part["mean"]}
+        lines.append(f"{name:{width}s}{head}")
+        lines += [f"{clip:{width}s}{_cells(values, names)}" for clip, values in rows.items()]
+    if len(results) > 1:
+        lines.append(f"{'means':{width}s}{head}")
+        lines += [f"{name:{width}s}{_cells(results[name]['mean'], names)}" for name in results]
+    return "\n".join(lines)
+
+
+def _cells(values: Mapping[str, float | None], names: Sequence[str]) -> str:
+    cells = ["-" if values[name] is None else f"{values[name]:.4f}" for name in names]
+    return "".join(f"{cell:>12s}" for cell in cells)
+
+
+def named_paths(arguments: Sequence[str]) -> dict[str, str]:
+    """``["ours=out/", "b.mp4"]`` as ``{"ours": "out/", "b": "b.mp4"}``. Raises UserError."""
+    found: dict[str, str] = {}
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or os.sep in name:
+            name, path = pathlib.PurePath(argument).stem, argument
+        if not name or not path:
+            raise UserError(f"--result={argument}: write a name and a path, as --result=ours=out/")
+        if name in found:
+            raise UserError(f"two results have the name {name}: write --result=another={path}")
+        found[name] = path
+    return found
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of the command line."""
+    values = flags.FlagValues()
+    text = "A result as name=path, or its path alone; once for each result."
+    flags.DEFINE_multi_string("result", [], text, flag_values=values)
+    text = "The truths: a file, a folder, or a folder with GT/ in it."
+    flags.DEFINE_string("truth", None, text, flag_values=values)
+    text = f"Of {', '.join(METRICS)}; by default those that need no files beside the package."
+    flags.DEFINE_list("metrics", None, text, flag_values=values)
+    text = "Folder with the files of weights that some metrics need (docs/evaluation.md)."
+    flags.DEFINE_string("weights", None, text, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace the file of --out.", flag_values=values)
+    text = "What a folder of media files is: one clip of frames, a clip for each file, or either."
+    flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
+    text = "What to do where a result and its truth differ in size or length."
+    flags.DEFINE_enum("mismatch", "cut", ["cut", "refuse"], text, flag_values=values)
+    text = "Clips that are scored at a time; 0: one for each processor."
+    flags.DEFINE_integer("jobs", 0, text, lower_bound=0, flag_values=values)
+    return values
+
+
+def run(argv: Sequence[str]) -> str:
+    """The command line; returns what to print. ``argv`` starts with the program's name."""
+    values = parse_flags(argv, define_flags(), __doc__, "result")
+    if not values.result:
+        raise UserError("--result is missing: name a result, as --result=ours=out.mp4")
+    out = pathlib.Path(values.out) if values.out else None
+    if out is not None and not values.overwrite:
+        check_absent(out)
+    scores = compare(
+        named_paths(values.result),
+        values.truth,
+        values.metrics,
+        weights=values.weights,
+        folder=values.folder,
+        refuse_mismatch=values.mismatch == "refuse",
+        jobs=values.jobs or None,
+        show_progress=True,
+    )
+    if out is not None:
+        with new_file(out, overwrite=values.overwrite) as temporary:
+            temporary.write_text(json.dumps(scores, indent=1))
+    used = [f"{path}: {what}" for path, what in scores["weights"].items()]
+    return "\n".join([table(scores), *scores["notes"], *used])
+
+
+def main(argv: Sequence[str]) -> int:
+    """``run`` with errors as lines on stderr and exit status 1."""
+    try:
+        print(run(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

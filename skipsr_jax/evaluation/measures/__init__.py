@@ -1,0 +1,1 @@
+"""Metrics of a stream of frames, one file a metric; `registry` lists them by name."""

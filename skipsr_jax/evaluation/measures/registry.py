@@ -1,0 +1,135 @@
+"""The metrics by name: what each means, whether it needs a truth, and what it needs to run."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from skipsr_jax.config import suggestion
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.clips import OpenPair
+from skipsr_jax.evaluation.measures import (
+    dists,
+    lpips,
+    ms_ssim,
+    niqe,
+    packages,
+    pixel,
+    temporal,
+    vmaf,
+)
+from skipsr_jax.evaluation.measures.stream import FrameMean, Score
+from skipsr_jax.evaluation.measures.weights import Weights
+
+Maker = Callable[[OpenPair], Score]
+"""Begins the score of a clip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    Attributes:
+      about: its definition, in a line.
+      higher_is_better: of its values.
+      needs_truth: whether it compares with a truth.
+      prepare: loads what it needs; raises UserError, whose message says what is missing.
+    """
+
+    about: str
+    higher_is_better: bool
+    needs_truth: bool
+    prepare: Callable[[Weights], Maker]
+
+
+def _mean_of(function: Callable) -> Maker:
+    return lambda pair: FrameMean(function)
+
+
+def _plain(function: Callable) -> Callable[[Weights], Maker]:
+    return lambda weights: _mean_of(function)
+
+
+def _pyiqa(name: str) -> Callable[[Weights], Maker]:
+    return lambda weights: _mean_of(packages.pyiqa_metric(name))
+
+
+def _dover(weights: Weights) -> Maker:
+    folder = packages.find_dover(weights)
+    return lambda pair: packages.Dover(folder, pair.pair.result)
+
+
+def _vmaf_neg(weights: Weights) -> Maker:
+    ffmpeg = vmaf.find_ffmpeg()
+    return lambda pair: vmaf.VmafNeg(ffmpeg, pair)
+
+
+def _niqe(weights: Weights) -> Maker:
+    model = niqe.load_model(weights)
+    weights.used[model.source] = "NIQE's model of natural pictures"
+    return _mean_of(niqe.make(model))
+
+
+METRICS = {
+    "psnr": Metric("PSNR of RGB in dB, at most 80", True, True, _plain(pixel.psnr)),
+    "psnr_y": Metric("PSNR of luma in dB, at most 80", True, True, _plain(pixel.psnr_y)),
+    "ssim": Metric("SSIM of luma", True, True, _plain(pixel.ssim)),
+    "ms_ssim": Metric("MS-SSIM of luma, five scales", True, True, _plain(ms_ssim.ms_ssim)),
+    "lpips": Metric(
+        "LPIPS v0.1 with AlexNet", False, True, lambda w: _mean_of(lpips.make("alex", w.read))
+    ),
+    "lpips_vgg": Metric(
+        "LPIPS v0.1 with VGG16", False, True, lambda w: _mean_of(lpips.make("vgg", w.read))
+    ),
+    "dists": Metric("DISTS", False, True, lambda w: _mean_of(dists.make(w.read))),
+    "vmaf_neg": Metric(f"VMAF-NEG, model {vmaf.MODEL}", True, True, _vmaf_neg),
+    "flicker": Metric(
+        "mean absolute error of frame differences, in codes of 0..255",
+        False, True, lambda w: lambda pair: temporal.Flicker(),
+    ),
+    "tpsnr": Metric(
+        "PSNR of frame differences in dB, without motion compensation",
+        True, True, lambda w: lambda pair: temporal.TemporalPsnr(),
+    ),
+    "niqe": Metric("NIQE of luma", False, False, _niqe),
+    "brisque": Metric("BRISQUE of luma, by pyiqa", False, False, _pyiqa("brisque")),
+    "musiq": Metric("MUSIQ (KonIQ-10k), by pyiqa", True, False, _pyiqa("musiq")),
+    "clipiqa": Metric("CLIP-IQA (RN50), by pyiqa", True, False, _pyiqa("clipiqa")),
+    "dover": Metric("DOVER, fused score in 0..1, by its own program", True, False, _dover),
+}  # fmt: skip
+"""All metrics. A value is the mean over a clip's frames, but for DOVER, which takes the clip."""
+
+WITH_TRUTH = ("psnr", "psnr_y", "ssim", "ms_ssim", "flicker", "tpsnr")
+WITHOUT_TRUTH = ("niqe",)
+"""What is computed where a user names no metrics: what needs no files beside the package."""
+
+
+def prepare(names: Sequence[str], weights: Weights, has_truth: bool) -> dict[str, Maker]:
+    """Loads what the metrics need; returns what begins the score of a clip, by name.
+
+    Args:
+      names: of `METRICS`.
+      weights: where files are looked for.
+      has_truth: whether results have truths.
+
+    Raises:
+      UserError: a name is unknown, or a metric cannot run; the message has a line for each that
+        cannot, with what to install or where to get its files.
+    """
+    makers, refused = {}, []
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"there is no metric {name!r}: {suggestion(name, list(METRICS))}")
+        if METRICS[name].needs_truth and not has_truth:
+            refused.append(f"{name}: compares with a truth: name it with --truth")
+            continue
+        try:
+            makers[name] = METRICS[name].prepare(weights)
+        except UserError as error:
+            refused.append(f"{name}: {error}")
+    if refused:
+        raise UserError("\n".join(refused))
+    return makers
+
+
+def arrow(name: str) -> str:
+    """↑ where higher values of a metric are better, else ↓."""
+    return "↑" if METRICS[name].higher_is_better else "↓"

@@ -1,0 +1,121 @@
+"""The program that compares: layouts in, JSON out, and every gap and mismatch said."""
+
+import json
+import resource
+
+import numpy as np
+import pytest
+from media_clips import write_clip
+from PIL import Image
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation import compare
+from skipsr_jax.evaluation.measures.registry import METRICS
+
+
+def save(path, codes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(codes).save(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """GT of two clips of 3 frames, and two results: one equal, one 4 codes off in clip b."""
+    rng = np.random.default_rng(0)
+    for clip in "ab":
+        for index in range(3):
+            codes = rng.integers(20, 200, (24, 32, 3), dtype=np.uint8)
+            save(tmp_path / f"set/GT/{clip}/{index:03d}.png", codes)
+            save(tmp_path / f"same/{clip}/{index:03d}.png", codes)
+            save(tmp_path / f"off/{clip}/{index:03d}.png", codes + np.uint8(4 * (clip == "b")))
+    return tmp_path
+
+
+def run(*arguments):
+    return compare.run(["compare", *map(str, arguments)])
+
+
+def test_several_results_side_by_side(data):
+    out = data / "scores.json"
+    text = run(f"--result=same={data}/same", f"--result=off={data}/off", f"--truth={data}/set",
+               "--metrics=psnr,ssim,flicker", f"--out={out}")  # fmt: skip
+    scores = json.loads(out.read_text())
+    off = scores["results"]["off"]
+    error = 10 * np.log10(1 / ((4 / 255) ** 2 + 1e-8))
+    assert off["clips"]["b"]["psnr"] == pytest.approx(error) and off["clips"]["a"]["psnr"] == 80
+    assert off["mean"]["psnr"] == pytest.approx((80 + error) / 2)
+    assert off["clips"]["b"]["frames"] == 3 and off["mean"]["flicker"] == pytest.approx(0, abs=1e-9)
+    assert scores["results"]["same"]["mean"]["ssim"] == pytest.approx(1)
+    assert scores["notes"] == [] and list(scores["metrics"]) == ["psnr", "ssim", "flicker"]
+    assert "means" in text and "psnr↑" in text and "flicker↓" in text
+    with pytest.raises(UserError, match="exists already"):
+        run(f"--result={data}/same", f"--out={out}", "--metrics=niqe")
+
+
+def test_pictures_have_no_flicker_and_it_is_said(data):
+    frame = data / "off/b/001.png"
+    scores = compare.compare({"x": frame}, data / "set/GT/b/001.png", ["psnr", "flicker"])
+    clip = scores["results"]["x"]["clips"]["001"]
+    assert clip["flicker"] is None and scores["results"]["x"]["mean"]["flicker"] is None
+    assert scores["notes"] == [f"{frame}: no flicker: a metric of time needs two frames"]
+    assert "-" in compare.table(scores).split()
+
+
+def test_mismatches_are_said_or_refused(data):
+    save(data / "odd/b/000.png", np.zeros((23, 40, 3), np.uint8))
+    arguments = f"--result=odd={data}/odd", f"--truth={data}/set", "--metrics=psnr"
+    text = run(*arguments)
+    assert "is 40x23, its truth 32x24: both are cut to 32x23" in text
+    assert "has 1 frames, its truth 3: the first 1" in text or "one" in text
+    with pytest.raises(UserError, match="cut to 32x23"):
+        run(*arguments, "--mismatch=refuse")
+
+
+def test_truths_without_result_are_said(data):
+    for file in (data / "same/a").iterdir():
+        file.unlink()
+    scores = compare.compare({"same": data / "same"}, data / "set", ["psnr"], folder="frames")
+    assert "same has no clip for 1 truths: a" in scores["notes"][0]
+
+
+def test_what_cannot_run_is_refused_with_a_line_each(data):
+    with pytest.raises(UserError) as error:
+        compare.compare({"x": data / "same"}, None, ["psnr", "niqe", "dover"])
+    assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["psnr", "dover"]
+    with pytest.raises(UserError, match="there is no metric 'psrn': did you mean psnr"):
+        compare.compare({"x": data / "same"}, None, ["psrn"])
+
+
+def test_names_of_results():
+    assert compare.named_paths(["a=x/y", "out/b.mp4", "out/c=d.mp4"]) == {
+        "a": "x/y", "b": "out/b.mp4", "c=d": "out/c=d.mp4",
+    }  # fmt: skip
+    for wrong in (["a="], ["a=x", "a=y"]):
+        with pytest.raises(UserError):
+            compare.named_paths(wrong)
+
+
+def test_a_damaged_file_ends_all(data, capsys):
+    (data / "off/a/001.png").write_bytes((data / "off/a/001.png").read_bytes()[:200])
+    arguments = ["compare", f"--result=x={data}/off", f"--truth={data}/set", "--metrics=psnr"]
+    assert compare.main(arguments) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_every_metric_has_a_definition():
+    assert all(metric.about for metric in METRICS.values())
+
+
+@pytest.mark.slow
+def test_three_thousand_frames_in_bounded_memory(tmp_path):
+    for name, crf in (("truth", "4"), ("result", "30")):
+        write_clip(tmp_path / f"{name}.mp4", frames=3000, options={"crf": crf})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scores = compare.compare(
+        {"x": tmp_path / "result.mp4"},
+        tmp_path / "truth.mp4",
+        ["psnr", "psnr_y", "ssim", "flicker", "tpsnr"],
+    )
+    assert scores["results"]["x"]["clips"]["truth"]["frames"] == 3000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 60_000, f"{grown} kB"  # all frames in float64 would be 220 MB each
