@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import abstract, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE, VAEConfig
@@ -45,6 +46,12 @@ def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:
     """An autoencoder as shapes, computed in ``dtype`` and stored in ``param_dtype`` or the same."""
     dtype, param_dtype = np.dtype(dtype), np.dtype(param_dtype or dtype)
     return abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
+
+
+def abstract_light_coder(config: LightCoderConfig, dtype: Any) -> LightCoder:
+    """A light coder as shapes, stored and computed in ``dtype``."""
+    dtype = np.dtype(dtype)
+    return abstract(lambda rngs: LightCoder(config, rngs=rngs, dtype=dtype, param_dtype=dtype))
 
 
 def abstract_networks(model: str, dtype: Any) -> dict[str, nnx.Module]:

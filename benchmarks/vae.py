@@ -3,6 +3,7 @@
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.vae --out=vae.json
     python -m benchmarks.vae --model=tiny --height=64 --width=64 --frames=1,5
+    python -m benchmarks.vae --coder=light --channels=96,192,384 --slice_latents=5
 
 It encodes and decodes whole clips of random frames with random parameters, both made on the device.
 It reports the measured peak memory and the one that ``skipsr_jax.models.vae.memory`` estimates for
@@ -10,6 +11,7 @@ every slice but the first. The convolution ceiling is the speed of one 3 x 3 x 3
 size of the frames, measured in the same run.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -27,9 +29,11 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
-from benchmarks.models import abstract_vae, first_device, random_parameters
+from benchmarks.models import abstract_light_coder, abstract_vae, first_device, random_parameters
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.geometry import SPACE_FACTOR
+from skipsr_jax.models import light_coder
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.vae import SEEDVR, TINY, VAE
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
@@ -42,6 +46,7 @@ from skipsr_jax.models.vae.slices import (
 )
 
 MODELS = {"seedvr": SEEDVR, "tiny": TINY}
+LIGHT_CODERS = {"seedvr": light_coder.SEEDVR, "tiny": light_coder.TINY}
 
 
 def define_flags() -> flags.FlagValues:
@@ -49,6 +54,11 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = "The autoencoder."
     flags.DEFINE_enum("model", "seedvr", sorted(MODELS), text, flag_values=values)
+    flags.DEFINE_enum("coder", "full", ["full", "light"], "Full or light.", flag_values=values)
+    text = (
+        "Of the light coder: channels at 1/2, 1/4 and 1/8 of the resolution; default: the model's."
+    )
+    flags.DEFINE_list("channels", [], text, flag_values=values)
     flags.DEFINE_integer("height", 720, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_integer("width", 1280, "Pixels, a multiple of 16.", flag_values=values)
     flags.DEFINE_list("frames", ["1", "21", "101"], "Clip lengths, 4k + 1.", flag_values=values)
@@ -67,12 +77,22 @@ def make(name: str, dtype: jnp.dtype) -> tuple[VAE, dict]:
     return module, random_parameters(module, first_device())
 
 
+def make_light(name: str, dtype: jnp.dtype, channels: Sequence[str]) -> tuple[LightCoder, dict]:
+    """The light coder as shapes, of these channels if any, and random parameters."""
+    config = LIGHT_CODERS[name]
+    if channels:
+        widths = tuple(map(int, channels))
+        config = dataclasses.replace(config, encoder_channels=widths, decoder_channels=widths)
+    module = abstract_light_coder(config, dtype)
+    return module, random_parameters(module, first_device())
+
+
 def noise(shape: Sequence[int]) -> Array:
     """Normal random numbers in float32, of mean 0 and standard deviation 0.3."""
     return 0.3 * jax.random.normal(jax.random.key(0), tuple(shape), jnp.float32)
 
 
-def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) -> dict:
+def measure(module: VAE | LightCoder, params: dict, frames: int, values: flags.FlagValues) -> dict:
     """Measures encoding and decoding a clip of ``frames`` frames: seconds and peak memory."""
     height, width, per_slice = values.height, values.width, values.slice_latents
     latents = latent_slices(1 + (frames - 1) // 4, per_slice)
@@ -86,7 +106,7 @@ def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) ->
         return list(encode_clip(encode, params, (inputs[n] for n in pixels)))
 
     def run_decode() -> Array:
-        base = (inputs[n] for n in pixels) if module.config.residual_decoder else None
+        base = (inputs[n] for n in pixels) if module.adds_to_upscaled else None
         last = None
         for last in decode_clip(decode, params, (codes[n] for n in latents), base):
             jax.block_until_ready(last)  # frames leave the device slice by slice
@@ -102,17 +122,23 @@ def measure(module: VAE, params: dict, frames: int, values: flags.FlagValues) ->
 def main(argv: Sequence[str]) -> int:
     """Measures all rows, prints them as a table and writes them as JSON."""
     values = parse_flags(argv, define_flags(), __doc__)
-    module, params = make(values.model, jnp.dtype(values.dtype))
-    widest = (4, values.height, values.width, module.config.block_channels[0])
-    ceiling = conv_ceiling(widest, jnp.dtype(values.dtype))
+    dtype, estimated = jnp.dtype(values.dtype), None
+    if values.coder == "light":
+        module, params = make_light(values.model, dtype, values.channels)
+    else:
+        module, params = make(values.model, dtype)
+        estimate = estimate_memory(module, values.height, values.width, values.slice_latents)
+        estimated = estimate.by_tiles.get(values.tiles)
+    widest = (4, values.height, values.width, MODELS[values.model].block_channels[0])
+    ceiling = conv_ceiling(widest, dtype)
     rows = []
     for frames in map(int, values.frames):
         rows.append(measure(module, params, frames, values))
         print(rows[-1], flush=True)
-    estimate = estimate_memory(module, values.height, values.width, values.slice_latents)
-    estimated = estimate.by_tiles.get(values.tiles)
     facts = device_facts() | {
         "size": [values.height, values.width],
+        "coder": values.coder,
+        "config": dataclasses.asdict(module.config),
         "slice": values.slice_latents,
         "tiles": values.tiles,
         "estimated_gib": None if estimated is None else estimated / 2**30,

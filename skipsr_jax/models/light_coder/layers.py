@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.models.layers.initial import drawn, filled
 from skipsr_jax.types import DType, Float
 
 
@@ -65,8 +66,8 @@ class Conv2d(nnx.Module):
     ):
         init = kernel_init or jax.nn.initializers.he_normal(in_axis=(0, 1, 2), out_axis=3)
         shape = (size, size, features_in, features_out)
-        self.kernel = nnx.Param(init(rngs.params(), shape, param_dtype))
-        self.bias = nnx.Param(jnp.zeros((features_out,), param_dtype))
+        self.kernel = drawn(init, rngs, shape, param_dtype)
+        self.bias = filled(0.0, rngs, (features_out,), param_dtype)
         self.padding, self.dtype = padding, dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h_out w_out o"]:

@@ -45,6 +45,11 @@ class LightCoder(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
+    @property
+    def adds_to_upscaled(self) -> bool:
+        """Whether the decoder takes the upscaled input and adds to it."""
+        return True
+
     @jax.named_scope("encoder")
     def encode(self, x: Float[Array, "b f h w 3"], cache: Cache = None) -> tuple[Posterior, Cache]:
         """Frames in [-1, 1] -> the posterior of (f - 1) / 4 + 1 latent frames (f / 4 in later

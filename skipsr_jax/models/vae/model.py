@@ -88,6 +88,11 @@ class VAE(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
+    @property
+    def adds_to_upscaled(self) -> bool:
+        """Whether the decoder takes the upscaled input and adds to it."""
+        return self.config.residual_decoder
+
     @jax.named_scope("encoder")
     def encode(
         self, x: Float[Array, "b f h w 3"], cache: Cache = None, tiles: int = 1

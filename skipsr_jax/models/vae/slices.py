@@ -1,8 +1,9 @@
-"""Whole clips through the autoencoder, slice by slice: only one slice is on the device at a time.
+"""Whole clips through a coder, slice by slice: only one slice is on the device at a time.
 
 A clip of t latent frames is cut into one first slice and equal later ones, so that two compiled
 programs (first, later) serve a whole clip of any length. Invariant: the outputs of the slices,
-concatenated, are those of one run on the whole clip; nothing is padded and nothing dropped.
+concatenated, are those of one run on the whole clip; nothing is padded and nothing dropped. A coder
+is the full autoencoder or the light one (``models.light_coder``).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from jax import Array
 
 from skipsr_jax.geometry import TIME_FACTOR, is_clip_length, latent_count, padded_count
 from skipsr_jax.models.layers.causal_conv import Cache
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae.model import VAE, Posterior
 from skipsr_jax.types import Float, HostArray
@@ -44,28 +46,32 @@ def frame_slices(frames: int, per_slice: int = 1) -> list[int]:
     return [TIME_FACTOR * t - (TIME_FACTOR - 1 if i == 0 else 0) for i, t in enumerate(latents)]
 
 
-def encode_step(vae: VAE, tiles: int = 1) -> EncodeStep:
-    """``vae.encode`` of a real or abstract module, compiled once per slice shape.
+def encode_step(coder: VAE | LightCoder, tiles: int = 1) -> EncodeStep:
+    """``coder.encode`` of a real or abstract module, compiled once per slice shape.
 
-    The cache is donated: its memory becomes the next one's. ``tiles`` as in ``VAE.encode``.
+    The cache is donated: its memory becomes the next one's. ``tiles`` as in ``VAE.encode``; the
+    light coder has none.
     """
+    fixed = {"tiles": tiles} if tiles > 1 else {}
 
     def encode(params: Params, frames: Array, cache: Cache) -> tuple[Posterior, Cache]:
-        return bind(vae, params).encode(frames, cache, tiles)
+        return bind(coder, params).encode(frames, cache, **fixed)
 
     return jax.jit(encode, donate_argnames="cache")
 
 
-def decode_step(vae: VAE, tiles: int = 1) -> DecodeStep:
-    """``vae.decode`` of a real or abstract module, compiled once per slice shape.
+def decode_step(coder: VAE | LightCoder, tiles: int = 1) -> DecodeStep:
+    """``coder.decode`` of a real or abstract module, compiled once per slice shape.
 
-    The cache is donated: its memory becomes the next one's. ``tiles`` as in ``VAE.decode``.
+    The cache is donated: its memory becomes the next one's. ``tiles`` as in ``VAE.decode``; the
+    light coder has none.
     """
+    fixed = {"tiles": tiles} if tiles > 1 else {}
 
     def decode(
         params: Params, latents: Array, cache: Cache, upscaled: Array | None
     ) -> tuple[Array, Cache]:
-        return bind(vae, params).decode(latents, cache, upscaled, tiles)
+        return bind(coder, params).decode(latents, cache, upscaled, **fixed)
 
     return jax.jit(decode, donate_argnames="cache")
 

@@ -23,7 +23,7 @@ SMALL = LightCoderConfig(
 
 
 def _build(config=SMALL):
-    return lambda: LightCoder(config, rngs=nnx.Rngs(0))
+    return lambda rngs: LightCoder(config, rngs=rngs)
 
 
 def _random(*shape, seed=1):
@@ -91,7 +91,7 @@ def test_nothing_depends_on_later_frames_and_something_on_earlier_ones(small, en
 
 def test_an_untrained_decoder_returns_the_upscaled_input():
     upscaled, z = _random(1, 5, 8, 16, 3), _random(1, 2, 1, 2, 16)
-    frames = jax.jit(lambda: _build()().decode(z, None, upscaled)[0])()
+    frames = jax.jit(lambda: _build()(nnx.Rngs(0)).decode(z, None, upscaled)[0])()
     np.testing.assert_array_equal(frames, upscaled)
 
 
