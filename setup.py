@@ -12,5 +12,8 @@ FOLDERS = {"skipsr_jax.configs": "configs", "skipsr_jax.pretrained": "checkpoint
 setup(
     packages=[*find_packages(include=["skipsr_jax*"]), *FOLDERS],
     package_dir=FOLDERS,
-    package_data={"skipsr_jax.pretrained": ["tiny/**/*"]},
+    package_data={
+        "skipsr_jax.pretrained": ["tiny/**/*"],
+        "skipsr_jax.evaluation": ["*/*.html", "*/*.css", "*/*.js"],
+    },
 )

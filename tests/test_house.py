@@ -42,7 +42,10 @@ MAY_IMPORT = {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "data",
         "checkpoints", "evaluation",
     },
-    "cli": {"commandline", "inference", "training", "media", "parallel", "checkpoints", "data"},
+    "cli": {
+        "commandline", "inference", "training", "media", "parallel", "checkpoints", "data",
+        "evaluation",
+    },
     "inference": {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "checkpoints",
         "resources", "commandline",

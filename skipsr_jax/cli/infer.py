@@ -3,6 +3,7 @@
     python infer.py                                            # the sample clip, 4x, tiny model
     python infer.py --input=clip.mp4 --output=big.mp4 --save_mask
     python infer.py --config=seedvr2_3b --input=folder --config.size.height=1080
+    python infer.py --input=clip.mp4 --page=report.html
     python infer.py --input=clip.mp4 --warmup
 
 The command skipsr-infer, where the package is installed, is the same program. --config takes the
@@ -10,7 +11,8 @@ name of a config in configs/ or a Python file; --config.a.b=value changes one en
 of numbered images is one clip, any other folder one input per file (--folder=frames or files
 decides).
 Compiled programs are kept in --compile_cache_dir, by default in the user's cache folder. --warmup
-compiles all that inputs of these sizes can ask for, upscales nothing, and stops.
+compiles all that inputs of these sizes can ask for, upscales nothing, and stops. --page writes a
+page to look at the inputs, the results and the masks in a browser.
 Mistakes end with one line on stderr, exit status 1 and no partial output.
 """
 
@@ -28,6 +30,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from skipsr_jax import commandline
+from skipsr_jax.cli import result_page
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import cache_folder
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
@@ -76,6 +79,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("output", None, text, flag_values=values)
     text = "Also write <output>_mask, in which skipped patches are blue."
     flags.DEFINE_bool("save_mask", False, text, flag_values=values)
+    text = "Also write a page to look at the results: one *.html file, or a folder."
+    flags.DEFINE_string("page", None, text, flag_values=values)
     text = "Replace results that exist."
     flags.DEFINE_bool("overwrite", False, text, flag_values=values)
     text = "Whether a folder is one clip (frames) or many inputs (files)."
@@ -159,8 +164,10 @@ def write_mask_picture(writer: outputs.Writer, report: Report, frame: HostArray,
         writer.write(mask_overlay(frame, keep))
 
 
-def run_job(job: Job, upscaler: Upscaler, overwrite: bool) -> list[str]:
-    """Upscales one input and returns its summary."""
+def run_job(
+    job: Job, upscaler: Upscaler, overwrite: bool, masks: list[HostArray] | None = None
+) -> tuple[list[str], Report]:
+    """Upscales one input; returns its summary and report. Appends frames' masks to ``masks``."""
     media, settings = job.media, upscaler.settings
     count = count_frames(media, settings.max_frames)
 
@@ -185,9 +192,11 @@ def run_job(job: Job, upscaler: Upscaler, overwrite: bool) -> list[str]:
                 background.submit(write_mask_picture, mask_writer, report, *rgb[0], keep)
             with report.stage("write"):
                 outputs.write(writer, frame)
+            if masks is not None:
+                masks.append(keep)
         if report.frames == 0:
             raise UserError(f"{media.path} holds no frames")
-    return summary(job, upscaler, report)
+    return summary(job, upscaler, report), report
 
 
 def summary(job: Job, upscaler: Upscaler, report: Report) -> list[str]:
@@ -236,6 +245,8 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     sizes = sizes_of_inputs(values, settings) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings)
+    if values.page:
+        result_page.check(values.page, values.overwrite)
     began = time.perf_counter()
     upscaler = Upscaler(settings, cache=cache)
     loading = time.perf_counter() - began
@@ -248,9 +259,17 @@ def run(argv: Sequence[str]) -> None:
     for size in sizes:
         for line in warm_up(*size, upscaler.programs, settings, values.warmup_from):
             print(line, flush=True)
+    finished = []
     for job in jobs:
-        print("\n".join(run_job(job, upscaler, values.overwrite)), flush=True)
+        masks = [] if values.page else None
+        lines, report = run_job(job, upscaler, values.overwrite, masks)
+        print("\n".join(lines), flush=True)
+        if masks:
+            finished.append(result_page.Finished(job.media, job.output, masks, report))
     print(programs_line(upscaler.programs, cache))
+    if finished:
+        result_page.write(values.page, finished, settings, values.overwrite)
+        print(f"page {values.page}")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -130,9 +130,9 @@ def test_a_mask_picture_that_cannot_be_written_leaves_nothing(
 
 
 def test_a_clip_in_chunks(clip, checkpoint, capsys):
-    """Size, length, rate; chunks of 5 with an overlap of 1; the mask beside; the same twice."""
+    """Size, length, rate; chunks of 5 with an overlap of 1; a mask, a page; the same twice."""
     args = (f"--input={clip}", f"--config.checkpoint={checkpoint}", *IN_CHUNKS)
-    assert run(*args, "--save_mask") == 0
+    assert run(*args, "--save_mask", "--page=report.html") == 0
     said = capsys.readouterr()
     assert said.err == ""
     out = pathlib.Path("outputs/clip_x2.mp4")
@@ -140,6 +140,8 @@ def test_a_clip_in_chunks(clip, checkpoint, capsys):
     assert (media.height, media.width, media.num_frames) == (40, 56, 7)
     assert media.frame_rate == open_media(clip).frame_rate
     assert open_media("outputs/clip_x2_mask.mp4").num_frames == 7
+    page = pathlib.Path("report.html").read_text("utf-8")
+    assert '"frames": 7' in page and '"file": "clip_x2.mp4"' in page and '"rows": 3' in page
     for word in ("28x20 -> 56x40, 7 frames", "skipped", "tokens", "attention", "seconds", "memory"):
         assert word in said.out
 

@@ -1,0 +1,118 @@
+"""What a page shows: clips in several versions, their masks, scores and times.
+
+These are plain values, so that every program that has results can make a page of them.
+"""
+
+import base64
+import dataclasses
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from skipsr_jax.types import Bool, HostArray
+
+Role = Literal["input", "result", "truth"]
+
+DIRECTIONS = {
+    "psnr": 1, "psnr_y": 1, "ssim": 1, "ms_ssim": 1, "vmaf": 1, "vmaf_neg": 1, "xpsnr": 1,
+    "temporal_psnr": 1, "tpsnr": 1, "musiq": 1, "clipiqa": 1, "dover": 1,
+    "lpips": -1, "lpips_alex": -1, "lpips_vgg": -1, "dists": -1, "niqe": -1, "brisque": -1,
+    "flicker": -1, "seconds": -1,
+}  # fmt: skip
+"""Of metrics: 1 where higher is better, -1 where lower is. Others have no best value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """One file that shows a clip: its input, a result, or the truth.
+
+    Attributes:
+      name: as the scores call it; unique within the clip.
+      path: a video, an image, or a folder of frames.
+      role: an input is shown stretched to the clip's size, others at their own size.
+      seconds: of each stage that made it.
+    """
+
+    name: str
+    path: str | os.PathLike
+    role: Role = "result"
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A clip or a picture with all its versions.
+
+    Attributes:
+      name: as the scores call it.
+      versions: at least one.
+      masks: keep masks by name, (f, r, q): patch by patch of 16 x 16 pixels for each frame, true
+        where the transformer ran. A mask with one frame holds for all frames.
+    """
+
+    name: str
+    versions: Sequence[Version]
+    masks: Mapping[str, Bool[HostArray, "f r q"]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A PNG, WebP, JPEG or SVG file and what it shows."""
+
+    path: str | os.PathLike
+    caption: str
+
+
+def mask_json(name: str, keep: Bool[HostArray, "f r q"]) -> dict[str, Any]:
+    """A keep mask for the page: where masks begin, and each as bits in base64, row by row.
+
+    Consecutive frames with equal masks, which are usual because a patch has 4 frames, share one.
+    """
+    changed = [i for i in range(len(keep)) if i == 0 or not np.array_equal(keep[i], keep[i - 1])]
+    bits = (base64.b64encode(np.packbits(keep[i]).tobytes()).decode() for i in changed)
+    rows, columns = keep.shape[1:]
+    return {
+        "name": name, "rows": rows, "columns": columns, "starts": changed, "bits": list(bits),
+    }  # fmt: skip
+
+
+def number_json(value: float | int) -> float | str | None:
+    """A number for JSON, which has no infinity and no NaN."""
+    if math.isnan(value):
+        return None
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return float(value)
+
+
+def scores_of_clip(scores: Mapping[str, Any], clip: str) -> dict[str, dict[str, Any]]:
+    """{result: {metric: value}} of one clip, from the JSON that ``evaluation.compare`` writes."""
+    of_results = scores["results"].items()
+    return {name: _numbers(of["clips"][clip]) for name, of in of_results if clip in of["clips"]}
+
+
+def means_of(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{result: {metric: value}} of the means in such a JSON."""
+    return {name: _numbers(of["mean"]) for name, of in scores["results"].items()}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores among the values of a clip, which may hold its number of frames and notes."""
+    return {
+        name: number_json(value)
+        for name, value in values.items()
+        if isinstance(value, float | int) and name != "frames"
+    }
+
+
+def metrics_json(tables: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Name, direction and text of every metric of {result: {metric: value}}, in their order."""
+    of_results = itertools.chain.from_iterable(table.values() for table in tables)
+    names = dict.fromkeys(metric for of in of_results for metric in of)
+    texts = {1: "higher is better", -1: "lower is better", 0: ""}
+    found = [(name, DIRECTIONS.get(name, 0)) for name in names]
+    return [{"name": name, "direction": d, "text": texts[d]} for name, d in found]

@@ -1,0 +1,54 @@
+"""The page of a run of infer.py. tests/cli/test_infer.py runs --page from the command line."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from media_clips import write_clip
+
+from skipsr_jax.cli import infer, result_page
+from skipsr_jax.inference.report import Report
+from skipsr_jax.inference.settings import Settings
+from skipsr_jax.media.reader import open_media
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.mp4", frames=5, height=16, width=24)
+
+
+def contents_of(page):
+    return json.loads(re.search(r'id="contents">(.*?)</script>', page.read_text("utf-8"))[1])
+
+
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
+    result = write_clip(tmp_path / "big.mp4", frames=5, height=32, width=48)
+    report = Report()
+    report.seconds["decode"], report.mask_source = 2.5, "oracle"
+    masks = [np.full((2, 3), index == 0) for index in range(5)]
+    settings = Settings(checkpoint="model")
+    if with_truth:
+        mask = dataclasses.replace(settings.mask, source="oracle", reference=str(result))
+        settings = dataclasses.replace(settings, mask=mask)
+    finished = [result_page.Finished(open_media(clip), result, masks, report)]
+    page = tmp_path / "report.html"
+    result_page.write(str(page), finished, settings, overwrite=False)
+    (shown,) = contents_of(page)["clips"]
+    names = ["input", "result", "truth"] if with_truth else ["input", "result"]
+    assert [v["name"] for v in shown["versions"]] == names
+    assert (shown["height"], shown["width"], shown["frames"]) == (32, 48, 5)
+    assert shown["versions"][1]["seconds"]["decode"] == 2.5
+    (mask,) = shown["masks"]
+    assert (mask["name"], mask["rows"], mask["columns"]) == ("oracle", 2, 3)
+    assert mask["starts"] == [0, 1]
+
+
+def test_a_page_that_exists_is_refused_before_any_work(tmp_path, clip, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.html").touch()
+    args = ["infer.py", f"--input={clip}", "--page=report.html", "--config.checkpoint=nowhere"]
+    assert infer.main(args) == 1
+    assert "report.html exists" in capsys.readouterr().err

@@ -1,0 +1,36 @@
+"""What goes into a page: masks as bits, scores as JSON."""
+
+import base64
+import json
+
+import numpy as np
+
+from skipsr_jax.evaluation.page import contents
+
+
+def test_masks_share_frames_that_are_equal_and_unpack_to_the_same():
+    keep = np.random.default_rng(0).random((9, 5, 7)) > 0.5
+    keep[1:5], keep[5:] = keep[1], keep[5]
+    found = contents.mask_json("oracle", keep)
+    assert found["starts"] == [0, 1, 5] and (found["rows"], found["columns"]) == (5, 7)
+    for start, text in zip(found["starts"], found["bits"], strict=True):
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))[:35]
+        np.testing.assert_array_equal(bits.reshape(5, 7).astype(bool), keep[start])
+
+
+def test_scores_of_a_clip_are_numbers_that_json_can_hold():
+    of = {"psnr": float("inf"), "lpips": float("nan"), "niqe": 5, "frames": 9, "note": "cut"}
+    scores = {"results": {"a": {"mean": {"psnr": 1.5}, "clips": {"cat": of}},
+                          "b": {"mean": {}, "clips": {}}}}  # fmt: skip
+    found = contents.scores_of_clip(scores, "cat")
+    assert found == {"a": {"psnr": "∞", "lpips": None, "niqe": 5.0}}
+    json.dumps(found, allow_nan=False)
+    assert contents.means_of(scores) == {"a": {"psnr": 1.5}, "b": {}}
+
+
+def test_metrics_keep_their_order_and_know_which_end_is_better():
+    tables = [{"a": {"psnr": 1.0}}, {"a": {"lpips": 1.0, "psnr": 2.0}, "b": {"mystery": 1.0}}]
+    found = contents.metrics_json(tables)
+    assert [(one["name"], one["direction"]) for one in found] == [
+        ("psnr", 1), ("lpips", -1), ("mystery", 0),
+    ]  # fmt: skip
