@@ -4,6 +4,7 @@
     python -m skipsr_jax.evaluation.compare --result=ours=ours/ --result=theirs=theirs/ \\
         --truth=UDM10 --metrics=psnr,ssim,lpips,dists --weights=weights/ --out=scores.json
     python -m skipsr_jax.evaluation.compare --result=ours=ours/ --metrics=niqe,musiq,clipiqa,dover
+    python -m skipsr_jax.evaluation.compare --result=ours=ours/ --truth=UDM10 --page=report.html
 
 Clips of a folder are paired with truths by name; ``skipsr_jax.evaluation.clips`` says which layouts
 there are (DOVE's GT and LQ among them). Frames of other sizes are cut to the smaller from the top
@@ -11,6 +12,7 @@ left, and longer clips to the shorter: each is said in a line, and ``--mismatch=
 instead. Scores are those of frames, then means over a clip, then over clips. A metric that cannot
 run ends the program before any work, with a line that says what it needs; a clip that has no value
 of a metric (a picture has no flicker) has null, with a line, and is not in the mean.
+``--page`` writes a page to look at the results in a browser, beside the inputs and the truths.
 docs/evaluation.md lists the metrics and where their weights come from.
 """
 
@@ -30,6 +32,7 @@ from tqdm import tqdm
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.clips import OpenPair, find_clips, open_pair, pair_clips
+from skipsr_jax.evaluation.comparison_page import clips_to_show, read_masks, write_comparison
 from skipsr_jax.evaluation.measures.registry import (
     METRICS,
     WITH_TRUTH,
@@ -40,6 +43,7 @@ from skipsr_jax.evaluation.measures.registry import (
 )
 from skipsr_jax.evaluation.measures.stream import Picture, Undefined
 from skipsr_jax.evaluation.measures.weights import Weights
+from skipsr_jax.evaluation.page.write import check_page
 from skipsr_jax.files import check_absent, new_file
 from skipsr_jax.media.inputs import FolderMeaning
 
@@ -226,7 +230,16 @@ def define_flags() -> flags.FlagValues:
     text = "Folder with the files of weights that some metrics need (docs/evaluation.md)."
     flags.DEFINE_string("weights", None, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "Replace the file of --out.", flag_values=values)
+    text = "Also write a page to look at the results: one *.html file, or a folder."
+    flags.DEFINE_string("page", None, text, flag_values=values)
+    text = "For the page: the inputs. Default: the folder LQ in --truth, if there is one."
+    flags.DEFINE_string("input", None, text, flag_values=values)
+    text = "For the page: an .npy with a keep mask (t, r, q), or a folder with one for each clip."
+    flags.DEFINE_string("mask", None, text, flag_values=values)
+    text = "For the page: plots, PNG or SVG."
+    flags.DEFINE_list("plots", [], text, flag_values=values)
+    text = "Replace the files of --out and --page."
+    flags.DEFINE_bool("overwrite", False, text, flag_values=values)
     text = "What a folder of media files is: one clip of frames, a clip for each file, or either."
     flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
     text = "What to do where a result and its truth differ in size or length."
@@ -244,8 +257,16 @@ def run(argv: Sequence[str]) -> str:
     out = pathlib.Path(values.out) if values.out else None
     if out is not None and not values.overwrite:
         check_absent(out)
+    results = named_paths(values.result)
+    if values.page:
+        page = pathlib.Path(values.page)
+        check_page(page, overwrite=values.overwrite)
+        masks = read_masks(values.mask) if values.mask else None
+        to_show = clips_to_show(results, values.truth, values.input, masks, values.folder)
+    elif values.input or values.mask or values.plots:
+        raise UserError("--input, --mask and --plots are for the page: name it with --page")
     scores = compare(
-        named_paths(values.result),
+        results,
         values.truth,
         values.metrics,
         weights=values.weights,
@@ -257,6 +278,8 @@ def run(argv: Sequence[str]) -> str:
     if out is not None:
         with new_file(out, overwrite=values.overwrite) as temporary:
             temporary.write_text(json.dumps(scores, indent=1))
+    if values.page:
+        write_comparison(page, to_show, scores, plots=values.plots, overwrite=values.overwrite)
     used = [f"{path}: {what}" for path, what in scores["weights"].items()]
     return "\n".join([table(scores), *scores["notes"], *used])
 

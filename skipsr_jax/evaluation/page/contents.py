@@ -13,17 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from skipsr_jax.geometry import PATCH_FRAMES
 from skipsr_jax.types import Bool, HostArray
 
 Role = Literal["input", "result", "truth"]
-
-DIRECTIONS = {
-    "psnr": 1, "psnr_y": 1, "ssim": 1, "ms_ssim": 1, "vmaf": 1, "vmaf_neg": 1, "xpsnr": 1,
-    "temporal_psnr": 1, "tpsnr": 1, "musiq": 1, "clipiqa": 1, "dover": 1,
-    "lpips": -1, "lpips_alex": -1, "lpips_vgg": -1, "dists": -1, "niqe": -1, "brisque": -1,
-    "flicker": -1, "seconds": -1,
-}  # fmt: skip
-"""Of metrics: 1 where higher is better, -1 where lower is. Others have no best value."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +95,26 @@ def means_of(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """The scores among the values of a clip, which may hold its number of frames and notes."""
-    return {
-        name: number_json(value)
-        for name, value in values.items()
-        if isinstance(value, float | int) and name != "frames"
-    }
+    numbers = ((name, x) for name, x in values.items() if isinstance(x, float | int))
+    return {name: number_json(x) for name, x in numbers if name != "frames"}
 
 
-def metrics_json(tables: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Name, direction and text of every metric of {result: {metric: value}}, in their order."""
-    of_results = itertools.chain.from_iterable(table.values() for table in tables)
-    names = dict.fromkeys(metric for of in of_results for metric in of)
-    texts = {1: "higher is better", -1: "lower is better", 0: ""}
-    found = [(name, DIRECTIONS.get(name, 0)) for name in names]
-    return [{"name": name, "direction": d, "text": texts[d]} for name, d in found]
+def metrics_json(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Name, direction (1: higher is better, -1: lower, 0: unknown) and text of every metric.
+
+    Direction and text come from the entry ``metrics`` of the scores: ``"PSNR of RGB in dB (↑)"``.
+    """
+    about = scores.get("metrics", {})
+    names = dict.fromkeys(itertools.chain(about, *means_of(scores).values()))
+    arrows = {"(↑)": 1, "(↓)": -1}
+    texts = {name: about.get(name, "") for name in names}
+    return [
+        {"name": name, "direction": arrows.get(text[-3:], 0), "text": text}
+        for name, text in texts.items()
+    ]
+
+
+def masks_of_frames(keep: Bool[HostArray, "t r q"]) -> Bool[HostArray, "f r q"]:
+    """The keep mask of each frame, from that of latent frames: the first one has one frame."""
+    repeats = [1] + [PATCH_FRAMES] * (len(keep) - 1)
+    return np.repeat(keep, repeats, axis=0)

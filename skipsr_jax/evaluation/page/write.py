@@ -131,7 +131,8 @@ def write_page(
       clips: at least one.
       title: of the page.
       scores: what ``evaluation.compare`` writes as JSON: ``{"results": {name: {"mean": {metric:
-        x}, "clips": {clip: {metric: x}}}}}``. Names are those of versions and clips.
+        x}, "clips": {clip: {metric: x}}}}, "metrics": {metric: definition}}``. Names are those of
+        versions and clips.
       plots: pictures to show below.
       notes: sentences to add at the end.
       frames: the most frames of each clip; default: all.
@@ -173,12 +174,11 @@ def _html(
     plots: Sequence[Plot],
     notes: Sequence[str],
 ) -> str:
-    means = page_contents.means_of(scores) if scores else {}
     contents = {
         "facts": _facts(clips),
         "clips": clips,
-        "means": means,
-        "metrics": page_contents.metrics_json([means, *(clip["scores"] for clip in clips)]),
+        "means": page_contents.means_of(scores) if scores else {},
+        "metrics": page_contents.metrics_json(scores) if scores else [],
         "plots": [_plot_json(i, plot, files) for i, plot in enumerate(plots)],
         "notes": [*notes, *_format_notes(clips)],
     }

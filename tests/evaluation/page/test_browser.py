@@ -61,7 +61,8 @@ def page(tmp_path_factory):
                 "clips": {clip.name: {"psnr": value, "lpips": 0.1, "frames": 1} for clip in clips},
             }
             for name, value in (("blue", 31.5), ("odd", float("inf")))
-        }
+        },
+        "metrics": {"psnr": "PSNR (↑)", "lpips": "LPIPS (↓)"},
     }
     plots = [Plot(folder / "large.png", "A plot")]
     path = folder / "report.html"

@@ -29,8 +29,16 @@ def test_scores_of_a_clip_are_numbers_that_json_can_hold():
 
 
 def test_metrics_keep_their_order_and_know_which_end_is_better():
-    tables = [{"a": {"psnr": 1.0}}, {"a": {"lpips": 1.0, "psnr": 2.0}, "b": {"mystery": 1.0}}]
-    found = contents.metrics_json(tables)
+    about = {"psnr": "PSNR of RGB in dB (↑)", "lpips": "LPIPS (↓)"}
+    scores = {"results": {"a": {"mean": {"mystery": 1.0}, "clips": {}}}, "metrics": about}
+    found = contents.metrics_json(scores)
     assert [(one["name"], one["direction"]) for one in found] == [
         ("psnr", 1), ("lpips", -1), ("mystery", 0),
     ]  # fmt: skip
+    assert found[1]["text"] == "LPIPS (↓)"
+
+
+def test_a_mask_of_latent_frames_holds_for_1_frame_and_then_4_each():
+    keep = np.arange(3)[:, None, None] == 1
+    found = contents.masks_of_frames(keep)
+    assert found[:, 0, 0].tolist() == [False] + [True] * 4 + [False] * 4

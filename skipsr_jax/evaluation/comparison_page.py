@@ -1,0 +1,128 @@
+"""The page of a comparison: the results of each clip beside its input and truth, with scores."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.clips import find_clips, pair_clips
+from skipsr_jax.evaluation.page.contents import Clip, Plot, Version, masks_of_frames
+from skipsr_jax.evaluation.page.write import write_page
+from skipsr_jax.media.inputs import FolderMeaning
+from skipsr_jax.types import Bool, HostArray
+
+INPUT_FOLDER = "LQ"
+"""The folder of the inputs in a data set of DOVE's layout."""
+
+
+def read_masks(path: str | os.PathLike) -> dict[str, Bool[HostArray, "t r q"]]:
+    """Keep masks by the names of their clips, from an .npy file or a folder of such files.
+
+    Raises UserError for a path without masks, or a file that holds anything but booleans (t, r, q).
+    """
+    path = pathlib.Path(path)
+    files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"--mask: the folder {path} holds no .npy file")
+    masks = {}
+    for file in files:
+        try:
+            keep = np.load(file)
+        except (OSError, ValueError) as error:
+            raise UserError(f"--mask: cannot read {file}: {error}") from error
+        if keep.ndim != 3 or keep.dtype != bool:
+            raise UserError(
+                f"--mask: {file} holds {keep.dtype} {keep.shape}: it must hold booleans (t, r, q), "
+                "True where a patch runs"
+            )
+        masks[file.stem] = keep
+    return masks
+
+
+def clips_to_show(
+    results: Mapping[str, str | os.PathLike],
+    truth: str | os.PathLike | None = None,
+    inputs: str | os.PathLike | None = None,
+    masks: Mapping[str, Bool[HostArray, "t r q"]] | None = None,
+    folder: FolderMeaning = "auto",
+    seconds: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+) -> list[Clip]:
+    """The clips of a comparison, with every version that there is of each.
+
+    Args:
+      results, truth, folder: as `skipsr_jax.evaluation.compare.compare` takes them.
+      inputs: the low-quality clips, found and named like the truths; None: the folder ``LQ`` beside
+        the truths' ``GT``, where there is one.
+      masks: keep masks by the names of clips. With one clip and one mask, names do not matter.
+      seconds: of each stage, by result and clip.
+
+    Raises:
+      UserError: as of ``compare``; there is no clip for an input or a mask.
+    """
+    truths = None if truth is None else find_clips(truth, truth=True, folder=folder)
+    if inputs is None and truth is not None and (pathlib.Path(truth) / INPUT_FOLDER).is_dir():
+        inputs = pathlib.Path(truth) / INPUT_FOLDER
+    versions: dict[str, list[Version]] = {}
+    for name, path in results.items():
+        for pair in pair_clips(find_clips(path, folder=folder), truths)[0]:
+            of_clip = (seconds or {}).get(name, {}).get(pair.name, {})
+            made = Version(name, pair.result, "result", of_clip)
+            versions.setdefault(pair.name, []).append(made)
+    clips = list(versions)
+    if truths is not None:
+        for clip in clips:
+            versions[clip].append(Version("truth", truths[clip], "truth"))
+    if inputs is not None:
+        found = find_clips(inputs, folder=folder)
+        for clip, path in _by_clip("--input", found, clips).items():
+            versions[clip].insert(0, Version("input", path, "input"))
+    of_clips = _by_clip("--mask", masks, clips) if masks else {}
+    return [
+        Clip(
+            clip,
+            versions[clip],
+            {"mask": masks_of_frames(of_clips[clip])} if clip in of_clips else {},
+        )
+        for clip in clips
+    ]
+
+
+def _by_clip(flag: str, found: Mapping[str, Any], clips: Sequence[str]) -> dict[str, Any]:
+    """What belongs to clips by name; one thing and one clip need no common name."""
+    if len(found) == len(clips) == 1:
+        return {clips[0]: next(iter(found.values()))}
+    matching = {clip: found[clip] for clip in clips if clip in found}
+    if not matching:
+        raise UserError(
+            f"{flag}: no name is that of a clip: {', '.join(list(found)[:4])}; clips are "
+            f"{', '.join(clips[:4])}"
+        )
+    return matching
+
+
+def write_comparison(
+    path: pathlib.Path,
+    clips: Sequence[Clip],
+    scores: Mapping[str, Any],
+    *,
+    plots: Sequence[str | os.PathLike] = (),
+    overwrite: bool = False,
+) -> None:
+    """Writes the page of a comparison.
+
+    Args:
+      path: of the page, as of `write_page`.
+      clips: of `clips_to_show`.
+      scores: of ``compare``.
+      plots: pictures to show below, by path.
+      overwrite: whether to replace a page.
+    """
+    names = ", ".join(scores["results"])
+    pictures = [Plot(plot, pathlib.Path(plot).stem.replace("_", " ")) for plot in plots]
+    write_page(
+        path, clips, title=f"Comparison of {names}", scores=scores, plots=pictures,
+        notes=scores.get("notes", ()), overwrite=overwrite,
+    )  # fmt: skip
