@@ -2,6 +2,7 @@
 
     python -m benchmarks.dit --out=dit.json
     python -m benchmarks.dit --models=seedvr_7b --clips=101x1080x1920 --skips=0,0.396
+    python -m benchmarks.dit --clips=101x720x1280 --precisions=bf16,fp8,int8
     python -m benchmarks.dit --models=tiny --clips=5x64x96 --dtype=float32 --ceiling_side=256
 
 It runs on one device with random parameters and inputs and blob masks (benchmarks.masks). A clip is
@@ -13,6 +14,7 @@ began, so name clips in the order of their size.
 """
 
 import gc
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,6 +45,7 @@ from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.programs import velocity_step
+from skipsr_jax.kernels.quantized import PRECISIONS
 from skipsr_jax.models.flops import dit_flops
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.types import DTYPES
@@ -62,16 +65,20 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
     )
+    text = f"Precisions of the blocks' products, of {', '.join(PRECISIONS)}."
+    flags.DEFINE_list("precisions", ["bf16"], text, flag_values=values)
     text = "Side of the matrices whose product is the ceiling."
     flags.DEFINE_integer("ceiling_side", CEILING_SIDE, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
 
-def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[dict[str, Any]]:
+def rows_of(
+    model: str, precision: str, values: flags.FlagValues, ceiling: float
+) -> Iterator[dict[str, Any]]:
     """Measures and yields a row for each clip and fraction of skipped tokens."""
     config, dtype = DIT_PRESETS[model], jnp.dtype(values.dtype)
-    dit = abstract_dit(config, dtype)
+    dit = abstract_dit(config, dtype, precision=precision)
     params = random_parameters(dit, first_device())
     programs: dict[tuple[tuple[int, ...], ...], Any] = {}
     for clip in values.clips:
@@ -89,6 +96,7 @@ def rows_of(model: str, values: flags.FlagValues, ceiling: float) -> Iterator[di
             rate = dit_flops(config, plan).total / seconds / 1e12
             yield {
                 "case": f"{model} {clip}, {100 * skip:g} % skipped",
+                "precision": precision,
                 "tokens": int(plan.valid.sum()),
                 "bucket": plan.patch_index.shape[1],
                 "seconds": seconds,
@@ -106,13 +114,16 @@ def main(argv: Sequence[str]) -> int:
     unknown = [model for model in values.models if model not in DIT_PRESETS]
     if unknown:
         raise UserError(f"--models: {unknown} are not among {sorted(DIT_PRESETS)}")
+    unknown = [precision for precision in values.precisions if precision not in PRECISIONS]
+    if unknown:
+        raise UserError(f"--precisions: {unknown} are not among {', '.join(PRECISIONS)}")
     sizes = [clip_size(clip) for clip in values.clips]
     ceiling = matmul_ceiling(jnp.dtype(values.dtype), values.ceiling_side)
     facts = device_facts() | {"matmul_ceiling_tflops": ceiling, "sizes": sizes}
     print(f"{facts['device']}, matmul ceiling {ceiling:.3g} TFLOP/s", flush=True)
     rows: list[dict[str, Any]] = []
-    for model in values.models:
-        for row in rows_of(model, values, ceiling):
+    for model, precision in itertools.product(values.models, values.precisions):
+        for row in rows_of(model, precision, values, ceiling):
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             if values.out:  # after each row: a later one may not fit

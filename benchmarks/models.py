@@ -9,10 +9,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from skipsr_jax.geometry import PATCH_AREA
+from skipsr_jax.kernels.quantized import FORMATS
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
-from skipsr_jax.models.params import abstract, to_dict
+from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
+from skipsr_jax.models.quantized_params import quantize_params, unquantized
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
@@ -34,12 +36,12 @@ def first_device() -> Mesh:
     return make_mesh(1, 1, 1, devices=jax.devices()[:1])
 
 
-def abstract_dit(config: DiTConfig, dtype: Any, attention: str | None = None) -> DiT:
-    """A transformer as shapes, stored and computed in ``dtype``."""
-    dtype = np.dtype(dtype)
-    return abstract(
-        lambda rngs: DiT(config, rngs=rngs, dtype=dtype, param_dtype=dtype, attention=attention)
-    )
+def abstract_dit(
+    config: DiTConfig, dtype: Any, attention: str | None = None, precision: str = "bf16"
+) -> DiT:
+    """A transformer as shapes, stored and computed in ``dtype``, with products of ``precision``."""
+    kinds = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(dtype), "attention": attention}
+    return abstract(lambda rngs: DiT(config, rngs=rngs, format=FORMATS.get(precision), **kinds))
 
 
 def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:
@@ -68,19 +70,27 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
     Each device draws its own shards; the numbers are the same on any mesh.
     """
     shapes = to_dict(module)
+    format = getattr(module, "format", None)
 
     def make(key: jax.Array) -> Any:
-        leaves, structure = jax.tree.flatten(shapes)
-        keys = jax.random.split(key, len(leaves))
+        plain = flatten(unquantized(shapes, _kernel_shape))
+        keys = jax.random.split(key, len(plain))
 
         def draw(key: jax.Array, leaf: Any) -> jax.Array:
             scale = leaf.shape[-2] ** -0.5 if leaf.shape[-2:-1] else 1.0
             return (scale * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
 
-        made = [draw(key, leaf) for key, leaf in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(structure, made)
+        drawn = zip(keys, plain.items(), strict=True)
+        made = unflatten({path: draw(key, leaf) for key, (path, leaf) in drawn})
+        return made if format is None else quantize_params(made, shapes, format)
 
     return jax.jit(make, out_shardings=shardings(shapes, mesh))(jax.random.key(0))
+
+
+def _kernel_shape(values: Any, scale: Any) -> jax.ShapeDtypeStruct:
+    """The shape of the kernel that a quantised one stands for."""
+    *stack, o, i = values.shape
+    return jax.ShapeDtypeStruct((*stack, i, o), scale.dtype)
 
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:

@@ -194,7 +194,8 @@ def restore_params(
         keys and shapes are checked, dtypes are not.
       shardings: one sharding for all arrays, or a nested dict of them; default: the first local
         device.
-      dtype: a floating dtype to cast floating arrays to (rope_freqs aside); default: as stored.
+      dtype: a floating dtype to cast floating arrays to (rope_freqs and quantised kernels aside);
+        default: as stored.
       only: the parts to read, e.g. ``("vae",)``; default: those of ``abstract``, or all.
       branch: ``params`` or ``ema``.
       step: the step to read; default: the last one.
@@ -218,7 +219,8 @@ def restore_params(
 
     def target(key: str) -> np.dtype:
         floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
-        keep = dtype is None or not floating or key.rsplit("/", 1)[-1] in NEVER_CAST
+        quantized = flat[key].dtype.itemsize == 1
+        keep = dtype is None or not floating or quantized or key.rsplit("/", 1)[-1] in NEVER_CAST
         return flat[key].dtype if keep else np.dtype(dtype)
 
     args = {k: ocp.ArrayRestoreArgs(sharding=sharding_of[k], dtype=target(k)) for k in flat}

@@ -45,6 +45,7 @@ def gathered(module: nnx.Module, name: str, dtype: DType) -> nnx.Module:
       module: one layer or block, whose parameters are sharded as ``parallel.rules`` says.
       name: of the module in its model, as the rules see it.
       dtype: of the gathered parameters, all of them kernels; they are sent and used in it.
+        Quantised kernels keep their own.
     """
     mesh = multi_device_mesh()
     if mesh is None or mesh.shape["fsdp"] == 1:
@@ -55,6 +56,7 @@ def gathered(module: nnx.Module, name: str, dtype: DType) -> nnx.Module:
         spec = spec_for(f"{name}/{path_of(keys[:-1])}", x.shape, mesh)  # the last key: "value"
         if not any(spec):
             return x
-        return checkpoint_name(_whole(x.astype(dtype), spec), GATHERED)
+        sent = x if x.dtype.itemsize == 1 else x.astype(dtype)  # quantised kernels as they are
+        return checkpoint_name(_whole(sent, spec), GATHERED)
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(gather, state))

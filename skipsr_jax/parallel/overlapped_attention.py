@@ -58,10 +58,17 @@ class HeadChunk(NamedTuple):
         """Heads in the chunk, of all devices together."""
         return self.shards * (self.stop - self.start)
 
-    def kernel_columns(self, kernel: Float[Array, "d i"], heads: int) -> Float[Array, "d o"]:
-        """The columns for queries, keys and values of these heads, out of those for all heads."""
-        by_head = rearrange(kernel, "d (three a p) -> d three a p", three=3, a=heads)
-        return rearrange(self.select(by_head), "d three a p -> d (three a p)")
+    def kernel_columns(self, kernel: Any, heads: int) -> Any:
+        """The columns for queries, keys and values of these heads, out of those for all heads.
+
+        ``kernel``: an array, or a pytree of arrays, with the output channels last.
+        """
+
+        def columns(array: Float[Array, "*i o"]) -> Float[Array, "*i chunk_o"]:
+            by_head = rearrange(array, "... (three a p) -> ... three a p", three=3, a=heads)
+            return rearrange(self.select(by_head), "... three a p -> ... (three a p)")
+
+        return jax.tree.map(columns, kernel)
 
     def select(self, x: Float[Array, "*rows a p"]) -> Float[Array, "*rows chunk_heads p"]:
         """These heads of an array that has all of them."""
@@ -88,28 +95,31 @@ def head_chunks(packs: int, heads: int) -> list[HeadChunk]:
 
 
 def project_head_chunks(
-    x: Float[Array, "b n d"],
-    kernel: Float[Array, "d i"],
+    project: Callable[[Any], Array],
+    kernel: Any,
     angles: Float[Array, "#b n pairs"],
     heads: int,
     finish: Callable[[Array, Array], QKV],
+    packs: int,
 ) -> list[ChunkByHeads]:
     """Queries, keys and values of all head chunks, on the devices that attend with their heads.
 
     Args:
-      x: what enters the projection, in token shards.
-      kernel: of the projection to queries, keys and values of all ``heads``.
+      project: from a kernel's columns to the projection of the tokens, in token shards.
+      kernel: of the projection to queries, keys and values of all ``heads``, as
+        ``HeadChunk.kernel_columns`` takes it.
       angles: rotary angles of the tokens.
       finish: from the projection to some heads, and the angles, to queries, keys and values.
+      packs: how many packs there are.
     """
     received, chunk_qkv = [], None
-    for chunk in head_chunks(len(x), heads):
+    for chunk in head_chunks(packs, heads):
         operands = chunk.kernel_columns(kernel, heads), angles
         if chunk_qkv is not None:  # send the last chunk, and only then project this one
             operands, chunk_qkv = jax.lax.optimization_barrier((operands, chunk_qkv))
             received.append(exchange(chunk_qkv))
         columns, angles = operands
-        projected = x @ columns
+        projected = project(columns)
         if received:  # the last chunk has arrived before anything else is done with this one
             projected, received[-1] = jax.lax.optimization_barrier((projected, received[-1]))
         chunk_qkv = chunk.by_shard(finish(projected, angles))

@@ -19,6 +19,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)text/", ()),  # a few vectors, read by every device
     (r"(^|/)(out|to_out|vid_out|conv_out)(/\w+)*/kernel$", ("fsdp", None)),  # input features
     (r"/kernel$", ("fsdp",)),  # output features
+    (r"/quantized_kernel$", ("fsdp", None)),  # output features, which are stored first
+    (r"/kernel_scale$", ("fsdp",)),
     (r"", ()),
 )
 

@@ -37,13 +37,14 @@ class Attention(NamedTuple):
 
     Attributes:
       attend: from queries, keys and values of video and text, and a layout, to attention rows.
-      collect: from attention rows and the layout to the results of stored tokens and text tokens.
+      collect: from attention rows and the layout to the results of stored tokens (an array, or a
+        pytree of arrays with the axes b and n first) and of text tokens.
     """
 
     attend: Callable[[QKV, QKV, Any], Array]
-    collect: Callable[[Array, Any], tuple[Array, Array]]
+    collect: Callable[[Array, Any], tuple[Any, Array]]
 
-    def __call__(self, video: QKV, text: QKV, layout: Any) -> tuple[Array, Array]:
+    def __call__(self, video: QKV, text: QKV, layout: Any) -> tuple[Any, Array]:
         return self.collect(self.attend(video, text, layout), layout)
 
 
@@ -68,7 +69,7 @@ def check_shards(shards: int, heads: int, tokens: int) -> None:
 
 def attend_by_packs(
     attention: Attention, video: QKV, text: QKV, layout: Any
-) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+) -> tuple[Any, Float[Array, "b m a p"]]:
     """``attention(video, text, layout)`` where no devices share a pack: each runs its own packs.
 
     Args:
@@ -86,7 +87,7 @@ def attend_by_packs(
 
 def attend_by_windows(
     attention: Attention, video: QKV, text: QKV, shard_layouts: Any
-) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
+) -> tuple[Any, Float[Array, "b m a p"]]:
     """``attention`` with all heads in the token shards, to which whole windows are assigned.
 
     Args: as ``attend_by_packs``; ``shard_layouts``: the layouts of the token shards, arrays with
@@ -101,7 +102,7 @@ def attend_by_windows(
             f"sequence: build the plan with shards={sharding.shards}"
         )
 
-    def on_device(video: QKV, text: QKV, shard_layouts: Any) -> tuple[Array, Array]:
+    def on_device(video: QKV, text: QKV, shard_layouts: Any) -> tuple[Any, Array]:
         layout = jax.tree.map(lambda array: array[:, 0], shard_layouts)
         video_out, text_out = attention(video, text, layout)
         # Left to itself, the compiler would put the sum of the text between the next layer's heads.

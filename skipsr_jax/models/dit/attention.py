@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from skipsr_jax.kernels.attention import varlen_attention
+from skipsr_jax.kernels.quantized import Format, Quantized, quantize_rows
 from skipsr_jax.models.dit.branch import Branch
 from skipsr_jax.models.dit.rope import rotate
 from skipsr_jax.models.dit.window_rows import from_windows, to_windows
@@ -34,16 +36,16 @@ class Angles(NamedTuple):
 
 
 def joint_attention(
-    vid: Float[Array, "b n d"],
-    txt: Float[Array, "b m d"],
+    vid: Float[Array, "b n d"] | Quantized,
+    txt: Float[Array, "b m d"] | Quantized,
     branches: tuple[Branch, Branch],
     angles: Angles,
     plan: TokenPlan,
     shifted: Int[Array, ""] | int,
     *,
     implementation: str | None,
-) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
-    """The heads' results for video and text.
+) -> tuple[Float[Array, "b n a p"] | Quantized, Float[Array, "b m a p"]]:
+    """The heads' results for video and text; video is quantised where products are.
 
     Args:
       vid, txt: what the projections receive.
@@ -55,17 +57,27 @@ def joint_attention(
     text = _project(txt, angles.text, text_branch)
     scale = video_branch.head_dim**-0.5
     attend = functools.partial(_attend_in_windows, scale=scale, implementation=implementation)
-    attention = Attention(attend, _mean_text)
+    collect = functools.partial(_collect, format=video_branch.format)
+    attention = Attention(attend, collect)
+    packs = len(angles.video)
     if plan.shard_layouts is not None and shifted == REGULAR:
         video = _project(vid, angles.video, video_branch)
         return attend_by_windows(attention, video, text, plan.shard_layouts)
     layout = of_partition(plan.layout, shifted)
-    if activation_sharding(len(vid)).shards == 1:
+    if activation_sharding(packs).shards == 1:
         video = _project(vid, angles.video, video_branch)
         return attend_by_packs(attention, video, text, layout)
     finish = functools.partial(_heads, branch=video_branch)
-    kernel, heads = video_branch.qkv_kernel(), video_branch.heads
-    chunks = project_head_chunks(vid, kernel, angles.video, heads, finish)
+    chunks = project_head_chunks(
+        functools.partial(video_branch.project, vid),
+        video_branch.qkv_kernel(),
+        angles.video,
+        video_branch.heads,
+        finish,
+        packs,
+    )
+    # A device has some heads of a row: the row is quantised when it is whole.
+    attention = Attention(attend, functools.partial(_collect, format=None))
     return attend_by_heads(attention, chunks, text, layout)
 
 
@@ -76,10 +88,10 @@ def of_partition(arrays: Any, shifted: Int[Array, ""] | int) -> Any:
     )
 
 
-def _project(x: Float[Array, "b n d"], angles: Array | None, branch: Branch) -> QKV:
+def _project(x: Float[Array, "b n d"] | Quantized, angles: Array | None, branch: Branch) -> QKV:
     """Queries, keys and values of all heads."""
     with jax.named_scope("qkv"):
-        projected = x @ branch.qkv_kernel()
+        projected = branch.project(x, branch.qkv_kernel())
     return _heads(projected, angles, branch)
 
 
@@ -105,12 +117,18 @@ def _attend_in_windows(
         )
 
 
-def _mean_text(
-    rows: Float[Array, "b s a p"], layout: Layout
-) -> tuple[Float[Array, "b n a p"], Float[Array, "b m a p"]]:
-    """What each stored token and each text token receives: text the mean over its windows."""
+def _collect(
+    rows: Float[Array, "b s a p"], layout: Layout, *, format: Format | None
+) -> tuple[Float[Array, "b n a p"] | Quantized, Float[Array, "b m a p"]]:
+    """What each stored token and each text token receives: text the mean over its windows.
+
+    ``format``: to which the stored tokens' results are quantised as they are gathered.
+    """
     with jax.named_scope("from_windows"):
         video, text = from_windows(rows, layout)
         weight = layout.text_weight.max(axis=2)  # of one window, the same for all of a sample
         weights = jnp.repeat(weight, text.shape[1] // weight.shape[1], axis=1)
+        if format is not None:
+            all_heads = rearrange(rows, "b s a p -> b s (a p)")
+            video = quantize_rows(all_heads, format, layout.video_rows)
         return video, (text * weights[..., None, None]).astype(rows.dtype)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.dit.attention import Angles, joint_attention, of_partition
 from skipsr_jax.models.dit.branch import Branch
 from skipsr_jax.models.dit.config import DiTConfig
@@ -39,11 +40,16 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType,
         param_dtype: DType,
+        format: Format | None = None,
     ):
-        """Args: ``dtype``: of computations. ``param_dtype``: of stored parameters."""
+        """Args:
+        dtype: of computations. param_dtype: of stored parameters.
+        format: of quantised products; None: products are in ``dtype``.
+        """
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "format": format}
         names = ("all",) if shared else ("vid", "txt")
         for name in names:
-            setattr(self, name, Branch(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
+            setattr(self, name, Branch(config, rngs=rngs, **kinds))
         frequencies = pixel_frequencies if config.pixel_rope else language_frequencies
         self.rope_freqs = buffer(frequencies(config.rope_dim), rngs)
         self.shared = shared
@@ -94,8 +100,15 @@ class Block(nnx.Module):
         return constrain_tokens(vid), constrain_text(txt)
 
     def _branches(self) -> tuple[Branch, Branch]:
-        """The weights of video and of text."""
-        return (self.all, self.all) if self.shared else (self.vid, self.txt)
+        """The weights of video and of text.
+
+        Where they are the same, XLA would make one product of both kinds of token, and copy all of
+        the video's rows to put the text's behind them. The barrier keeps the products separate.
+        """
+        if not self.shared:
+            return self.vid, self.txt
+        graphdef, state = nnx.split(self.all)
+        return self.all, nnx.merge(graphdef, jax.lax.optimization_barrier(state))
 
     def _angles(self, plan: TokenPlan, shifted: Int[Array, ""] | int, text_tokens: int) -> Angles:
         """The rotary angles of stored tokens in one partition, and of text tokens."""

@@ -7,15 +7,23 @@ Invariant: everything here is per token, so a token that is not stored costs not
 """
 
 import functools
+from typing import Any
 
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.kernels.quantized import (
+    Format,
+    Quantized,
+    multiply,
+    quantize_normalized,
+    quantize_rows,
+)
 from skipsr_jax.models.dit.config import DiTConfig
 from skipsr_jax.models.dit.mlp import MLP, GatedMLP
-from skipsr_jax.models.dit.modulation import Modulation, modulate
+from skipsr_jax.models.dit.modulation import Modulation, modulate, scale_and_shift
 from skipsr_jax.models.layers.initial import around, drawn
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
@@ -26,7 +34,16 @@ from skipsr_jax.types import Bool, DType, Float
 class Branch(nnx.Module):
     """The weights that one kind of token (video, text, or both) has in a block."""
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+    def __init__(
+        self,
+        config: DiTConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+        format: Format | None = None,
+    ):
+        """Args: as ``Block``."""
         d, inner = config.width, config.heads * config.head_dim
 
         def vector(mean: float) -> nnx.Param:
@@ -34,28 +51,44 @@ class Branch(nnx.Module):
 
         self.attn_shift, self.attn_scale, self.attn_gate = vector(0.0), vector(1.0), vector(0.0)
         self.mlp_shift, self.mlp_scale, self.mlp_gate = vector(0.0), vector(1.0), vector(0.0)
-        self.qkv = linear(
-            d, 3 * inner, rngs=rngs, dtype=dtype, param_dtype=param_dtype, use_bias=False
-        )
+        kinds = {"dtype": dtype, "param_dtype": param_dtype, "format": format}
+        self.qkv = linear(d, 3 * inner, rngs=rngs, use_bias=False, **kinds)
         norm = functools.partial(RMSNorm, config.head_dim, config.norm_eps, rngs=rngs, unfused=True)
         self.norm_q, self.norm_k = norm(param_dtype=param_dtype), norm(param_dtype=param_dtype)
-        self.proj_out = linear(inner, d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.proj_out = linear(inner, d, rngs=rngs, **kinds)
         mlp = GatedMLP if config.gated_mlp else MLP
-        self.mlp = mlp(d, config.expand_ratio, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.mlp = mlp(d, config.expand_ratio, rngs=rngs, **kinds)
         self.heads, self.head_dim = config.heads, config.head_dim
-        self.eps, self.dtype = config.norm_eps, dtype
+        self.eps, self.dtype, self.format = config.norm_eps, dtype, format
 
     def attention_input(
         self, x: Float[Array, "b n d"], m: Modulation, modulated: Bool[Array, ""]
-    ) -> Float[Array, "b n d"]:
+    ) -> Float[Array, "b n d"] | Quantized:
         """What the projection to heads receives: x normalised, and modulated where asked."""
+        if self.format is not None:
+            scale, shift = scale_and_shift(m, self.attn_shift, self.attn_scale)
+            scale, shift = jnp.where(modulated, scale, 1), jnp.where(modulated, shift, 0)
+            return quantize_normalized(x, scale, shift, self.eps, self.format)
         normed = rms_normalize(x, self.eps)
         shifted = modulate(normed, m, self.attn_shift, self.attn_scale)
         return jnp.where(modulated, shifted, normed).astype(self.qkv.dtype)
 
-    def qkv_kernel(self) -> Float[Array, "d i"]:
-        """The kernel of the projection to queries, keys and values of all heads."""
+    def qkv_kernel(self) -> Any:
+        """The kernel of the projection to queries, keys and values of all heads.
+
+        Every array of it has the output channels last.
+        """
+        if self.format is not None:
+            values, scale = self.qkv.kernel()
+            return values.T, scale
         return self.qkv.kernel[...].astype(self.qkv.dtype)
+
+    def project(self, x: Float[Array, "b n d"] | Quantized, kernel: Any) -> Float[Array, "b n i"]:
+        """The projection to heads. ``kernel``: columns of ``qkv_kernel``."""
+        if self.format is None:
+            return x @ kernel
+        values, scale = kernel
+        return multiply(x, Quantized(values.T, scale), self.dtype).scaled()
 
     def qkv_heads(self, projected: Float[Array, "b n i"]) -> QKV:
         """Queries and keys (normalised per head, float32) and values, from their projection."""
@@ -64,14 +97,25 @@ class Branch(nnx.Module):
         return self.norm_q(q), self.norm_k(k), v
 
     def add_attention(
-        self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"], m: Modulation
+        self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"] | Quantized, m: Modulation
     ) -> Float[Array, "b n d"]:
-        """x after the residual update of attention, from the heads' results."""
-        update = self.proj_out(rearrange(heads, "b n a p -> b n (a p)"))
+        """x after the residual update of attention, from the heads' results.
+
+        ``heads`` may be quantised already, as rows of all heads, where products are.
+        """
+        if not isinstance(heads, Quantized):
+            heads = rearrange(heads, "b n a p -> b n (a p)")
+            if self.format is not None:
+                heads = quantize_rows(heads, self.format)
+        update = self.proj_out(heads)
         return _gated_add(x, update, m, self.attn_gate)
 
     def add_mlp(self, x: Float[Array, "b n d"], m: Modulation) -> Float[Array, "b n d"]:
         """x after the residual update of the MLP."""
+        if self.format is not None:
+            scale, shift = scale_and_shift(m, self.mlp_shift, self.mlp_scale)
+            mlp_input = quantize_normalized(x, scale, shift, self.eps, self.format)
+            return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)
         mlp_input = modulate(rms_normalize(x, self.eps), m, self.mlp_shift, self.mlp_scale)
         return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)
 

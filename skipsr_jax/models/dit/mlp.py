@@ -1,10 +1,14 @@
-"""The two feed-forward layers: gated (SwiGLU, SeedVR2-3B) and plain (GELU, SeedVR-7B)."""
+"""The two feed-forward layers: gated (SwiGLU, SeedVR2-3B) and plain (GELU, SeedVR-7B).
+
+With ``format`` their products are quantised: they take quantised rows and return float32.
+"""
 
 import jax
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.kernels.quantized import Format, Quantized, quantize_gated, quantize_gelu
+from skipsr_jax.models.layers.linear import QuantizedLinear, linear
 from skipsr_jax.types import DType, Float
 
 HIDDEN_MULTIPLE = 256
@@ -27,10 +31,11 @@ class GatedMLP(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType,
         param_dtype: DType,
+        format: Format | None = None,
     ):
         hidden = gated_hidden(width, expand_ratio)
 
-        def layer(in_features: int, out_features: int) -> nnx.Linear:
+        def layer(in_features: int, out_features: int) -> nnx.Linear | QuantizedLinear:
             return linear(
                 in_features,
                 out_features,
@@ -38,13 +43,18 @@ class GatedMLP(nnx.Module):
                 dtype=dtype,
                 param_dtype=param_dtype,
                 use_bias=False,
+                format=format,
             )
 
         self.proj_in_gate = layer(width, hidden)
         self.proj_in = layer(width, hidden)
         self.proj_out = layer(hidden, width)
+        self.format = format
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"] | Quantized) -> Float[Array, "b n d"]:
+        if self.format is not None:
+            gate, hidden = self.proj_in_gate.product(x), self.proj_in.product(x)
+            return self.proj_out(quantize_gated(gate, hidden, self.format))
         return self.proj_out(jax.nn.silu(self.proj_in_gate(x)) * self.proj_in(x))
 
 
@@ -59,10 +69,24 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType,
         param_dtype: DType,
+        format: Format | None = None,
     ):
-        hidden = width * expand_ratio
-        self.proj_in = linear(width, hidden, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        self.proj_out = linear(hidden, width, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        def layer(in_features: int, out_features: int) -> nnx.Linear | QuantizedLinear:
+            return linear(
+                in_features,
+                out_features,
+                rngs=rngs,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                format=format,
+            )
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        self.proj_in = layer(width, width * expand_ratio)
+        self.proj_out = layer(width * expand_ratio, width)
+        self.format = format
+
+    def __call__(self, x: Float[Array, "b n d"] | Quantized) -> Float[Array, "b n d"]:
+        if self.format is not None:
+            bias = self.proj_in.bias[...]
+            return self.proj_out(quantize_gelu(self.proj_in.product(x), bias, self.format))
         return self.proj_out(jax.nn.gelu(self.proj_in(x), approximate=True))

@@ -19,6 +19,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.geometry import PATCH_AREA
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.dit.block import Block
 from skipsr_jax.models.dit.config import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.dit.modulation import ATTENTION, TimeEmbedding, modulate, per_token
@@ -43,10 +44,12 @@ class Body(nnx.Module):
         param_dtype: DType = jnp.float32,
         attention: str | None = None,
         depths: tuple[int, ...] = (),
+        format: Format | None = None,
     ):
         """Args:
         dtype: of matrix products and of the residual stream. param_dtype: of stored parameters.
         attention: implementation of the attention kernel; None picks by device and logs it.
+        format: of the blocks' quantised products; None: products are in ``dtype``.
         depths: numbers of layers whose results ``hidden`` returns, rising; the last of them is the
           last that is built. Stacks are divided there, so that no step has to slice or to collect
           layers. (): all layers, in at most two stacks.
@@ -56,6 +59,7 @@ class Body(nnx.Module):
         if list(depths) != sorted(set(depths)) or not all(1 <= x <= config.layers for x in depths):
             raise ValueError(f"depths {depths} must rise from 1 or more to at most {config.layers}")
         self.config, self.dtype, self.attention = config, dtype, attention
+        self.format = format
         d = config.width
 
         def layer(in_features: int, out_features: int) -> nnx.Linear:
@@ -65,7 +69,8 @@ class Body(nnx.Module):
 
         def stack(blocks: int, shared: bool) -> Block:
             def make(rngs: nnx.Rngs) -> Block:
-                return Block(config, shared=shared, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+                kinds = {"dtype": dtype, "param_dtype": param_dtype, "format": format}
+                return Block(config, shared=shared, rngs=rngs, **kinds)
 
             if isinstance(rngs, ShapesOnly):
                 return stacked_shapes(make(rngs), blocks)
@@ -191,10 +196,16 @@ class DiT(Body):
         dtype: DType = jnp.float32,
         param_dtype: DType = jnp.float32,
         attention: str | None = None,
+        format: Format | None = None,
     ):
         """Args: as ``Body``, all layers."""
         super().__init__(
-            config, rngs=rngs, dtype=dtype, param_dtype=param_dtype, attention=attention
+            config,
+            rngs=rngs,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            attention=attention,
+            format=format,
         )
         d = config.width
         if config.output_modulation:

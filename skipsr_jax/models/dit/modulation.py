@@ -71,6 +71,12 @@ def modulate(
     x: Float[Array, "b n d"], m: Modulation, shift: nnx.Param, scale: nnx.Param
 ) -> Float[Array, "b n d"]:
     """x * (m.scale + scale) + m.shift + shift, in float32."""
-    return x.astype(jnp.float32) * (m.scale + scale[...].astype(jnp.float32)) + (
-        m.shift + shift[...].astype(jnp.float32)
-    )
+    scales, shifts = scale_and_shift(m, shift, scale)
+    return x.astype(jnp.float32) * scales + shifts
+
+
+def scale_and_shift(
+    m: Modulation, shift: nnx.Param, scale: nnx.Param
+) -> tuple[Float[Array, "b #n d"], Float[Array, "b #n d"]]:
+    """m.scale + scale and m.shift + shift, in float32."""
+    return m.scale + scale[...].astype(jnp.float32), m.shift + shift[...].astype(jnp.float32)

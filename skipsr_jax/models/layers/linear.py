@@ -1,18 +1,58 @@
 """Dense layers with the initialisation of the networks that we match: U(+-1/sqrt(fan_in)).
 
-Quantised products (fp8, int8) would be chosen here: all dense layers of the transformer come from
-``linear``.
+A layer is made for products in its compute dtype or for quantised ones (``QuantizedLinear``).
 """
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.models.layers.initial import or_shape
-from skipsr_jax.types import DType
+from skipsr_jax.kernels.quantized import Format, Product, Quantized, multiply
+from skipsr_jax.models.layers.initial import Initializer, drawn, filled, or_shape
+from skipsr_jax.types import DType, Float
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Uniform with variance 1 / (3 fan_in), which is U(+-1/sqrt(fan_in))."""
+
+
+class QuantizedLinear(nnx.Module):
+    """A dense layer for inference whose kernel is stored, and multiplied, in 8 bits.
+
+    Its input is quantised by whoever computes it. Parameters: ``quantized_kernel`` (o, i) and
+    ``kernel_scale`` (o,), which a trained kernel gives (``models.quantized_params``; they begin as
+    0 and 1), and maybe ``bias`` (o,).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rngs: nnx.Rngs,
+        format: Format,
+        dtype: DType,
+        param_dtype: DType,
+        bias_init: Initializer | None,
+    ):
+        shape = (out_features, in_features)
+        self.quantized_kernel = filled(0.0, rngs, shape, format.dtype)
+        self.kernel_scale = filled(1.0, rngs, shape[:1], param_dtype)
+        self.bias = None if bias_init is None else drawn(bias_init, rngs, shape[:1], param_dtype)
+        self.dtype = dtype
+
+    def kernel(self) -> Quantized:
+        """The kernel."""
+        return Quantized(self.quantized_kernel[...], self.kernel_scale[...])
+
+    def product(self, x: Quantized) -> Product:
+        """The product alone, without bias and before its scales."""
+        return multiply(x, self.kernel(), self.dtype)
+
+    def __call__(self, x: Quantized) -> Float[Array, "b n o"]:
+        """The layer's result, in float32."""
+        result = self.product(x).scaled()
+        return result if self.bias is None else result + self.bias[...].astype(jnp.float32)
 
 
 def linear(
@@ -23,15 +63,27 @@ def linear(
     dtype: DType,
     param_dtype: DType,
     use_bias: bool = True,
-) -> nnx.Linear:
+    format: Format | None = None,
+) -> nnx.Linear | QuantizedLinear:
     """A dense layer with this initialisation.
 
-    ``dtype``: of the computation. ``param_dtype``: of the stored parameters.
+    ``dtype``: of the computation. ``param_dtype``: of the stored parameters. ``format``: of
+    quantised products; None: products are in ``dtype``.
     """
 
     def bias_init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
         return jax.random.uniform(key, shape, dtype, -(in_features**-0.5), in_features**-0.5)
 
+    if format is not None:
+        return QuantizedLinear(
+            in_features,
+            out_features,
+            rngs=rngs,
+            format=format,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            bias_init=bias_init if use_bias else None,
+        )
     return nnx.Linear(
         in_features,
         out_features,
