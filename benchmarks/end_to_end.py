@@ -3,6 +3,7 @@
     XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
         python -m benchmarks.end_to_end --out=end_to_end.json
     python -m benchmarks.end_to_end --model=tiny --clips=5x64x96 --skips=0,0.5 --dtype=float32
+    python -m benchmarks.end_to_end --coder=light --clips=101x720x1280
     python -m benchmarks.end_to_end --masks=real.npy          # as benchmarks.masks writes them
     python -m benchmarks.end_to_end --errors=errors.npz --skips=0.4
 
@@ -56,6 +57,7 @@ from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
+from skipsr_jax.models.presets import VAE_PRESETS
 from skipsr_jax.types import DTYPES, Bool, HostArray
 
 CLIPS = ["1x720x1280", "21x720x1280", "101x720x1280", "1x1080x1920", "101x1080x1920"]
@@ -76,6 +78,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("masks", [], text, flag_values=values)
     text = f"How the autoencoder runs; one or several of {', '.join(CODINGS)}."
     flags.DEFINE_list("coding", ["dense"], text, flag_values=values)
+    flags.DEFINE_enum("coder", "full", ["full", "light"], "Which autoencoder.", flag_values=values)
     flags.DEFINE_integer("scale", 4, "How many times smaller the input is.", flag_values=values)
     flags.DEFINE_integer("repeats", 1, "Timed runs of each row.", flag_values=values)
     flags.DEFINE_enum(
@@ -96,10 +99,10 @@ class FixedMask(Programs):
         return np.where(self.keep, np.float32(9), np.float32(-9))[None]
 
 
-def make_programs(name: str, dtype: Any) -> FixedMask:
+def make_programs(name: str, dtype: Any, coder: str) -> FixedMask:
     """The programs of a model with random parameters on the first device."""
     mesh = first_device()
-    networks = abstract_networks(name, dtype)
+    networks = abstract_networks(name, dtype, coder)
     shape = TEXT_TOKENS, networks["dit"].config.text_width
     text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
     params = {part: random_parameters(module, mesh) for part, module in networks.items()}
@@ -179,13 +182,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")
     if values.coding != ["dense"] and values.scale != 4:
         raise UserError("--coding other than dense needs --scale=4: masks from pixels fit there")
-    programs = make_programs(values.model, dtype)
-    widest = programs.model.vae.config.block_channels[0]
+    programs = make_programs(values.model, dtype, values.coder)
+    widest = VAE_PRESETS[values.model].block_channels[0]
     ceilings = {
         "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),
         "matmul_ceiling_tflops": matmul_ceiling(dtype, 8192 if values.model != "tiny" else 512),
     }
-    facts = device_facts() | {"model": values.model, "dtype": values.dtype} | ceilings
+    facts = device_facts() | {"model": values.model, "coder": values.coder, "dtype": values.dtype}
+    facts |= ceilings
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):

@@ -13,7 +13,7 @@ from skipsr_jax.kernels.quantized import FORMATS
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
-from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
+from skipsr_jax.models.presets import DIT_PRESETS, LIGHT_CODER_PRESETS, VAE_PRESETS
 from skipsr_jax.models.quantized_params import quantize_params, unquantized
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.parallel.mesh import make_mesh
@@ -56,10 +56,15 @@ def abstract_light_coder(config: LightCoderConfig, dtype: Any) -> LightCoder:
     return abstract(lambda rngs: LightCoder(config, rngs=rngs, dtype=dtype, param_dtype=dtype))
 
 
-def abstract_networks(model: str, dtype: Any) -> dict[str, nnx.Module]:
-    """The autoencoder and the DiT of a preset as shapes, stored and computed in ``dtype``."""
+def abstract_networks(model: str, dtype: Any, coder: str = "full") -> dict[str, nnx.Module]:
+    """The coder ("full" or "light") and the DiT of a preset as shapes, stored and computed in
+    ``dtype``."""
+    if coder == "light":
+        module = abstract_light_coder(LIGHT_CODER_PRESETS[model], dtype)
+    else:
+        module = abstract_vae(VAE_PRESETS[model], dtype)
     return {
-        "vae": abstract_vae(VAE_PRESETS[model], dtype),
+        "coder": module,
         "dit": abstract_dit(DIT_PRESETS[model], dtype),
     }
 

@@ -99,7 +99,12 @@ def main(argv: Sequence[str]) -> int:
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)
-    model = load_model(settings.checkpoint, settings.dtype, settings.mask.source == "predictor")
+    model = load_model(
+        settings.checkpoint,
+        settings.dtype,
+        settings.mask.source == "predictor",
+        coder=settings.coder,
+    )
     programs = Programs(model)
     print(header(), flush=True)
     rows = []

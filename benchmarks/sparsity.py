@@ -122,7 +122,7 @@ class Variants:
         text = jax.random.normal(jax.random.key(2), (TEXT_TOKENS, self._config.text_width))
         vae = abstract_vae(SEEDVR, jnp.float32)
         params = {
-            "vae": to_dict(vae),  # shapes: nothing is encoded or decoded
+            "coder": to_dict(vae),  # shapes: nothing is encoded or decoded
             "dit": self._params,
             "predictor": random_parameters(predictor, self._mesh),
             "text": {"positive": text.astype(self._dtype)},

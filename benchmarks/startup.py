@@ -83,6 +83,7 @@ def write_checkpoint(path: pathlib.Path, model: str, dtype_name: str) -> None:
     """Writes a model of random numbers, which compression does not make smaller."""
     dtype, rng = jnp.dtype(dtype_name), np.random.default_rng(0)
     networks = abstract_networks(model, dtype)
+    networks["vae"] = networks.pop("coder")
     shapes = {name: to_dict(network) for name, network in networks.items()}
     text = TEXT_TOKENS, networks["dit"].config.text_width
     shapes["text"] = {"positive": jax.ShapeDtypeStruct(text, dtype)}

@@ -8,12 +8,19 @@ import numpy as np
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import to_json
 from skipsr_jax.models.dit import TINY, DiT, DiTConfig
+from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.predictor import MaskPredictor, PredictorConfig
 from skipsr_jax.models.vae import VAE, VAEConfig
 
 VAE_CONFIG = VAEConfig(
     block_channels=(4, 4, 8, 8), layers_per_block=1, norm_groups=4, residual_decoder=True
+)
+LIGHT_CONFIG = LightCoderConfig(
+    encoder_channels=(4, 4, 8),
+    encoder_blocks=(1, 1, 1),
+    decoder_channels=(4, 4, 8),
+    decoder_blocks=(1, 1, 1),
 )
 DIT_CONFIG = dataclasses.replace(
     TINY, width=16, text_width=8, heads=8, head_dim=12, rope_dim=12, layers=2, mm_layers=1
@@ -34,13 +41,15 @@ def _random(key: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.nd
     return 1 + 0.1 * numbers if key.endswith("scale") else 0.1 * numbers
 
 
-def random_params(seed: int = 0) -> dict:
+def random_params(seed: int = 0, light_coder: bool = False) -> dict:
     """Parameters of all networks and both texts."""
     modules = {
         "vae": abstract(lambda rngs: VAE(VAE_CONFIG, rngs=rngs)),
         "dit": abstract(lambda rngs: DiT(DIT_CONFIG, rngs=rngs)),
         "predictor": abstract(lambda rngs: MaskPredictor(PREDICTOR_CONFIG, rngs=rngs)),
     }
+    if light_coder:
+        modules["light_coder"] = abstract(lambda rngs: LightCoder(LIGHT_CONFIG, rngs=rngs))
     rng = np.random.default_rng(seed)
     flat = flatten({name: to_dict(module) for name, module in modules.items()})
     params = unflatten({key: _random(key, leaf.shape, rng) for key, leaf in flat.items()})
@@ -48,12 +57,14 @@ def random_params(seed: int = 0) -> dict:
     return params | {"text": texts}
 
 
-def write_small_model(path: pathlib.Path, seed: int = 0) -> str:
-    """Saves the model into a new folder and returns its path."""
+def write_small_model(path: pathlib.Path, seed: int = 0, light_coder: bool = False) -> str:
+    """Saves the model, with a light coder or without, into a new folder and returns its path."""
     config = {
         "vae": to_json(VAE_CONFIG),
         "dit": to_json(DIT_CONFIG),
         "predictor": to_json(PREDICTOR_CONFIG),
     }
-    store.save_model(path, random_params(seed), config)
+    if light_coder:
+        config["light_coder"] = to_json(LIGHT_CONFIG)
+    store.save_model(path, random_params(seed, light_coder), config)
     return str(path)

@@ -110,7 +110,13 @@ class Upscaler:
         self.settings = settings_from(config, overrides)
         with_predictor = self.settings.mask.source == "predictor"
         mesh = mesh_of(self.settings.mesh)
-        model = load_model(self.settings.checkpoint, self.settings.dtype, with_predictor, mesh)
+        model = load_model(
+            self.settings.checkpoint,
+            self.settings.dtype,
+            with_predictor,
+            mesh,
+            self.settings.coder,
+        )
         self.programs = Programs(model, ProgramCache(cache))
 
     def stream(

@@ -115,7 +115,7 @@ class Coder:
     """
 
     def __init__(self, model: Model, program: Callable[[str, Callable], Program]):
-        scale = model.vae.config.scaling_factor
+        scale = model.coder.config.scaling_factor
 
         @jax.named_scope("sample_posterior")
         def sample(posteriors, noise):
@@ -126,10 +126,11 @@ class Coder:
         self._program = program
         self._tiles: dict[tuple, int] = {}
         self._dense_steps: dict[int, tuple[Program, Program]] = {}
-        self._sparse = {
-            "encode": sparse_encode_step(model.vae),
-            "decode": sparse_decode_step(model.vae),
-        }
+        if model.coder_kind == "full":
+            self._sparse = {
+                "encode": sparse_encode_step(model.coder),
+                "decode": sparse_decode_step(model.coder),
+            }
         self._sparse_steps: dict[tuple[Direction, int, int], Program] = {}
         self._sample = program("sample posterior", jax.jit(sample))
         self._unscale = program(
@@ -139,7 +140,7 @@ class Coder:
     def latent_shape(self, grid: tuple[int, int, int]) -> tuple[int, int, int, int, int]:
         """The shape (1, t, h, w, c) of the latent of a chunk of ``grid`` (t, r, q) tokens."""
         frames, rows, columns = grid
-        return 1, frames, PATCH * rows, PATCH * columns, self._model.vae.config.latent_channels
+        return 1, frames, PATCH * rows, PATCH * columns, self._model.coder.config.latent_channels
 
     def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         """The number of spatial tiles for frames of ``size`` (height, width), padding included.
@@ -160,9 +161,11 @@ class Coder:
 
     def _tiles_of(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         free = free_bytes()
+        if self._model.coder_kind == "light":
+            return 1  # it takes an eighth of the memory of the full one
         if self._model.devices > 1 or not (memory_gib or free):
             return 1  # devices that share a clip hold a part of each frame
-        estimate = estimate_memory(self._model.vae, *size, slice_latents)
+        estimate = estimate_memory(self._model.coder, *size, slice_latents)
         if not memory_gib:  # the parameters are on the device already
             return estimate.tiles_within(max(free + estimate.params, estimate.smallest))
         try:
@@ -187,9 +190,9 @@ class Coder:
         parts = map(self._on_devices, slices)
         if plan.mode == "sparse":
             step = self.sparse_step("encode", plan.slots, plan.all_blocks)
-            posteriors = encode_sparse_clip(step, self._model.params["vae"], parts, plan.blocks)
+            posteriors = encode_sparse_clip(step, self._model.params["coder"], parts, plan.blocks)
         else:
-            posteriors = encode_clip(self._dense(plan.tiles)[0], self._model.params["vae"], parts)
+            posteriors = encode_clip(self._dense(plan.tiles)[0], self._model.params["coder"], parts)
         return self._sample(list(posteriors), noise)
 
     def decode(
@@ -211,10 +214,10 @@ class Coder:
         base = map(self._on_devices, upscaled)
         if plan.mode == "sparse":
             step = self.sparse_step("decode", plan.slots, plan.all_blocks)
-            return decode_sparse_clip(step, self._model.params["vae"], parts, base, plan.blocks)
-        if not self._model.vae.config.residual_decoder:
+            return decode_sparse_clip(step, self._model.params["coder"], parts, base, plan.blocks)
+        if not self._model.coder.adds_to_upscaled:
             base = None
-        return decode_clip(self._dense(plan.tiles)[1], self._model.params["vae"], parts, base)
+        return decode_clip(self._dense(plan.tiles)[1], self._model.params["coder"], parts, base)
 
     def sparse_step(self, direction: Direction, slots: int, blocks: int) -> Program:
         """The program for frames of ``blocks`` blocks of which ``slots`` run."""
@@ -236,9 +239,9 @@ class Coder:
         """
         if self._model.devices > 1:
             return
-        params, config = self._model.params["vae"], self._model.vae.config
+        params, module = self._model.params["coder"], self._model.coder
         encode, decode = self._dense(plan.tiles)
-        latent = (size[0] // SPACE_FACTOR, size[1] // SPACE_FACTOR, config.latent_channels)
+        latent = (size[0] // SPACE_FACTOR, size[1] // SPACE_FACTOR, module.config.latent_channels)
         counts = latent_slices(latent_count(frames), plan.slice_latents)
         slices = dict.fromkeys(zip(frame_slices(padded_count(frames), plan.slice_latents), counts,
                                    strict=True))  # fmt: skip
@@ -247,7 +250,7 @@ class Coder:
             x = jax.ShapeDtypeStruct((1, pictures, *size, 3), jnp.float32)
             z = jax.ShapeDtypeStruct((1, latents, *latent), jnp.float32)
             to_encode = params, x, caches[0]
-            to_decode = params, z, caches[1], x if config.residual_decoder else None
+            to_decode = params, z, caches[1], x if module.adds_to_upscaled else None
             kept = encode.is_kept(*to_encode) and decode.is_kept(*to_decode)
             encode.prepare(*to_encode)
             decode.prepare(*to_decode)
@@ -258,10 +261,10 @@ class Coder:
 
     def _dense(self, tiles: int) -> tuple[Program, Program]:
         if tiles not in self._dense_steps:
-            vae = self._model.vae
+            module = self._model.coder
             self._dense_steps[tiles] = (
-                self._program(f"encode, {tiles} tiles", encode_step(vae, tiles)),
-                self._program(f"decode, {tiles} tiles", decode_step(vae, tiles)),
+                self._program(f"encode, {tiles} tiles", encode_step(module, tiles)),
+                self._program(f"decode, {tiles} tiles", decode_step(module, tiles)),
             )
         return self._dense_steps[tiles]
 

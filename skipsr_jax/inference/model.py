@@ -5,7 +5,7 @@ that the run needs, with parameters that fit them.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import Params, abstract, to_dict
 from skipsr_jax.models.predictor import (
     MaskPredictor,
@@ -28,6 +29,17 @@ from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.parallel.sequence import check_heads
 from skipsr_jax.resources import find_checkpoint
 
+CoderKind = Literal["full", "light"]
+
+_CODER_PARTS: dict[CoderKind, tuple[str, type, type]] = {
+    "full": ("vae", VAEConfig, VAE),
+    "light": ("light_coder", LightCoderConfig, LightCoder),
+}
+"""Of each coder, its name in checkpoints, its config and its network."""
+_PARTS = ("vae", "light_coder", "dit", "predictor")
+_HINTS = {"predictor": "set config.mask.source=input", "light_coder": "set config.coder=full"}
+"""What to do where a checkpoint lacks a network."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -35,19 +47,25 @@ class Model:
 
     Attributes:
       source: the checkpoint, for messages.
-      vae, dit: the autoencoder and the transformer.
+      coder: the full autoencoder or the light coder.
+      dit: the transformer.
       predictor: the mask predictor, on latents or on pixels; None when the model was loaded without
         it.
-      params: ``{"vae": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``.
+      params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
     """
 
     source: str
-    vae: VAE
+    coder: VAE | LightCoder
     dit: DiT
     predictor: MaskPredictor | PixelMaskPredictor | None
     params: Params
     mesh: Mesh | None = None
+
+    @property
+    def coder_kind(self) -> CoderKind:
+        """Which coder it is: "full" or "light"."""
+        return "light" if isinstance(self.coder, LightCoder) else "full"
 
     @property
     def devices(self) -> int:
@@ -64,13 +82,22 @@ def compute_dtype(name: str) -> Any:
 
 def _part(config: dict[str, Any], name: str, cls: type, source: str) -> Any:
     if name not in config:
-        have = ", ".join(key for key in config if key in ("vae", "dit", "predictor")) or "none"
-        hint = "set config.mask.source=input" if name == "predictor" else "take another checkpoint"
+        have = ", ".join(key for key in config if key in _PARTS) or "none"
+        hint = _HINTS.get(name, "take another checkpoint")
         raise UserError(f"{source} has no {name} (of the networks it has {have}): {hint}")
     return from_json(cls, config[name], source)
 
 
-def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = None) -> Model:
+def _coder_kind(asked: str, config: dict[str, Any]) -> CoderKind:
+    """The coder that ``config.coder`` asks for, of a checkpoint with this config."""
+    if asked == "auto":
+        return "light" if _CODER_PARTS["light"][0] in config else "full"
+    return asked
+
+
+def load_model(
+    path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = None, coder: str = "auto"
+) -> Model:
     """Loads the networks that are stored at ``path``.
 
     Args:
@@ -78,6 +105,7 @@ def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = 
       dtype: of parameters and computation: auto, or a name that ``compute_dtype`` takes.
       with_predictor: whether to load the mask predictor.
       mesh: each device of it reads its shard of the parameters; None: the default device.
+      coder: full, light, or auto: light where the checkpoint has one. Only that one is loaded.
 
     Raises:
       UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its
@@ -88,19 +116,20 @@ def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = 
     kinds = {"dtype": kind, "param_dtype": kind}
     config = store.load_config(source)
 
-    vae_config = _part(config, "vae", VAEConfig, source)
+    part, config_class, network = _CODER_PARTS[_coder_kind(coder, config)]
+    coder_config = _part(config, part, config_class, source)
     dit_config = _part(config, "dit", DiTConfig, source)
-    channels = 2 * vae_config.latent_channels + 1
+    channels = 2 * coder_config.latent_channels + 1
     if dit_config.in_channels != channels:
         raise UserError(
             f"{source}: the transformer takes {dit_config.in_channels} channels, but latents of "
-            f"{vae_config.latent_channels} make {channels}: its parts are not of one model"
+            f"{coder_config.latent_channels} make {channels}: its parts are not of one model"
         )
     if mesh is not None:
         check_heads(mesh.size, dit_config.heads)
-    vae = abstract(lambda rngs: VAE(vae_config, rngs=rngs, **kinds))
+    module = abstract(lambda rngs: network(coder_config, rngs=rngs, **kinds))
     dit = abstract(lambda rngs: DiT(dit_config, rngs=rngs, **kinds))
-    wanted = {"vae": to_dict(vae), "dit": to_dict(dit)}
+    wanted = {part: to_dict(module), "dit": to_dict(dit)}
     predictor = None
     if with_predictor:
         predictor_config = _part(config, "predictor", PredictorConfig, source)
@@ -111,7 +140,8 @@ def load_model(path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = 
     params = store.restore_params(source, wanted, sharded, dtype=kind)
     params |= store.restore_params(source, shardings=whole, dtype=kind, only=("text",))
     _check_text(params["text"], dit_config, source)
-    return Model(source, vae, dit, predictor, params, mesh)
+    params["coder"] = params.pop(part)
+    return Model(source, module, dit, predictor, params, mesh)
 
 
 def _check_text(text: Params, config: DiTConfig, source: str) -> None:

@@ -189,7 +189,7 @@ def upscale_frames(
         hold the input's frames, one for one, at the target size.
     """
     check_sparse(programs, settings)
-    report.mask_source = settings.mask.source
+    report.mask_source, report.coder = settings.mask.source, programs.model.coder_kind
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))

@@ -26,7 +26,7 @@ from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.inference.slot_choice import SlotChoice
+from skipsr_jax.inference.slot_choice import SlotChoice, flops_per_block
 from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiT
@@ -74,7 +74,7 @@ def draw_noise(seed: Array, chunk: Array, shape: tuple[int, ...]) -> Noise:
 def description(model: Model) -> str:
     """What the programs of a model depend on besides the shapes of their arguments."""
     predictor = type(model.predictor).__name__  # its sizes show in its parameters
-    return repr((model.vae.config, model.dit.config, predictor, str(np.dtype(model.dit.dtype))))
+    return repr((model.coder.config, model.dit.config, predictor, str(np.dtype(model.dit.dtype))))
 
 
 class Programs:
@@ -114,9 +114,8 @@ class Programs:
         device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
         self.buckets = BucketChoice(parameters, model.devices, device.device_kind)
-        channels = model.vae.config.block_channels[0]
         self.slots = {
-            direction: SlotChoice(direction, channels, device.device_kind)
+            direction: SlotChoice(flops_per_block(direction, model), device.device_kind)
             for direction in ("encode", "decode")
         }
         if model.predictor is not None:

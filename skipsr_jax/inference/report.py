@@ -41,6 +41,7 @@ class Report:
       frames: how many came out.
       kept, patches: how many patches the transformer computed, of how many.
       mask_source: where the keep masks came from.
+      coder: which autoencoder ran: "full" or "light".
       buckets: in how many chunks each bucket ran.
       attention: the attention implementations that ran; for each the faster ones that could not
         run, with reasons.
@@ -49,7 +50,7 @@ class Report:
     def __init__(self, progress: Callable[[str, float], None] = lambda stage, frames: None):
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.kept = self.patches = self.frames = 0
-        self.mask_source = ""
+        self.mask_source = self.coder = ""
         self.buckets: dict[Bucket, int] = {}
         self.attention: dict[str, Mapping[str, str]] = {}
         self._coded: dict[str, tuple[int, int]] = {}
@@ -146,7 +147,7 @@ class Report:
         coded = [f"{100 * self.coded(name):.1f} % {name}d" for name in ("encode", "decode")]
         return [
             f"skipped    {100 * self.skipped:.1f} % of patches (mask: {self.mask_source})",
-            f"video      {' and '.join(coded)} by the autoencoder",
+            f"video      {' and '.join(coded)} by the {self.coder} coder",
             f"tokens     {tokens or 'none, the transformer did not run'}",
             *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
             f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}; busy: {seconds}",

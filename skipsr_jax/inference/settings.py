@@ -19,6 +19,7 @@ from skipsr_jax.types import DTYPES
 
 MASK_SOURCES = ("predictor", "input", "oracle", "none")
 CODINGS = ("auto", "dense", "sparse")
+CODERS = ("auto", "full", "light")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,8 @@ class Settings:
       dtype: of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on CPU.
       max_frames: stop after so many input frames; 0: never.
       sample_frames: the same for the sample clip of a run without --input.
+      coder: full: the autoencoder of the model; light: the small one that was distilled from it, if
+        the checkpoint holds one; auto: light where there is one, else full.
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
       vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
         needs more, its two finest levels run in spatial tiles, with the same result.
@@ -185,6 +188,7 @@ class Settings:
     dtype: str = "auto"
     max_frames: int = 0
     sample_frames: int = 17
+    coder: str = "auto"
     slice_latents: int = 1
     vae_memory_gib: float = 0.0
     encode: str = "auto"
@@ -203,6 +207,7 @@ class Settings:
         require(bool(self.checkpoint), "checkpoint", self.checkpoint, "the path of a model")
         require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
         require_one_of("dtype", self.dtype, ("auto", *DTYPES))
+        require_one_of("coder", self.coder, CODERS)
         for name in ("encode", "decode"):
             require_one_of(name, getattr(self, name), CODINGS)
         require_one_of("buckets", self.buckets, ("auto", "fine"))

@@ -7,27 +7,42 @@ it would have spared add up to what it costs (``size_choice``).
 from collections.abc import Callable
 
 from skipsr_jax.inference.bucket_choice import device_flops
+from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.size_choice import SizeChoice
 
 COMPILE_SECONDS, LOAD_SECONDS = 20.0, 0.5
 """About what it takes to compile, and to load, the two programs of a number of slots on a GPU."""
-FLOPS_PER_BLOCK = {"encode": 9.3e9, "decode": 19e9}
-"""Operations for a block (4 frames of 16 x 16 pixels) of a network with CHANNELS at the finest
-level. Source: SeedVR's autoencoder at 720p takes 33.4 and 68.8 TFLOP for four frames."""
-CHANNELS = 128
+FLOPS_PER_BLOCK = {
+    "full": {"encode": 9.3e9, "decode": 19e9},
+    "light": {"encode": 0.1e9, "decode": 0.18e9},
+}
+"""Operations for a block (4 frames of 16 x 16 pixels) of a coder with CHANNELS at the finest level.
+Source: SeedVR's autoencoder at 720p takes 33.4 and 68.8 TFLOP for four frames (3600 blocks), the
+light coder 0.35 and 0.66."""
+CHANNELS = {"full": 128, "light": 64}
+
+
+def flops_per_block(direction: str, model: Model) -> float:
+    """Operations for a block to be encoded or decoded ("encode", "decode") by a model's coder."""
+    kind, config = model.coder_kind, model.coder.config
+    if kind == "full":
+        channels = config.block_channels[0]
+    else:
+        channels = {"encode": config.encoder_channels, "decode": config.decoder_channels}[
+            direction
+        ][0]
+    return FLOPS_PER_BLOCK[kind][direction] * (channels / CHANNELS[kind]) ** 2
 
 
 class SlotChoice:
     """The numbers of slots of one direction of one model.
 
     Args:
-      direction: "encode" or "decode".
-      channels: of the network at its finest level.
+      flops: operations for a block, as ``flops_per_block`` says.
       device_kind: of the device that it runs on.
     """
 
-    def __init__(self, direction: str, channels: int, device_kind: str):
-        flops = FLOPS_PER_BLOCK[direction] * (channels / CHANNELS) ** 2
+    def __init__(self, flops: float, device_kind: str):
         self._seconds_per_block = flops / device_flops(device_kind)
         self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
         self._ready: set[tuple[int, int]] = set()

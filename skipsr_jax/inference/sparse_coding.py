@@ -28,6 +28,11 @@ def check_sparse(programs: Programs, settings: Settings) -> None:
     """Raises UserError for sparse coding that this model or these devices cannot do."""
     sparse = [name for name in ("encode", "decode") if getattr(settings, name) == "sparse"]
     devices = programs.model.devices
+    if sparse and programs.model.coder_kind == "light":
+        raise UserError(
+            f"config.{sparse[0]}=sparse needs the full coder: set config.{sparse[0]}=dense or "
+            "config.coder=full"
+        )
     if sparse and devices > 1:
         raise UserError(
             f"config.{sparse[0]}=sparse runs on one device and the mesh has {devices}: set "
@@ -43,6 +48,8 @@ def check_sparse(programs: Programs, settings: Settings) -> None:
 def may_be_sparse(direction: Direction, programs: Programs, settings: Settings) -> bool:
     """Whether any chunk may be encoded or decoded sparsely."""
     if getattr(settings, direction) == "dense" or programs.model.devices > 1:
+        return False
+    if programs.model.coder_kind == "light":
         return False
     if direction == "encode":
         return not mask_needs_latent(programs, settings)

@@ -64,7 +64,7 @@ def test_slices_and_tiles_do_not_change_results(coder):
 
 def test_the_memory_limit_sets_the_number_of_tiles(coder, model):
     assert coder.tiles((64, 64), 1, 0.0) == 1  # a CPU does not say what it has
-    estimate = estimate_memory(model.vae, 64, 64, 1)
+    estimate = estimate_memory(model.coder, 64, 64, 1)
     assert coder.tiles((64, 64), 1, estimate.by_tiles[1] / 2**30) == 1
     assert coder.tiles((64, 64), 1, estimate.by_tiles[2] / 2**30) == 2
     with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* even in 4 spatial tiles"):

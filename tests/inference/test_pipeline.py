@@ -27,6 +27,13 @@ def programs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def light_programs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("light") / "model"
+    path = small_model.write_small_model(folder, light_coder=True)
+    return Programs(load_model(path, "float32", with_predictor=True))
+
+
+@pytest.fixture(scope="module")
 def settings():
     return from_config(runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]())
 
@@ -160,3 +167,29 @@ def test_auto_is_sparse_where_few_blocks_are_kept_in_one_scene(programs, setting
 def test_sparse_encoding_needs_a_mask_before_the_latent(programs, settings, clip):
     with pytest.raises(UserError, match=r"config\.encode=dense or config\.mask\.source=input"):
         run(programs, settings, clip, encode="sparse")
+
+
+def test_the_light_coder_runs_in_place_of_the_full_one(light_programs, settings, clip):
+    """The first frames of slices of one or two latent frames are the same, and the summary says
+    which coder ran."""
+    mask = {"source": "input"}
+    frames, keep, report = run(light_programs, settings, clip, mask=mask)
+    assert light_programs.model.coder_kind == report.coder == "light"
+    assert any("by the light coder" in line for line in report.lines())
+    assert keep.any() and not keep.all() and np.isfinite(frames).all()
+    in_one, _, _ = run(light_programs, settings, clip, mask=mask, slice_latents=2)
+    np.testing.assert_allclose(in_one, frames, atol=1e-6)
+
+
+def test_a_checkpoint_without_the_coder_that_is_asked_for_is_refused(tmp_path):
+    path = small_model.write_small_model(tmp_path / "model")
+    assert load_model(path, "float32", with_predictor=False).coder_kind == "full"
+    with pytest.raises(UserError, match=r"has no light_coder .*: set config\.coder=full"):
+        load_model(path, "float32", with_predictor=False, coder="light")
+
+
+def test_auto_loads_the_light_coder_alone_where_there_is_one(light_programs, tmp_path):
+    assert set(light_programs.model.params["coder"]["decoder"]) >= {"eighth", "quarter", "half"}
+    path = small_model.write_small_model(tmp_path / "model", light_coder=True)
+    model = load_model(path, "float32", with_predictor=False, coder="full")
+    assert model.coder_kind == "full" and "down_blocks" in model.params["coder"]["encoder"]

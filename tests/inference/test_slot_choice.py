@@ -10,7 +10,7 @@ def choose(choice, wanted, kept=False, blocks=100):
 
 def test_a_short_run_is_dense_and_a_long_one_becomes_sparse(monkeypatch):
     monkeypatch.setattr(bucket_choice, "HOST_FLOPS", 1e12)
-    choice = SlotChoice("decode", 128, "cpu")
+    choice = SlotChoice(19e9, "cpu")
     got = [choose(choice, 40) for _ in range(40)]
     assert got[0] == 100 and got[-1] == 40
     assert choose(choice, 38) == 40  # which is there
@@ -19,4 +19,4 @@ def test_a_short_run_is_dense_and_a_long_one_becomes_sparse(monkeypatch):
 
 def test_kept_programs_are_loaded_at_once(monkeypatch):
     monkeypatch.setattr(bucket_choice, "HOST_FLOPS", 1e11)
-    assert choose(SlotChoice("encode", 128, "cpu"), 40, kept=True) == 40
+    assert choose(SlotChoice(9.3e9, "cpu"), 40, kept=True) == 40

@@ -56,8 +56,8 @@ class Recorder(Programs):
 
     def __init__(self):
         config = types.SimpleNamespace(latent_channels=16)
-        vae = types.SimpleNamespace(config=config)
-        self.model = types.SimpleNamespace(vae=vae, mesh=None, devices=1)
+        coder = types.SimpleNamespace(config=config)
+        self.model = types.SimpleNamespace(coder=coder, coder_kind="full", mesh=None, devices=1)
         self.upscale = ProgramCache().program("upscale", upscale_slice)
         self.coder = RecordingCoder(self.model)
 

@@ -63,7 +63,7 @@ def close(ours, theirs, what):
     "golden", ["small", pytest.param("official", marks=pytest.mark.slow)], indirect=True
 )
 def test_every_stage(case, runs, model):
-    assert model.vae.config.scaling_factor == case["scaling_factor"]
+    assert model.coder.config.scaling_factor == case["scaling_factor"]
     sampler = Sampler(
         steps=case["steps"], guidance=case["cfg_scale"], rescale=0.0, condition_noise=0.0
     )
