@@ -25,7 +25,6 @@ from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
-from skipsr_jax.inference.coder import CodingPlan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
 from skipsr_jax.inference.program_cache import ProgramCache
@@ -268,8 +267,8 @@ class Upscaler:
         self.programs.prepare_transformer()
         for count, target in clips[:1]:
             coder, size = self.programs.coder, padded_size(*target)
-            tiles = coder.tiles(size, settings.slice_latents, settings.vae_memory_gib)
-            coder.prepare(count, size, CodingPlan("dense", settings.slice_latents, tiles))
+            plan = coder.dense_plan(size, settings.slice_latents, settings.vae_memory_gib)
+            coder.prepare(count, size, plan)
 
 
 def _checked(frames: Iterable[HostArray]) -> Iterator[HostArray]:

@@ -86,6 +86,10 @@ class CodingPlan:
                 return 0
 
 
+LIGHT_SLICE_PIXELS = 5 * 720 * 1280
+"""Latent frames of a slice of the light coder, times the pixels of a frame. Decoding 101 frames of
+720p on an H200 took 0.070 s in slices of 5 latent frames and 0.092 s in slices of 1."""
+
 Direction = Literal["encode", "decode"]
 DENSE = CodingPlan()
 SKIP = CodingPlan("skip")
@@ -141,6 +145,18 @@ class Coder:
         """The shape (1, t, h, w, c) of the latent of a chunk of ``grid`` (t, r, q) tokens."""
         frames, rows, columns = grid
         return 1, frames, PATCH * rows, PATCH * columns, self._model.coder.config.latent_channels
+
+    def dense_plan(
+        self, size: tuple[int, int], slice_latents: int, memory_gib: float
+    ) -> CodingPlan:
+        """How frames of ``size`` (height, width), padding included, run densely.
+
+        ``slice_latents``: as in the settings, 0 to choose. The others as of ``tiles``.
+        """
+        if not slice_latents:
+            light = self._model.coder_kind == "light" and jax.default_backend() != "cpu"
+            slice_latents = max(1, LIGHT_SLICE_PIXELS // math.prod(size)) if light else 1
+        return CodingPlan("dense", slice_latents, self.tiles(size, slice_latents, memory_gib))
 
     def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         """The number of spatial tiles for frames of ``size`` (height, width), padding included.

@@ -169,7 +169,8 @@ class Settings:
       sample_frames: the same for the sample clip of a run without --input.
       coder: full: the autoencoder of the model; light: the small one that was distilled from it, if
         the checkpoint holds one; auto: light where there is one, else full.
-      slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each).
+      slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each); 0: 1
+        of the full one, of the light one as many as make an accelerator fast.
       vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
         needs more, its two finest levels run in spatial tiles, with the same result.
       encode, decode: dense; sparse: only the blocks of kept patches, one latent frame at a time
@@ -189,7 +190,7 @@ class Settings:
     max_frames: int = 0
     sample_frames: int = 17
     coder: str = "auto"
-    slice_latents: int = 1
+    slice_latents: int = 0
     vae_memory_gib: float = 0.0
     encode: str = "auto"
     decode: str = "auto"
@@ -219,7 +220,7 @@ class Settings:
         require_between("sparse_up_to", self.sparse_up_to, 0, 1)
         for name in ("max_frames", "sample_frames"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")
-        require_between("slice_latents", self.slice_latents, 1, 64)
+        require_between("slice_latents", self.slice_latents, 0, 64)
         gib = self.vae_memory_gib
         require(0 <= gib < 2**20, "vae_memory_gib", gib, "GiB of device memory, or 0 for all")
 

@@ -72,9 +72,9 @@ class CodingChoice:
         programs: Programs,
         settings: Settings,
     ):
-        slice_latents = settings.slice_latents
-        tiles = programs.coder.tiles(padded_size, slice_latents, settings.vae_memory_gib)
-        self._dense = CodingPlan("dense", slice_latents, tiles)
+        self._dense = programs.coder.dense_plan(
+            padded_size, settings.slice_latents, settings.vae_memory_gib
+        )
         self._frames, self._programs, self._settings = frames, programs, settings
 
     @property

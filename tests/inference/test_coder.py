@@ -1,5 +1,8 @@
 """The autoencoder over the slices of a chunk: slices and tiles change memory, not results."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.inference.coder import DENSE, SKIP, Coder, CodingPlan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.program_cache import ProgramCache
+from skipsr_jax.models.light_coder import LightCoder
+from skipsr_jax.models.params import abstract
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.tokens.blocks import plan_blocks
 
@@ -17,6 +22,9 @@ from skipsr_jax.tokens.blocks import plan_blocks
 def model(tmp_path_factory):
     path = small_model.write_small_model(tmp_path_factory.mktemp("coder") / "model")
     return load_model(path, "float32", with_predictor=False)
+
+
+LIGHT = abstract(lambda rngs: LightCoder(small_model.LIGHT_CONFIG, rngs=rngs))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def cut(frames, plan):
 
 def test_plans_say_which_slices_and_how_many_blocks_run():
     assert DENSE.slices(8) == [slice(0, 1), slice(1, 5), slice(5, 9)]
-    assert CodingPlan(slice_latents=2).slices(13) == [slice(0, 5), slice(5, 13)]
+    assert CodingPlan(slice_latents=2).slices(13) == [slice(0, 1), slice(1, 9), slice(9, 13)]
     keep = np.zeros((3, 2, 4), bool)
     keep[1:, 0] = True
     sparse = CodingPlan("sparse", blocks=tuple(plan_blocks(keep)))
@@ -69,3 +77,13 @@ def test_the_memory_limit_sets_the_number_of_tiles(coder, model):
     assert coder.tiles((64, 64), 1, estimate.by_tiles[2] / 2**30) == 2
     with pytest.raises(UserError, match=r"config\.vae_memory_gib=1e-06.* even in 4 spatial tiles"):
         coder.tiles((64, 64), 1, 1e-6)
+
+
+def test_the_light_coder_takes_more_frames_at_a_time_on_accelerators(coder, model, monkeypatch):
+    light = Coder(dataclasses.replace(model, coder=LIGHT), ProgramCache().program)
+    assert light.dense_plan((720, 1280), 0, 0.0).slice_latents == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert light.dense_plan((720, 1280), 0, 0.0).slice_latents == 5
+    assert light.dense_plan((2160, 3840), 0, 0.0).slice_latents == 1
+    assert light.dense_plan((720, 1280), 3, 0.0).slice_latents == 3
+    assert coder.dense_plan((64, 64), 0, 0.0).slice_latents == 1

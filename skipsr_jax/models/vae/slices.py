@@ -1,9 +1,9 @@
 """Whole clips through a coder, slice by slice: only one slice is on the device at a time.
 
-A clip of t latent frames is cut into one first slice and equal later ones, so that two compiled
-programs (first, later) serve a whole clip of any length. Invariant: the outputs of the slices,
-concatenated, are those of one run on the whole clip; nothing is padded and nothing dropped. A coder
-is the full autoencoder or the light one (``models.light_coder``).
+A clip of t latent frames is cut into a first slice of one, and later ones of a given number and of
+one, so that three compiled programs, or two, serve a clip of any length. A coder is the full
+autoencoder or the light one (``models.light_coder``). Invariant: the outputs of the slices,
+concatenated, are those of one run on the whole clip; nothing is padded and nothing dropped.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,15 +24,14 @@ DecodeStep = Callable[[Params, Array, Cache, Array | None], tuple[Array, Cache]]
 
 
 def latent_slices(latents: int, per_slice: int = 1) -> list[int]:
-    """Latent frames of each slice: 1 plus what does not divide evenly, then ``per_slice`` each.
+    """Latent frames of each slice: 1, then ``per_slice`` each, then 1 each for what is left.
 
-    With the default of 1 every clip uses the same two programs; with more, the first slice's length
-    depends on the clip's. Raises ValueError for numbers below 1.
+    Raises ValueError for numbers below 1.
     """
     if latents < 1 or per_slice < 1:
         raise ValueError(f"latents {latents} and per_slice {per_slice} must be at least 1")
-    later, extra = divmod(latents - 1, per_slice)
-    return [1 + extra] + [per_slice] * later
+    whole, left = divmod(latents - 1, per_slice)
+    return [1] + [per_slice] * whole + [1] * left
 
 
 def frame_slices(frames: int, per_slice: int = 1) -> list[int]:

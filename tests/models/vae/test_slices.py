@@ -22,9 +22,9 @@ from skipsr_jax.models.vae.slices import (
 def test_lengths():
     assert latent_slices(1) == [1]
     assert latent_slices(4) == [1, 1, 1, 1]
-    assert latent_slices(8, per_slice=3) == [2, 3, 3]
+    assert latent_slices(9, per_slice=3) == [1, 3, 3, 1, 1]
     assert frame_slices(13) == [1, 4, 4, 4]
-    assert frame_slices(29, per_slice=3) == [5, 12, 12]
+    assert frame_slices(29, per_slice=3) == [1, 12, 12, 4]
     for per_slice in (1, 2, 5):
         for latents in range(1, 12):
             assert sum(latent_slices(latents, per_slice)) == latents
