@@ -124,6 +124,7 @@ TESTED_IN = {
     "tokens/layout.py": "tokens/test_plan.py",
     "training/frozen_vae.py": "training/stages/test_distill.py",
     "training/held_out.py": "training/test_mixed_packs.py",
+    "training/light_coder.py": "training/stages/test_coder.py",
     "training/losses/composited.py": "training/stages/test_registry.py",
     "training/initial_state.py": "training/test_loop.py",
     "training/mesh_checks.py": "training/test_meshes.py",

@@ -19,6 +19,7 @@ from skipsr_jax.geometry import PATCH_AREA, SPACE_FACTOR, TIME_FACTOR
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.dit.mlp import gated_hidden
 from skipsr_jax.models.dit.modulation import FREQUENCIES
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import bind, to_dict
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.tokens.plan import TokenPlan
@@ -111,27 +112,27 @@ def traced_flops(function: Callable[..., Any], *args: Any) -> float:
     return _operations(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def vae_flops(vae: VAE, frames: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Counts a forward pass of the encoder, and one of the decoder.
+def vae_flops(coder: VAE | LightCoder, frames: tuple[int, int, int, int]) -> tuple[float, float]:
+    """Counts a forward pass of the encoder and one of the decoder of a full or light coder.
 
     ``frames``: (batch, frames, height, width) of the clips, in pixels.
     """
     b, f, h, w = frames
-    params = to_dict(vae)
+    params = to_dict(coder)
     clip = jax.ShapeDtypeStruct((b, f, h, w, 3), np.float32)
     latents = (
         b,
         (f - 1) // TIME_FACTOR + 1,
         h // SPACE_FACTOR,
         w // SPACE_FACTOR,
-        vae.config.latent_channels,
+        coder.config.latent_channels,
     )
     latent = jax.ShapeDtypeStruct(latents, np.float32)
-    encode = traced_flops(lambda p, x: bind(vae, p).encode(x)[0], params, clip)
-    if vae.config.residual_decoder:
+    encode = traced_flops(lambda p, x: bind(coder, p).encode(x)[0], params, clip)
+    if coder.adds_to_upscaled:
         decode = traced_flops(
-            lambda p, z, x: bind(vae, p).decode(z, None, x)[0], params, latent, clip
+            lambda p, z, x: bind(coder, p).decode(z, None, x)[0], params, latent, clip
         )
     else:
-        decode = traced_flops(lambda p, z: bind(vae, p).decode(z)[0], params, latent)
+        decode = traced_flops(lambda p, z: bind(coder, p).decode(z)[0], params, latent)
     return encode, decode

@@ -50,20 +50,21 @@ def encode(
     module: VAE,
     params: Params,
     frames: Float[Array, "b f h w 3"],
-    noise: Float[Array, "b t h8 w8 c"],
+    noise: Float[Array, "b t h8 w8 c"] | None,
 ) -> Float[Array, "b t h8 w8 c"]:
     """A sample of the posterior, scaled as the transformer and the predictor take it.
 
-    ``frames`` are in [-1, 1]; ``noise`` is standard normal. Clips longer than ``LONGEST_WHOLE`` are
-    encoded one latent frame at a time, which is possible because the autoencoder is not trained
-    here: a backward pass would have to store them all.
+    ``frames`` are in [-1, 1]; ``noise`` is standard normal, None for the posterior's mean. Clips
+    longer than ``LONGEST_WHOLE`` are encoded one latent frame at a time, which is possible because
+    the autoencoder is not trained here: a backward pass would have to store them all.
     """
     vae = bind(module, params)
     if frames.shape[1] > LONGEST_WHOLE:
         posterior = encode_scanned(vae, frames)
     else:
         posterior, _ = vae.encode(frames)
-    return posterior.sample(noise) * module.config.scaling_factor
+    latent = posterior.mean if noise is None else posterior.sample(noise)
+    return latent * module.config.scaling_factor
 
 
 def encode_pair(
@@ -71,23 +72,31 @@ def encode_pair(
     params: Params,
     truth: Float[Array, "b f h w 3"],
     upscaled_input: Float[Array, "b f h w 3"],
-    key: Array,
+    key: Array | None,
 ) -> tuple[Float[Array, "b t h8 w8 c"], Float[Array, "b t h8 w8 c"]]:
-    """Latents of the true clips and of the upscaled inputs, encoded in one batch."""
+    """Latents of the true clips and of the upscaled inputs, encoded in one batch.
+
+    ``key``: of the posteriors' samples; None for their means.
+    """
     both = jnp.concatenate([truth, upscaled_input])
-    noise = jax.random.normal(key, latent_shape(module, both))
+    noise = None if key is None else jax.random.normal(key, latent_shape(module, both))
     hr_latents, lr_latents = jnp.split(encode(module, params, both, noise), 2)
     return hr_latents, lr_latents
 
 
-def with_latents(module: VAE, frozen: Params, batch: Batch, key: Array) -> Batch:
-    """``Stage.prepare``: the batch with latents of the true clips and of the upscaled inputs."""
+def with_latents(
+    module: VAE, frozen: Params, batch: Batch, key: Array, sample: bool = True
+) -> Batch:
+    """``Stage.prepare``: the batch with latents of the true clips and of the upscaled inputs.
+
+    ``sample``: whether they are samples of the posteriors, or their means.
+    """
     pairs = []
     with jax.named_scope("encode"):
         for number, (hr, lr) in enumerate(zip(batch.hr, batch.lr, strict=True)):
             truth = signed(hr)
             upscaled_input = upscaled(lr, truth.shape[2:4])
-            own = jax.random.fold_in(key, number)
+            own = jax.random.fold_in(key, number) if sample else None
             pairs.append(encode_pair(module, frozen["vae"], truth, upscaled_input, own))
     hr_latents, lr_latents = zip(*pairs, strict=True)
     return batch._replace(hr_latents=hr_latents, lr_latents=lr_latents)

@@ -1,4 +1,4 @@
-"""The transformer that a stage trains: the module as shapes, and fresh parameters."""
+"""The transformer that a stage trains or reads: as shapes, with fresh parameters or stored ones."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.checkpoints import store
+from skipsr_jax.config import from_json
+from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import Params, abstract, flatten, to_dict, unflatten
@@ -35,6 +38,23 @@ def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -
     if not config.output_modulation:
         params = start_from_condition(params, config)
     return {"dit": params, "text": text}
+
+
+def load_transformer(path: str, dtype: DType) -> tuple[DiT, Params]:
+    """The transformer of a workdir or model checkpoint as shapes, computing in ``dtype``, and
+    ``{"dit": ..., "text": ...}`` in float32.
+
+    Raises UserError when the path cannot be read or holds no transformer or no texts.
+    """
+    stored, branch = store.load_config(path), store.best_branch(path)
+    if "dit" not in stored:
+        raise UserError(f"{path}: holds no transformer")
+    module = abstract_dit(from_json(DiTConfig, stored["dit"], path), dtype)
+    texts = store.stored_shapes(path, branch=branch).get("text", {})
+    wanted = {"dit": to_dict(module), "text": texts}
+    if texts.keys() != {"positive", "negative"}:
+        raise UserError(f"{path}: holds no text embeddings, which the transformer needs")
+    return module, store.restore_params(path, wanted, dtype=jnp.float32, branch=branch)
 
 
 def start_from_condition(params: Params, config: DiTConfig) -> Params:

@@ -1,5 +1,6 @@
-"""The transformer discriminator of adversarial post-training."""
+"""Discriminators: the transformer of adversarial post-training, and one of decoded frames."""
 
 from skipsr_jax.models.discriminator.model import Discriminator, body_of
+from skipsr_jax.models.discriminator.patch import PatchDiscriminator
 
-__all__ = ["Discriminator", "body_of"]
+__all__ = ["Discriminator", "PatchDiscriminator", "body_of"]

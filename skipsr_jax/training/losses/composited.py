@@ -14,6 +14,7 @@ from jax import Array
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.geometry import PATCH
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.training.losses.reconstruction import decode, reconstruction_loss
 from skipsr_jax.training.packed import Latents, kept_patches
@@ -22,8 +23,18 @@ from skipsr_jax.training.stage import Metrics
 from skipsr_jax.types import Bool, Float
 
 
+def composited_latents(
+    x0: Float[Array, "samples t h8 w8 c"],
+    lr_latents: Float[Array, "samples t h8 w8 c"],
+    keep: Bool[Array, "samples t r q"],
+) -> Float[Array, "samples t h8 w8 c"]:
+    """``x0`` in kept patches, ``lr_latents`` in skipped ones."""
+    kept_latents = jnp.repeat(jnp.repeat(keep, PATCH, axis=2), PATCH, axis=3)[..., None]
+    return jnp.where(kept_latents, x0, lr_latents)
+
+
 def composite(
-    vae: VAE,
+    coder: VAE | LightCoder,
     x0: Float[Array, "samples t h8 w8 c"],
     lr_latents: Float[Array, "samples t h8 w8 c"],
     keep: Bool[Array, "samples t r q"],
@@ -32,16 +43,15 @@ def composite(
     """The composited output in about [-1, 1], and which pixels are of kept patches.
 
     Args:
-      vae: with its parameters.
+      coder: with its parameters.
       x0: the transformer's clean latents; read in kept patches only.
       lr_latents: of the upscaled input.
       keep: the keep mask.
       upscaled_input: in [-1, 1].
     """
-    kept_latents = jnp.repeat(jnp.repeat(keep, PATCH, axis=2), PATCH, axis=3)[..., None]
-    latents = jnp.where(kept_latents, x0, lr_latents) / vae.config.scaling_factor
+    latents = composited_latents(x0, lr_latents, keep) / coder.config.scaling_factor
     kept_pixels = patches_to_pixels(keep)
-    frames = decode(vae, latents, upscaled_input)
+    frames = decode(coder, latents, upscaled_input)
     return jnp.where(kept_pixels, frames, upscaled_input), kept_pixels
 
 

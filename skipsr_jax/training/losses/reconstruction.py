@@ -9,21 +9,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.training.stage import Metrics
 from skipsr_jax.types import Float
 
 
 def decode(
-    vae: VAE, latent: Float[Array, "b t h8 w8 c"], upscaled_input: Float[Array, "b f h w 3"]
+    coder: VAE | LightCoder,
+    latent: Float[Array, "b t h8 w8 c"],
+    upscaled_input: Float[Array, "b f h w 3"],
 ) -> Float[Array, "b f h w 3"]:
     """Decoded frames in about [-1, 1], of an unscaled latent.
 
-    A residual decoder also takes the upscaled input; another one ignores it.
+    A residual decoder, as the light one is, also takes the upscaled input; another one ignores it.
     """
     with jax.named_scope("decode"):
-        condition = upscaled_input if vae.config.residual_decoder else None
-        return vae.decode(latent, upscaled=condition)[0]
+        condition = upscaled_input if coder.adds_to_upscaled else None
+        return coder.decode(latent, upscaled=condition)[0]
 
 
 def charbonnier(error: Float[Array, "..."], epsilon: float = 1e-3) -> Float[Array, "..."]:
@@ -35,8 +38,16 @@ def gradient_loss(error: Float[Array, "b f h w c"]) -> Float[Array, ""]:
     """Mean absolute difference of neighbours in height, width and time: edges, and flicker."""
     parts = [jnp.abs(jnp.diff(error, axis=axis)).mean() for axis in (2, 3)]
     if error.shape[1] > 1:
-        parts.append(jnp.abs(jnp.diff(error, axis=1)).mean())
+        parts.append(temporal_loss(error))
     return sum(parts) / len(parts)
+
+
+def temporal_loss(error: Float[Array, "b f h w c"]) -> Float[Array, ""]:
+    """Mean absolute difference of the errors of successive frames: flicker, and the trails that a
+    decoder with a memory leaves behind moving edges; 0 for a single frame."""
+    if error.shape[1] == 1:
+        return jnp.zeros(())
+    return jnp.abs(jnp.diff(error, axis=1)).mean()
 
 
 def frequency_loss(error: Float[Array, "b f h w c"]) -> Float[Array, ""]:

@@ -2,10 +2,11 @@
 
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
-from skipsr_jax.training.stages import adversarial, distill, predictor, sr, vae
+from skipsr_jax.training.stages import adversarial, coder, distill, predictor, sr, vae
 
 STAGES = {
     "vae": (vae.VaeLoss, vae.make),
+    "coder": (coder.CoderLoss, coder.make),
     "predictor": (predictor.PredictorLoss, predictor.make),
     "sr": (sr.SrLoss, sr.make),
     "distill": (distill.DistillLoss, distill.make),
