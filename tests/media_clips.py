@@ -40,10 +40,18 @@ def write_clip(
     ticks: Sequence[int] | None = None,
     time_base: Fraction | None = None,
     options: dict[str, str] | None = None,
+    late: float = 0.0,
+    muxer: dict[str, str] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> pathlib.Path:
-    """Encodes `picture` 0, 1, ... nearly without loss; `audio` names a codec, 48 kHz stereo."""
+    """Encodes `picture` 0, 1, ... nearly without loss; `audio` names a codec, 48 kHz stereo.
+
+    ``late``: seconds after the audio at which the video begins. ``muxer``: its options.
+    ``tags``: of the whole file.
+    """
     time_base = time_base or 1 / rate
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", container_options=muxer or {}) as container:
+        container.metadata.update(tags or {})
         chosen = {"crf": "4"} if "26" in codec else {}
         if codec == "libx265":
             chosen["x265-params"] = "log-level=none"
@@ -56,16 +64,33 @@ def write_clip(
         context.sample_aspect_ratio = aspect
         if rotation:
             video.set_display_rotation(rotation)
-        sound = container.add_stream(audio, rate=48000) if audio else None
+        sound = container.add_stream(audio, rate=48000, bit_rate=128000) if audio else None
         for index in range(frames):
             frame = yuv_frame(picture(index, height, width), pixel_format, matrix, full_range)
-            frame.pts = ticks[index] if ticks else index
+            frame.pts = (ticks[index] if ticks else index) + round(late / time_base)
             frame.time_base = time_base
-            container.mux(video.encode(frame))
+            container.mux(video.encode(interlaced(frame) if "ildct" in str(options) else frame))
         container.mux(video.encode(None))
         if sound:
-            write_tone(container, sound, float(frames / rate))
+            write_tone(container, sound, late + float(frames / rate))
     return path
+
+
+def interlaced(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same frame, said to hold two fields, the top one first."""
+    graph = av.filter.Graph()
+    nodes = [
+        graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+        ),
+        graph.add("setfield", "mode=tff"),
+        graph.add("buffersink"),
+    ]
+    for node, after in itertools.pairwise(nodes):
+        node.link_to(after)
+    graph.configure()
+    graph.push(frame)
+    return graph.pull()
 
 
 def write_tone(container, stream, seconds: float) -> None:
@@ -79,7 +104,7 @@ def write_tone(container, stream, seconds: float) -> None:
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
         frame.sample_rate, frame.pts = 48000, start
         frame.time_base = Fraction(1, 48000)
-        container.mux(stream.encode(frame))
+        container.mux(stream.encode(frame))  # converted to what the encoder takes
     container.mux(stream.encode(None))
 
 
@@ -116,3 +141,58 @@ def save_frames(
     for index in range(count):
         Image.fromarray(picture(index, **size)).save(folder / name.format(start + index))
     return folder
+
+
+class _Bits:
+    """Bits of an H.264 NAL unit, written one syntax element at a time."""
+
+    def __init__(self, header: int):
+        self._header, self._bits = header, ""
+
+    def u(self, value: int, count: int) -> "_Bits":
+        self._bits += f"{value:0{count}b}"
+        return self
+
+    def ue(self, *values: int) -> "_Bits":
+        for value in values:
+            code = f"{value + 1:b}"
+            self._bits += "0" * (len(code) - 1) + code
+        return self
+
+    def samples(self, data: bytes) -> "_Bits":
+        self._bits += "0" * (-len(self._bits) % 8) + "".join(f"{byte:08b}" for byte in data)
+        return self
+
+    def unit(self) -> bytes:
+        bits = self._bits + "1"
+        bits += "0" * (-len(bits) % 8)
+        raw = int(bits, 2).to_bytes(len(bits) // 8, "big")
+        body = bytearray()
+        for byte in raw:
+            if body[-2:] == b"\0\0" and byte < 4:
+                body.append(3)
+            body.append(byte)
+        return b"\0\0\0\1" + bytes([self._header]) + bytes(body)
+
+
+def field_coded_h264(frames: int) -> list[bytes]:
+    """The fields of ``frames`` pictures of 32 x 32 in one access unit each (PAFF), all of them raw.
+
+    FFmpeg has no encoder that makes such a stream. Top fields are grey 80, bottom fields 160.
+    """
+    sequence = _Bits(0x67).u(77, 8).u(0, 8).u(10, 8)  # Main profile
+    sequence.ue(0, 0, 2, 1).u(0, 1).ue(1, 0).u(0, 1)  # 2 x 1 macroblocks a field, not frames only
+    sequence.u(0, 1).u(1, 1).u(0, 2)
+    parameters = _Bits(0x68).ue(0, 0).u(0, 1).u(0, 1).ue(0, 0, 0).u(0, 3)
+    parameters.ue(0, 0, 0).u(0, 3)
+    start = sequence.unit() + parameters.unit()
+    units = []
+    for number in range(frames):
+        for bottom in (0, 1):
+            field = _Bits(0x65).ue(0, 7, 0).u(0, 4)
+            field.u(1, 1).u(bottom, 1).ue(number % 2)
+            field.u(0, 2).ue(0)
+            for _ in range(2):
+                field.ue(25).samples(bytes([160 if bottom else 80]) * 256 + bytes([128]) * 128)
+            units.append((b"" if bottom else start) + b"\0\0\0\1\x09\x10" + field.unit())
+    return units

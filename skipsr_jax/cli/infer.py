@@ -62,12 +62,14 @@ class Job:
       target: (height, width) that it is brought to.
       output: the path of the result.
       mask: the path of the mask pictures; None: none are made.
+      notes: a line for each thing that the result will not have as the input has it.
     """
 
     media: Media
     target: tuple[int, int]
     output: pathlib.Path
     mask: pathlib.Path | None
+    notes: tuple[str, ...] = ()
 
 
 def define_flags() -> flags.FlagValues:
@@ -109,7 +111,7 @@ def find_inputs(
 ) -> tuple[list[Media], list[tuple[int, int]]]:
     """The inputs, and the (height, width) that each is brought to. Raises UserError."""
     paths = list_inputs(values.input, folder=values.folder) if values.input else [sample_clip()]
-    media = [open_media(path) for path in paths]
+    media = [open_media(path, deinterlace=settings.input.deinterlace) for path in paths]
     return media, [target_size(m.height, m.width, settings.size) for m in media]
 
 
@@ -122,9 +124,11 @@ def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
     jobs = []
     for m, target, path in zip(media, targets, paths, strict=True):
         mask = outputs.mask_path(path) if values.save_mask else None
-        for output in (path, mask) if mask else (path,):
-            outputs.check_output(output, m, values.overwrite)
-        jobs.append(Job(m, target, path, mask))
+        checked = m, target, settings.output, values.overwrite
+        notes = outputs.check_output(path, *checked)
+        if mask:
+            outputs.check_output(mask, *checked)
+        jobs.append(Job(m, target, path, mask, (*m.notes, *notes)))
     return jobs
 
 
@@ -172,7 +176,7 @@ def run_job(
     count = count_frames(media, settings.max_frames)
 
     def open_writer(path: pathlib.Path) -> outputs.Writer:
-        return outputs.open_writer(path, media, job.target, settings.output, overwrite)
+        return outputs.open_writer(path, media, job.target, settings.output, overwrite, count)
 
     writer = open_writer(job.output)
     mask_writer = open_writer(job.mask) if job.mask else None
@@ -261,6 +265,8 @@ def run(argv: Sequence[str]) -> None:
             print(line, flush=True)
     finished = []
     for job in jobs:
+        for note in job.notes:
+            print(f"{job.media.path}: {note}", flush=True)
         masks = [] if values.page else None
         lines, report = run_job(job, upscaler, values.overwrite, masks)
         print("\n".join(lines), flush=True)

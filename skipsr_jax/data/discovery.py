@@ -70,4 +70,4 @@ def probe(path: pathlib.Path, kind: Kind, data: bytes | None = None) -> Source:
     if kind == "image":
         return Source(str(path), kind, 1, *image_size(path, data))
     video = open_video(path, data)
-    return Source(str(path), kind, video.certain_frames, video.height, video.width)
+    return Source(str(path), kind, video.num_frames, video.height, video.width)

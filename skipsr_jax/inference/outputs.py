@@ -23,7 +23,6 @@ from skipsr_jax.media.reader import Media
 from skipsr_jax.media.video_writer import (
     WRITABLE_VIDEO_EXTENSIONS,
     VideoWriter,
-    check_video_output,
 )
 from skipsr_jax.types import HostArray
 
@@ -127,44 +126,68 @@ def _holds(path: pathlib.Path, media: Media) -> str:
     return "video" if path.suffix else "frames"
 
 
-def check_output(path: pathlib.Path, media: Media, overwrite: bool) -> None:
-    """Raises the UserError that writing the result of ``media`` at ``path`` would end in."""
+def check_output(
+    path: pathlib.Path, media: Media, size: tuple[int, int], output: Output, overwrite: bool
+) -> list[str]:
+    """What the result of ``media`` at ``path`` will not have as the input has it, a line each.
+
+    Takes what ``open_writer`` takes. Raises the UserError that writing would end in: the header of
+    a video is written to find out.
+    """
     if path.exists() and path.samefile(media.path):
         raise UserError(f"{path} is the input itself; name another output")
     kind = _holds(path, media)
     if kind != "frames" and path.is_file() and not overwrite:
         raise UserError(f"{path} exists: give --overwrite to replace it, or another --output")
     if kind == "image":
-        check_image_output(path, overwrite=overwrite, bit_depth=media.bit_depth)
-    elif kind == "video":
-        check_video_output(path, overwrite=overwrite)
-        if media.frame_rate is None:
-            raise UserError(
-                f"cannot write {path}: a folder of frames has no frame rate; name a folder"
-            )
-    else:
+        check_image_output(path, overwrite=overwrite, bit_depth=media.bit_depth, size=size)
+        return []
+    if kind == "frames":
         check_folder_output(path, overwrite=overwrite)
+        return []
+    if media.frame_rate is None:
+        raise UserError(f"cannot write {path}: a folder of frames has no frame rate; name a folder")
+    writer = open_writer(path, media, size, output, overwrite)
+    writer.check()
+    return writer.notes
 
 
 def open_writer(
-    path: pathlib.Path, media: Media, size: tuple[int, int], output: Output, overwrite: bool
+    path: pathlib.Path,
+    media: Media,
+    size: tuple[int, int],
+    output: Output,
+    overwrite: bool,
+    num_frames: int | None = None,
 ) -> Writer:
     """Opens the writer for the result of ``media``.
 
     Args:
       path: of the file or folder, as ``check_output`` has checked it.
-      media: the input, whose rate, colours, audio and profile the result keeps.
+      media: the input, whose rate, colours, tracks and profile the result keeps.
       size: (height, width) of the frames in pixels.
-      output: codec and quality.
+      output: codec, quality and what becomes of the audio.
       overwrite: whether to replace what exists.
+      num_frames: how many frames will be written, where these are fewer than the input's.
     """
     kind = _holds(path, media)
     if kind == "image":
         return ImageWriter(path, media, overwrite)
     if kind == "frames":
         return FrameFolderWriter(path, source=media, overwrite=overwrite)
-    encoding = Encoding(codec=output.codec or None, crf=None if output.crf < 0 else output.crf)
+    encoding = Encoding(
+        codec=output.codec or None,
+        crf=None if output.crf < 0 else output.crf,
+        pixel_format=output.pixel_format or None,
+    )
     height, width = size
     return VideoWriter(
-        path, height=height, width=width, source=media, encoding=encoding, overwrite=overwrite
+        path,
+        height=height,
+        width=width,
+        source=media,
+        encoding=encoding,
+        audio=output.audio,
+        overwrite=overwrite,
+        num_frames=num_frames,
     )

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.geometry import is_clip_length
+from skipsr_jax.media import deinterlace
+from skipsr_jax.media.tracks import AUDIO_CHOICES
 from skipsr_jax.parallel.mesh import MeshSizes
 from skipsr_jax.pixels import colour_fix
 from skipsr_jax.types import DTYPES
@@ -142,18 +144,38 @@ class Pixels:
 
 
 @dataclasses.dataclass(frozen=True)
+class Input:
+    """How the input is read.
+
+    Attributes:
+      deinterlace: auto: interlaced videos become one frame for each pair of fields; field: one for
+        each field; off: fields are upscaled as they are coded.
+    """
+
+    deinterlace: str = "auto"
+
+    def __post_init__(self):
+        require_one_of("deinterlace", self.deinterlace, deinterlace.MODES)
+
+
+@dataclasses.dataclass(frozen=True)
 class Output:
     """How the result is stored; "" or -1 lets the writer choose from the input.
 
     Attributes:
       codec: ffmpeg encoder name.
       crf: constant rate factor, 0 to 63; lower is better and larger.
+      pixel_format: of the file, in ffmpeg's words, such as yuv444p10le.
+      audio: auto: copied, or converted where the file cannot hold it; none: left out.
     """
 
     codec: str = ""
     crf: int = -1
+    pixel_format: str = ""
+    audio: str = "auto"
 
     def __post_init__(self):
+        require_one_of("audio", self.audio, AUDIO_CHOICES)
         require(-1 <= self.crf <= 63, "crf", self.crf, "from 0 to 63, or -1 for default")
 
 
@@ -201,6 +223,7 @@ class Settings:
     sampler: Sampler = Sampler()
     chunk: Chunk = Chunk()
     pixels: Pixels = Pixels()
+    input: Input = Input()
     output: Output = Output()
     mesh: MeshSizes = dataclasses.field(default_factory=lambda: MeshSizes(data=1))
 

@@ -1,75 +1,127 @@
-"""Copying a clip's audio packets beside newly encoded video, without decoding them.
+"""Converting an audio track that an output's container cannot hold.
 
-Invariant: a packet keeps its distance in time to the first video frame, and packets are read only
-as far as the video has come, so that memory stays constant and the file is well interleaved.
+Invariant: a sample keeps its distance in time to the video.
 """
 
-import pathlib
+import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 
 import av
 
-from skipsr_jax.errors import UserError
+_BITS_PER_CHANNEL = 96_000  # per second, of lossy codecs
+_BITS_PER_SAMPLE = 4  # at most: AAC refuses more at low rates
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_GAP = Fraction(1, 10)  # seconds; less is jitter of time stamps
 
-_PREROLL = Fraction(1, 10)  # seconds before the first frame that a decoder may need to start
 
+class AudioConverter:
+    """Decodes a track and encodes it for ``output``.
 
-class AudioCopy:
-    """Copies every audio stream of ``source`` into ``output``, whose video starts at 0."""
+    Attributes:
+      stream: the new stream of the output.
+    """
 
-    def __init__(self, source: pathlib.Path, output: av.container.OutputContainer, start: Fraction):
-        """Opens the source and adds its streams to the output.
+    def __init__(
+        self,
+        source: av.AudioStream,
+        output: av.container.OutputContainer,
+        encoder: str,
+        origin: Fraction,
+    ):
+        """Adds the stream.
 
         Args:
-          source: the file with the sound.
+          source: the track.
           output: not yet encoding.
-          start: when the first video frame is shown in the source, in seconds of its clock.
-
-        Raises UserError when the output's container cannot hold one of the codecs.
+          encoder: FFmpeg's name.
+          origin: seconds of the source's clock at which the output begins.
         """
-        self._input = av.open(str(source))
-        self._output = output
-        self._start = start
-        self._streams = {}
-        for stream in self._input.streams.audio:
-            codec = stream.codec_context.name
-            try:
-                self._streams[stream.index] = output.add_stream_from_template(stream)
-            except ValueError as error:
-                self._input.close()
-                raise UserError(
-                    f"{output.format.name} cannot hold the source's {codec} audio; "
-                    "write .mkv or leave the audio out"
-                ) from error
-        self._packets: Iterator[av.Packet] = self._input.demux(*self._input.streams.audio)
-        self._waiting: av.Packet | None = None
+        context = source.codec_context
+        codec = av.Codec(encoder, "w")
+        rate = _nearest_rate(codec, context.sample_rate)
+        known = [known.name for known in codec.audio_formats or ()]
+        deep = context.format is not None and context.format.bytes > 2
+        choices = ("s32", "s32p", "s16", "s16p") if deep else ("s16", "s16p", "s32", "s32p")
+        form = next((name for name in choices if name in known), known[0] if known else "s16")
+        layout = _layout_for(encoder, form, rate, context.layout)
+        self.stream = output.add_stream(encoder, rate=rate)
+        _configure(self.stream.codec_context, form, layout, rate)
+        self._rate, self._origin = rate, origin
+        self._source, self._form = context, (form, layout, rate)
+        self._resampler: av.AudioResampler | None = None
+        self._next = 0
 
-    def copy_until(self, end: Fraction | None) -> None:
-        """Copies the packets that start before ``end`` seconds of video; None: all the rest."""
-        while (packet := self._next()) is not None:
-            time_base = Fraction(packet.time_base)  # PyAV 19 has a type of its own
-            begins = packet.pts * time_base - self._start
-            if end is not None and begins >= end:
+    def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
+        """Yields the packets that are ready; nothing for a packet that cannot be decoded."""
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            return
+        for frame in frames:
+            yield from self._encoded(frame)
+
+    def flush(self) -> Iterator[av.Packet]:
+        """Yields the rest."""
+        try:
+            frames = self._source.decode(None)
+        except av.FFmpegError:
+            frames = []
+        for frame in frames:
+            yield from self._encoded(frame)
+        yield from self._encoded(None)
+        yield from self.stream.encode(None)
+
+    def _encoded(self, frame: av.AudioFrame | None) -> Iterator[av.Packet]:
+        if self._resampler is None:
+            if frame is None:
                 return
-            self._waiting = None
-            if begins < -_PREROLL:
-                continue
-            shift = round(self._start / time_base)
-            packet.pts -= shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-            packet.stream = self._streams[packet.stream.index]
-            self._output.mux(packet)
+            size = self.stream.codec_context.frame_size or None
+            self._resampler = av.AudioResampler(*self._form, frame_size=size)
+            self._next = self._sample_of(frame)
+        elif frame is not None and self._sample_of(frame) - self._next > _GAP * self._rate:
+            self._next = self._sample_of(frame)
+        if frame is not None:
+            frame.pts = None  # samples follow each other, but for gaps
+        for block in self._resampler.resample(frame):
+            block.pts, block.time_base = self._next, Fraction(1, self._rate)
+            self._next += block.samples
+            yield from self.stream.encode(block)
 
-    def close(self) -> None:
-        """Closes the source; safe to call twice."""
-        self._input.close()
+    def _sample_of(self, frame: av.AudioFrame) -> int:
+        """The number of the output's sample at which a decoded frame begins."""
+        if frame.pts is None or frame.time_base is None:
+            return self._next
+        seconds = frame.pts * Fraction(frame.time_base) - self._origin
+        return round(seconds * self._rate)
 
-    def _next(self) -> av.Packet | None:
-        while self._waiting is None:
-            packet = next(self._packets, None)
-            if packet is None:
-                return None
-            if packet.size and packet.pts is not None:
-                self._waiting = packet
-        return self._waiting
+
+def _configure(context: av.AudioCodecContext, form: str, layout: str, rate: int) -> None:
+    context.sample_rate, context.time_base = rate, Fraction(1, rate)
+    context.format, context.layout = form, layout
+    if context.name in ("aac", "libopus"):
+        bits = min(_BITS_PER_CHANNEL, _BITS_PER_SAMPLE * rate)
+        context.bit_rate = bits * context.layout.nb_channels
+
+
+def _layout_for(encoder: str, form: str, rate: int, layout: av.AudioLayout) -> str:
+    """The layout itself, or the usual one of as many channels, or stereo: what the encoder takes.
+
+    Old formats state a number of channels only.
+    """
+    for name in (layout.name, _LAYOUTS.get(layout.nb_channels)):
+        context = av.CodecContext.create(encoder, "w")
+        with contextlib.suppress(av.FFmpegError, ValueError):
+            if name:
+                _configure(context, form, name, rate)
+                context.open()
+                return name
+    return "stereo"
+
+
+def _nearest_rate(codec: av.Codec, rate: int) -> int:
+    """The rate itself, or the lowest above that the codec knows, else its highest."""
+    known = sorted(codec.audio_rates or ())
+    if not known or rate in known:
+        return rate
+    return next((each for each in known if each > rate), known[-1])

@@ -28,12 +28,13 @@ _RGB = 0
 _SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}  # H.273 matrix -> libswscale's SWS_CS_*
 _PLANAR_444 = {8: "yuv444p", 10: "yuv444p10le", 12: "yuv444p12le", 16: "yuv444p16le"}  # by bits
 _HD_HEIGHT, _HD_WIDTH = 720, 1280  # from this size on, players take an untagged clip for BT.709
-_EXACT = (
+EXACT = (
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
     | Interpolation.FULL_CHR_H_INT
     | Interpolation.FULL_CHR_H_INP
 )
+"""How swscale converts and scales: slower, and without rounding errors that add up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,18 @@ def tags_of(frame: av.VideoFrame) -> ColourTags:
     return ColourTags(primaries, transfer, matrix, full)
 
 
+def tags_within(frame: av.VideoFrame, clip: ColourTags) -> ColourTags:
+    """The tags of a frame in the middle of a clip: those of the clip, unless it states others."""
+    if int(frame.colorspace) in (UNSPECIFIED, _RGB, clip.matrix):
+        matrix = clip.matrix
+    else:
+        matrix = tags_of(frame).matrix
+    full = clip.full_range
+    if int(frame.color_range) != ColorRange.UNSPECIFIED:
+        full = int(frame.color_range) == ColorRange.JPEG
+    return dataclasses.replace(clip, matrix=matrix, full_range=full)
+
+
 def bit_depth_of(pixel_format: av.VideoFormat) -> int:
     """The most bits of a component, 8 at least."""
     return max(8, *(component.bits for component in pixel_format.components))
@@ -94,19 +107,19 @@ def to_rgb(frame: av.VideoFrame, tags: ColourTags, reformatter: VideoReformatter
     if frame.format.is_rgb or int(frame.colorspace) == _RGB:
         target = "rgb24" if bits == 8 else "rgb48le"
         return reformatter.reformat(
-            frame, format=target, interpolation=_EXACT, dst_color_range=ColorRange.JPEG
+            frame, format=target, interpolation=EXACT, dst_color_range=ColorRange.JPEG
         ).to_ndarray()
     frame.colorspace = tags.matrix
     frame.color_range = ColorRange.JPEG if tags.full_range else ColorRange.MPEG
     if _swscale_is_unbiased(bits, tags):
         return reformatter.reformat(
-            frame, format="rgb24", interpolation=_EXACT, dst_color_range=ColorRange.JPEG
+            frame, format="rgb24", interpolation=EXACT, dst_color_range=ColorRange.JPEG
         ).to_ndarray()
     bits = next(depth for depth in _PLANAR_444 if depth >= bits)
     planar = reformatter.reformat(
         frame,
         format=_PLANAR_444[bits],
-        interpolation=_EXACT,
+        interpolation=EXACT,
         src_color_range=frame.color_range,
         dst_color_range=frame.color_range,
     )

@@ -22,6 +22,7 @@ from skipsr_jax.media.reader import Media
 
 WRITABLE_IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 """Extensions of image files that can be written, in lower case."""
+_LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}  # pixels, by format
 _QUALITY = 95  # of JPEG and WebP, out of 100
 
 
@@ -38,7 +39,8 @@ def write_image(
     False, or the folder cannot be written.
     """
     path = pathlib.Path(path)
-    check_image_output(path, overwrite=overwrite, bit_depth=8 * array.dtype.itemsize)
+    depth = 8 * array.dtype.itemsize
+    check_image_output(path, overwrite=overwrite, bit_depth=depth, size=array.shape[:2])
     try:
         with new_file(path, overwrite=overwrite) as temporary:
             _save_rgb(temporary, array, icc_profile)
@@ -46,14 +48,29 @@ def write_image(
         raise write_error(path, error) from error
 
 
-def check_image_output(path: pathlib.Path, *, overwrite: bool = False, bit_depth: int = 8) -> None:
-    """Raises the UserError that writing ``path`` would end in, before any work is done."""
+def check_image_output(
+    path: pathlib.Path,
+    *,
+    overwrite: bool = False,
+    bit_depth: int = 8,
+    size: tuple[int, int] = (1, 1),
+) -> None:
+    """Raises the UserError that writing ``path`` would end in, before any work is done.
+
+    ``size``: (height, width) in pixels.
+    """
     extension = path.suffix.lower()
     if extension not in WRITABLE_IMAGE_EXTENSIONS:
         known = ", ".join(sorted(WRITABLE_IMAGE_EXTENSIONS))
         raise UserError(f"cannot write {path}: an image name must end in one of {known}")
     if bit_depth > 8 and extension != ".png":
         raise UserError(f"cannot write {path}: only .png holds more than 8 bits")
+    longest = _LONGEST_SIDE.get(extension)
+    if longest and max(size) > longest:
+        raise UserError(
+            f"cannot write {path}: {extension} holds at most {longest} pixels a side, and this is "
+            f"{size[1]}x{size[0]}; write .png, or a smaller size"
+        )
     check_writable(path, overwrite=overwrite)
 
 

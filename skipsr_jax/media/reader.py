@@ -3,7 +3,7 @@
 `open_media` looks at the whole input without decoding it (every packet of a video, every header of
 a folder), so that a truncated file is refused before any work is spent on it. `Media.frames` then
 decodes with constant memory. Invariants: a video yields exactly ``num_frames`` frames, in display
-order and orientation, or raises; frame ``i`` is shown at ``times[i]``.
+order and orientation, unless it is damaged; frame ``i`` is shown at ``times[i]``.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from typing import Literal
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.colour import SRGB_VIDEO, ColourTags, RgbFrame
+from skipsr_jax.media.deinterlace import Mode
 from skipsr_jax.media.image_reader import image_size, read_image
 from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, checked_file, is_image, media_files
 from skipsr_jax.media.timing import Timing
@@ -30,7 +31,7 @@ class Media:
       kind: what it is.
       height, width: of the frames as shown (after rotation), in pixels.
       bit_depth: of the source's components; frames are uint8 when it is 8, else uint16 (0..65535).
-      num_frames: what `frames` yields (AVI may be one off: it counts coded packets).
+      num_frames: what `frames` yields, unless the file is damaged.
       colour: the tags of a video; of images what they become when they are written as video.
       sample_aspect_ratio: width over height of a pixel as shown.
       has_audio: whether a video has an audio stream.
@@ -53,9 +54,14 @@ class Media:
     video: Video | None = None
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how a video is read, a line each."""
+        return self.video.notes if self.video else ()
+
+    @property
     def timing(self) -> Timing | None:
         """When the frames of a video are shown; None for images and folders."""
-        return self.video.scan.timing if self.video else None
+        return self.video.timing if self.video else None
 
     @property
     def frame_rate(self) -> Fraction | None:
@@ -75,8 +81,10 @@ class Media:
         return self.video.frames() if self.video else _still_frames(self)
 
 
-def open_media(path: str | os.PathLike) -> Media:
+def open_media(path: str | os.PathLike, *, deinterlace: Mode = "auto") -> Media:
     """Describes a video file, an image file, or a folder taken for the frames of one clip.
+
+    ``deinterlace``: what is done to interlaced frames of a video.
 
     Raises UserError when there is nothing readable at ``path``: missing, empty, truncated, of an
     unknown kind, without a video stream, or a folder whose images differ in size. `list_inputs`
@@ -87,7 +95,7 @@ def open_media(path: str | os.PathLike) -> Media:
         return _open_frames(path)
     if is_image(checked_file(path)):
         return _open_stills(path, "image", [path])
-    video = open_video(path)
+    video = open_video(path, deinterlace=deinterlace)
     return Media(
         path=path,
         kind="video",

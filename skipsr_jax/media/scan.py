@@ -1,23 +1,44 @@
 """Reads every packet of a video without decoding: how many frames, when, and is it complete.
 
 Reading the packets costs a pass over the file and saves the hours that a truncated one would waste.
+Where packets do not tell how many frames there are (fields in packets of their own, AVI files
+with B-frames, packets without time stamps) the frames are decoded and counted.
+
 Invariant: the result speaks of frames that are shown; packets that an edit list discards and VP8
 frames that are never displayed are not counted.
 """
 
+import contextlib
 import dataclasses
 import io
+import itertools
 import pathlib
+from collections.abc import Iterator
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.discontinuity import Bridge
 from skipsr_jax.media.timing import Timing, timing_of
 from skipsr_jax.types import HostArray, Int
 
 _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length may be off
+_TRIED_PACKETS = 64  # that are decoded to see whether they hold fields or frames
+_PROGRESSIVE = 1  # AVFieldOrder; 0: not stated
+_ONE_FRAME_A_PACKET = frozenset(
+    {"mjpeg", "rawvideo", "huffyuv", "ffvhuff", "ffv1", "utvideo", "dvvideo", "png", "prores"}
+)
+"""Codecs of AVI files whose packets are never held back, merged or empty."""
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    duration: int
+    is_key: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,23 +47,52 @@ class VideoScan:
 
     Attributes:
       stream_index: of the video stream, counted among the video streams.
-      num_frames: frames that are shown.
-      timing: when they are shown.
+      timing: when the frames are shown.
       key_ticks: time stamps of the key frames in display order, where decoding can begin; empty
         where time stamps cannot be trusted, or differ after a seek.
       has_audio: whether the file has an audio stream.
+      is_bridged: whether time stamps jump, so that ``packets_of`` has to move them.
+      is_counted: whether frames were counted by decoding: the n-th that is decoded is the n-th.
     """
 
     stream_index: int
-    num_frames: int
     timing: Timing
     key_ticks: Int[HostArray, " keys"]
     has_audio: bool
+    is_bridged: bool = False
+    is_counted: bool = False
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that are shown."""
+        return len(self.timing.ticks)
+
+    def without(self, count: int) -> "VideoScan":
+        """The scan without the first ``count`` frames, which no decoder can show."""
+        timing = self.timing.without(count)
+        keys = self.key_ticks[self.key_ticks >= timing.ticks[0]]
+        return dataclasses.replace(self, timing=timing, key_ticks=keys)
 
 
 def open_container(path: pathlib.Path, data: bytes | None = None) -> av.container.InputContainer:
     """Opens the file at ``path``, or ``data`` as if it were that file. Raises av.FFmpegError."""
-    return av.open(str(path) if data is None else io.BytesIO(data))
+    # "file:" keeps a colon in a name from being taken for a protocol. Tags may be in any encoding.
+    file = f"file:{path}" if data is None else io.BytesIO(data)
+    return av.open(file, metadata_errors="surrogateescape")
+
+
+def packets_of(
+    container: av.container.InputContainer, stream: av.VideoStream, is_bridged: bool
+) -> Iterator[av.Packet]:
+    """Yields the packets of a stream; with ``is_bridged`` without the jumps of its time stamps."""
+    if not is_bridged:
+        yield from container.demux(stream)
+        return
+    bridge = Bridge(container)
+    for packet in container.demux():
+        bridge(packet)
+        if packet.stream.index == stream.index:
+            yield packet
 
 
 def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
@@ -54,25 +104,24 @@ def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
         with open_container(path, data) as container:
             index = video_stream_index(container, path)
             stream = container.streams.video[index]
-            packets, end = _read_packets(container, stream)
-            _check_complete(container, stream, path, len(packets), end)
-            stated = [stream.average_rate, stream.guessed_rate, stream.base_rate]
-            timing = timing_of(
-                [tick for tick, _ in packets],
-                Fraction(stream.time_base or Fraction(1, av.time_base)),
-                [Fraction(rate) for rate in stated if rate],
-                trusted="avi" not in container.format.name,
-            )
+            packets, end, jumps = _read_packets(container, stream)
+            _check_complete(container, stream, path, packets, end)
             has_audio = len(container.streams.audio) > 0
             # MPEG program streams have no time stamp for each frame: after a seek libav guesses.
-            can_seek = timing.ticks is not None and container.format.name != "mpeg"
+            can_seek = not jumps and container.format.name not in ("mpeg", "avi")
+            displayed = sorted(packets, key=lambda packet: packet.pts or 0)
+            timing = _timing(stream, [packet.pts for packet in displayed], displayed[-1].duration)
+            doubtful = bool(timing.repaired or jumps) or _is_doubtful(container, stream, packets)
+        if doubtful:
+            timing = _timing_by_decoding(path, data, index, packets, jumps > 0)
     except av.FFmpegError as error:
         raise UserError(
             f"{path} cannot be read as a video ({error.strerror}): it is truncated, damaged or "
             "no video at all"
         ) from error
-    keys = sorted(tick for tick, is_key in packets if is_key) if can_seek else []
-    return VideoScan(index, len(packets), timing, np.array(keys, np.int64), has_audio)
+    known = can_seek and not doubtful
+    keys = sorted(packet.pts or 0 for packet in packets if packet.is_key and known)
+    return VideoScan(index, timing, np.array(keys, np.int64), has_audio, jumps > 0, doubtful)
 
 
 def video_stream_index(container: av.container.InputContainer, path: pathlib.Path) -> int:
@@ -88,16 +137,17 @@ def video_stream_index(container: av.container.InputContainer, path: pathlib.Pat
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[tuple[int | None, bool]], Fraction]:
-    """(time stamp, whether it is a key frame) of each shown video packet, and the end of the last
-    packet of all streams in seconds."""
-    packets: list[tuple[int | None, bool]] = []
-    end = Fraction(0)
+) -> tuple[list[_Packet], Fraction, int]:
+    """Each shown video packet, the end of the last packet of all streams in seconds of the file's
+    clock, and how many jumps of that clock there are."""
+    packets: list[_Packet] = []
+    end, bridge = Fraction(0), Bridge(container)
     exact = "mov" in container.format.name
     vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux():
         if packet.size == 0:
             continue
+        bridge(packet)
         if packet.pts is not None and packet.time_base is not None:
             end = max(end, (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base))
         if packet.stream.index != stream.index or packet.is_discard:
@@ -106,24 +156,100 @@ def _read_packets(
             continue
         if vp8 and not bytes(packet)[0] & 0x10:  # RFC 6386 section 9.1: show_frame
             continue
-        packets.append((packet.pts, packet.is_keyframe))
-    return packets, end
+        packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
+    return packets, end, bridge.jumps
+
+
+def _is_doubtful(
+    container: av.container.InputContainer, stream: av.VideoStream, packets: list[_Packet]
+) -> bool:
+    """Whether packets may hold less or more than a frame each, or do not say when it is shown."""
+    if any(packet.pts is None for packet in packets):
+        return True
+    codec = stream.codec_context.codec.canonical_name
+    if "avi" in container.format.name:
+        return codec not in _ONE_FRAME_A_PACKET
+    if codec != "h264" or stream.codec_context.field_order == _PROGRESSIVE:
+        return False
+    # The two fields of a picture may lie in a packet each (PAFF), in one file here and not there.
+    ticks = sorted(packet.pts or 0 for packet in packets)
+    steps = [after - before for before, after in itertools.pairwise(ticks)] or [1]
+    mixed = stream.codec_context.field_order > 0 and 4 * min(steps) < 3 * max(steps)
+    return mixed or _holds_fields(container, stream)
+
+
+def _holds_fields(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+    """Whether the first packets make fewer frames than there are packets."""
+    container.seek(0)
+    packets = itertools.islice((p for p in container.demux(stream) if p.size), _TRIED_PACKETS)
+    tried = list(packets)
+    frames = sum(1 for _ in decoded(iter(tried)))
+    with contextlib.suppress(av.FFmpegError):
+        frames += len(stream.codec_context.decode(None))
+    return 4 * frames < 3 * len(tried)
+
+
+def _timing(
+    stream: av.VideoStream, ticks: list[int | None], last_duration: int, counted: bool = False
+) -> Timing:
+    stated = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+    rates = [Fraction(rate) for rate in stated if rate]
+    if counted:  # the container may have counted fields
+        rates += [rate / 2 for rate in rates]
+    time_base = Fraction(stream.time_base or Fraction(1, av.time_base))
+    return timing_of(ticks, time_base, rates, last_duration)
+
+
+def _timing_by_decoding(
+    path: pathlib.Path, data: bytes | None, index: int, packets: list[_Packet], is_bridged: bool
+) -> Timing:
+    """The timing of the frames that the decoder gives, counted in a pass that makes no pixels."""
+    with open_container(path, data) as container:
+        stream = container.streams.video[index]
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}
+        ticks: list[int | None] = []
+        last = 0
+        for frame in decoded(packets_of(container, stream, is_bridged)):
+            ticks.append(frame.pts)
+            last = frame.duration or 0
+        if not ticks:
+            raise UserError(f"{path} holds no frame that can be decoded")
+        if "avi" not in container.format.name:
+            return _timing(stream, ticks, last, counted=True)
+        # AVI counts pictures in coding order; the n-th to be shown takes the n-th slot. An empty
+        # slot repeats the picture before it.
+        slots = sorted(packet.dts for packet in packets if packet.dts is not None)
+        if len(slots) == len(ticks):
+            ticks = list(slots)
+        known = [tick for tick in ticks if tick is not None]
+        return _timing(stream, ticks, max(stream.frames - max(known, default=0), 1))
+
+
+def decoded(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
+    """Yields the frames of the packets, without those that are damaged beyond decoding."""
+    for packet in packets:
+        try:
+            yield from packet.decode()
+        except av.error.InvalidDataError:
+            continue
 
 
 def _check_complete(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     path: pathlib.Path,
-    found: int,
+    packets: list[_Packet],
     end: Fraction,
 ) -> None:
+    found = len(packets)
     if found == 0:
         raise UserError(f"{path} holds no video frame")
     formats = container.format.name
     declared = stream.frames - sum(entry.is_discard for entry in stream.index_entries)
     if "mov" in formats and found < declared:
         raise UserError(f"{path} is truncated: it holds {found} of the {declared} frames it lists")
-    if "avi" in formats and found + max(1, declared // 10) < declared:  # its counts are often off
+    if "avi" in formats and container.file is None and _riff_is_cut(path):
         raise UserError(f"{path} is truncated: it holds {found} of the {declared} frames it states")
     if "matroska" in formats and container.duration is not None:
         stated = Fraction(container.duration, av.time_base)
@@ -132,3 +258,17 @@ def _check_complete(
                 f"{path} is truncated: it holds {float(end):.2f} of the {float(stated):.2f} "
                 "seconds it states"
             )
+
+
+def _riff_is_cut(path: pathlib.Path) -> bool:
+    """Whether a RIFF chunk of an AVI file ends behind the file's end.
+
+    The number of frames in the header says less: empty frames, which repeat a picture, count there.
+    """
+    size, end = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while len(head := file.read(8)) == 8 and head[:4] == b"RIFF":
+            end += 8 + int.from_bytes(head[4:], "little")
+            end += end % 2
+            file.seek(end)
+    return end > size + 1

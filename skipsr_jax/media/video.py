@@ -5,8 +5,9 @@ before any work is spent on it. `Video.frames` then decodes with constant memory
 before the first frame that is wanted: a range of a long file costs no more than one of a short
 file. It is the one decoder of the project: inference and training see the same pixels.
 
-Invariants: all frames of a video yield exactly ``num_frames`` arrays (AVI may be one off: it counts
-coded packets), and a range of an undamaged file yields the same arrays as all frames do.
+Invariants: all frames of an undamaged video yield exactly ``num_frames`` arrays, and a range yields
+the same arrays as all frames do. What a damaged file still holds is yielded, and the log says how
+much that is.
 """
 
 import dataclasses
@@ -22,15 +23,26 @@ from av.video.reformatter import VideoReformatter
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.colour import (
+    EXACT,
     ColourTags,
     RgbFrame,
     bit_depth_of,
     tags_of,
+    tags_within,
+    to_8_bits,
     to_rgb,
-)  # fmt: skip
+)
+from skipsr_jax.media.deinterlace import REACH, Mode, Picture, deinterlaced, field_order_of
 from skipsr_jax.media.frame_filter import Crop, FrameFilter, with_margin
 from skipsr_jax.media.orientation import DisplayTransform, display_transform_of
-from skipsr_jax.media.scan import VideoScan, open_container, scan_video
+from skipsr_jax.media.scan import (
+    VideoScan,
+    decoded,
+    open_container,
+    packets_of,
+    scan_video,
+)
+from skipsr_jax.media.timing import Timing
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,7 +60,10 @@ class Video:
       colour: tags of the first frame; all frames are converted by them.
       sample_aspect_ratio: width over height of a pixel.
       transform: from coded pictures to shown ones.
-      scan: what the packets say: how many frames there are and when they are shown.
+      scan: what the packets say: how many coded frames there are and when they are shown.
+      field_order: how the fields of an interlaced video are ordered (`field_order_of`); "": it is
+        progressive.
+      deinterlace: what is done to interlaced frames.
     """
 
     path: pathlib.Path
@@ -61,19 +76,37 @@ class Video:
     sample_aspect_ratio: Fraction
     transform: DisplayTransform
     scan: VideoScan
+    field_order: str = ""
+    deinterlace: Mode = "auto"
 
     @property
     def num_frames(self) -> int:
-        """Number of frames."""
-        return self.scan.num_frames
+        """Number of frames, or of fields where each becomes a frame."""
+        return self.scan.num_frames * self._frames_of_a_coded_one
 
     @property
-    def certain_frames(self) -> int:
-        """Number of frames that an undamaged file is sure to have.
+    def timing(self) -> Timing:
+        """When the frames are shown."""
+        timing = self.scan.timing
+        return timing if self._frames_of_a_coded_one == 1 else timing.of_fields()
 
-        One fewer than ``num_frames`` in AVI files, whose last packet may hold no frame.
-        """
-        return self.num_frames - (1 if self.scan.timing.ticks is None else 0)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how it is read, a line each."""
+        if not self.field_order:
+            return ()
+        done = {
+            "auto": "deinterlaced (bwdif) to one frame for each pair of fields; "
+            "--config.input.deinterlace=field makes one of each field, =off leaves them",
+            "field": "deinterlaced (bwdif) to one frame for each field",
+            "off": "upscaled and written as progressive frames, fields and all, because of "
+            "--config.input.deinterlace=off",
+        }
+        return (f"interlaced: {done[self.deinterlace]}",)
+
+    @property
+    def _frames_of_a_coded_one(self) -> int:
+        return 2 if self.field_order and self.deinterlace == "field" else 1
 
     @property
     def coded_size(self) -> tuple[int, int]:
@@ -90,11 +123,12 @@ class Video:
         work: the conversion to RGB may cost more than the decoding.
 
         Decoding starts anew at every call. A frame that the decoder drops is replaced by its
-        neighbour, with a warning in the log, so that all others keep their time.
+        neighbour, with a warning in the log, so that all others keep their time. Where fewer frames
+        can be decoded than there should be, or more, a warning says so; a range is then refused.
 
         Raises:
           ValueError: the range or the crop does not lie within the video.
-          UserError: the file turns out damaged, or a frame has another size.
+          UserError: no frame, or not all of a range, can be decoded.
         """
         last = self.num_frames if stop is None else stop
         if not 0 <= start <= last <= self.num_frames:
@@ -106,10 +140,10 @@ class Video:
         return self._frames(start, stop, crop)
 
     def _frames(self, start: int, stop: int | None, crop: Crop | None) -> Iterator[RgbFrame]:
-        index, repeated = start, 0
+        index, repeated, stopped = start, 0, ""
         convert = _Converter(self, crop)
         try:
-            for number, frame, is_repeated in self._pictures(start, threads=stop is None):
+            for number, frame, is_repeated in self._progressive(start, threads=stop is None):
                 if stop is not None and number >= stop:
                     break
                 index = number + 1
@@ -117,33 +151,45 @@ class Video:
                     yield convert(frame)
                     repeated += is_repeated
         except av.FFmpegError as error:
-            raise UserError(
-                f"{self.path} is damaged: decoding stopped at frame {index} ({error.strerror})"
-            ) from error
+            stopped = f" ({error.strerror})"
         if repeated:
             _LOG.warning(
                 "%s: %d frames could not be decoded and repeat a neighbour", self.path, repeated
             )
-        if index < (max(1, self.certain_frames) if stop is None else stop):
+        if (stop is not None and index < stop) or index == 0:
             raise UserError(
                 f"{self.path} is damaged: only {index} of {self.num_frames} frames can be decoded"
+                f"{stopped}"
             )
+        if stop is None and index != self.num_frames:
+            _LOG.warning(
+                "%s: %d frames were decoded where %d were expected%s; the result has these %d",
+                self.path, index, self.num_frames, stopped, index,
+            )  # fmt: skip
 
-    def _pictures(self, start: int, threads: bool) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    def _progressive(self, start: int, threads: bool) -> Iterator[Picture]:
         """Yields (index, frame, whether it stands for one that is missing) from ``start`` or an
-        earlier frame on. ``threads``: decode several frames at a time."""
+        earlier frame on, deinterlaced."""
+        coded = start // self._frames_of_a_coded_one
+        pictures = self._pictures(max(0, coded - REACH), threads)
+        return deinterlaced(pictures, self.deinterlace, self.field_order, str(self.path))
+
+    def _pictures(self, start: int, threads: bool) -> Iterator[Picture]:
+        """Yields coded frames from ``start`` or an earlier one on. ``threads``: decode several at a
+        time."""
         for tick in self._seek_points(start):
             with open_container(self.path, self.data) as container:
                 stream = container.streams.video[self.scan.stream_index]
                 if threads:
                     stream.thread_type = "AUTO"
                 if tick is None:
-                    yield from self._in_order(_decoded(container.demux(stream)), 0)
+                    packets = packets_of(container, stream, self.scan.is_bridged)
+                    yield from self._in_order(_displayed(packets, self.scan), 0)
                     return
                 packets = self._packets_from(container, stream, tick)
                 key = next(packets, None)
                 if key is not None:
-                    frames = _decoded(itertools.chain([key], packets), key.pts)
+                    frames = _displayed(itertools.chain([key], packets), self.scan, key.pts)
                     yield from self._in_order(frames, self.scan.timing.frames_before(key.pts))
                     return
 
@@ -175,20 +221,20 @@ class Video:
         (MPEG-TS) finds no packet of it, earlier ones are tried in steps that double.
         """
         keys, ticks = self.scan.key_ticks, self.scan.timing.ticks
-        if ticks is not None and 0 < start < len(ticks):
+        if 0 < start < len(ticks):
             key, step = int(np.searchsorted(keys, ticks[start], side="right")) - 1, 1
             while key > 0:
                 yield int(keys[key])
                 key, step = key - step, 2 * step
         yield None
 
-    def _in_order(
-        self, frames: Iterable[av.VideoFrame], first: int
-    ) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    def _in_order(self, frames: Iterable[av.VideoFrame], first: int) -> Iterator[Picture]:
         """Yields decoded frames with their index, from ``first`` on; fills in missing ones."""
         index, previous = first, None
         for frame in frames:
-            missing = self.scan.timing.frames_before(frame.pts) - index
+            missing = 0
+            if not self.scan.is_counted:
+                missing = self.scan.timing.frames_before(frame.pts) - index
             for _ in range(missing):
                 yield index, frame if previous is None else previous, True
                 index += 1
@@ -196,8 +242,10 @@ class Video:
             index, previous = index + 1, frame
 
 
-def open_video(path: pathlib.Path, data: bytes | None = None) -> Video:
+def open_video(path: pathlib.Path, data: bytes | None = None, deinterlace: Mode = "auto") -> Video:
     """Describes the video at ``path``, or ``data``, the bytes of such a file.
+
+    ``deinterlace``: what is done to its frames if they are interlaced.
 
     Raises UserError when it is not a video, has no video stream, is truncated, or its first frame
     cannot be decoded or has a colour matrix that cannot be converted.
@@ -206,13 +254,16 @@ def open_video(path: pathlib.Path, data: bytes | None = None) -> Video:
     try:
         with open_container(path, data) as container:
             stream = container.streams.video[scan.stream_index]
-            frame = next(container.decode(stream))
+            frame = next(decoded(packets_of(container, stream, scan.is_bridged)))
             ratio = Fraction(stream.sample_aspect_ratio or 1)
             codec = stream.codec_context.codec.canonical_name
+            field_order = field_order_of(stream, frame)
     except StopIteration:
         raise UserError(f"{path} holds no frame that can be decoded") from None
     except av.FFmpegError as error:
         raise UserError(f"{path} cannot be decoded ({error.strerror})") from error
+    if not scan.is_counted:  # packets before the first key frame can never be shown
+        scan = scan.without(scan.timing.frames_before(frame.pts))
     transform = display_transform_of(frame)
     swap = transform.swap_axes
     return Video(
@@ -226,16 +277,21 @@ def open_video(path: pathlib.Path, data: bytes | None = None) -> Video:
         sample_aspect_ratio=1 / ratio if swap else ratio,
         transform=transform,
         scan=scan,
+        field_order=field_order,
+        deinterlace=deinterlace,
     )
 
 
-def _decoded(packets: Iterable[av.Packet], first: int | None = None) -> Iterator[av.VideoFrame]:
-    """Yields the frames of the packets; those shown before time stamp ``first`` are left out,
-    because they need packets before these (open groups of pictures)."""
-    for packet in packets:
-        for frame in packet.decode():
-            if first is None or frame.pts is None or frame.pts >= first:
-                yield frame
+def _displayed(
+    packets: Iterator[av.Packet], scan: VideoScan, first: int | None = None
+) -> Iterator[av.VideoFrame]:
+    """Yields the frames of the packets from time stamp ``first`` on, by default from that of the
+    first frame of the video: those before need packets before these."""
+    if first is None and not scan.is_counted:
+        first = int(scan.timing.ticks[0])
+    for frame in decoded(packets):
+        if first is None or frame.pts is None or frame.pts >= first:
+            yield frame
 
 
 class _Converter:
@@ -250,23 +306,34 @@ class _Converter:
         self._filter = FrameFilter(video.codec, around)
         self._reformatter = VideoReformatter()
         self._last: tuple[av.VideoFrame, RgbFrame] | None = None
+        self._said: set[str] = set()
 
     def __call__(self, frame: av.VideoFrame) -> RgbFrame:
-        """Raises UserError when the frame has not the size of the first."""
         if self._last is None or self._last[0] is not frame:
             self._last = frame, self._converted(frame)
         return self._last[1]
 
     def _converted(self, frame: av.VideoFrame) -> RgbFrame:
         video = self._video
-        height, width = video.coded_size
-        if (frame.height, frame.width) != (height, width):
-            raise UserError(
-                f"{video.path} has a frame of {frame.width}x{frame.height}, but the first is "
-                f"{width}x{height}: all frames of a clip must have one size"
-            )
-        rgb = to_rgb(self._filter(frame), video.colour, self._reformatter)
+        tags = tags_within(frame, video.colour)
+        rgb = to_rgb(self._filter(self._scaled(frame)), tags, self._reformatter)
         if self._crop is not None:
             top, left, height, width = self._crop
             rgb = rgb[top : top + height, left : left + width]
+        deep = video.bit_depth > 8
+        if deep != (rgb.dtype == np.uint16):
+            self._say(f"{bit_depth_of(frame.format)} bits instead of {video.bit_depth}: converted")
+            rgb = rgb.astype(np.uint16) * np.uint16(257) if deep else to_8_bits(rgb)
         return video.transform.apply(rgb)
+
+    def _scaled(self, frame: av.VideoFrame) -> av.VideoFrame:
+        height, width = self._video.coded_size
+        if (frame.height, frame.width) == (height, width):
+            return frame
+        self._say(f"{frame.width}x{frame.height} instead of {width}x{height}: scaled")
+        return self._reformatter.reformat(frame, width=width, height=height, interpolation=EXACT)
+
+    def _say(self, what: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            _LOG.warning("%s: frames of %s to what the first one has", self._video.path, what)

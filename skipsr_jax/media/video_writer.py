@@ -1,4 +1,4 @@
-"""Writing videos with the audio, the time stamps and the colour tags of the clip they come from.
+"""Writing videos with the tracks, the time stamps and the colour tags of the clip they come from.
 
 The writer is a context manager that takes one frame at a time. Invariant: the name the user gave
 holds a complete result or is untouched; work goes to a temporary name beside it, which is renamed
@@ -16,7 +16,6 @@ import av
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import commit, temporary_path
-from skipsr_jax.media.audio import AudioCopy
 from skipsr_jax.media.colour import (
     SRGB_VIDEO,
     ColourTags,
@@ -26,14 +25,21 @@ from skipsr_jax.media.colour import (
     from_rgb,
 )
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
+from skipsr_jax.media.frame_clock import FrameClock, first_audio
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
+from skipsr_jax.media.scan import open_container, video_stream_index
+from skipsr_jax.media.tags import chapters_within, global_tags, track_tags
+from skipsr_jax.media.track_copy import TrackCopy
+from skipsr_jax.media.tracks import Track, notes_of, plan_tracks
 from skipsr_jax.media.yuv_format import YuvFormat, yuv_format
 from skipsr_jax.types import HostArray
 
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
 _TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
 _DEFAULT_ENCODING = Encoding()
+_NEARLY_SQUARE = Fraction(1, 50)
+_MUXER_OPTIONS = {".mkv": {"default_mode": "passthrough"}}  # flags are those of the source
 
 
 def check_video_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -45,15 +51,24 @@ def check_video_output(path: str | os.PathLike, *, overwrite: bool = False) -> N
     check_writable(path, overwrite=overwrite)
 
 
+class _Checked(Exception):
+    """Leaves a writer whose header was written, so that nothing is kept."""
+
+
 class VideoWriter:
     """Encodes frames, RGB (`write`) or the file's own codes (`write_planes`), into a video file.
 
     With ``source``, a clip read by `open_media`, the result has its timestamps (constant or
-    variable rate), colour tags, pixel aspect ratio and, with ``audio``, copies of its audio
-    packets, in sync and cut to the frames written when these are fewer. Without, or for a folder of
-    frames, ``rate`` is needed; a rate other than the source's retimes it and leaves the audio out.
-    ``bit_depth`` 8 or 10 (default: the source's, at most 10) is of the file; frames may be uint8 or
-    uint16 at either.
+    variable rate), colour tags, pixel aspect ratio, tags, chapters and the tracks that the
+    container can hold, in sync and cut to the frames written when these are fewer. Without, or for
+    a folder of frames, ``rate`` is needed; a rate other than the source's retimes it and leaves the
+    tracks out. ``bit_depth`` 8 or 10 (default: the source's, at most 10) is of the file; frames may
+    be uint8 or uint16 at either.
+
+    Attributes:
+      path: of the file.
+      frames_written: so far.
+      notes: one line for each thing that the result does not have as the source has it.
     """
 
     def __init__(
@@ -66,10 +81,15 @@ class VideoWriter:
         rate: Fraction | None = None,
         bit_depth: int | None = None,
         encoding: Encoding = _DEFAULT_ENCODING,
-        audio: bool = True,
+        audio: str = "auto",
         overwrite: bool = False,
+        num_frames: int | None = None,
     ):
-        """Checks everything that can be checked before the first frame; raises UserError."""
+        """Checks everything that can be checked before the first frame; raises UserError.
+
+        ``audio``: one of AUDIO_CHOICES. ``num_frames``: how many will be written, where these are
+        fewer than the source has.
+        """
         self.path = pathlib.Path(path)
         check_video_output(self.path, overwrite=overwrite)
         rate = rate or (source.frame_rate if source else None)
@@ -81,16 +101,31 @@ class VideoWriter:
         self._height, self._width, self._rate = height, width, Fraction(rate)
         self._source = source
         same_rate = source is not None and source.frame_rate == rate
-        self._times = source.times if source and same_rate else None
         self._colour = source.colour if source else SRGB_VIDEO
-        depth = bit_depth or (min(10, source.bit_depth) if source else 8)
-        self._encoding = resolved(encoding, self.path.suffix.lower(), depth, height, width)
+        self._pixel_aspect = _pixel_aspect(source, height, width) if source else Fraction(1)
+        depth = bit_depth or (8 if not source or source.bit_depth == 8 else 10)
+        extension = self.path.suffix.lower()
+        self._encoding = resolved(encoding, extension, depth, height, width)
         self._check_pixel_aspect()
         self._partial = temporary_path(self.path)
         self._overwrite = overwrite
-        self._copy_audio = bool(audio and same_rate and source and source.has_audio)
+        self._num_frames = num_frames
         self._container: av.container.OutputContainer | None = None
-        self._audio: AudioCopy | None = None
+        self._tracks: tuple[Track, ...] = ()
+        self._copy: TrackCopy | None = None
+        self._clock = FrameClock(self._rate, None, Fraction(0))
+        self._durations: dict[int, int] = {}
+        self.notes: list[str] = []
+        if source and source.video and same_rate:
+            self._tracks = plan_tracks(source.path, extension, audio)
+            self.notes = notes_of(source.path, self._tracks, extension)
+            audio_start = first_audio(source.path) if audio != "none" else None
+            self._clock = FrameClock(self._rate, source.timing, audio_start)
+
+    def check(self) -> None:
+        """Raises the UserError that writing the first frame would end in; nothing is left."""
+        with contextlib.suppress(_Checked), self:
+            raise _Checked
 
     def __enter__(self) -> "VideoWriter":
         try:
@@ -139,15 +174,14 @@ class VideoWriter:
 
     def _encode(self, picture: av.VideoFrame) -> None:
         index = self.frames_written
-        if self._times is not None and index >= len(self._times):
-            raise ValueError(f"frame {index} has no time: the source has {len(self._times)} frames")
-        picture.pts = self._ticks(index)
-        picture.time_base = self._time_base
-        picture.duration = self._ticks(index + 1) - picture.pts
+        picture.pts = self._clock.ticks(index)
+        picture.time_base = self._clock.unit
+        picture.duration = self._clock.ticks(index + 1) - picture.pts
+        self._durations[picture.pts] = picture.duration
         try:
             self._mux(self._stream.encode(picture))
-            if self._audio:
-                self._audio.copy_until(picture.pts * self._time_base)
+            if self._copy:
+                self._copy.copy_until(picture.pts * self._clock.unit)
         except (av.FFmpegError, OSError) as error:
             raise self._error(error) from error
         self.frames_written += 1
@@ -167,7 +201,7 @@ class VideoWriter:
             self._abandon()
 
     def _check_pixel_aspect(self) -> None:
-        ratio = self._source.sample_aspect_ratio if self._source else Fraction(1)
+        ratio = self._pixel_aspect
         in_container = self.path.suffix.lower() in (".mp4", ".mov")
         if ratio != 1 and not in_container and self._encoding.codec not in _TAGGED_SAR:
             raise UserError(
@@ -177,42 +211,51 @@ class VideoWriter:
 
     def _open(self) -> None:
         encoding = self._encoding
-        self._time_base = 1 / self._rate
-        if self._times is not None and self._source and self._source.timing:
-            self._time_base = self._source.timing.time_base
         if encoding.codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints by itself
-        self._container = av.open(str(self._partial), "w")
+        self._container = av.open(
+            f"file:{self._partial}",
+            "w",
+            container_options=_MUXER_OPTIONS.get(self.path.suffix.lower(), {}),
+        )
         stream = self._container.add_stream(
             encoding.codec, rate=self._rate, options=encoder_options(encoding)
         )
         stream.width, stream.height = self._width, self._height
+        if not self._clock.is_constant:
+            # Reordered frames have decoding times that leave the last one no duration of its own.
+            stream.codec_context.max_b_frames = 0
         stream.pix_fmt = encoding.pixel_format
         stream.thread_type = "FRAME"  # whole frames in parallel: faster than slices, PyAV's default
-        stream.time_base = self._time_base
-        stream.codec_context.time_base = self._time_base
-        if self._source:
-            stream.codec_context.sample_aspect_ratio = self._source.sample_aspect_ratio
+        stream.time_base = stream.codec_context.time_base = self._clock.unit
+        stream.codec_context.sample_aspect_ratio = self._pixel_aspect
         apply_tags(stream.codec_context, self._colour)
         if encoding.codec == "libx265" and self.path.suffix.lower() in (".mp4", ".mov"):
             stream.codec_context.codec_tag = "hvc1"  # QuickTime plays no hev1
         self._stream = stream
-        if self._copy_audio and self._source and self._source.timing:
-            start = self._source.timing.start
-            self._audio = AudioCopy(self._source.path, self._container, start)
+        if self._source and self._source.video and self._clock.timing:
+            self._carry_over(self._source, self._container)
         self._container.start_encoding()
 
-    def _ticks(self, index: int) -> int:
-        """When frame ``index`` starts, in units of the stream's time base."""
-        if self._times is None:
-            return index
-        if index < len(self._times):
-            seconds = self._times[index]
-        else:
-            seconds = self._times[-1] + 1 / self._rate
-        return round(seconds / self._time_base)
+    def _carry_over(self, source: Media, output: av.container.OutputContainer) -> None:
+        """Adds the source's tags, chapters and tracks to an output that is not yet encoding."""
+        origin = self._clock.origin
+        bridged = bool(source.video and source.video.scan.is_bridged)
+        self._copy = TrackCopy(
+            source.path, output, self.path.suffix.lower(), self._tracks, origin, bridged
+        )
+        end = self._clock.ticks(self._num_frames or source.num_frames) * self._clock.unit
+        with open_container(source.path) as container:
+            stream = container.streams.video[video_stream_index(container, source.path)]
+            self._stream.metadata.update(track_tags(stream.metadata, self.path.suffix.lower()))
+            self._stream.disposition = stream.disposition
+            output.metadata.update(global_tags(container))
+            output.set_chapters(chapters_within(container, origin, origin + end))
 
     def _mux(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            if packet.pts in self._durations:  # encoders guess that of the last frame
+                packet.duration = self._durations.pop(packet.pts)
         if self._container:
             self._container.mux(packets)
 
@@ -220,19 +263,20 @@ class VideoWriter:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
         self._mux(self._stream.encode(None))
-        if self._audio:
-            whole = self._source and self._source.num_frames == self.frames_written
-            end = self._ticks(self.frames_written) * self._time_base
-            self._audio.copy_until(None if whole else end)
-            self._audio.close()
+        if self._copy:
+            whole = self._source and self._source.num_frames <= self.frames_written
+            end = self._clock.ticks(self.frames_written) * self._clock.unit
+            self._copy.copy_until(None if whole else end)
+            self._copy.finish()
+            self._copy.close()
         if self._container:
             self._container.close()
         commit(self._partial, self.path, overwrite=self._overwrite)
 
     def _abandon(self) -> None:
         """Closes what is open and removes the temporary file; nothing to do after a clean end."""
-        if self._audio:
-            self._audio.close()
+        if self._copy:
+            self._copy.close()
         if self._container:
             with contextlib.suppress(av.FFmpegError, OSError):  # the first error is the one to tell
                 self._container.close()
@@ -247,3 +291,15 @@ class VideoWriter:
             f"cannot encode {self.path} with {settings.codec}, {settings.pixel_format}, "
             f"crf {settings.crf}: {error}"
         )
+
+
+def _pixel_aspect(source: Media, height: int, width: int) -> Fraction:
+    """Width over height of a pixel of the result, so that it is shown with the source's aspect.
+
+    Square pixels stay square: who gives both sides of such a picture wants them.
+    """
+    ratio = source.sample_aspect_ratio
+    if ratio == 1 or abs(source.width * height - width * source.height) < source.height:
+        return ratio  # both sides grow alike, to a pixel
+    ratio *= Fraction(source.width * height, source.height * width)
+    return Fraction(1) if abs(ratio - 1) < _NEARLY_SQUARE else ratio.limit_denominator(1000)

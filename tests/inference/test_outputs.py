@@ -6,7 +6,7 @@ import pytest
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import outputs
-from skipsr_jax.inference.settings import Size
+from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.reader import Media
 
 FOUR = Size(4.0, 0, 0)
@@ -47,10 +47,10 @@ def test_the_input_is_never_replaced(tmp_path):
     path = tmp_path / "c.mp4"
     path.touch()
     with pytest.raises(UserError, match="the input itself"):
-        outputs.check_output(path, media(path), overwrite=True)
+        outputs.check_output(path, media(path), (40, 80), Output(), True)
 
 
 def test_frames_have_no_rate(tmp_path):
     shots = media(tmp_path, "frames")
     with pytest.raises(UserError, match="no frame rate"):
-        outputs.check_output(tmp_path / "out.mp4", shots, overwrite=False)
+        outputs.check_output(tmp_path / "out.mp4", shots, (40, 80), Output(), False)

@@ -21,6 +21,10 @@ CLIPS = {
         "x265-params": "log-level=none:keyint=8:min-keyint=8:bframes=2:open-gop=1"}},
     "d.ts": {},
     "e.avi": {"codec": "mpeg4", "options": {"g": "8", "bf": "0"}},
+    "k.avi": {"codec": "mpeg4", "options": {"g": "8", "bf": "2"}},
+    "l.avi": {},  # H.264, in which AVI has no time stamps to speak of
+    "m.mkv": {"options": {"g": "8", "bf": "2", "flags": "+ildct+ilme"}},  # interlaced
+    "n.ts": {"codec": "mpeg2video", "options": {"g": "8", "bf": "2", "flags": "+ildct+ilme"}},
     "f.mkv": {"codec": "mpeg2video", "options": {"g": "8", "bf": "2"}},  # open groups of pictures
     "g.mpg": {"codec": "mpeg2video", "options": {"g": "8", "bf": "2"}, "rate": Fraction(25)},
     "h.webm": {"codec": "libvpx-vp9", "options": {"g": "8", "b": "1M"}},
@@ -48,14 +52,14 @@ def test_a_range_equals_that_range_of_all_frames(tmp_path, name):
 def test_a_range_of_a_long_file_decodes_from_the_key_frame_before_it(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "a.mp4", frames=60, options=GROUPS)
     video, decoded = open_video(path), []
-    whole = video_module._decoded
+    whole = video_module.decoded
 
     def counted(*args):
         for frame in whole(*args):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(video_module, "_decoded", counted)
+    monkeypatch.setattr(video_module, "decoded", counted)
     assert len(list(video.frames(50, 53))) == 3
     assert len(decoded) <= 8
 

@@ -1,0 +1,187 @@
+"""Which tracks of a file besides its video an output can hold, and how.
+
+A track is copied where the container can hold its codec, which is tried by writing a header. Audio
+that it cannot hold is converted; everything else is left out, and said. Invariant: a plan is made
+from the headers alone, before any work, and the writer follows it.
+"""
+
+import dataclasses
+import io
+import itertools
+import pathlib
+from collections.abc import Sequence
+from typing import Literal
+
+import av
+from av.bitstream import BitStreamFilterContext
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media.scan import open_container, video_stream_index
+from skipsr_jax.media.tags import global_tags, lost_tags, readable
+
+FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+"""FFmpeg's name of the container by the extension of an output."""
+AUDIO_CHOICES = ("auto", "none")
+"""auto: audio is copied, or converted where the container cannot hold it; none: left out."""
+
+_SEEDS = {"audio": ("aac", "libopus"), "subtitle": ("subrip", "mov_text", "webvtt")}
+_LOSSY = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
+_LOSSLESS = {"mp4": "flac", "mov": "alac", "matroska": "flac", "webm": "libopus"}
+_NAMES = {"aac": "AAC", "flac": "FLAC", "alac": "ALAC", "libopus": "Opus"}
+_TRIED_PACKETS = 3
+
+How = Literal["template", "parameters", "convert", "attach", "leave"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """A track of the source besides its video.
+
+    Attributes:
+      index: of the stream in the source.
+      kind: audio, subtitle, attachment, video (a cover picture or another camera) or data.
+      name: what it is, for the user: "audio track 2 (aac, eng)".
+      how: copied with its codec's "template" or with its "parameters" alone, "convert", "attach",
+        or "leave" it out.
+      encoder: of an audio track that is converted.
+    """
+
+    index: int
+    kind: str
+    name: str
+    how: How
+    encoder: str = ""
+
+
+def plan_tracks(path: pathlib.Path, extension: str, audio: str = "auto") -> tuple[Track, ...]:
+    """What becomes of each track of the file at ``path`` in an output with this extension.
+
+    Raises UserError when audio can be neither copied nor converted.
+    """
+    target = FORMATS[extension]
+    tracks, numbers = [], {"audio": 0, "subtitle": 0, "video": 0, "data": 0, "attachment": 0}
+    with open_container(path) as container:
+        main = container.streams.video[video_stream_index(container, path)]
+        for stream in container.streams:
+            numbers[stream.type] = numbers.get(stream.type, 0) + 1
+            if stream.index == main.index or (stream.type == "audio" and audio == "none"):
+                continue
+            name = _name(stream, numbers[stream.type])
+            how, encoder = _how(path, stream, target)
+            if stream.type == "data" and "timecode" in main.metadata | stream.metadata:
+                continue  # the writer makes a timecode track from the tag
+            if stream.type == "audio" and how == "leave":
+                raise UserError(
+                    f"{path}: {name} can be neither copied to {extension} nor converted; "
+                    "write .mkv, or leave the audio out: --config.output.audio=none"
+                )
+            tracks.append(Track(stream.index, stream.type, name, how, encoder))
+    return tuple(tracks)
+
+
+def notes_of(path: pathlib.Path, tracks: Sequence[Track], extension: str) -> list[str]:
+    """One line for each thing that is not in the result as it is in the source at ``path``."""
+    notes = [
+        f"{track.name} is converted to {_NAMES[track.encoder]}: {extension} cannot hold it"
+        for track in tracks
+        if track.how == "convert"
+    ]
+    left = [track.name for track in tracks if track.how == "leave"]
+    with open_container(path) as container:
+        lost = lost_tags(global_tags(container), FORMATS[extension])
+    if lost:
+        left.append(f"tags {', '.join(lost)}")
+    if left:
+        better = "" if extension == ".mkv" else "; .mkv may hold more"
+        notes.append(f"left out, because {extension} cannot hold it: {', '.join(left)}{better}")
+    return notes
+
+
+def add_copy(
+    output: av.container.OutputContainer, stream: av.stream.Stream, how: How
+) -> av.stream.Stream:
+    """Adds a stream to ``output`` that takes the packets of ``stream`` as they are.
+
+    Raises ValueError or av.FFmpegError when the container cannot hold it.
+    """
+    if how == "template":
+        return output.add_stream_from_template(stream)
+    for seed in _SEEDS.get(stream.type, ()):
+        try:
+            copy = output.add_mux_stream(seed)
+        except ValueError:
+            continue
+        # The filter passes packets on unchanged. It is made for the parameters that it copies,
+        # because PyAV takes a template only of codecs that the container's table of encoders has.
+        BitStreamFilterContext("null", stream, copy)
+        copy.time_base = stream.time_base
+        return copy
+    raise ValueError(f"{output.format.name} holds no {stream.type}")
+
+
+def _how(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str]:
+    """How a track gets into a container, and the encoder if it is converted."""
+    if stream.type == "attachment":
+        return ("attach" if target == "matroska" else "leave"), ""
+    if stream.type == "video" and not stream.disposition & av.stream.Disposition.attached_pic:
+        return "leave", ""
+    if stream.type not in ("audio", "subtitle", "video"):
+        return "leave", ""
+    if stream.codec_context is not None and _takes_header(stream, target):
+        return "template", ""
+    if stream.type == "audio" and stream.codec_context is not None:
+        if target == "matroska" and _comes_back(path, stream, target):
+            return "parameters", ""
+        codec = stream.codec_context.codec
+        lossless = codec.lossless and not codec.lossy
+        if stream.codec_context.sample_rate:
+            return "convert", (_LOSSLESS if lossless else _LOSSY)[target]
+    return "leave", ""
+
+
+def _takes_header(stream: av.stream.Stream, target: str) -> bool:
+    try:
+        with av.open(io.BytesIO(), "w", format=target) as output:
+            copy = add_copy(output, stream, "template")
+            copy.disposition = stream.disposition
+            output.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
+
+
+def _comes_back(path: pathlib.Path, stream: av.stream.Stream, target: str) -> bool:
+    """Whether the first packets of a track, written with its parameters, are read as its codec."""
+    file = io.BytesIO()
+    try:
+        with open_container(path) as source, av.open(file, "w", format=target) as output:
+            copy = add_copy(output, source.streams[stream.index], "parameters")
+            packets = (p for p in source.demux(source.streams[stream.index]) if p.size)
+            for packet in itertools.islice(packets, _TRIED_PACKETS):
+                packet.stream = copy
+                output.mux(packet)
+        with av.open(io.BytesIO(file.getvalue())) as written:
+            found = written.streams.audio[0].codec_context
+            return found is not None and found.name == stream.codec_context.name
+    except (ValueError, IndexError, av.FFmpegError):
+        return False
+
+
+def _name(stream: av.stream.Stream, number: int) -> str:
+    metadata = {key: readable(value) for key, value in stream.metadata.items()}
+    if stream.type == "attachment":
+        return f"attachment {metadata.get('filename', number)}"
+    if stream.type == "data":
+        return f"data track {number} ({metadata.get('handler_name', 'unknown')})"
+    if stream.type == "video":
+        cover = stream.disposition & av.stream.Disposition.attached_pic
+        return f"cover picture ({stream.name})" if cover else f"video track {number}"
+    codec = (
+        "unknown codec"
+        if stream.codec_context is None
+        else stream.codec_context.codec.canonical_name
+    )
+    language = metadata.get("language", "und")
+    kind = "subtitle" if stream.type == "subtitle" else "audio"
+    details = codec if language == "und" else f"{codec}, {language}"
+    return f"{kind} track {number} ({details})"

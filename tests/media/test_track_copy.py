@@ -1,0 +1,268 @@
+"""Tracks beside the video: the same packets, in sync, cut to what was upscaled; or converted."""
+
+from fractions import Fraction
+
+import av
+import pytest
+from media_clips import NTSC_FILM, picture, write_clip, write_tone
+
+from skipsr_jax.media.reader import open_media
+from skipsr_jax.media.video_writer import VideoWriter
+
+
+def copy(source, target, count=None, **options):
+    media = open_media(source)
+    with VideoWriter(
+        target, height=media.height, width=media.width, source=media, **options
+    ) as out:
+        for index, frame in enumerate(media.frames()):
+            if count is not None and index >= count:
+                break
+            out.write(frame)
+
+
+def audio_packets(path):
+    """(seconds after the first picture, bytes) of every packet."""
+    start = open_media(path).timing.start
+    with av.open(str(path)) as container:
+        return [
+            (packet.pts * packet.time_base - start, bytes(packet))
+            for packet in container.demux(audio=0)
+            if packet.size
+        ]
+
+
+@pytest.mark.parametrize(
+    ("source", "audio", "target"),
+    [
+        ("in.mp4", "aac", "out.mp4"),
+        ("in.mp4", "aac", "out.mkv"),
+        ("in.mp4", "aac", "out.mov"),
+        ("in.mkv", "aac", "out.mp4"),
+        ("in.mkv", "libopus", "out.mp4"),
+        ("in.mkv", "libopus", "out.webm"),
+        ("in.mkv", "flac", "out.mkv"),
+    ],
+)
+def test_packets_are_copied_in_sync(tmp_path, source, audio, target):
+    write_clip(tmp_path / source, frames=40, audio=audio)
+    assert open_media(tmp_path / source).has_audio
+    copy(tmp_path / source, tmp_path / target)
+    before, after = audio_packets(tmp_path / source), audio_packets(tmp_path / target)
+    assert [data for _, data in after] == [data for _, data in before]
+    for (was, _), (now, _) in zip(before, after, strict=True):
+        assert abs(was - now) <= Fraction(2, 1000)  # Matroska counts milliseconds
+
+
+def test_transport_stream_audio_reaches_mp4(tmp_path):
+    write_clip(tmp_path / "in.ts", frames=40, audio="aac")
+    copy(tmp_path / "in.ts", tmp_path / "out.mp4")
+    before, after = audio_packets(tmp_path / "in.ts"), audio_packets(tmp_path / "out.mp4")
+    assert len(after) == len(before)
+    assert abs(before[5][0] - after[5][0]) <= Fraction(2, 1000)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 0.9 * 48000 * 40 / 24
+
+
+def test_audio_ends_with_the_last_frame_written(tmp_path):
+    write_clip(tmp_path / "in.mp4", frames=48, audio="aac")
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", count=12)
+    packets = audio_packets(tmp_path / "out.mp4")
+    end = 12 / NTSC_FILM
+    assert end - Fraction(1024, 48000) <= packets[-1][0] < end
+
+
+def test_audio_can_be_left_out(tmp_path):
+    write_clip(tmp_path / "in.mp4", audio="aac")
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4", audio="none")
+    assert not open_media(tmp_path / "out.mp4").has_audio
+    assert not list(tmp_path.glob(".*"))
+
+
+def decoded_audio(path):
+    """(codec, rate, when it begins after the first picture, its samples) of the audio track."""
+    start = open_media(path).timing.start
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        codec, rate = stream.codec_context.codec.canonical_name, stream.rate
+        frames = list(container.decode(stream))
+    begins = float(frames[0].pts * frames[0].time_base - start)
+    return codec, rate, begins, sum(frame.samples for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("source", "codec", "target", "becomes"),
+    [
+        ("in.mkv", "flac", "out.mov", "alac"),
+        ("in.mkv", "pcm_s16le", "out.webm", "opus"),
+        ("in.avi", "adpcm_ms", "out.mp4", "aac"),
+        ("in.avi", "adpcm_ms", "out.mkv", "adpcm_ms"),  # by its parameters alone
+        ("in.wmv", "wmav2", "out.mkv", "wmav2"),
+        ("in.wmv", "wmav2", "out.mp4", "aac"),
+        ("in.m2ts", "pcm_bluray", "out.mkv", "flac"),
+    ],
+)
+def test_what_a_container_cannot_hold_is_converted(tmp_path, source, codec, target, becomes):
+    video = {".wmv": "wmv2", ".m2ts": "mpeg2video"}.get(source[2:], "libx264")
+    write_clip(tmp_path / source, frames=50, audio=codec, codec=video, rate=Fraction(25))
+    copy(tmp_path / source, tmp_path / target)
+    _, rate, begins, samples = decoded_audio(tmp_path / source)
+    codec, new_rate, new_begins, new_samples = decoded_audio(tmp_path / target)
+    assert codec == becomes
+    assert abs(new_samples / new_rate - samples / rate) < 0.1 and abs(new_begins - begins) < 0.06
+
+
+def test_audio_whose_time_stamps_repeat_is_repaired(tmp_path):
+    """As some recorders write: two packets with one time stamp, and a gap behind them."""
+    write_clip(tmp_path / "in.mkv", frames=40, audio="aac")
+    with (
+        av.open(str(tmp_path / "in.mkv")) as read,
+        av.open(str(tmp_path / "twice.mkv"), "w") as write,
+    ):
+        copies = {s.index: write.add_stream_from_template(s) for s in read.streams}
+        numbers = dict.fromkeys(copies, 0)
+        for packet in read.demux():
+            if packet.size:
+                index = packet.stream.index
+                if index and numbers[index] in (8, 20):
+                    packet.pts = packet.dts = packet.pts - packet.duration
+                numbers[index] += 1
+                packet.stream = copies[index]
+                write.mux(packet)
+    for name in ("out.mp4", "out.mkv"):
+        copy(tmp_path / "twice.mkv", tmp_path / name)
+        before, after = audio_packets(tmp_path / "in.mkv"), audio_packets(tmp_path / name)
+        assert [data for _, data in after] == [data for _, data in before]
+        for (was, _), (now, _) in zip(before, after, strict=True):
+            assert abs(was - now) <= Fraction(3, 1000)
+
+
+def test_the_head_of_the_audio_is_kept_where_the_video_starts_late(tmp_path):
+    source = write_clip(tmp_path / "in.mkv", frames=12, audio="flac", rate=Fraction(25), late=0.5)
+    for name in ("out.mp4", "out.mkv"):
+        copy(source, tmp_path / name)
+        before, after = audio_packets(source), audio_packets(tmp_path / name)
+        assert [data for _, data in after] == [data for _, data in before]
+        assert abs(before[0][0] - after[0][0]) <= Fraction(2, 1000) and after[0][0] < -0.47
+
+
+def film(path):
+    """A Matroska file with two languages, subtitles, chapters, an attachment and tags."""
+    with av.open(str(path), "w", container_options={"default_mode": "passthrough"}) as container:
+        video = container.add_stream("libx264", rate=Fraction(25))
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sounds = [container.add_stream(codec, rate=48000) for codec in ("aac", "ac3")]
+        text = container.add_mux_stream("subrip")
+        text.time_base = Fraction(1, 1000)
+        for stream, language, title in zip(
+            (*sounds, text), ("eng", "jpn", "ger"), ("Main", "Commentary", "Full"), strict=True
+        ):
+            stream.metadata.update(language=language, title=title)
+        sounds[1].disposition = av.stream.Disposition.default
+        text.disposition = av.stream.Disposition.forced
+        container.add_attachment("font.ttf", "font/ttf", b"letters")
+        container.metadata.update(title="My Film", ARTIST="Me", MOOD="calm")
+        second = {"time_base": Fraction(1, 1000)}
+        container.set_chapters(
+            [
+                {"id": 1, "start": 0, "end": 400, "metadata": {"title": "One"}, **second},
+                {"id": 2, "start": 400, "end": 1000, "metadata": {"title": "Two"}, **second},
+            ]
+        )
+        for index in range(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index))))
+        container.mux(video.encode(None))
+        for stream in sounds:
+            write_tone(container, stream, 1.0)
+        for number, words in enumerate((b"Hello", b"you")):
+            packet = av.Packet(words)
+            packet.pts = packet.dts = 100 + 400 * number
+            packet.duration, packet.time_base, packet.stream = 300, Fraction(1, 1000), text
+            container.mux(packet)
+    return path
+
+
+def contents(path):
+    with av.open(str(path)) as container:
+        tracks = [
+            (
+                stream.type,
+                stream.codec_context.name if stream.codec_context else "",
+                stream.metadata.get("language", ""),
+                stream.metadata.get("title", ""),
+                int(stream.disposition),
+            )
+            for stream in container.streams
+            if stream.type != "video"
+        ]
+        words = [bytes(p) for p in container.demux(*container.streams.subtitles) if p.size]
+        chapters = [
+            (float(c["start"] * c["time_base"]), c["metadata"]["title"])
+            for c in container.chapters()
+        ]
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+        files = [(s.metadata["filename"], s.data) for s in container.streams.attachments]
+    return tracks, words, chapters, tags, files
+
+
+def test_everything_that_a_film_has_is_carried_over(tmp_path):
+    source = film(tmp_path / "film.mkv")
+    copy(source, tmp_path / "out.mkv")
+    (tracks, words, chapters, tags, files), new = contents(source), contents(tmp_path / "out.mkv")
+    assert new[0] == tracks and new[1] == words and new[2] == chapters and new[4] == files
+    assert [t[2:] for t in tracks[:3]] == [
+        ("eng", "Main", 0), ("jpn", "Commentary", 1), ("ger", "Full", 64),
+    ]  # fmt: skip
+    assert {key: new[3][key] for key in ("title", "artist", "mood")} == {
+        "title": "My Film", "artist": "Me", "mood": "calm",
+    }  # fmt: skip
+    assert tags["title"] == "My Film"
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".webm"])
+def test_what_is_left_out_is_named(tmp_path, extension):
+    media = open_media(film(tmp_path / "film.mkv"))
+    writer = VideoWriter(tmp_path / f"out{extension}", height=48, width=64, source=media)
+    (line,) = [note for note in writer.notes if "left out" in note]
+    assert "subtitle track 1 (subrip, ger)" in line and "attachment font.ttf" in line
+    assert ("MOOD" in line) == (extension != ".webm")
+    with writer:
+        for frame in media.frames():
+            writer.write(frame)
+    tracks, _, chapters, tags, _ = contents(tmp_path / f"out{extension}")
+    sounds = [track for track in tracks if track[0] == "audio"]
+    assert [track[2] for track in sounds] == ["eng", "jpn"]
+    assert [track[4] for track in sounds] == [0, 1]
+    assert tags["title"] == "My Film"
+    assert chapters == [(0.0, "One"), (0.4, "Two")]
+    with av.open(str(tmp_path / f"out{extension}")) as container:
+        names = [s.metadata.get("handler_name") or s.metadata.get("title")
+                 for s in container.streams.audio]  # fmt: skip
+    assert names == ["Main", "Commentary"]
+
+
+def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
+    media = open_media(film(tmp_path / "film.mkv"))
+    with VideoWriter(
+        tmp_path / "out.mkv", height=48, width=64, source=media, num_frames=8
+    ) as writer:
+        for frame in list(media.frames())[:8]:
+            writer.write(frame)
+    _, words, chapters, _, _ = contents(tmp_path / "out.mkv")
+    assert words == [b"Hello"] and chapters == [(0.0, "One")]
+
+
+def test_audio_and_video_are_interleaved(tmp_path):
+    write_clip(tmp_path / "in.mp4", frames=96, audio="aac")
+    copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        kinds = [packet.stream.type for packet in container.demux() if packet.size]
+    longest = max(len(run) for run in "".join(kind[0] for kind in kinds).split("v"))
+    assert longest < 40
+
+
+def test_a_second_of_silence_without_a_source(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", height=48, width=64, rate=Fraction(12)) as out:
+        for index in range(12):
+            out.write(picture(index))
+    assert not open_media(tmp_path / "a.mp4").has_audio

@@ -1,0 +1,43 @@
+"""What becomes of each track of a file, decided before any work."""
+
+import av
+import pytest
+from media_clips import write_clip
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media import tracks
+from skipsr_jax.media.tracks import plan_tracks
+
+
+def hows(path, extension, **options):
+    return [(track.kind, track.how) for track in plan_tracks(path, extension, **options)]
+
+
+def test_a_track_is_copied_or_converted_or_left_out(tmp_path):
+    path = write_clip(tmp_path / "in.mkv", audio="ac3")
+    assert hows(path, ".mp4") == hows(path, ".mkv") == [("audio", "template")]
+    assert hows(path, ".webm") == [("audio", "convert")]
+    assert hows(path, ".webm", audio="none") == []
+
+
+def test_audio_that_cannot_be_kept_is_found_before_any_work(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "in.mkv", audio="ac3")
+    monkeypatch.setattr(tracks, "_how", lambda *_: ("leave", ""))
+    with pytest.raises(UserError, match=r"audio track 1 \(ac3\).*--config.output.audio=none"):
+        plan_tracks(path, ".mp4")
+
+
+def test_a_second_camera_and_a_cover_are_named(tmp_path):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        streams = [container.add_stream(codec, rate=25) for codec in ("libx264", "libx264")]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            for stream in streams:
+                container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    (other,) = plan_tracks(tmp_path / "in.mkv", ".mkv")
+    assert (other.how, other.name) == ("leave", "video track 2")
+    (note,) = tracks.notes_of(tmp_path / "in.mkv", [other], ".mkv")
+    assert "video track 2" in note
