@@ -1,6 +1,6 @@
 """Lists what a wheel holds; pyproject.toml has everything else about the package.
 
-The configs and the tiny checkpoint are top-level folders of the repository and subfolders of the
+The configs and two checkpoints are top-level folders of the repository and subfolders of the
 installed package, which pyproject.toml cannot say together with a search for packages.
 skipsr_jax/resources.py finds both forms.
 """
@@ -13,7 +13,7 @@ setup(
     packages=[*find_packages(include=["skipsr_jax*"]), *FOLDERS],
     package_dir=FOLDERS,
     package_data={
-        "skipsr_jax.pretrained": ["tiny/**/*"],
+        "skipsr_jax.pretrained": ["tiny/**/*", "mask_predictor/**/*"],
         "skipsr_jax.evaluation": ["*/*.html", "*/*.css", "*/*.js"],
     },
 )

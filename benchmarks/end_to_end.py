@@ -9,11 +9,12 @@
 
 It runs the pipeline of infer.py (inference.pipeline) with random parameters and frames. Keep masks
 are connected blobs, or are cut from the errors of real clips of the same size, and skip the
-fractions --skips; or they are read from files. Frames are bytes on the host before and after; a
-thread prefetches the results. Reading and writing of files, and what infer.py does with a frame
-between the two, is not included. ``total`` is wall-clock time. The first run of a row compiles
-and is not counted. The peak memory is that since the process began and rows run in the order of the
-flags, so name small clips first.
+fractions --skips; or they are read from files. They replace the mask of the predictor that comes
+with the package, which runs on the frames and is waited for. Frames are bytes on the host before
+and after; a thread prefetches the results. Reading and writing of files, and what infer.py does
+with a frame between the two, is not included. ``total`` is wall-clock time. The first run of a row
+compiles and is not counted. The peak memory is that since the process began and rows run in the
+order of the flags, so name small clips first.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import token_grid
 from skipsr_jax.inference.background import prefetch
-from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.model import SHIPPED_PREDICTOR, Model, load_predictor
 from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
@@ -88,15 +89,26 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-class FixedMask(Programs):
-    """The programs, with the mask ``keep`` in place of a predictor's."""
+@dataclasses.dataclass(frozen=True)
+class FixedLogits:
+    """The logits of a mask, which are there when those of the predictor have been downloaded."""
 
     keep: Bool[HostArray, "t r q"]
-    masks_from_pixels: bool = False
+    predicted: Array
 
-    def mask_logits(self, predictor_input: Array) -> HostArray:
+    def __array__(self, *arguments: Any, **options: Any) -> HostArray:
+        np.asarray(self.predicted)
+        return np.where(self.keep, np.float32(99), np.float32(-99))[None]
+
+
+class FixedMask(Programs):
+    """The programs, with the mask ``keep`` in place of the predictor's, which runs all the same."""
+
+    keep: Bool[HostArray, "t r q"]
+
+    def pixel_logits(self, frames: HostArray, target: tuple[int, int]) -> FixedLogits:
         """The logits of ``keep``, of probability near 0 or 1, for a batch of one clip."""
-        return np.where(self.keep, np.float32(9), np.float32(-9))[None]
+        return FixedLogits(self.keep, super().pixel_logits(frames, target))
 
 
 def make_programs(name: str, dtype: Any, coder: str) -> FixedMask:
@@ -107,7 +119,8 @@ def make_programs(name: str, dtype: Any, coder: str) -> FixedMask:
     text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
     params = {part: random_parameters(module, mesh) for part, module in networks.items()}
     params["text"] = {"positive": text}
-    return FixedMask(Model(name, **networks, predictor=None, params=params, mesh=mesh))
+    predictor, params["predictor"] = load_predictor(SHIPPED_PREDICTOR, dtype, mesh)
+    return FixedMask(Model(name, **networks, predictor=predictor, params=params, mesh=mesh))
 
 
 def settings_of(name: str, coding: str) -> Settings:
@@ -180,8 +193,6 @@ def main(argv: Sequence[str]) -> int:
     wrong = [coding for coding in values.coding if coding not in CODINGS]
     if wrong or not values.coding:
         raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")
-    if values.coding != ["dense"] and values.scale != 4:
-        raise UserError("--coding other than dense needs --scale=4: masks from pixels fit there")
     programs = make_programs(values.model, dtype, values.coder)
     widest = VAE_PRESETS[values.model].block_channels[0]
     ceilings = {
@@ -193,7 +204,6 @@ def main(argv: Sequence[str]) -> int:
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):
-        programs.masks_from_pixels = coding != "dense"
         for row in rows_of(clip, programs, settings_of(values.model, coding), values):
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)

@@ -26,7 +26,7 @@ from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.quality import Row, header, line, means, row
 from skipsr_jax.inference.masks import from_input, keep_mask
-from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.model import chosen_mask, load_model
 from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
@@ -74,7 +74,7 @@ def mask_alone(low: np.ndarray, target: tuple[int, int], programs: Programs, set
     """
     if settings.mask.source == "predictor" and not programs.masks_from_pixels:
         raise UserError("--nopictures needs a predictor on pixels; this model's takes the latent")
-    return keep_mask(settings.mask, programs, None, low, None, target)
+    return keep_mask(settings.mask, programs, low, None, target)(None)
 
 
 def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -> Row:
@@ -99,12 +99,8 @@ def main(argv: Sequence[str]) -> int:
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)
-    model = load_model(
-        settings.checkpoint,
-        settings.dtype,
-        settings.mask.source == "predictor",
-        coder=settings.coder,
-    )
+    model = load_model(settings.checkpoint, settings.dtype, settings.mask, coder=settings.coder)
+    settings = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
     programs = Programs(model)
     print(header(), flush=True)
     rows = []

@@ -171,7 +171,7 @@ class Variants:
         latent, noise = (jax.random.normal(jax.random.key(i), shape) for i in range(2))
 
         def mask() -> HostArray:
-            logits = np.asarray(self._programs.mask_logits(latent), np.float32)[0]
+            logits = np.asarray(self._programs.latent_logits(latent), np.float32)[0]
             return masks.from_logits(logits, HALF)
 
         def run() -> Array:

@@ -144,7 +144,7 @@ def load(checkpoint: pathlib.Path, dtype: str) -> tuple[float, float]:
     began = time.perf_counter()
     jax.block_until_ready(jnp.zeros(1))
     started = time.perf_counter()
-    jax.block_until_ready(load_model(str(checkpoint), dtype, with_predictor=False).params)
+    jax.block_until_ready(load_model(str(checkpoint), dtype).params)
     return started - began, time.perf_counter() - started
 
 

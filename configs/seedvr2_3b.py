@@ -1,4 +1,4 @@
-"""SeedVR2-3B: one step, no guidance, with the training-free mask.
+"""SeedVR2-3B: one step, no guidance, with the mask predictor of the package.
 
     python infer.py --config=seedvr2_3b --input=clip.mp4
 

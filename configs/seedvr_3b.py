@@ -1,4 +1,4 @@
-"""SeedVR-3B: 50 guided steps, with the training-free mask.
+"""SeedVR-3B: 50 guided steps, with the mask predictor of the package.
 
     python infer.py --config=seedvr_3b --input=clip.mp4
 

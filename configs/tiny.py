@@ -3,8 +3,8 @@
     python infer.py
     python infer.py --input=clip.mp4 --config.size.factor=2
 
-Checkpoint: checkpoints/tiny, which comes with the package (its README has the scores); the configs
-tiny_vae, tiny_predictor and tiny_sr trained it.
+Checkpoints: checkpoints/tiny and checkpoints/mask_predictor, which come with the package (their
+READMEs have the scores); the configs tiny_vae, tiny_sr and tiny_predictor trained them.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,6 @@ def get_config() -> ConfigDict:
     """Returns what differs from the defaults in skipsr_jax/inference/settings.py."""
     config = ConfigDict()
     config.checkpoint = "checkpoints/tiny"
-    config.mask = ConfigDict({"source": "predictor"})
     config.chunk = ConfigDict({"frames": 33, "overlap": 4})
     config.encode = "dense"
     config.decode = "dense"

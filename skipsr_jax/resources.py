@@ -1,4 +1,4 @@
-"""Finds the configs and the checkpoint that come with the package.
+"""Finds the configs and the checkpoints that come with the package.
 
 In the repository they are the top-level folders configs/ and checkpoints/. A wheel holds them as
 skipsr_jax/configs and skipsr_jax/pretrained (setup.py maps the names). Invariant: a checkout, an
@@ -23,7 +23,7 @@ def _folder(in_wheel: str, in_checkout: str) -> pathlib.Path:
 CONFIGS = _folder("configs", "configs")
 """Holds one ``<name>.py`` for each config."""
 CHECKPOINTS = _folder("pretrained", "checkpoints")
-"""Holds ``tiny``, the checkpoint of the config tiny."""
+"""Holds ``tiny``, the model of the config tiny, and ``mask_predictor``, which serves all models."""
 
 
 def config_names() -> list[str]:

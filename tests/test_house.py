@@ -76,7 +76,6 @@ TESTED_IN = {
     "evaluation/measures/ms_ssim.py": "evaluation/measures/test_pixel.py",
     "evaluation/measures/registry.py": "evaluation/test_compare.py",
     "evaluation/measures/stream.py": "evaluation/measures/test_pixel.py",
-    "inference/model.py": "inference/test_pipeline.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",
     "kernels/attention/api.py": "kernels/attention/test_attention.py",

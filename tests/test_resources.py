@@ -1,4 +1,4 @@
-"""The configs and the checkpoint that come with the package are found from any directory."""
+"""The configs and the checkpoints that come with the package are found from any directory."""
 
 import pathlib
 
@@ -50,6 +50,8 @@ def test_a_path_that_does_not_exist_is_named_with_the_config_that_it_may_mean():
 
 
 def test_checkpoints_are_found_here_or_else_with_the_package():
+    predictor = ROOT / "checkpoints" / "mask_predictor"
+    assert resources.find_checkpoint("checkpoints/mask_predictor") == str(predictor)
     shipped = ROOT / "checkpoints" / "tiny"
     assert resources.find_checkpoint("checkpoints/tiny") == str(shipped)
     assert resources.find_checkpoint("./checkpoints/tiny") == str(shipped)

@@ -1,4 +1,4 @@
-"""A wheel holds the configs, the tiny checkpoint and the commands, and needs no checkout."""
+"""A wheel holds the configs, two checkpoints and the commands, and needs no checkout."""
 
 import configparser
 import os
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ("checkpoints/tiny", "checkpoints/mask_predictor")
 SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def unpacked(tmp_path_factory):
     source.mkdir()
     for name in SOURCES:
         shutil.copy(ROOT / name, source / name)
-    for name in ("skipsr_jax", "configs", "checkpoints/tiny"):
+    for name in ("skipsr_jax", "configs", *SHIPPED):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, source / name, ignore=ignore)
     (source / "checkpoints" / "large" / "0").mkdir(parents=True)
@@ -50,10 +51,11 @@ def files_below(folder):
     }
 
 
-def test_it_holds_the_package_the_configs_and_the_tiny_checkpoint(unpacked):
+def test_it_holds_the_package_the_configs_and_two_checkpoints(unpacked):
     held = files_below(unpacked / "skipsr_jax")
     wanted = files_below(ROOT / "skipsr_jax")
-    for folder, name in (("configs", "configs"), ("checkpoints/tiny", "pretrained/tiny")):
+    shipped = ((path, path.replace("checkpoints", "pretrained")) for path in SHIPPED)
+    for folder, name in (("configs", "configs"), *shipped):
         found = files_below(ROOT / folder)
         wanted |= {f"{name}/{path}": content for path, content in found.items()}
     assert held.keys() == wanted.keys()
@@ -124,4 +126,5 @@ def test_it_upscales_with_its_checkpoint(run, unpacked, tmp_path):
     Image.effect_noise((24, 16), 40).convert("RGB").save("small.png")
     said = run("skipsr-infer", "--input=small.png", "--config.size.factor=2")
     assert f"model {unpacked}/skipsr_jax/pretrained/tiny" in said
+    assert f"predictor of {unpacked}/skipsr_jax/pretrained/mask_predictor" in said
     assert Image.open(tmp_path / "outputs" / "small_x2.png").size == (48, 32)

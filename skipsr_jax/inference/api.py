@@ -25,7 +25,7 @@ from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
-from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.model import chosen_mask, load_model, mask_origin
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.programs import Programs
@@ -88,7 +88,8 @@ class Upscaler:
         ``skipsr_jax.inference.settings.Settings`` documents all entries.
 
     Attributes:
-      settings: what the config and the overrides come to.
+      settings: what the config and the overrides come to, with a mask source in place of "auto".
+      mask_origin: where masks come from, in words.
       programs: the model and its compiled programs.
 
     Raises:
@@ -106,16 +107,12 @@ class Upscaler:
     ):
         if checkpoint is not None:
             overrides["checkpoint"] = os.fspath(checkpoint)
-        self.settings = settings_from(config, overrides)
-        with_predictor = self.settings.mask.source == "predictor"
-        mesh = mesh_of(self.settings.mesh)
-        model = load_model(
-            self.settings.checkpoint,
-            self.settings.dtype,
-            with_predictor,
-            mesh,
-            self.settings.coder,
-        )
+        settings = settings_from(config, overrides)
+        mesh = mesh_of(settings.mesh)
+        model = load_model(settings.checkpoint, settings.dtype, settings.mask, mesh, settings.coder)
+        mask = chosen_mask(settings.mask, model)
+        self.settings = dataclasses.replace(settings, mask=mask)
+        self.mask_origin = mask_origin(settings.mask, model)
         self.programs = Programs(model, ProgramCache(cache))
 
     def stream(
@@ -233,6 +230,7 @@ class Upscaler:
           (luma, blue difference, red difference), or one array (height, width, 3).
         """
         settings = self.settings
+        report.mask_source = self.mask_origin
         limit = settings.max_frames or None
         taken = _timed(itertools.islice(_checked(frames), limit), report)
         with contextlib.closing(prefetch(taken, PREFETCHED)) as inputs:

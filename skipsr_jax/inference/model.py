@@ -5,6 +5,7 @@ that the run needs, with parameters that fit them.
 """
 
 import dataclasses
+import os
 from typing import Any, Literal
 
 import jax
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.settings import Mask
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import Params, abstract, to_dict
@@ -37,8 +39,13 @@ _CODER_PARTS: dict[CoderKind, tuple[str, type, type]] = {
 }
 """Of each coder, its name in checkpoints, its config and its network."""
 _PARTS = ("vae", "light_coder", "dit", "predictor")
-_HINTS = {"predictor": "set config.mask.source=input", "light_coder": "set config.coder=full"}
+_HINTS = {
+    "predictor": "take another checkpoint as config.mask.checkpoint",
+    "light_coder": "set config.coder=full",
+}
 """What to do where a checkpoint lacks a network."""
+SHIPPED_PREDICTOR = "checkpoints/mask_predictor"
+"""The mask predictor that comes with the package: on the input's pixels, for every model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +56,9 @@ class Model:
       source: the checkpoint, for messages.
       coder: the full autoencoder or the light coder.
       dit: the transformer.
-      predictor: the mask predictor, on latents or on pixels; None when the model was loaded without
-        it.
+      predictor: the mask predictor, on latents or on pixels; None when there is none, or when the
+        model was loaded without it.
+      predictor_source: the checkpoint that the predictor comes from; empty without one.
       params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
     """
@@ -61,6 +69,7 @@ class Model:
     predictor: MaskPredictor | PixelMaskPredictor | None
     params: Params
     mesh: Mesh | None = None
+    predictor_source: str = ""
 
     @property
     def coder_kind(self) -> CoderKind:
@@ -83,7 +92,7 @@ def compute_dtype(name: str) -> Any:
 def _part(config: dict[str, Any], name: str, cls: type, source: str) -> Any:
     if name not in config:
         have = ", ".join(key for key in config if key in _PARTS) or "none"
-        hint = _HINTS.get(name, "take another checkpoint")
+        hint = _HINTS.get(name, "take another checkpoint as config.checkpoint")
         raise UserError(f"{source} has no {name} (of the networks it has {have}): {hint}")
     return from_json(cls, config[name], source)
 
@@ -96,20 +105,25 @@ def _coder_kind(asked: str, config: dict[str, Any]) -> CoderKind:
 
 
 def load_model(
-    path: str, dtype: str, with_predictor: bool, mesh: Mesh | None = None, coder: str = "auto"
+    path: str,
+    dtype: str,
+    mask: Mask | None = None,
+    mesh: Mesh | None = None,
+    coder: str = "auto",
 ) -> Model:
     """Loads the networks that are stored at ``path``.
 
     Args:
       path: folder or URL of the checkpoint; ``checkpoints/<name>`` also finds those of the package.
       dtype: of parameters and computation: auto, or a name that ``compute_dtype`` takes.
-      with_predictor: whether to load the mask predictor.
+      mask: whose source says whether to load a mask predictor, and which; None: without one.
       mesh: each device of it reads its shard of the parameters; None: the default device.
       coder: full, light, or auto: light where the checkpoint has one. Only that one is loaded.
 
     Raises:
       UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its
-        attention heads do not divide over the mesh.
+        attention heads do not divide over the mesh; or ``mask`` needs a predictor and there is
+        none.
     """
     source = find_checkpoint(path)
     kind = compute_dtype(dtype)
@@ -129,19 +143,76 @@ def load_model(
         check_heads(mesh.size, dit_config.heads)
     module = abstract(lambda rngs: network(coder_config, rngs=rngs, **kinds))
     dit = abstract(lambda rngs: DiT(dit_config, rngs=rngs, **kinds))
-    wanted = {part: to_dict(module), "dit": to_dict(dit)}
-    predictor = None
-    if with_predictor:
-        predictor_config = _part(config, "predictor", PredictorConfig, source)
-        predictor = abstract(lambda rngs: make_predictor(predictor_config, rngs=rngs, **kinds))
-        wanted["predictor"] = to_dict(predictor)
-
-    sharded, whole = (None, None) if mesh is None else (shardings(wanted, mesh), replicated(mesh))
-    params = store.restore_params(source, wanted, sharded, dtype=kind)
+    params = _restored(source, {part: to_dict(module), "dit": to_dict(dit)}, kind, mesh)
+    predictor, predictor_source = None, find_predictor(mask, source, config)
+    if predictor_source:
+        predictor, params["predictor"] = load_predictor(predictor_source, kind, mesh)
+    whole = None if mesh is None else replicated(mesh)
     params |= store.restore_params(source, shardings=whole, dtype=kind, only=("text",))
     _check_text(params["text"], dit_config, source)
     params["coder"] = params.pop(part)
-    return Model(source, module, dit, predictor, params, mesh)
+    return Model(source, module, dit, predictor, params, mesh, predictor_source)
+
+
+def load_predictor(
+    path: str, dtype: Any, mesh: Mesh | None = None
+) -> tuple[MaskPredictor | PixelMaskPredictor, Params]:
+    """The mask predictor of a checkpoint, as shapes, and its parameters; as ``load_model``."""
+    source, kinds = find_checkpoint(path), {"dtype": dtype, "param_dtype": dtype}
+    config = _part(store.load_config(source), "predictor", PredictorConfig, source)
+    predictor = abstract(lambda rngs: make_predictor(config, rngs=rngs, **kinds))
+    return predictor, _restored(source, {"predictor": to_dict(predictor)}, dtype, mesh)["predictor"]
+
+
+def find_predictor(mask: Mask | None, source: str, config: dict[str, Any]) -> str:
+    """The checkpoint that the mask predictor comes from: ``mask.checkpoint`` before the model's own
+    before that of the package; "" without one.
+
+    Args:
+      mask: None: no predictor is wanted.
+      source: the model's checkpoint.
+      config: of that checkpoint.
+
+    Raises:
+      UserError: the source is "predictor" and there is none.
+    """
+    if mask is None or mask.source not in ("auto", "predictor"):
+        return ""
+    if mask.checkpoint:
+        return find_checkpoint(mask.checkpoint)
+    if "predictor" in config:
+        return source
+    shipped = find_checkpoint(SHIPPED_PREDICTOR)
+    if os.path.exists(shipped):
+        return shipped
+    if mask.source == "auto":
+        return ""
+    raise UserError(
+        f"{source} has no predictor and there is no {SHIPPED_PREDICTOR}: name one as "
+        "config.mask.checkpoint, or set config.mask.source=input"
+    )
+
+
+def chosen_mask(mask: Mask, model: Model) -> Mask:
+    """``mask`` with "auto" replaced by the source that the model makes possible."""
+    if mask.source != "auto":
+        return mask
+    source = "input" if model.predictor is None else "predictor"
+    return dataclasses.replace(mask, source=source)
+
+
+def mask_origin(mask: Mask, model: Model) -> str:
+    """What a summary says of where masks come from. ``mask`` is as the config has it."""
+    if mask.source == "auto" and model.predictor is None:
+        return "input, training-free, for there is no mask predictor"
+    if model.predictor is not None and mask.source in ("auto", "predictor"):
+        return f"predictor of {model.predictor_source}"
+    return mask.source
+
+
+def _restored(source: str, wanted: Params, kind: Any, mesh: Mesh | None) -> Params:
+    sharded = None if mesh is None else shardings(wanted, mesh)
+    return store.restore_params(source, wanted, sharded, dtype=kind)
 
 
 def _check_text(text: Params, config: DiTConfig, source: str) -> None:

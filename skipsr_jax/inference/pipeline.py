@@ -134,9 +134,12 @@ def _upscale_chunk(
     choice = CodingChoice(frames, upscaled.padded_size, programs, settings)
     new = float(len(frames) - (settings.chunk.overlap if number else 0))
 
+    with report.stage("mask"):
+        mask = keep_mask(settings.mask, programs, frames, truth, target)
+
     def make_mask(latent: Array | None) -> Bool[HostArray, "t r q"]:
         with report.stage("mask"):
-            return keep_mask(settings.mask, programs, latent, frames, truth, target)
+            return mask(latent)
 
     keep = make_mask(None) if choice.needs_mask_to_encode else None
     encoding, called = choice.encoding(keep), time.perf_counter()
@@ -189,7 +192,7 @@ def upscale_frames(
         hold the input's frames, one for one, at the target size.
     """
     check_sparse(programs, settings)
-    report.mask_source, report.coder = settings.mask.source, programs.model.coder_kind
+    report.coder = programs.model.coder_kind
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))

@@ -31,9 +31,10 @@ from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import bind
-from skipsr_jax.models.predictor import PixelMaskPredictor
+from skipsr_jax.models.predictor import MaskPredictor, PixelMaskPredictor, cell_weights
 from skipsr_jax.pixels.compose import blend, compose_latent, gather_patches
 from skipsr_jax.pixels.composite import composite
+from skipsr_jax.pixels.resample import to_unit_range
 from skipsr_jax.pixels.yuv import rgb_codes, rgb_to_yuv
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.patches import join_channels
@@ -63,6 +64,26 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
         return bind(dit, params)(patches, text, timesteps, plan)
 
     return jax.jit(velocity)
+
+
+def predictor_step(
+    predictor: MaskPredictor | PixelMaskPredictor,
+) -> Callable[..., Float[Array, "1 t r q"]]:
+    """Returns one call of the mask predictor (real or abstract module), compiled once per shape.
+
+    (parameters, latent) -> logits, or for a predictor in pixel space (parameters, frames (f, h, w,
+    3) uint8 or uint16, ``cell_weights``) -> logits.
+    """
+
+    @jax.named_scope("mask")
+    def of_latent(params, latent):
+        return bind(predictor, params)(latent)
+
+    @jax.named_scope("mask")
+    def of_pixels(params, frames, weights):
+        return bind(predictor, params)(to_unit_range(frames)[None], weights)
+
+    return jax.jit(of_pixels if isinstance(predictor, PixelMaskPredictor) else of_latent)
 
 
 def draw_noise(seed: Array, chunk: Array, shape: tuple[int, ...]) -> Noise:
@@ -119,12 +140,10 @@ class Programs:
             for direction in ("encode", "decode")
         }
         if model.predictor is not None:
-
-            @jax.named_scope("mask")
-            def logits(params, inputs):
-                return bind(model.predictor, params)(inputs)
-
-            self._logits = own("predictor", jax.jit(logits))
+            self._logits = own("predictor", predictor_step(model.predictor))
+            self._cell_weights = functools.cache(
+                lambda *sizes: jax.device_put(cell_weights(*sizes))
+            )
 
     @property
     def compiled_transformers(self) -> int:
@@ -136,14 +155,21 @@ class Programs:
         """Whether the mask predictor takes low-resolution frames rather than latents."""
         return isinstance(self.model.predictor, PixelMaskPredictor)
 
-    def mask_logits(self, inputs: Float[Array | HostArray, "b _ _ _ _"]) -> Float[Array, "b t r q"]:
-        """The predictor's logit of each patch; positive: the patch needs refinement.
+    def latent_logits(self, latent: Float[Array, "1 t h w c"]) -> Float[Array, "1 t r q"]:
+        """The logit of each patch, of a predictor on latents; positive: it needs refinement."""
+        return self._logits(self.model.params["predictor"], latent)
+
+    def pixel_logits(self, frames: HostArray, target: tuple[int, int]) -> Float[Array, "1 t r q"]:
+        """The same of a predictor in pixel space; its download begins at once.
 
         Args:
-          inputs: the latent, (b, t, h / 8, w / 8, c); for a predictor in pixel space frames in
-            [0, 1], (b, f, h / 4, w / 4, 3), as ``masks.predictor_frames`` makes them.
+          frames: of the input, (f, h, w, 3) uint8 or uint16, with f = 4k + 1.
+          target: (height, width) of the output.
         """
-        return self._logits(self.model.params["predictor"], inputs)
+        weights = self._cell_weights(frames.shape[1:3], target)
+        logits = self._logits(self.model.params["predictor"], frames, weights)
+        logits.copy_to_host_async()
+        return logits
 
     def refine(
         self,

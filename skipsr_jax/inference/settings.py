@@ -19,7 +19,7 @@ from skipsr_jax.parallel.mesh import MeshSizes
 from skipsr_jax.pixels import colour_fix
 from skipsr_jax.types import DTYPES
 
-MASK_SOURCES = ("predictor", "input", "oracle", "none")
+MASK_SOURCES = ("auto", "predictor", "input", "oracle", "none")
 CODINGS = ("auto", "dense", "sparse")
 CODERS = ("auto", "full", "light")
 
@@ -52,8 +52,10 @@ class Mask:
     """Which patches are computed (skipsr_jax.inference.masks).
 
     Attributes:
-      source: predictor, input, oracle or none. "input" is training-free: the public weights have
-        no predictor.
+      source: auto, predictor, input, oracle or none. auto: the predictor if there is one, else
+        "input", which is training-free.
+      checkpoint: of the predictor; empty: the model's own, or where it has none the one that comes
+        with the package. The one that is named here is used even if the model has its own.
       probability: predictor: a patch is kept from this probability of needing refinement on.
       input_tau: input: a patch is kept above this mean squared error of the input against its own
         2x reduced and enlarged copy (pixels in [0, 1]).
@@ -62,7 +64,8 @@ class Mask:
       dilate: patches by which kept regions grow.
     """
 
-    source: str = "input"
+    source: str = "auto"
+    checkpoint: str = ""
     probability: float = 0.5
     input_tau: float = 2.8e-4
     oracle_tau: float = 2e-4

@@ -110,7 +110,7 @@ def warm_up(
         grid = token_grid(length, *target)
         latent = jnp.zeros(programs.coder.latent_shape(grid))
         if settings.mask.source == "predictor":
-            keep_mask(settings.mask, programs, latent, clip, None, target)
+            keep_mask(settings.mask, programs, clip, None, target)(latent)
         began, tokens = time.perf_counter(), int(np.prod(grid))
         rungs = ladder(max(1, round(fewest * tokens)), tokens, programs.model.devices)
         for rung in rungs:

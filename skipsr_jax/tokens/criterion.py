@@ -53,6 +53,20 @@ def patch_mse(
     return np.concatenate([error[:1], later])
 
 
+def cover(cells: int, side: int, pixels: int, target: int) -> Float[HostArray, "cells pixels"]:
+    """The mean over what each cell covers, along one axis, as a matrix whose rows sum to one.
+
+    ``pixels`` input pixels span ``target`` output pixels; cell i covers output pixels i * side to
+    (i + 1) * side, as far as they exist. A cell beyond them is the last one that has any.
+    """
+    edges = np.minimum(np.arange(cells + 1) * side, target) * (pixels / target)
+    inside = np.minimum(np.arange(cells), -(-target // side) - 1)
+    low, high = edges[inside, None], edges[inside + 1, None]
+    at = np.arange(pixels)
+    overlap = np.clip(np.minimum(at + 1, high) - np.maximum(at, low), 0, None)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def needs_refinement(mse: Float[HostArray, "t r q"], tau: float = TAU) -> Bool[HostArray, "t r q"]:
     """The keep mask: True where Eq. 1 does not hold."""
     return mse > tau

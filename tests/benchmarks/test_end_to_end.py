@@ -26,9 +26,7 @@ def test_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "decode_s" in capsys.readouterr().out
 
 
-def test_sparse_coding_needs_the_scale_at_which_masks_fit():
-    with pytest.raises(UserError, match="--scale=4"):
-        end_to_end.main(["", "--model=tiny", "--clips=1x32x32", "--coding=auto", "--scale=2"])
+def test_an_unknown_coding_is_refused():
     with pytest.raises(UserError, match="--coding=dense,none"):
         end_to_end.main(["", "--model=tiny", "--clips=1x32x32", "--coding=dense,none"])
 

@@ -271,7 +271,6 @@ def test_checkpoints_of_other_models(clip, checkpoint, tmp_path, capsys):
     wider = config | {"dit": config["dit"] | {"width": 32}}
     cases = {
         "no_vae": ({"dit": params["dit"]}, {"dit": config["dit"]}, "has no vae"),
-        "no_mask": (params, {k: config[k] for k in ("vae", "dit")}, "config.mask.source=input"),
         "no_text": ({k: params[k] for k in ("vae", "dit", "predictor")}, config, "has no text"),
         "other": (params, wider, "holds another model"),
         "alien": (params, config | {"vae": {"depth": 3}}, "is not a VAEConfig"),
@@ -280,6 +279,9 @@ def test_checkpoints_of_other_models(clip, checkpoint, tmp_path, capsys):
         store.save_model(tmp_path / name, numbers, description)
         args = (f"--input={clip}", f"--config.checkpoint={tmp_path / name}")
         assert says in fails(capsys, *args), name
+    model = (f"--input={clip}", f"--config.checkpoint={checkpoint}")
+    for path, says in (("tiny", "has no predictor"), ("absent", "no such checkpoint")):
+        assert says in fails(capsys, *model, f"--config.mask.checkpoint=checkpoints/{path}")
     (tmp_path / "empty").mkdir()
     args = (f"--input={clip}", f"--config.checkpoint={tmp_path / 'empty'}")
     assert "not a checkpoint" in fails(capsys, *args)

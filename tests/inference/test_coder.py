@@ -21,7 +21,7 @@ from skipsr_jax.tokens.blocks import plan_blocks
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = small_model.write_small_model(tmp_path_factory.mktemp("coder") / "model")
-    return load_model(path, "float32", with_predictor=False)
+    return load_model(path, "float32")
 
 
 LIGHT = abstract(lambda rngs: LightCoder(small_model.LIGHT_CONFIG, rngs=rngs))

@@ -52,28 +52,11 @@ def test_input_mask_has_the_token_grid_at_any_scale(half_busy, target):
     assert not keep[:, :, : columns // 2 - 1].any()
 
 
-def test_predictor_sees_the_input_itself_at_a_scale_of_4(half_busy):
-    given = masks.predictor_frames(half_busy, (128, 192))
-    assert given.shape == (9, 32, 48, 3)  # 6 frames -> 9
-    np.testing.assert_array_equal(given[:6], half_busy)
-    np.testing.assert_array_equal(given[6:], half_busy[5:].repeat(3, axis=0))
-    logits = np.random.default_rng(0).random((3, 8, 12)).astype(np.float32)
-    np.testing.assert_array_equal(masks.on_token_grid(logits, (32, 48), (128, 192)), logits)
-
-
-@pytest.mark.parametrize(
-    "target,sees",
-    [((64, 96), (16, 24)), ((100, 170), (28, 44)), ((256, 384), (32, 48)), ((130, 200), (32, 48))],
-)
-def test_predictor_frames_and_token_grid_at_any_scale(half_busy, target, sees):
-    """The border between flat and busy stays where it is, at every scale."""
-    given = masks.predictor_frames(half_busy, target)
-    assert given.shape == (9, *sees, 3)
-    busy = given.std(axis=-1) > 0.01  # of colours: the flat half is grey
-    cells = busy.reshape(9, sees[0] // 4, 4, sees[1] // 4, 4).mean((2, 4))[::4]
-    on_grid = masks.on_token_grid(cells.astype(np.float32), (32, 48), target)
-    rows, columns = -(-target[0] // 16), -(-target[1] // 16)
-    assert on_grid.shape == (3, rows, columns)
-    middle = (np.arange(columns) + 0.5) * 16 / target[1]
-    assert (on_grid[..., middle < 0.42] < 0.1).all()
-    assert (on_grid[..., middle > 0.58] > 0.9).all()
+def test_logits_of_other_factors_have_an_offset():
+    assert masks.logit_offset((180, 320), (720, 1280)) == 0
+    assert masks.logit_offset((360, 640), (720, 1280)) == dict(masks.LOGIT_OFFSETS)[2.0]
+    between = masks.logit_offset((240, 320), (720, 1280))  # 3 and 4: their geometric mean
+    assert 0 < between < dict(masks.LOGIT_OFFSETS)[3.0]
+    smallest, largest = masks.LOGIT_OFFSETS[0], masks.LOGIT_OFFSETS[-1]
+    assert masks.logit_offset((64, 64), (64, 64)) == smallest[1]
+    assert masks.logit_offset((16, 16), (256, 256)) == largest[1]

@@ -13,7 +13,7 @@ from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import from_config
+from skipsr_jax.inference.settings import Mask, from_config
 from skipsr_jax.media.resize import upscale
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -23,19 +23,20 @@ TARGET = (32, 40)
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
     path = small_model.write_small_model(tmp_path_factory.mktemp("upscale") / "model")
-    return Programs(load_model(path, "float32", with_predictor=True))
+    return Programs(load_model(path, "float32", Mask("predictor")))
 
 
 @pytest.fixture(scope="module")
 def light_programs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("light") / "model"
     path = small_model.write_small_model(folder, light_coder=True)
-    return Programs(load_model(path, "float32", with_predictor=True))
+    return Programs(load_model(path, "float32", Mask("predictor")))
 
 
 @pytest.fixture(scope="module")
 def settings():
-    return from_config(runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]())
+    found = from_config(runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]())
+    return dataclasses.replace(found, mask=Mask("predictor"))
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +184,13 @@ def test_the_light_coder_runs_in_place_of_the_full_one(light_programs, settings,
 
 def test_a_checkpoint_without_the_coder_that_is_asked_for_is_refused(tmp_path):
     path = small_model.write_small_model(tmp_path / "model")
-    assert load_model(path, "float32", with_predictor=False).coder_kind == "full"
+    assert load_model(path, "float32").coder_kind == "full"
     with pytest.raises(UserError, match=r"has no light_coder .*: set config\.coder=full"):
-        load_model(path, "float32", with_predictor=False, coder="light")
+        load_model(path, "float32", coder="light")
 
 
 def test_auto_loads_the_light_coder_alone_where_there_is_one(light_programs, tmp_path):
     assert set(light_programs.model.params["coder"]["decoder"]) >= {"eighth", "quarter", "half"}
     path = small_model.write_small_model(tmp_path / "model", light_coder=True)
-    model = load_model(path, "float32", with_predictor=False, coder="full")
+    model = load_model(path, "float32", coder="full")
     assert model.coder_kind == "full" and "down_blocks" in model.params["coder"]["encoder"]

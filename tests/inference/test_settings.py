@@ -75,7 +75,7 @@ def test_mistakes_on_the_command_line(argument, says):
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("--config.mask.source=guess", "predictor, input, oracle, none"),
+        ("--config.mask.source=guess", "auto, predictor, input, oracle, none"),
         ("--config.mask.source=oracle", "mask.reference"),
         ("--config.mask.probability=1.5", "from 0 to 1"),
         ("--config.chunk.frames=16", "4k + 1"),

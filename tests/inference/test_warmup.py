@@ -15,7 +15,7 @@ from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.programs import Programs
-from skipsr_jax.inference.settings import Chunk, from_config
+from skipsr_jax.inference.settings import Chunk, Mask, from_config
 from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.inference.warmup import chunk_lengths, coding_programs, warm_up
 
@@ -79,7 +79,7 @@ def test_every_number_of_slots_runs_once_where_coding_may_be_sparse():
 @pytest.mark.slow
 def test_no_mask_asks_for_another_program(tmp_path):
     path = small_model.write_small_model(tmp_path / "model")
-    programs = Programs(load_model(path, "float32", with_predictor=True))
+    programs = Programs(load_model(path, "float32", Mask("predictor")))
     config = runpy.run_path(str(ROOT / "configs" / "tiny.py"))["get_config"]()
     settings = dataclasses.replace(from_config(config), chunk=Chunk(5, 0))
     lines = list(warm_up((28, 28), (112, 112), 5, programs, settings, fewest=0.4))

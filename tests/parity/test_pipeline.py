@@ -48,7 +48,7 @@ def model(folder, case, runs, tmp_path_factory):
     out = str(place / "model")
     groups = vae_case["constructor"]["norm_num_groups"]
     import_official(out, sources, {"positive": text}, norm_groups=groups)
-    return load_model(out, "float32", with_predictor=False)
+    return load_model(out, "float32")
 
 
 def close(ours, theirs, what):

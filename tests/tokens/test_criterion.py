@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from skipsr_jax.tokens.criterion import dilate, needs_refinement, patch_mse
+from skipsr_jax.tokens.criterion import cover, dilate, needs_refinement, patch_mse
 
 
 def test_the_first_patch_covers_one_frame_and_the_others_four():
@@ -34,3 +34,13 @@ def test_dilation_grows_a_square_and_stays_in_its_frame():
     grown = dilate(keep, 1)
     assert grown[0, 1:4, :2].all() and grown.sum() == 6
     np.testing.assert_array_equal(dilate(keep, 0), keep)
+
+
+def test_cells_cover_their_part_of_an_axis():
+    """Three cells of 8 output pixels, of which 20 exist, over 5 input pixels: 2, 2 and 1."""
+    want = [[1 / 2, 1 / 2, 0, 0, 0], [0, 0, 1 / 2, 1 / 2, 0], [0, 0, 0, 0, 1]]
+    np.testing.assert_allclose(cover(3, 8, 5, 20), want, atol=1e-6)
+    beyond = cover(4, 8, 5, 20)
+    np.testing.assert_array_equal(beyond[3], beyond[2])
+    parts = cover(2, 8, 3, 16)  # 1.5 input pixels each
+    np.testing.assert_allclose(parts, [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]], atol=1e-6)

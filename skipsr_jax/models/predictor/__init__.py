@@ -1,7 +1,6 @@
 """The mask predictor: which patches of a clip the transformer has to refine."""
 
 from skipsr_jax.models.predictor.model import (
-    LOW_RES_PATCH_PIXELS,
     PAPER,
     TINY,
     MaskPredictor,
@@ -9,13 +8,14 @@ from skipsr_jax.models.predictor.model import (
     PredictorConfig,
     make_predictor,
 )
+from skipsr_jax.models.predictor.pixel_energies import cell_weights
 
 __all__ = [
-    "LOW_RES_PATCH_PIXELS",
     "PAPER",
     "TINY",
     "MaskPredictor",
     "PixelMaskPredictor",
     "PredictorConfig",
+    "cell_weights",
     "make_predictor",
 ]

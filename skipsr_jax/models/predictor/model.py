@@ -5,8 +5,8 @@ the first has stride (1, 2, 2), so that one logit stands for one patch of 1 x 2 
 positive logit means "run the transformer here". This is the predictor of the 3B and 7B models.
 
 The pixel-space variant puts the same layers on energies of the low-resolution frames
-(skipsr_jax.models.predictor.pixel_energies): for an autoencoder whose latents have lost the fine
-contrast that Eq. 1 asks for, as the tiny one's have, and for masks before anything is encoded.
+(skipsr_jax.models.predictor.pixel_energies). It knows neither autoencoder nor transformer, so one
+serves every model, and masks are there before anything is encoded.
 
 Padding: time repeats the first and the last frame, so that a single image is treated as a still
 video; space is zero padded. The convolutions are not causal: the predictor runs once, on the whole
@@ -26,7 +26,7 @@ from skipsr_jax.geometry import PATCH, PATCH_FRAMES
 from skipsr_jax.models.layers.causal_conv import conv3d
 from skipsr_jax.models.layers.initial import drawn, filled
 from skipsr_jax.models.predictor import pixel_energies
-from skipsr_jax.models.predictor.pixel_energies import PixelEnergies
+from skipsr_jax.models.predictor.pixel_energies import MIRROR_AXES, CellWeights, PixelEnergies
 from skipsr_jax.parallel.fsdp import gathered
 from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.types import DType, Float
@@ -67,6 +67,8 @@ _MATRIX_UNIT_CHANNELS = 128
 """Output channels that a matrix unit computes together."""
 _MOST_EXTRA_CHANNELS = 8
 """Up to this many output channels beyond whole matrix units are computed apart from the others."""
+LOW_RES_PATCH_PIXELS = PATCH * pixel_energies.CELL
+"""Pixels along the side of a patch, in frames that are 4 times smaller than the target: 4."""
 
 
 def _conv3d_few_outputs(
@@ -179,14 +181,8 @@ class MaskPredictor(nnx.Module):
             return layers[-1](x)[..., 0].astype(jnp.float32)
 
 
-_MIRROR_AXES = ((), (2,), (3,), (2, 3))
-"""Axes of (b, f, h, w, ...) along which a frame is mirrored, for each of its four images."""
-LOW_RES_PATCH_PIXELS = PATCH * pixel_energies.CELL
-"""Pixels along the side of a patch, in the low-resolution frames of the pixel-space variant: 4."""
-
-
 class PixelMaskPredictor(nnx.Module):
-    """Low-resolution frames in [0, 1], 4 x 4 pixels a patch -> one logit per patch, in float32.
+    """Low-resolution frames in [0, 1] -> one logit per patch of the target, in float32.
 
     Eq. 1 does not change when a picture is mirrored, nor does the logit: it is the mean over the
     picture and its three mirror images. (Measured on eight clips: F1 0.0026 higher than without.)
@@ -206,21 +202,32 @@ class PixelMaskPredictor(nnx.Module):
         )
         self.on_grid = MaskPredictor(on_grid, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
-    def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b t r q"]:
-        """Logits (b, (f - 1) / 4 + 1, h / 4, w / 4). Raises ValueError for other sizes."""
+    def __call__(
+        self, frames: Float[Array, "b f h w 3"], weights: CellWeights | None = None
+    ) -> Float[Array, "b t r q"]:
+        """Logits of all patches, t = (f - 1) / 4 + 1.
+
+        Args:
+          frames: 4k + 1 of them.
+          weights: ``pixel_energies.cell_weights`` of the frames' size and the target's; None: for a
+            target 4 times as large, of r = h / 4 and q = w / 4.
+
+        Raises:
+          ValueError: another number of frames, or without ``weights`` sides that are no multiples
+            of 4.
+        """
         count, height, width = frames.shape[1:4]
         side = LOW_RES_PATCH_PIXELS
-        if (count - 1) % PATCH_FRAMES or height % side or width % side:
+        if (count - 1) % PATCH_FRAMES or (weights is None and (height % side or width % side)):
             raise ValueError(
                 f"{count} frames of {height} x {width} do not divide into patches: pad to 4k + 1 "
                 f"frames and multiples of {side} pixels"
             )
         energies = gathered(self.energies, "energies", jnp.float32)
-        mirrored = jnp.concatenate([jnp.flip(frames, axes) for axes in _MIRROR_AXES])
         with jax.named_scope("pixel_energies"):
-            features = energies(mirrored)
-        logits = jnp.split(self.on_grid(features), len(_MIRROR_AXES))
-        back = [jnp.flip(x, axes) for x, axes in zip(logits, _MIRROR_AXES, strict=True)]
+            features = jnp.concatenate(energies(frames, weights))
+        logits = jnp.split(self.on_grid(features), len(MIRROR_AXES))
+        back = [jnp.flip(x, axes) for x, axes in zip(logits, MIRROR_AXES, strict=True)]
         return sum(back) / len(back)
 
 

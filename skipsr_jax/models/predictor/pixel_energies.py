@@ -2,35 +2,57 @@
 
 Eq. 1 compares an energy, the squared detail that downsampling loses, with a threshold. The input
 has lost the finest octaves, but the energies of its own fine bands say how much lay above them. So
-learned filters of mean zero run over each frame. Their squares are averaged over cells of 2 x 2
-pixels and the 4 frames of a patch, and the features are the logarithms of that and the cells' mean
-colour. A cell is where a latent pixel of the 4 x larger target lies, so the grid is the latent's,
-and the layers after it are the latent predictor's own.
+learned filters of mean zero run over each frame at its own resolution. Their squares are averaged
+over the 4 frames of a patch and over cells of 8 x 8 pixels of the target, and the features are the
+logarithms of that and the cells' mean colour. A cell is where a latent pixel lies, so the grid is
+the latent's at any factor, and the layers after it are the latent predictor's own.
 
-Everything is computed in float32: bfloat16 cannot resolve squared differences of few grey levels.
+Filters run in float32 with at least TensorFloat-32's precision: bfloat16 cannot resolve squared
+differences of few grey levels. Sums over cells are float32 throughout.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.geometry import PATCH_FRAMES
+from skipsr_jax.geometry import PATCH, PATCH_FRAMES, SPACE_FACTOR, token_grid
 from skipsr_jax.models.layers.initial import drawn
-from skipsr_jax.tokens.criterion import TAU
-from skipsr_jax.types import DType, Float
+from skipsr_jax.tokens.criterion import TAU, cover
+from skipsr_jax.types import DType, Float, HostArray
 
 CELL = 2
-"""Pixels of a cell's side: 8 at the target, 4 times larger."""
+"""Pixels of a cell's side in an input that is 4 times smaller than the target."""
 TAPS = 5
 """Pixels of a filter's side."""
 FLOOR = 0.01
 """Added to energies (in units of tau) before the logarithm: what 8-bit rounding leaves."""
+BAND_BYTES = 2**29
+"""What the filtered frames of the groups that run together may take."""
+MIRROR_AXES = ((), (2,), (3,), (2, 3))
+"""Axes of (b, f, h, w, ...) along which a frame is mirrored, for each of its four images."""
+
+CellWeights = tuple[Float[Array | HostArray, "h2 h"], Float[Array | HostArray, "w2 w"]]
+"""Matrices that average over the cells along rows and along columns."""
 
 
 def channels(filters: int) -> int:
     """Channels that ``PixelEnergies`` makes of so many filters."""
     return filters + 3
+
+
+def cell_weights(size: tuple[int, int], target: tuple[int, int]) -> CellWeights:
+    """The means over cells of 8 x 8 target pixels, for frames of ``size`` (height, width).
+
+    There are two cells a patch along each axis, padding included: (2 r, h) and (2 q, w).
+    """
+    _, *patches = token_grid(1, *target)
+    rows, columns = (
+        cover(PATCH * count, SPACE_FACTOR, pixels, side)
+        for count, pixels, side in zip(patches, size, target, strict=True)
+    )
+    return rows, columns
 
 
 def _unit_filters(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
@@ -48,36 +70,61 @@ def _groups(frames: Float[Array, "b f h w 3"]) -> Float[Array, "t b frames h w 3
     return jnp.moveaxis(grouped, 1, 0)
 
 
-def _cell_means(x: Float[Array, "b frames h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    """Means over the frames of a group and the pixels of each cell."""
-    b, frames, h, w, c = x.shape
-    return x.reshape(b, frames, h // CELL, CELL, w // CELL, CELL, c).mean(axis=(1, 3, 5))
+def _mirrored_filters(kernel: Float[Array, "h w 3 c"]) -> Float[Array, "h w 3 c4"]:
+    """The filters and their mirror images, in the order of ``MIRROR_AXES``."""
+    images = [jnp.flip(kernel, [axis - 2 for axis in axes]) for axes in MIRROR_AXES]
+    return jnp.concatenate(images, axis=-1)
 
 
 class PixelEnergies(nnx.Module):
-    """Frames of the low-resolution input in [0, 1] -> ``channels(filters)`` numbers a cell."""
+    """Frames of the low-resolution input in [0, 1] -> ``channels(filters)`` numbers a cell.
+
+    The features of the four mirror images of a picture are made together: a filter's energies in a
+    mirrored picture are the mirrored filter's energies in the picture.
+    """
 
     def __init__(self, filters: int, *, rngs: nnx.Rngs, param_dtype: DType = jnp.float32):
         shape = (TAPS, TAPS, 3, filters)
         self.kernel = drawn(_unit_filters, rngs, shape, param_dtype)
 
-    def __call__(self, frames: Float[Array, "b f h w 3"]) -> Float[Array, "b t h//2 w//2 c"]:
-        """f = 4k + 1 frames of even height and width -> t = k + 1, in cells of 2 x 2 pixels."""
+    def __call__(
+        self, frames: Float[Array, "b f h w 3"], weights: CellWeights | None = None
+    ) -> list[Float[Array, "b t h2 w2 c"]]:
+        """Returns the features of each mirror image, in the order of ``MIRROR_AXES``.
+
+        Args:
+          frames: f = 4k + 1.
+          weights: as ``cell_weights`` makes them, of height h2 and width w2; None: cells of 2 x 2
+            pixels, which must divide the frames.
+        """
+        if weights is None:
+            height, width = frames.shape[2:4]
+            weights = cell_weights((height, width), (4 * height, 4 * width))
         kernel = self.kernel[...].astype(jnp.float32)
-        kernel = kernel - kernel.mean(axis=(0, 1), keepdims=True)
+        kernel = _mirrored_filters(kernel - kernel.mean(axis=(0, 1), keepdims=True))
         reach = TAPS // 2
 
-        def of_group(group: Float[Array, "b frames h w 3"]) -> Float[Array, "b h//2 w//2 c"]:
+        def of_group(group: Float[Array, "b frames h w 3"]) -> Float[Array, "b h2 w2 c"]:
             b, frames, h, w, _ = group.shape
             x = group.reshape(b * frames, h, w, 3)
             x = jnp.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
             bands = jax.lax.conv_general_dilated(
                 x, kernel, (1, 1), "VALID",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="high",
             )  # fmt: skip
-            energies = _cell_means(jnp.square(bands.reshape(b, frames, h, w, -1)))
-            colours = 2 * _cell_means(group) - 1
-            return jnp.concatenate([jnp.log(energies / TAU + FLOOR), colours], axis=-1)
+            squares = jnp.square(bands).reshape(b, frames, h, w, -1).mean(axis=1)
+            sums = jnp.concatenate([squares, group.mean(axis=1)], axis=-1)
+            sums = jnp.einsum("bhwc,Ww->bhWc", sums, weights[1], precision="highest")
+            return jnp.einsum("bhWc,Hh->bHWc", sums, weights[0], precision="highest")
 
-        # One group at a time: the bands of a long 4K clip would fill the memory.
-        return jnp.moveaxis(jax.lax.map(of_group, _groups(frames.astype(jnp.float32))), 0, 1)
+        groups = _groups(frames.astype(jnp.float32))
+        # A few groups at a time: the bands of a long 4K clip would fill the memory.
+        size = groups[0].size // 3 * kernel.shape[-1] * 4
+        together = int(np.clip(BAND_BYTES // size, 1, len(groups)))
+        cells = jax.lax.map(of_group, groups, batch_size=together)
+        energies, colours = jnp.split(jnp.moveaxis(cells, 0, 1), [kernel.shape[-1]], axis=-1)
+        energies = jnp.split(jnp.log(energies / TAU + FLOOR), len(MIRROR_AXES), axis=-1)
+        return [
+            jnp.flip(jnp.concatenate([x, 2 * colours - 1], axis=-1), axes)
+            for x, axes in zip(energies, MIRROR_AXES, strict=True)
+        ]
