@@ -10,7 +10,7 @@ channels, ``n`` video tokens in a bucket, ``m`` text tokens, ``s`` attention row
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, UInt32
 
 HostArray = np.ndarray
 DType = Any
@@ -19,4 +19,4 @@ DType = Any
 DTYPES = ("float32", "bfloat16")
 """Names of the dtypes that networks can be computed in."""
 
-__all__ = ["DTYPES", "Bool", "DType", "Float", "HostArray", "Int", "UInt8"]
+__all__ = ["DTYPES", "Bool", "DType", "Float", "HostArray", "Int", "UInt8", "UInt32"]

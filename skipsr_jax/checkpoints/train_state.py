@@ -2,17 +2,28 @@
 
 ``state`` may hold optimizer states (named tuples). On disk they are flat string-keyed dicts, and
 restoring returns them in the caller's own structure. Invariant: what is restored ``like`` a state
-equals what was saved, on any mesh.
+equals what was saved, on any mesh: each array has a checksum in the config item.
 """
 
+import logging
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
-from skipsr_jax.checkpoints.store import FORMAT_VERSION, PathLike, absolute
+from skipsr_jax.checkpoints.checksums import device_checksums
+from skipsr_jax.checkpoints.store import FORMAT_VERSION, PathLike, absolute, load_config
 from skipsr_jax.errors import UserError
+from skipsr_jax.models.params import flatten, shape_mismatches
+
+# What Orbax and TensorStore raise for files that are missing, cut short or changed.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, AssertionError)
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that was complete once cannot be read, or has other numbers than were saved."""
 
 
 def _is_plain(tree: Any) -> bool:
@@ -70,12 +81,11 @@ def save_step(
       config: the JSON item; ``format_version`` is added.
       force: save also when ``save_interval_steps`` says that the step is not due.
     """
-    items = {
-        "state": ocp.args.StandardSave({name: _to_plain(part) for name, part in state.items()}),
-        "config": ocp.args.JsonSave({"format_version": FORMAT_VERSION} | config),
-    }
     if step in manager.all_steps():
         return False
+    plain = {name: _to_plain(part) for name, part in state.items()}
+    facts = {"format_version": FORMAT_VERSION, "checksums": device_checksums(plain)}
+    items = {"state": ocp.args.StandardSave(plain), "config": ocp.args.JsonSave(facts | config)}
     return manager.save(step, args=ocp.args.Composite(**items), force=force)
 
 
@@ -86,18 +96,53 @@ def restore_step(
 
     The leaves of ``like`` are arrays or ShapeDtypeStructs; the result has their shardings.
 
-    Raises UserError when there is no such step, or when the state has other keys or shapes.
+    Raises UserError when there is no such step, or when the state has other keys or shapes, and
+    DamagedCheckpointError when it cannot be read or its checksums do not match.
     """
     step = manager.latest_step() if step is None else step
     if step is None or step not in manager.all_steps():
         raise UserError(f"{manager.directory}: has no checkpoint" + (f" {step}" if step else ""))
+    folder = absolute(manager.directory) / str(step)
     plain = {name: _to_plain(part) for name, part in like.items()}
+    wrong = shape_mismatches(flatten(plain), _stored(folder))
+    if wrong:
+        more = f"; and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise UserError(
+            f"{folder}: does not fit this run's model and optimizer: {'; '.join(wrong[:4])}{more}"
+        )
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(plain))
     try:
         state = manager.restore(step, args=wanted)["state"]
-    except (ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{manager.directory}/{step}: does not fit this run's model and optimizer: {reason}"
-        ) from error
+    except PermissionError as error:
+        raise UserError(f"{folder}: {error}") from error
+    except _UNREADABLE as error:
+        raise DamagedCheckpointError(f"{folder}: {_first_line(error)}") from error
+    _verify(folder, state)
     return {name: _from_plain(state[name], part) for name, part in like.items()}
+
+
+def _stored(folder: epath.Path) -> dict[str, Any]:
+    """What a step holds, by path, as its metadata says."""
+    try:
+        return flatten(ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
+    except _UNREADABLE as error:
+        raise DamagedCheckpointError(f"{folder}: {_first_line(error)}") from error
+
+
+def _verify(folder: epath.Path, state: dict[str, Any]) -> None:
+    """Raises DamagedCheckpointError unless the arrays are those that were saved."""
+    try:
+        saved = load_config(folder).get("checksums")
+    except UserError as error:
+        raise DamagedCheckpointError(str(error)) from error
+    if saved is None:
+        logging.warning("%s: saved by a version without checksums; it is not verified", folder)
+        return
+    found = device_checksums(state)
+    wrong = [name for name, checksum in found.items() if saved.get(name) != checksum]
+    if wrong:
+        raise DamagedCheckpointError(f"{folder}: the checksum of {wrong[0]} does not match")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -6,7 +6,9 @@ waits for the others.
 """
 
 import jax
+import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 
 from skipsr_jax.errors import UserError
 
@@ -25,6 +27,19 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("num_processes", None, text, flag_values=values)
     text = "Number of this process, from 0. Default: from the cluster."
     flags.DEFINE_integer("process_id", None, text, flag_values=values)
+
+
+def on_any_host(here: bool) -> bool:
+    """Whether ``here`` is true on any host: the same answer on every host."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.asarray(here)).any())
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every host has come to this point; ``name`` is the same on all of them."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def join(values: flags.FlagValues) -> None:

@@ -8,11 +8,14 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store, train_state
+from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
+from skipsr_jax.parallel.hosts import on_any_host, wait_for_all
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Stage
 from skipsr_jax.training.step import State, fresh_state
+from skipsr_jax.training.workdir import set_aside
 
 
 def initial_state(stage: Stage, settings: Settings, mesh: Mesh) -> State:
@@ -40,17 +43,36 @@ def initial_state(stage: Stage, settings: Settings, mesh: Mesh) -> State:
 
 
 def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, float]:
-    """The last checkpoint's state, and the seconds that the run had taken until then.
+    """The state of the newest sound checkpoint, and the seconds that the run had taken until then.
 
-    Returns ``state`` and 0 where there is no checkpoint yet.
+    Damaged checkpoints are renamed to ``<step>.damaged``, with a warning. Returns ``state`` and 0
+    where there is no checkpoint yet.
+
+    Raises UserError when a checkpoint is of another model, or when all of them are damaged.
     """
-    last = manager.latest_step()
-    if last is None:
-        return state, 0.0
-    state = train_state.restore_step(manager, state)
-    seconds = store.load_config(manager.directory, last)["elapsed_seconds"]
-    logging.info("resumed after step %d (%.0f s)", last, seconds)
-    return state, seconds
+    damaged = []
+    while (last := manager.latest_step()) is not None:
+        damage = None
+        try:
+            found = train_state.restore_step(manager, state)
+            seconds = store.load_config(manager.directory, last)["elapsed_seconds"]
+        except train_state.DamagedCheckpointError as error:
+            damage = error
+        if not on_any_host(damage is not None):
+            logging.info("resumed after step %d (%.0f s)", last, seconds)
+            return found, seconds
+        logging.warning("damaged, and set aside as %d.damaged: %s", last, damage or "another host")
+        damaged.append(last)
+        if jax.process_index() == 0:
+            set_aside(manager.directory / str(last), "damaged")
+        wait_for_all(f"{last} set aside")
+        manager.reload()
+    if damaged:
+        raise UserError(
+            f"{manager.directory}: every checkpoint is damaged ({', '.join(map(str, damaged))}); "
+            "to begin anew, name another --workdir"
+        )
+    return state, 0.0
 
 
 def sharded(params: Params, mesh: Mesh) -> Params:

@@ -129,20 +129,26 @@ class StepRunner:
     def means(self, done: int) -> dict[str, float]:
         """Mean metrics and throughput of the steps since the last call; ``done``: finished steps.
 
-        Raises UserError when a loss or a gradient was not finite; it names the last good
-        checkpoint.
+        Raises UserError as ``check_finite``.
         """
-        means, count = mean_by_kind(self._pending), len(self._pending)
-        self._pending = []
-        if means.pop("nonfinite"):
-            manager = self._run.manager
-            manager.wait_until_finished()
-            good = manager.latest_step()
-            raise UserError(
-                f"loss or gradient is not finite between steps {done - count} and {done}; last "
-                f"good checkpoint: " + ("none" if good is None else f"{manager.directory}/{good}")
-            )
+        self.check_finite(done)
+        means, self._pending = mean_by_kind(self._pending), []
+        del means["nonfinite"]
         return means | self.throughput.report()
+
+    def check_finite(self, done: int) -> None:
+        """Raises UserError when a loss or a gradient since the last call of ``means`` was not
+        finite; it names the last good checkpoint. ``done``: finished steps.
+        """
+        if not any(jax.device_get([metrics["nonfinite"] for _, metrics in self._pending])):
+            return
+        manager = self._run.manager
+        manager.wait_until_finished()
+        good = manager.latest_step()
+        raise UserError(
+            f"loss or gradient is not finite between steps {done - len(self._pending)} and {done}; "
+            f"last good checkpoint: " + ("none" if good is None else f"{manager.directory}/{good}")
+        )
 
 
 def _hooks(run: Run, writer: MetricWriter, frozen: Params) -> list[tuple[int, Hook]]:
@@ -219,6 +225,7 @@ def _train_steps(
     settings, stage, loop = run.settings, run.stage, run.settings.loop
 
     def save(steps: int) -> None:
+        runner.check_finite(steps)  # what is saved is named as good later
         config = stage.config | {"elapsed_seconds": clock.elapsed(), "settings": to_json(settings)}
         train_state.save_step(run.manager, steps, runner.state, config, force=True)
 

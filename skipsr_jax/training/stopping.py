@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from skipsr_jax.parallel.hosts import on_any_host
+
 
 class Preemption:
     """Whether this process, or that of any other host, has received SIGTERM."""
@@ -22,9 +24,7 @@ class Preemption:
 
     def reached(self) -> bool:
         """The same answer on every host."""
-        if jax.process_count() == 1:
-            return self._here
-        return bool(multihost_utils.process_allgather(np.asarray(self._here)).any())
+        return on_any_host(self._here)
 
     def close(self) -> None:
         """Restores the signal handler that there was before."""

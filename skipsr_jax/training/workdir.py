@@ -1,5 +1,6 @@
 """The workdir of a run: claimed by its settings, cleared of half-written checkpoints."""
 
+import itertools
 import json
 import logging
 
@@ -55,5 +56,12 @@ def set_aside_incomplete(directory: store.PathLike) -> None:
         try:
             store.step_folder(child)
         except UserError as error:
-            child.rename(child.with_name(child.name + ".incomplete"))
+            set_aside(child, "incomplete")
             logging.warning("ignored and set aside as %s.incomplete: %s", child.name, error)
+
+
+def set_aside(step: store.epath.Path, reason: str) -> None:
+    """Renames the folder of a step to ``<step>.<reason>``, or ``<step>.<reason>-2`` and so on."""
+    names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    others = (step.with_name(f"{step.name}.{reason}{name}") for name in names)
+    step.rename(next(other for other in others if not other.exists()))
