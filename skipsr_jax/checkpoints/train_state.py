@@ -5,7 +5,11 @@ restoring returns them in the caller's own structure. Invariant: what is restore
 equals what was saved, on any mesh: each array has a checksum in the config item.
 """
 
+import contextlib
+import errno
 import logging
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -80,13 +84,59 @@ def save_step(
         as ``jax.random.key_data``.
       config: the JSON item; ``format_version`` is added.
       force: save also when ``save_interval_steps`` says that the step is not due.
+
+    Raises:
+      UserError: the folder is gone, or this save or the one before it fails.
     """
+    directory = absolute(manager.directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: is no folder any more; checkpoint {step} cannot be saved")
     if step in manager.all_steps():
         return False
     plain = {name: _to_plain(part) for name, part in state.items()}
     facts = {"format_version": FORMAT_VERSION, "checksums": device_checksums(plain)}
     items = {"state": ocp.args.StandardSave(plain), "config": ocp.args.JsonSave(facts | config)}
-    return manager.save(step, args=ocp.args.Composite(**items), force=force)
+    with _one_line_for_failures(manager):
+        return manager.save(step, args=ocp.args.Composite(**items), force=force)
+
+
+def finish_saving(manager: ocp.CheckpointManager) -> None:
+    """Waits until everything is on disk. Raises UserError when it cannot be written."""
+    with _one_line_for_failures(manager):
+        manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _one_line_for_failures(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Turns whatever a save ends in, also one that began earlier, into a UserError."""
+    try:
+        yield
+    except Exception as error:
+        kept = _complete_steps(manager)
+        last = f"the last one is {max(kept)}" if kept else "there is none yet"
+        raise UserError(
+            f"{manager.directory}: a checkpoint cannot be saved, {last}: {_reason(error)}"
+        ) from error
+
+
+def _complete_steps(manager: ocp.CheckpointManager) -> list[int]:
+    """The steps on disk, which the manager does not know after a failure."""
+    directory = absolute(manager.directory)
+    names = [child.name for child in directory.iterdir()] if directory.is_dir() else []
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words in a long message or in what caused it, where there are any."""
+    messages, cause = [], error
+    while cause is not None:
+        messages.append(" ".join(str(cause).split()))
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(messages)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
+        if (words := os.strerror(number)) in text:
+            return words
+    return _first_line(error)
 
 
 def restore_step(

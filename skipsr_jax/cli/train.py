@@ -17,6 +17,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -30,7 +31,7 @@ from skipsr_jax.training.settings import complete, from_config
 from skipsr_jax.training.stages import registry as stages
 
 QUIET_LIBRARIES = ("orbax", "grain")
-"""Their messages below WARNING are not logged."""
+"""Their messages below WARNING are not logged, nor their tracebacks."""
 
 
 def define_flags() -> flags.FlagValues:
@@ -50,12 +51,24 @@ def log_to_stderr() -> None:
     """Logs to stderr, one line for each message."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(
-            lambda record: (
-                record.levelno > logging.INFO
-                or not any(name in record.pathname for name in QUIET_LIBRARIES)
-            )
-        )
+        handler.addFilter(_is_wanted)
+    sys.unraisablehook = _report_unraisable
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Whether a message is logged: a failed save is raised, and its threads need not log it too."""
+    if any(name in record.pathname for name in QUIET_LIBRARIES):
+        return record.levelno > logging.INFO and not record.exc_info
+    return True
+
+
+def _report_unraisable(failure: Any) -> None:
+    """Reports what no caller can catch, unless it only follows from a save that failed.
+
+    TensorStore's threads report to an event loop that Orbax has closed after the first failure.
+    """
+    if str(failure.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(failure)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -143,7 +143,7 @@ class StepRunner:
         if not any(jax.device_get([metrics["nonfinite"] for _, metrics in self._pending])):
             return
         manager = self._run.manager
-        manager.wait_until_finished()
+        train_state.finish_saving(manager)
         good = manager.latest_step()
         raise UserError(
             f"loss or gradient is not finite between steps {done - len(self._pending)} and {done}; "
@@ -207,11 +207,12 @@ def train(
             del state  # donated by the first step
             iterator = iterate(dataset, settings.data.workers, start=first)
             done = _train_steps(run, runner, iterator, clock, first)
-            manager.wait_until_finished()
+            train_state.finish_saving(manager)
             return done
     finally:
         profile.close()
-        manager.close()
+        with contextlib.suppress(Exception):  # what had to be saved has been waited for
+            manager.close()
         preemption.close()
 
 

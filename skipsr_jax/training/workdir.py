@@ -38,10 +38,13 @@ def claim(workdir: str, settings: Settings) -> store.epath.Path:
                 if there[name] != here[name]
             )
             raise UserError(f"{folder} holds a run of {differ}: name another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        with new_file(path, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(to_json(settings), indent=2))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            with new_file(path, overwrite=True) as temporary:
+                temporary.write_text(json.dumps(to_json(settings), indent=2))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
 
 

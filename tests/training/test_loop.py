@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 
@@ -248,3 +249,88 @@ def test_phases_begin_anew_and_a_run_stopped_between_two_repeats_an_uninterrupte
                 store.restore_host(d, branch=branch) for d in (tmp_path / "whole", part)
             )
             assert jax.tree.all(jax.tree.map(np.array_equal, whole, again))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "metadata", "config", "checksum"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_serves(
+    data, tmp_path, caplog, damage
+):
+    settings = settings_for(data, steps=4)
+    train(settings, colour_stage(settings), str(tmp_path))
+    step = tmp_path / "checkpoints" / "4"
+    stored = max((step / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = stored.read_bytes()
+    match damage:
+        case "missing":
+            stored.unlink()
+        case "cut":
+            stored.write_bytes(content[: len(content) // 2])
+        case "flipped":
+            middle = len(content) // 2
+            changed = bytes([content[middle] ^ 1])
+            stored.write_bytes(content[:middle] + changed + content[middle + 1 :])
+        case "metadata":
+            (step / "state" / "_METADATA").write_text("{")
+        case "config":
+            (step / "config" / "metadata").write_text("[")
+        case "checksum":  # what a bit that flips in the values themselves looks like
+            config = json.loads((step / "config" / "metadata").read_text())
+            config["checksums"]["params/colour/kernel"] = "0" * 16
+            (step / "config" / "metadata").write_text(json.dumps(config))
+    longer = settings_for(data, steps=5)
+    assert train(longer, colour_stage(longer), str(tmp_path)) == 5
+    assert "set aside as 4.damaged" in caplog.text
+    folders = {child.name for child in (tmp_path / "checkpoints").iterdir()}
+    assert folders == {"4", "5", "4.damaged"}
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(data, tmp_path):
+    settings = settings_for(data, steps=2)
+    train(settings, colour_stage(settings), str(tmp_path))
+    (tmp_path / "checkpoints" / "2" / "config" / "metadata").write_text("[")
+    with pytest.raises(UserError, match=r"every checkpoint is damaged \(2\)"):
+        train(settings, colour_stage(settings), str(tmp_path))
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums(data, tmp_path, caplog):
+    settings = settings_for(data, steps=2)
+    train(settings, colour_stage(settings), str(tmp_path))
+    path = tmp_path / "checkpoints" / "2" / "config" / "metadata"
+    config = json.loads(path.read_text())
+    assert len(config.pop("checksums")) > 4
+    path.write_text(json.dumps(config))
+    assert train(settings, colour_stage(settings), str(tmp_path)) == 2
+    assert "without checksums" in caplog.text
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_folder_that_is_gone_is_one_line(data, tmp_path, monkeypatch, before):
+    workdir = tmp_path / "run"
+    if before:
+        workdir.mkdir()
+        (workdir / "checkpoints").write_text("a file")
+
+    class Removing(loop_module.MetricWriter):
+        def write(self, step, metrics):
+            super().write(step, metrics)
+            if step == 1:
+                shutil.rmtree(workdir)
+
+    settings = settings_for(data)
+    with monkeypatch.context() as patch:
+        if not before:
+            patch.setattr(loop_module, "MetricWriter", Removing)
+        with pytest.raises(UserError, match="checkpoints: is no folder"):
+            train(settings, colour_stage(settings), str(workdir))
+
+
+def test_a_checkpoint_with_no_room_for_it_is_one_line(data, tmp_path):
+    settings = settings_for(data, steps=3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(UserError, match="cannot be saved, there is none yet: File too large"):
+            train(settings, colour_stage(settings), str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert train(settings, colour_stage(settings), str(tmp_path)) == 3
