@@ -94,6 +94,7 @@ TESTED_IN = {
     "kernels/quantized/triton.py": "kernels/quantized/test_rows.py",
     "kernels/quantized/xla.py": "kernels/quantized/test_rows.py",
     "media/audio.py": "media/test_track_copy.py",
+    "evaluation/page/files.py": "evaluation/page/test_write.py",
     "media/encoding.py": "media/test_video_writer.py",
     "media/frame_filter.py": "media/test_video.py",
     "media/orientation.py": "media/test_video.py",

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from skipsr_jax.evaluation.page.contents import Clip, Version
-from skipsr_jax.evaluation.page.write import check_page, write_page
+from skipsr_jax.evaluation.page.files import check_page
+from skipsr_jax.evaluation.page.write import write_page
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.reader import Media
@@ -43,7 +44,7 @@ def write(path: str, finished: Sequence[Finished], settings: Settings, overwrite
     for one in finished:
         versions = [
             Version("input", one.media.path, "input"),
-            Version("result", one.output, "result", one.report.seconds),
+            Version("result", one.output, "result", one.report.busy_seconds),
         ]
         if truth:
             versions.append(Version("truth", truth, "truth"))

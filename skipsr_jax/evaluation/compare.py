@@ -43,7 +43,7 @@ from skipsr_jax.evaluation.measures.registry import (
 )
 from skipsr_jax.evaluation.measures.stream import Picture, Undefined
 from skipsr_jax.evaluation.measures.weights import Weights
-from skipsr_jax.evaluation.page.write import check_page
+from skipsr_jax.evaluation.page.files import check_page
 from skipsr_jax.files import check_absent, new_file
 from skipsr_jax.media.inputs import FolderMeaning
 
@@ -261,7 +261,7 @@ def run(argv: Sequence[str]) -> str:
     if values.page:
         page = pathlib.Path(values.page)
         check_page(page, overwrite=values.overwrite)
-        masks = read_masks(values.mask) if values.mask else None
+        masks = {"mask": read_masks(values.mask)} if values.mask else None
         to_show = clips_to_show(results, values.truth, values.input, masks, values.folder)
     elif values.input or values.mask or values.plots:
         raise UserError("--input, --mask and --plots are for the page: name it with --page")

@@ -46,7 +46,7 @@ def clips_to_show(
     results: Mapping[str, str | os.PathLike],
     truth: str | os.PathLike | None = None,
     inputs: str | os.PathLike | None = None,
-    masks: Mapping[str, Bool[HostArray, "t r q"]] | None = None,
+    masks: Mapping[str, Mapping[str, Bool[HostArray, "t r q"]]] | None = None,
     folder: FolderMeaning = "auto",
     seconds: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
 ) -> list[Clip]:
@@ -56,7 +56,7 @@ def clips_to_show(
       results, truth, folder: as `skipsr_jax.evaluation.compare.compare` takes them.
       inputs: the low-quality clips, found and named like the truths; None: the folder ``LQ`` beside
         the truths' ``GT``, where there is one.
-      masks: keep masks by the names of clips. With one clip and one mask, names do not matter.
+      masks: keep masks by what made them and by clip. One clip and one mask need no common name.
       seconds: of each stage, by result and clip.
 
     Raises:
@@ -79,15 +79,11 @@ def clips_to_show(
         found = find_clips(inputs, folder=folder)
         for clip, path in _by_clip("--input", found, clips).items():
             versions[clip].insert(0, Version("input", path, "input"))
-    of_clips = _by_clip("--mask", masks, clips) if masks else {}
-    return [
-        Clip(
-            clip,
-            versions[clip],
-            {"mask": masks_of_frames(of_clips[clip])} if clip in of_clips else {},
-        )
-        for clip in clips
-    ]
+    of_clips: dict[str, dict[str, HostArray]] = {clip: {} for clip in clips}
+    for name, found in (masks or {}).items():
+        for clip, keep in _by_clip("--mask", found, clips).items():
+            of_clips[clip][name] = masks_of_frames(keep)
+    return [Clip(clip, versions[clip], of_clips[clip]) for clip in clips]
 
 
 def _by_clip(flag: str, found: Mapping[str, Any], clips: Sequence[str]) -> dict[str, Any]:

@@ -123,6 +123,11 @@ class Report:
         return time.perf_counter() - self._began
 
     @property
+    def busy_seconds(self) -> dict[str, float]:
+        """Seconds of each stage that did work; ``download`` waits for the device's stages."""
+        return {n: s for n, s in self.seconds.items() if s > 0 and n != "download"}
+
+    @property
     def skipped(self) -> float:
         """The fraction of patches that the transformer did not compute, 0 to 1."""
         return 1 - self.kept / max(self.patches, 1)

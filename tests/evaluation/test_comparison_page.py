@@ -44,16 +44,18 @@ def test_versions_are_found_by_name_in_one_order(data):
 def test_masks_belong_to_clips_by_name_or_to_the_only_clip(data):
     keep = np.arange(12).reshape(2, 2, 3) % 2 == 0
     np.save(data / "b.npy", keep)
-    a, b = clips_to_show({"one": data / "one"}, masks=read_masks(data))
+    a, b = clips_to_show({"one": data / "one"}, masks={"mask": read_masks(data)})
     assert not a.masks and b.masks["mask"].shape == (5, 2, 3)
     np.testing.assert_array_equal(b.masks["mask"][[0, 4]], keep)
-    (only,) = clips_to_show({"x": data / "one/a"}, data / "set/GT/a", masks=read_masks(data))
+    (only,) = clips_to_show(
+        {"x": data / "one/a"}, data / "set/GT/a", masks={"mask": read_masks(data)}
+    )
     assert only.masks
     np.save(data / "b.npy", keep.astype(float))
     with pytest.raises(UserError, match="booleans"):
         read_masks(data / "b.npy")
     with pytest.raises(UserError, match="no name is that of a clip: c"):
-        clips_to_show({"one": data / "one"}, masks={"c": keep, "d": keep})
+        clips_to_show({"one": data / "one"}, masks={"x": {"c": keep, "d": keep}})
 
 
 def test_the_program_writes_the_page_with_its_scores(data):

@@ -70,11 +70,12 @@ class Viewer {
     this.divider.setAttribute("aria-valuetext", `${Math.round(percent)} % of the width shows ${this.tags.left.textContent}`);
   }
 
-  // Gives the frame the shape of the clip: as wide as there is room, as high as the window allows.
+  // Gives the frame the shape of the clip: as wide as there is room, as high as the window allows,
+  // and small clips not much larger than they are.
   setShape(clip) {
     const aspect = (clip.width * clip.pixel_aspect) / clip.height;
     this.root.style.aspectRatio = aspect;
-    this.root.style.maxWidth = `calc(${aspect} * max(15rem, 76vh))`;
+    this.root.style.maxWidth = `min(${Math.max(480, 2 * clip.width)}px, ${aspect} * max(15rem, 76vh))`;
   }
 
   show(side, element, name) {

