@@ -29,10 +29,10 @@ def get_config() -> ConfigDict:
     loss.temporal = 0.5
     loss.latent = 0.1
     loss.text_lengths = (4, 4)
-    loss.dense_share = 0.3
+    loss.dense_share = 0.5
 
     optimizer = config.optimizer
-    optimizer.learning_rate = 1e-3
+    optimizer.learning_rate = 8e-4
     optimizer.warmup_steps = 100
     optimizer.weight_decay = 0.0
     optimizer.ema_decay = 0.998

@@ -185,8 +185,9 @@ def _batches(
 def export_official(checkpoint: str, out: str, form: str) -> list[str]:
     """Writes the networks and text embeddings of a checkpoint as official files.
 
-    ``form`` is ``pth`` or ``safetensors``; text embeddings are .pt files in both. Returns the names
-    of the files. Raises UserError when the checkpoint cannot be read or ``out`` exists.
+    ``form`` is ``pth`` or ``safetensors``; text embeddings are .pt files in both. A light coder and
+    a mask predictor have no official form and are left out. Returns the names of the files. Raises
+    UserError when the checkpoint cannot be read or ``out`` exists.
     """
     folder = pathlib.Path(store.absolute(out))
     check_absent(folder)
@@ -250,7 +251,11 @@ def run(argv: Sequence[str]) -> str:
         if sources or texts:
             raise UserError("--checkpoint converts back; give it alone, or --dit/--vae/... alone")
         files = export_official(values.checkpoint, values.out, values.to)
-        return f"{values.out}: wrote {', '.join(files)}"
+        left = sorted(
+            store.stored_shapes(values.checkpoint).keys() - CONFIG_CLASSES.keys() - {"text"}
+        )
+        without = f"; left out, as it has no official form: {', '.join(left)}" if left else ""
+        return f"{values.out}: wrote {', '.join(files)}{without}"
     if not sources and not texts:
         raise UserError("nothing to convert: give --dit and --vae, or --checkpoint")
     config = import_official(

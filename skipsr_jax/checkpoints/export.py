@@ -2,10 +2,13 @@
 
     python -m skipsr_jax.checkpoints.export --vae=runs/vae --dit=runs/sr \\
         --predictor=runs/predictor --out=checkpoints/mine --dtype=bfloat16 --ema
+    python -m skipsr_jax.checkpoints.export --model=checkpoints/mine --light_coder=runs/coder \\
+        --out=checkpoints/light --dtype=bfloat16 --ema
 
-Each network comes from the last step of its own run. The text embeddings come from the
-transformer's run, or from --positive / --negative. Invariant: the config describes exactly what is
-in the checkpoint, and ``exported`` says which run and step each part comes from.
+Each network comes from the last step of its own run, and what has no run from --model. The text
+embeddings come from the transformer's run, or from --positive / --negative. Invariant: the config
+describes exactly what is in the checkpoint, and ``exported`` says which run and step each part
+comes from.
 """
 
 import sys
@@ -24,7 +27,7 @@ from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params, flatten, unflatten
 
-PARTS = ("dit", "vae", "predictor")
+PARTS = ("dit", "vae", "light_coder", "predictor")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 # The threshold of Eq. 1 comes from the first of these runs whose config has one.
@@ -44,6 +47,7 @@ def merge(
     out: str,
     runs: dict[str, str],
     *,
+    model: str | None = None,
     texts: dict[str, str] | None = None,
     dtype: str | None = None,
     ema: bool = False,
@@ -52,7 +56,9 @@ def merge(
 
     Args:
       out: a folder that does not exist yet.
-      runs: {"dit", "vae", "predictor": a workdir, step folder or model folder}, or fewer.
+      runs: {"dit", "vae", "light_coder", "predictor": a workdir, step folder or model folder}, or
+        fewer.
+      model: a model folder that gives the parts without a run, with what its config says of them.
       texts: {"positive", "negative": a .pt file}; they replace the run's own.
       dtype: of floating numbers (rope_freqs aside); None keeps the stored ones.
       ema: take the averaged weights of every run that has them; at least one run must.
@@ -63,6 +69,8 @@ def merge(
     """
     params: Params = {}
     config: dict[str, Any] = {"exported": {}}
+    of_model = store.load_config(model) if model else {}
+    runs = {part: model for part in PARTS if part in of_model} | runs
     target = None if dtype is None else dtype_named(dtype)
     taus = {}
     branches = {part: store.best_branch(run) if ema else "params" for part, run in runs.items()}
@@ -75,7 +83,12 @@ def merge(
             raise UserError(f"{found}: its config has no {part!r}")
         params[part] = _cast(store.restore_host(found, (part,), branch=branch)[part], target)
         config[part] = its_config[part]
-        config["exported"][part] = {"run": str(run), "step": int(found.name), "branch": branch}
+        origin = {"run": str(run), "step": int(found.name), "branch": branch}
+        if run == model:
+            origin = of_model.get("exported", {}).get(part, origin)
+            if target is None and part in of_model.get("mixed_dtypes", {}):
+                config.setdefault("mixed_dtypes", {})[part] = of_model["mixed_dtypes"][part]
+        config["exported"][part] = origin
         if "tau" in its_config:
             taus[part] = its_config["tau"]
         if part == "dit" and "text" in store.stored_shapes(found):
@@ -98,6 +111,7 @@ def _flags() -> flags.FlagValues:
 
     for part in PARTS:
         define(part, f"Workdir of the run that trained the {part}.")
+    define("model", "Model checkpoint that gives the parts without a run.")
     for name, file in TEXT_FILES.items():
         define(name, f"Embedding of the {name} text, .pt ({file}).")
     define("out", "The folder to write; must not exist.")
@@ -114,9 +128,12 @@ def run(argv: Sequence[str]) -> str:
     runs = {part: values[part].value for part in PARTS if values[part].value}
     texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
     if not values.out or not runs:
-        raise UserError("give --out and at least one of --dit, --vae, --predictor")
-    config = merge(values.out, runs, texts=texts, dtype=values.dtype, ema=values.ema)
-    parts = [f"{part} of step {config['exported'][part]['step']}" for part in runs]
+        flag_names = ", ".join(f"--{part}" for part in PARTS)
+        raise UserError(f"give --out and at least one of {flag_names}")
+    config = merge(
+        values.out, runs, model=values.model, texts=texts, dtype=values.dtype, ema=values.ema
+    )
+    parts = [f"{part} of step {origin['step']}" for part, origin in config["exported"].items()]
     return f"{values.out}: wrote {', '.join(parts)}"
 
 

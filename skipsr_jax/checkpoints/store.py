@@ -3,10 +3,10 @@
     <folder>/<step>/state    nested string-keyed dict: params, and in training ema, opt_state, step
     <folder>/<step>/config   JSON: format_version, the model dataclasses, tau, sources
 
-In a model checkpoint ``params`` is any subset of {dit, vae, predictor, text: {positive, negative}}.
-Every function takes a model folder, a workdir (then its ``checkpoints``), or one step's folder,
-local (also relative) or on ``gs://``. Invariant: what is restored never depends on the topology
-that saved it, and a folder under its final name is complete.
+In a model checkpoint ``params`` is any subset of {dit, vae, light_coder, predictor, text:
+{positive, negative}}. Every function takes a model folder, a workdir (then its ``checkpoints``), or
+one step's folder, local (also relative) or on ``gs://``. Invariant: what is restored never depends
+on the topology that saved it, and a folder under its final name is complete.
 """
 
 import json

@@ -26,6 +26,7 @@ def runs(tmp_path_factory):
     train(root / "predictor", {"predictor": {"w": weights * 2}}, predictor, 6)
     dit = {"mm_blocks": {"rope_freqs": weights, "w": weights}}
     params = {"dit": dit, "text": {"positive": weights}, "discriminator": {"w": weights}}
+    train(root / "coder", {"light_coder": {"w": weights * 4}}, {"light_coder": {"size": 4}}, 8)
     train(root / "sr", params, {"dit": {"size": 3}, "tau": 0.5, "vae": {"size": 9}}, 7)
     return root
 
@@ -46,6 +47,23 @@ def test_the_parts_of_all_runs_and_what_they_are(runs, tmp_path, capsys):
     np.testing.assert_array_equal(params["predictor/w"], (weights * 2 + 1).astype("bfloat16"))
     np.testing.assert_array_equal(params["text/positive"], weights.astype("bfloat16"))
     assert params["dit/mm_blocks/rope_freqs"].dtype == np.float32
+
+
+def test_a_light_coder_joins_a_model_whose_other_parts_stay_as_they_are(runs, tmp_path, capsys):
+    model, out = str(tmp_path / "model"), tmp_path / "light"
+    before = export.merge(model, {"vae": f"{runs}/vae", "dit": f"{runs}/sr"}, ema=True)
+    arguments = [f"--model={model}", f"--light_coder={runs}/coder", f"--out={out}", "--ema"]
+    assert export.main(["export", *arguments]) == 0
+    assert "dit of step 7, vae of step 5, light_coder of step 8" in capsys.readouterr().out
+    config, params = store.load_config(out), store.restore_host(out)
+    origins = before["exported"]
+    assert config["exported"] == origins | {
+        "light_coder": {"run": f"{runs}/coder", "step": 8, "branch": "ema"}
+    }
+    assert config["light_coder"] == {"size": 4} and config["tau"] == before["tau"]
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
+    np.testing.assert_array_equal(params.pop("light_coder")["w"], weights * 4 + 1)
+    jax.tree.map(np.testing.assert_array_equal, params, store.restore_host(model))
 
 
 def test_text_given_by_hand_replaces_the_runs_own(runs, tmp_path):
