@@ -97,33 +97,42 @@ class Decoder(nnx.Module):
         x = behind(None, x[:, 1:]) if cache is None else behind(cache.quarter, x)
         return x, _DecoderCache(eighth, x[:, -1:])
 
-    def fine(
+    def quarter_level(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f_out h_out w_out c"]:
+        """The output of the 1/4 level from what ``coarse`` returns.
+
+        ``x`` has ``config.decoder_quarter_halo`` pixels around; the result has what
+        ``config.decoder_half_halo`` pixels of the next level need.
+        """
+
+        def quarter(x: Array, before: Array) -> Array:
+            first, *rest = self.quarter
+            x = first(x, before)
+            for block in rest:
+                x = block(x)
+            return x
+
+        return each_frame(quarter, x[:, 1:], x[:, :-1])
+
+    def half_level(
         self,
         x: Float[Array, "b f_quarter h w c"],
         pixels: Float[Array, "b f h_half w_half 12"],
         start: bool,
     ) -> Float[Array, "b f h_out w_out 12"]:
-        """The residual, 2 x 2 pixels as channels, from what ``coarse`` returns.
+        """The residual, 2 x 2 pixels as channels, from the output of the 1/4 level.
 
-        ``x`` has ``config.decoder_quarter_halo`` pixels around, ``pixels``, one frame for each of
-        the residual, ``config.decoder_half_halo``. ``start``: the frames start a clip.
+        ``pixels``: one frame for each of the residual, with ``config.decoder_half_halo`` pixels
+        around. ``start``: the frames start a clip.
         """
-        first, *rest = self.quarter
-        margin = 2 * -(-self.config.decoder_half_halo // 2) - self.config.decoder_half_halo
-
-        def quarter(x: Array, before: Array) -> Array:
-            x = first(x, before)
-            for block in rest:
-                x = block(x)
-            return depth_to_space(self.to_half(x), 2)
+        halo = self.config.decoder_half_halo
 
         def half(x: Array, pixels: Array) -> Array:
-            x = jax.nn.relu(crop(x, margin) + self.upscaled_half(pixels))
+            x = jax.nn.relu(crop(x, halo % 2) + self.upscaled_half(pixels))
             for block in self.half:
                 x = block(x)
             return self.conv_out(x)
 
-        x = depth_to_time(each_frame(quarter, x[:, 1:], x[:, :-1]), 2)
+        x = depth_to_time(each_frame(lambda x: depth_to_space(self.to_half(x), 2), x), 2)
         return each_frame(half, x[:, 1 if start else 0 :], pixels)
 
     def __call__(
@@ -139,7 +148,7 @@ class Decoder(nnx.Module):
         halos = self.config.decoder_quarter_halo, self.config.decoder_half_halo
         residual = map_with_halos(
             self,
-            lambda decoder, x, pixels: decoder.fine(x, pixels, start),
+            lambda decoder, x, pixels: decoder.half_level(decoder.quarter_level(x), pixels, start),
             [(x, halos[0], QUARTER), (pixels, halos[1], HALF)],
         )
         return depth_to_space(residual, 2), cache
