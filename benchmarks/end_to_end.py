@@ -80,6 +80,8 @@ def define_flags() -> flags.FlagValues:
     text = f"How the autoencoder runs; one or several of {', '.join(CODINGS)}."
     flags.DEFINE_list("coding", ["dense"], text, flag_values=values)
     flags.DEFINE_enum("coder", "full", ["full", "light"], "Which autoencoder.", flag_values=values)
+    text = "As config.vae_memory_gib: the full coder runs in spatial tiles that fit."
+    flags.DEFINE_float("vae_memory_gib", 0.0, text, 0.0, flag_values=values)
     flags.DEFINE_integer("scale", 4, "How many times smaller the input is.", flag_values=values)
     flags.DEFINE_integer("repeats", 1, "Timed runs of each row.", flag_values=values)
     flags.DEFINE_enum(
@@ -123,9 +125,12 @@ def make_programs(name: str, dtype: Any, coder: str) -> FixedMask:
     return FixedMask(Model(name, **networks, predictor=predictor, params=params, mesh=mesh))
 
 
-def settings_of(name: str, coding: str) -> Settings:
-    """The settings of the model's config, with the mask of the programs and this coding."""
-    settings = from_config(read_config(name))
+def settings_of(name: str, coding: str, memory_gib: float = 0.0) -> Settings:
+    """The settings of the model's config, with the mask of the programs and this coding.
+
+    ``memory_gib``: ``vae_memory_gib``.
+    """
+    settings = dataclasses.replace(from_config(read_config(name)), vae_memory_gib=memory_gib)
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
     return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding, buckets="fine")
 
@@ -204,7 +209,9 @@ def main(argv: Sequence[str]) -> int:
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):
-        for row in rows_of(clip, programs, settings_of(values.model, coding), values):
+        for row in rows_of(
+            clip, programs, settings_of(values.model, coding, values.vae_memory_gib), values
+        ):
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not rows:
