@@ -106,6 +106,12 @@ def finish_saving(manager: ocp.CheckpointManager) -> None:
         manager.wait_until_finished()
 
 
+def close_quietly(manager: ocp.CheckpointManager) -> None:
+    """Closes a manager whose saves `finish_saving` has waited for, or that has failed already."""
+    with contextlib.suppress(Exception):
+        manager.close()
+
+
 @contextlib.contextmanager
 def _one_line_for_failures(manager: ocp.CheckpointManager) -> Iterator[None]:
     """Turns whatever a save ends in, also one that began earlier, into a UserError."""

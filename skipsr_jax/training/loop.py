@@ -41,7 +41,7 @@ from skipsr_jax.training.stage import Metrics, Stage
 from skipsr_jax.training.step import State, make_next_phase, make_step, on_devices
 from skipsr_jax.training.stopping import Clock, Preemption
 from skipsr_jax.training.throughput import Throughput
-from skipsr_jax.training.workdir import claim, set_aside_incomplete
+from skipsr_jax.training.workdir import claimed, set_aside_incomplete
 
 STEPS_IN_FLIGHT = 3
 """The host runs at most so many steps ahead of the devices."""
@@ -185,35 +185,34 @@ def train(
 ) -> int:
     """Runs the stage in ``workdir`` until it stops, and returns the number of finished steps.
 
-    Raises UserError when data, mesh or checkpoints do not fit, when the workdir holds another run,
-    and when a loss is not finite; the last good checkpoint is named then.
+    Raises UserError when data, mesh or checkpoints do not fit, when the workdir holds another run
+    or is in use by one, when a checkpoint cannot be saved, and when a loss is not finite; the last
+    good checkpoint is named then.
     """
     started = time.monotonic()
     mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.seq)
     stage = fit_to_mesh(stage, settings, mesh)
     dataset = batches(find_sources(settings.data.root), stage.recipe, pack_hosts(mesh))
-    folder = claim(workdir, settings)
-    set_aside_incomplete(folder / "checkpoints")
-    profile = profile or ProfileWindow("", folder)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(claimed(workdir, settings))
+        set_aside_incomplete(folder / "checkpoints")
+        preemption = stack.enter_context(contextlib.closing(Preemption()))
+        keep = settings.loop.keep
+        manager = train_state.open_manager(folder / "checkpoints", max_to_keep=keep)
+        stack.callback(train_state.close_quietly, manager)
+        profile = profile or ProfileWindow("", folder)
+        stack.callback(profile.close)
+        run = Run(settings, stage, folder, mesh, manager, preemption, profile)
 
-    preemption = Preemption()
-    manager = train_state.open_manager(folder / "checkpoints", max_to_keep=settings.loop.keep)
-    run = Run(settings, stage, folder, mesh, manager, preemption, profile)
-    try:
-        with jax.set_mesh(mesh):
-            state, before = restored(manager, initial_state(stage, settings, mesh))
-            runner, clock = StepRunner(run, state), Clock(before, started)
-            first = int(state["step"])
-            del state  # donated by the first step
-            iterator = iterate(dataset, settings.data.workers, start=first)
-            done = _train_steps(run, runner, iterator, clock, first)
-            train_state.finish_saving(manager)
-            return done
-    finally:
-        profile.close()
-        with contextlib.suppress(Exception):  # what had to be saved has been waited for
-            manager.close()
-        preemption.close()
+        stack.enter_context(jax.set_mesh(mesh))
+        state, before = restored(manager, initial_state(stage, settings, mesh))
+        runner, clock = StepRunner(run, state), Clock(before, started)
+        first = int(state["step"])
+        del state  # donated by the first step
+        iterator = iterate(dataset, settings.data.workers, start=first)
+        done = _train_steps(run, runner, iterator, clock, first)
+        train_state.finish_saving(manager)
+        return done
 
 
 def _train_steps(

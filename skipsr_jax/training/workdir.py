@@ -1,8 +1,10 @@
 """The workdir of a run: claimed by its settings, cleared of half-written checkpoints."""
 
+import contextlib
 import itertools
 import json
 import logging
+from collections.abc import Iterator
 
 import jax
 
@@ -11,17 +13,35 @@ from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import new_file
 from skipsr_jax.training.settings import Settings
+from skipsr_jax.training.workdir_lock import locked
 
 IDENTITY = ("stage", "model")
 """Settings that a resumed run must share with the one that began in the workdir."""
 
 
-def claim(workdir: str, settings: Settings) -> store.epath.Path:
-    """Makes the folder, if needed, writes the settings into its config.json, and returns it.
+@contextlib.contextmanager
+def claimed(workdir: str, settings: Settings) -> Iterator[store.epath.Path]:
+    """Makes the folder, if needed, holds its lock, and writes the settings into its config.json.
 
-    Raises UserError, and changes nothing, when the folder holds a run of another stage or model.
+    Raises UserError, and changes nothing, when the folder holds a run of another stage or model, or
+    when another run is in it.
     """
     folder = store.absolute(workdir)
+    _check_identity(folder, settings)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                stack.enter_context(locked(folder))
+                with new_file(folder / "config.json", overwrite=True) as temporary:
+                    temporary.write_text(json.dumps(to_json(settings), indent=2))
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+        yield folder
+
+
+def _check_identity(folder: store.epath.Path, settings: Settings) -> None:
+    """Raises UserError when the folder holds a run of another stage or model."""
     path = folder / "config.json"
     if path.exists():
         try:
@@ -38,14 +58,6 @@ def claim(workdir: str, settings: Settings) -> store.epath.Path:
                 if there[name] != here[name]
             )
             raise UserError(f"{folder} holds a run of {differ}: name another --workdir")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-            with new_file(path, overwrite=True) as temporary:
-                temporary.write_text(json.dumps(to_json(settings), indent=2))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
-    return folder
 
 
 def set_aside_incomplete(directory: store.PathLike) -> None:

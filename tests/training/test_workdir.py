@@ -89,13 +89,19 @@ SETTINGS = Settings("vae", Data(("clips",), 1, 5, (16, 16)), Optimizer(0.1), Loo
 
 
 def test_the_same_run_may_change_its_numbers_and_not_its_stage_or_model(tmp_path):
-    folder = workdir.claim(str(tmp_path / "run"), SETTINGS)
+    with workdir.claimed(str(tmp_path / "run"), SETTINGS) as folder:
+        pass
     longer = dataclasses.replace(SETTINGS, loop=Loop(7))
-    assert workdir.claim(str(folder), longer) == folder
+    with (
+        workdir.claimed(str(folder), longer),
+        pytest.raises(UserError, match="in use by process"),
+        workdir.claimed(str(folder), longer),
+    ):
+        pass
     written = (folder / "config.json").read_text()
     assert json.loads(written)["loop"]["steps"] == 7
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert {path.name for path in folder.iterdir()} == {"config.json", ".lock"}
     for other in ({"stage": "sr"}, {"model": "seedvr2_3b"}):
         with pytest.raises(UserError, match=f"holds a run of {next(iter(other))}"):
-            workdir.claim(str(folder), dataclasses.replace(SETTINGS, **other))
+            workdir.claimed(str(folder), dataclasses.replace(SETTINGS, **other)).__enter__()
     assert (folder / "config.json").read_text() == written
