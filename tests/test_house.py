@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "data": {"media", "tokens", "commandline"},
     "pixels": {"media", "tokens"},
     "models": {"tokens", "diffusion", "kernels", "parallel"},
-    "checkpoints": {"models", "commandline"},
+    "checkpoints": {"models", "kernels", "commandline"},
     "evaluation": {
         "models", "tokens", "data", "media", "checkpoints", "pixels", "parallel", "inference",
         "commandline",

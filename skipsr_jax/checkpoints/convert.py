@@ -196,6 +196,11 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
     parts = [part for part in CONFIG_CLASSES if part in shapes]
     if not parts and "text" not in shapes:
         raise UserError(f"{checkpoint}: holds no transformer, autoencoder or text embeddings")
+    if "precision" in config:
+        raise UserError(
+            f"{checkpoint}: its kernels are {config['precision']}; official files hold unquantised "
+            "ones: name the checkpoint that it was exported from"
+        )
     writer = torch_writer if form == "pth" else safetensors_file
     with new_folder(folder) as done, temporary_folder(folder) as scratch:
         for part in parts:

@@ -1,14 +1,15 @@
 """Merges the checkpoints of training stages into one model checkpoint, which infer.py reads.
 
     python -m skipsr_jax.checkpoints.export --vae=runs/vae --dit=runs/sr \\
-        --predictor=runs/predictor --out=checkpoints/mine --dtype=bfloat16 --ema
+        --predictor=runs/predictor --out=checkpoints/mine --dtype=bfloat16 --ema --precision=fp8
     python -m skipsr_jax.checkpoints.export --model=checkpoints/mine --light_coder=runs/coder \\
         --out=checkpoints/light --dtype=bfloat16 --ema
 
 Each network comes from the last step of its own run, and what has no run from --model. The text
-embeddings come from the transformer's run, or from --positive / --negative. Invariant: the config
-describes exactly what is in the checkpoint, and ``exported`` says which run and step each part
-comes from.
+embeddings come from the transformer's run, or from --positive / --negative. With --precision the
+kernels of the transformer's blocks are quantised, which halves the checkpoint, for inference alone.
+Invariant: the config describes exactly what is in the checkpoint, and ``exported`` says which run
+and step each part comes from.
 """
 
 import sys
@@ -24,8 +25,12 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
 from skipsr_jax.commandline import parse_flags
+from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
-from skipsr_jax.models.params import Params, flatten, unflatten
+from skipsr_jax.kernels.quantized import FORMATS
+from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.params import Params, abstract, flatten, to_dict, unflatten
+from skipsr_jax.models.quantized_params import quantize_params
 
 PARTS = ("dit", "vae", "light_coder", "predictor")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -37,10 +42,25 @@ _TAU_FROM = ("predictor", "dit")
 def _cast(params: Params, dtype: np.dtype | None) -> Params:
     def one(path: str, array: np.ndarray) -> np.ndarray:
         floating = jnp.issubdtype(array.dtype, jnp.floating)
+        floating &= array.dtype.itemsize > 1  # quantised kernels stay as they are
         keep = dtype is None or not floating or path.rsplit("/", 1)[-1] in store.NEVER_CAST
         return array if keep else array.astype(dtype)
 
     return unflatten({path: one(path, array) for path, array in flatten(params).items()})
+
+
+def _with_precision(
+    params: Params, config: dict[str, Any], precision: str | None, found: store.PathLike
+) -> tuple[Params, str | None]:
+    """A transformer's parameters with kernels of ``precision``, and the name of what they are."""
+    stored = config.get("precision")
+    if precision in (None, stored):
+        return params, stored
+    if stored is not None:
+        raise UserError(f"{found}: its kernels are {stored} already: leave out --precision")
+    format, sizes = FORMATS[precision], from_json(DiTConfig, config["dit"], str(found))
+    shapes = to_dict(abstract(lambda rngs: DiT(sizes, rngs=rngs, format=format)))
+    return jax.tree.map(np.asarray, quantize_params(params, shapes, format)), precision
 
 
 def merge(
@@ -51,6 +71,7 @@ def merge(
     texts: dict[str, str] | None = None,
     dtype: str | None = None,
     ema: bool = False,
+    precision: str | None = None,
 ) -> dict[str, Any]:
     """Writes the model checkpoint ``out`` and returns its config.
 
@@ -61,11 +82,14 @@ def merge(
       model: a model folder that gives the parts without a run, with what its config says of them.
       texts: {"positive", "negative": a .pt file}; they replace the run's own.
       dtype: of floating numbers (rope_freqs aside); None keeps the stored ones.
+      precision: of the transformer's kernels: fp8 or int8, which infer.py then takes as they are;
+        None: as stored.
       ema: take the averaged weights of every run that has them; at least one run must.
 
     Raises:
       UserError: a run has no complete checkpoint or lacks the network, no run has averaged
-        weights although ``ema`` asks for them, or ``out`` exists.
+        weights although ``ema`` asks for them, kernels are quantised in another format, or ``out``
+        exists.
     """
     params: Params = {}
     config: dict[str, Any] = {"exported": {}}
@@ -81,7 +105,11 @@ def merge(
         its_config = store.load_config(found)
         if part not in its_config:
             raise UserError(f"{found}: its config has no {part!r}")
-        params[part] = _cast(store.restore_host(found, (part,), branch=branch)[part], target)
+        read = store.restore_host(found, (part,), branch=branch)[part]
+        if part == "dit":
+            read, name = _with_precision(read, its_config, precision, found)
+            config |= {} if name is None else {"precision": name}
+        params[part] = _cast(read, target)
         config[part] = its_config[part]
         origin = {"run": str(run), "step": int(found.name), "branch": branch}
         if run == model:
@@ -118,6 +146,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", None, _DTYPES, "Of floating numbers; default: as stored.", flag_values=values
     )
+    text = "Of the transformer's kernels: quantised for inference; default: as stored."
+    flags.DEFINE_enum("precision", None, list(FORMATS), text, flag_values=values)
     flags.DEFINE_bool("ema", False, "Take the averaged weights.", flag_values=values)
     return values
 
@@ -131,7 +161,13 @@ def run(argv: Sequence[str]) -> str:
         flag_names = ", ".join(f"--{part}" for part in PARTS)
         raise UserError(f"give --out and at least one of {flag_names}")
     config = merge(
-        values.out, runs, model=values.model, texts=texts, dtype=values.dtype, ema=values.ema
+        values.out,
+        runs,
+        model=values.model,
+        texts=texts,
+        dtype=values.dtype,
+        ema=values.ema,
+        precision=values.precision,
     )
     parts = [f"{part} of step {origin['step']}" for part, origin in config["exported"].items()]
     return f"{values.out}: wrote {', '.join(parts)}"

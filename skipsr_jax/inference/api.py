@@ -109,7 +109,14 @@ class Upscaler:
             overrides["checkpoint"] = os.fspath(checkpoint)
         settings = settings_from(config, overrides)
         mesh = mesh_of(settings.mesh)
-        model = load_model(settings.checkpoint, settings.dtype, settings.mask, mesh, settings.coder)
+        model = load_model(
+            settings.checkpoint,
+            settings.dtype,
+            settings.mask,
+            mesh,
+            settings.coder,
+            precision=settings.precision,
+        )
         mask = chosen_mask(settings.mask, model)
         self.settings = dataclasses.replace(settings, mask=mask)
         self.mask_origin = mask_origin(settings.mask, model)

@@ -10,11 +10,18 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.precision import (
+    precision_of_run,
+    stored_precision,
+    transformer,
+    with_precision,
+)
 from skipsr_jax.inference.settings import Mask
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
@@ -77,6 +84,11 @@ class Model:
         return "light" if isinstance(self.coder, LightCoder) else "full"
 
     @property
+    def products(self) -> str:
+        """The precision of the transformer's products, or their dtype."""
+        return str(np.dtype(self.dit.dtype)) if self.dit.format is None else self.dit.format.name
+
+    @property
     def devices(self) -> int:
         """How many devices share each clip."""
         return 1 if self.mesh is None else self.mesh.size
@@ -110,6 +122,9 @@ def load_model(
     mask: Mask | None = None,
     mesh: Mesh | None = None,
     coder: str = "auto",
+    *,
+    precision: str = "auto",
+    any_device: bool = False,
 ) -> Model:
     """Loads the networks that are stored at ``path``.
 
@@ -119,11 +134,13 @@ def load_model(
       mask: whose source says whether to load a mask predictor, and which; None: without one.
       mesh: each device of it reads its shard of the parameters; None: the default device.
       coder: full, light, or auto: light where the checkpoint has one. Only that one is loaded.
+      precision: of the transformer's products, as in ``Settings``. any_device: quantised products
+        also where the device has no matrix unit for them, slowly, for tests.
 
     Raises:
       UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its
         attention heads do not divide over the mesh; or ``mask`` needs a predictor and there is
-        none.
+        none; or the checkpoint or the device does not have the precision.
     """
     source = find_checkpoint(path)
     kind = compute_dtype(dtype)
@@ -142,8 +159,11 @@ def load_model(
     if mesh is not None:
         check_heads(mesh.size, dit_config.heads)
     module = abstract(lambda rngs: network(coder_config, rngs=rngs, **kinds))
-    dit = abstract(lambda rngs: DiT(dit_config, rngs=rngs, **kinds))
-    params = _restored(source, {part: to_dict(module), "dit": to_dict(dit)}, kind, mesh)
+    stored = stored_precision(config, source)
+    dit = transformer(dit_config, precision_of_run(precision, stored, source, any_device), kind)
+    wanted = {part: to_dict(module), "dit": to_dict(transformer(dit_config, stored, kind))}
+    params = _restored(source, wanted, kind, mesh)
+    params["dit"] = with_precision(dit, params["dit"], stored, mesh)
     predictor, predictor_source = None, find_predictor(mask, source, config)
     if predictor_source:
         predictor, params["predictor"] = load_predictor(predictor_source, kind, mesh)

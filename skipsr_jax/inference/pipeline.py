@@ -193,6 +193,7 @@ def upscale_frames(
     """
     check_sparse(programs, settings)
     report.coder = programs.model.coder_kind
+    report.products = programs.model.products
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     truths = itertools.repeat((None, False))

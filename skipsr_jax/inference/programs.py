@@ -95,7 +95,8 @@ def draw_noise(seed: Array, chunk: Array, shape: tuple[int, ...]) -> Noise:
 def description(model: Model) -> str:
     """What the programs of a model depend on besides the shapes of their arguments."""
     predictor = type(model.predictor).__name__  # its sizes show in its parameters
-    return repr((model.coder.config, model.dit.config, predictor, str(np.dtype(model.dit.dtype))))
+    dtype = str(np.dtype(model.dit.dtype))
+    return repr((model.coder.config, model.dit.config, predictor, dtype, model.products))
 
 
 class Programs:

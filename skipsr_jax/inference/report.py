@@ -42,6 +42,7 @@ class Report:
       kept, patches: how many patches the transformer computed, of how many.
       mask_source: where the keep masks came from.
       coder: which autoencoder ran: "full" or "light".
+      products: the precision of the transformer's products: fp8, int8 or a dtype.
       buckets: in how many chunks each bucket ran.
       attention: the attention implementations that ran; for each the faster ones that could not
         run, with reasons.
@@ -50,7 +51,7 @@ class Report:
     def __init__(self, progress: Callable[[str, float], None] = lambda stage, frames: None):
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.kept = self.patches = self.frames = 0
-        self.mask_source = self.coder = ""
+        self.mask_source = self.coder = self.products = ""
         self.buckets: dict[Bucket, int] = {}
         self.attention: dict[str, Mapping[str, str]] = {}
         self._coded: dict[str, tuple[int, int]] = {}
@@ -154,6 +155,7 @@ class Report:
             f"skipped    {100 * self.skipped:.1f} % of patches (mask: {self.mask_source})",
             f"video      {' and '.join(coded)} by the {self.coder} coder",
             f"tokens     {tokens or 'none, the transformer did not run'}",
+            *([f"products   {self.products}"] if self.buckets else []),
             *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
             f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}; busy: {seconds}",
             f"memory     {peak_memory()}",

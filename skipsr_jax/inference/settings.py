@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.geometry import is_clip_length
+from skipsr_jax.kernels.quantized import PRECISIONS
 from skipsr_jax.media import deinterlace
 from skipsr_jax.media.tracks import AUDIO_CHOICES
 from skipsr_jax.parallel.mesh import MeshSizes
@@ -190,6 +191,8 @@ class Settings:
       checkpoint: folder of the model; relative to the repository when not found from here.
       seed: of all noise.
       dtype: of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on CPU.
+      precision: of the products in the transformer's blocks: bf16 (in ``dtype``, whatever that is),
+        fp8 or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16.
       max_frames: stop after so many input frames; 0: never.
       sample_frames: the same for the sample clip of a run without --input.
       coder: full: the autoencoder of the model; light: the small one that was distilled from it, if
@@ -212,6 +215,7 @@ class Settings:
     checkpoint: str = ""
     seed: int = 0
     dtype: str = "auto"
+    precision: str = "auto"
     max_frames: int = 0
     sample_frames: int = 17
     coder: str = "auto"
@@ -235,6 +239,7 @@ class Settings:
         require(0 <= self.seed < 2**32, "seed", self.seed, "from 0 to 2**32 - 1")
         require_one_of("dtype", self.dtype, ("auto", *DTYPES))
         require_one_of("coder", self.coder, CODERS)
+        require_one_of("precision", self.precision, ("auto", *PRECISIONS))
         for name in ("encode", "decode"):
             require_one_of(name, getattr(self, name), CODINGS)
         require_one_of("buckets", self.buckets, ("auto", "fine"))

@@ -12,7 +12,7 @@ from jax import Array
 
 from skipsr_jax.kernels.quantized import Format, Quantized, dequantize_kernel, quantize_kernel
 from skipsr_jax.models.params import Params, flatten, unflatten
-from skipsr_jax.types import DType
+from skipsr_jax.types import DType, Float
 
 _KERNEL, _VALUES, _SCALE = "/kernel", "/quantized_kernel", "/kernel_scale"
 
@@ -36,8 +36,8 @@ def quantize_params(
     """The parameters of the network with these ``shapes``.
 
     Args:
-      params: of the unquantised network. Its kernels are donated, so that one layer's alone is in
-        memory twice.
+      params: of the unquantised network. Its kernels are deleted, so that no more than one stack of
+        them is in memory twice. On the host, they stay.
       shapes: the quantised network's parameters, as shapes.
       shardings: of the result; default: the first local device.
     """
@@ -54,13 +54,13 @@ def quantize_params(
     return unflatten(flat)
 
 
-def _quantize(kernel: Array, format: Format, dtype: DType, shardings: Any) -> Quantized:
-    def run(kernel: Array) -> Quantized:
+def _quantize(kernel: Any, format: Format, dtype: DType, shardings: Any) -> Quantized:
+    def run(kernel: Float[Array, "*stack i o"]) -> Quantized:
         values, scale = quantize_kernel(kernel, format)
         return Quantized(values, scale.astype(dtype))
 
     made = jax.jit(run, out_shardings=shardings)(kernel)
-    if not isinstance(kernel, jax.core.Tracer):
+    if isinstance(kernel, Array) and not isinstance(kernel, jax.core.Tracer):
         jax.block_until_ready(made)
         kernel.delete()
     return made

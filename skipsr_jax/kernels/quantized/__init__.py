@@ -5,7 +5,7 @@ multiply the product, not the operands. Rows are quantised by the pass that comp
 (``rows``), so that their unquantised form is never written.
 """
 
-from skipsr_jax.kernels.quantized.formats import FORMATS, PRECISIONS, Format, refusal
+from skipsr_jax.kernels.quantized.formats import FORMATS, PRECISIONS, UNQUANTIZED, Format, refusal
 from skipsr_jax.kernels.quantized.product import (
     Product,
     Quantized,
@@ -23,6 +23,7 @@ from skipsr_jax.kernels.quantized.rows import (
 __all__ = [
     "FORMATS",
     "PRECISIONS",
+    "UNQUANTIZED",
     "Format",
     "Product",
     "Quantized",

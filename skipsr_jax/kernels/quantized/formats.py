@@ -36,8 +36,9 @@ INT8 = Format("int8", jnp.int8, 127.0, (8, 0))
 """Errors of at most 1/254 of a row's or a channel's largest number."""
 
 FORMATS = {format.name: format for format in (FP8, INT8)}
-PRECISIONS = ("bf16", *FORMATS)
-"""Names of the precisions of products; bf16: not quantised, in the compute dtype."""
+UNQUANTIZED = "bf16"
+"""The precision of products in the compute dtype, whatever that is."""
+PRECISIONS = (UNQUANTIZED, *FORMATS)
 
 
 def refusal(name: str, target: Target) -> str | None:

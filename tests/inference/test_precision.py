@@ -1,0 +1,115 @@
+"""The precision of a run: from the settings, the checkpoint and the device."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_model import write_small_model
+
+from skipsr_jax.checkpoints import convert, export, store
+from skipsr_jax.errors import UserError
+from skipsr_jax.inference import precision
+from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.programs import description
+from skipsr_jax.kernels.quantized import PRECISIONS
+from skipsr_jax.kernels.target import Target
+from skipsr_jax.models.params import flatten
+
+HOPPER, AMPERE = Target("gpu", (9, 0)), Target("gpu", (8, 0))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """The small model as it is, and exported with fp8 kernels."""
+    root = tmp_path_factory.mktemp("precision")
+    plain = write_small_model(root / "plain")
+    argv = ["export", *(f"--{part}={plain}" for part in ("dit", "vae", "predictor"))]
+    assert export.main([*argv, f"--out={root}/fp8", "--precision=fp8"]) == 0
+    return {"bf16": plain, "fp8": f"{root}/fp8"}
+
+
+def load(path, asked="auto", dtype="float32"):
+    return load_model(path, dtype, precision=asked, any_device=True)
+
+
+def arrays(model):
+    flat = flatten(model.params["dit"])
+    return {path: np.asarray(array.astype(jnp.float32)) for path, array in flat.items()}
+
+
+def test_an_exported_checkpoint_is_what_loading_makes_of_the_plain_one(checkpoints):
+    stored, made = load(checkpoints["fp8"]), load(checkpoints["bf16"], "fp8")
+    assert stored.products == made.products == "fp8"
+    kernel = stored.params["dit"]["mm_blocks"]["vid"]["qkv"]["quantized_kernel"]
+    assert kernel.dtype == "float8_e4m3fn"
+    a, b = arrays(stored), arrays(made)
+    assert a.keys() == b.keys() and sum(path.endswith("quantized_kernel") for path in a) == 15
+    assert all((a[path] == b[path]).all() for path in a)
+
+
+def test_bf16_undoes_a_quantised_checkpoint(checkpoints):
+    whole, plain = load(checkpoints["fp8"], "bf16"), load(checkpoints["bf16"])
+    assert whole.products == plain.products == "float32"
+    a, b = arrays(whole), arrays(plain)
+    assert a.keys() == b.keys()
+    for path, kernel in b.items():
+        within = 1 / 16 if "blocks" in path and path.endswith("kernel") else 0
+        largest = np.abs(kernel).max()
+        assert np.allclose(a[path], kernel, rtol=within, atol=within * 2**-6 * largest), path
+
+
+def test_half_precision_keeps_kernels_and_scales(checkpoints):
+    exact = arrays(load(checkpoints["fp8"]))
+    half = arrays(load(checkpoints["fp8"], dtype="bfloat16"))
+    for path in exact:
+        if path.endswith(("quantized_kernel", "kernel_scale")):
+            np.testing.assert_array_equal(exact[path], half[path])
+
+
+def test_programs_of_other_precisions_are_others(checkpoints):
+    model = load(checkpoints["bf16"])
+    models = [
+        dataclasses.replace(model, dit=precision.transformer(model.dit.config, name, jnp.float32))
+        for name in PRECISIONS
+    ]
+    assert len({description(model) for model in models}) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored", "target", "found"),
+    [
+        ("auto", "bf16", Target("cpu"), "bf16"),
+        ("auto", "fp8", HOPPER, "fp8"),
+        ("bf16", "fp8", Target("cpu"), "bf16"),
+        ("int8", "bf16", Target("tpu"), "int8"),
+        ("fp8", "bf16", Target("cpu"), "config.precision=fp8: a cpu .* take bf16"),
+        ("auto", "fp8", AMPERE, r"config.precision=auto \(fp8 kernels\): .* take int8 or bf16"),
+        ("fp8", "bf16", Target("tpu"), "take int8 or bf16"),
+        ("int8", "fp8", HOPPER, "model has fp8 kernels, .* take fp8 or bf16"),
+    ],
+)
+def test_what_runs(asked, stored, target, found, monkeypatch):
+    monkeypatch.setattr(precision, "current_target", lambda: target)
+    if found in ("bf16", "fp8", "int8"):
+        assert precision.precision_of_run(asked, stored, "model") == found
+    else:
+        with pytest.raises(UserError, match=found):
+            precision.precision_of_run(asked, stored, "model")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a CPU refuses both formats")
+def test_loading_for_a_cpu_is_refused_before_anything_is_read(checkpoints, monkeypatch):
+    monkeypatch.setattr(store, "restore_params", None)
+    with pytest.raises(UserError, match="a cpu has no matrix unit for int8: take bf16"):
+        load_model(checkpoints["bf16"], "auto", precision="int8")
+
+
+def test_other_tools_refuse_quantised_kernels(checkpoints, tmp_path):
+    with pytest.raises(UserError, match="kernels are fp8; official files hold unquantised"):
+        convert.export_official(checkpoints["fp8"], str(tmp_path / "out"), "safetensors")
+    with pytest.raises(UserError, match="kernels are fp8 already: leave out --precision"):
+        export.merge(str(tmp_path / "again"), {"dit": checkpoints["fp8"]}, precision="int8")
+    export.merge(str(tmp_path / "same"), {"dit": checkpoints["fp8"]}, dtype="bfloat16")
+    assert store.load_config(tmp_path / "same")["precision"] == "fp8"
