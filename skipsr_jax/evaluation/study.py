@@ -1,0 +1,187 @@
+"""A blind study of two results with viewers, and its score: good, same, bad.
+
+    python -m skipsr_jax.evaluation.study --a=ours=ours/ --b=theirs=theirs/ --out=study/
+    python -m skipsr_jax.evaluation.study --a=ours=ours/ --b=theirs=theirs/ --input=LQ/ --out=study/
+    python -m skipsr_jax.evaluation.study --score='answers/*.json'
+
+The first command writes a page to open from disk or to put on any web server. It shows the clips
+that both results have, pair by pair, without saying which is which and in another order for each
+viewer, asks which one is better, and saves the answers as a file. --samples draws some clips.
+The last command reads such files of all viewers and prints the preference of a over b,
+(G - B) / (G + S + B), with a 95 % interval (bootstrap of viewers and clips), for each viewer too.
+"""
+
+import glob
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from skipsr_jax.commandline import parse_flags
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.clips import find_clips
+from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
+from skipsr_jax.evaluation.page.files import check_page
+from skipsr_jax.evaluation.study_page import Key, Trial, read_answers, write_study
+from skipsr_jax.files import check_absent, new_file
+
+QUESTION = "Which one has the better quality?"
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of the command line."""
+    values = flags.FlagValues()
+    text = "One result, as name=path or path: a file or a folder of clips. Viewers see no name."
+    flags.DEFINE_string("a", None, text, flag_values=values)
+    flags.DEFINE_string("b", None, "The other result.", flag_values=values)
+    text = "The inputs, which viewers may look at; by default they are not shown."
+    flags.DEFINE_string("input", None, text, flag_values=values)
+    text = "The page to write, a folder or *.html; with --score a JSON file of the scores."
+    flags.DEFINE_string("out", None, text, flag_values=values)
+    text = "Files of answers to score: paths or patterns such as 'answers/*.json'."
+    flags.DEFINE_list("score", [], text, flag_values=values)
+    text = "How many clips are drawn; 0: all."
+    flags.DEFINE_integer("samples", 0, text, lower_bound=0, flag_values=values)
+    text = "The most frames of each clip; 0: all."
+    flags.DEFINE_integer("frames", 0, text, lower_bound=0, flag_values=values)
+    flags.DEFINE_string("title", "Video quality study", "Of the page.", flag_values=values)
+    flags.DEFINE_string("question", QUESTION, "What viewers are asked.", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Of drawing clips and files.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace what --out names.", flag_values=values)
+    return values
+
+
+def named(flag: str, text: str | None) -> tuple[str, str]:
+    """(name, path) of ``ours=path`` or ``path``. Raises UserError where it is missing."""
+    if not text:
+        raise UserError(f"--{flag} is missing: name a result, as --{flag}=ours=ours/")
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name:
+        return pathlib.PurePath(text).stem, text
+    return name, path
+
+
+def find_trials(
+    a: str, b: str, inputs: str | None, samples: int, seed: int
+) -> tuple[list[Trial], list[str]]:
+    """The pairs, and the names of clips that one result lacks.
+
+    Raises UserError when there are fewer pairs than ``samples``, or an input is missing.
+    """
+    of_a, of_b = find_clips(a), find_clips(b)
+    low = find_clips(inputs) if inputs else {}
+    if len(of_a) == len(of_b) == 1:  # which need no common name
+        ((name, path),), (other,) = of_a.items(), of_b.values()
+        return [Trial(name, path, other, next(iter(low.values()), None))], []
+    both = [name for name in of_a if name in of_b]
+    alone = sorted(set(of_a) ^ set(of_b))
+    if samples > len(both):
+        raise UserError(f"--samples={samples}: --a and --b have {len(both)} clips in common")
+    if samples:
+        drawn = np.random.default_rng(seed).choice(len(both), samples, replace=False)
+        both = [both[i] for i in sorted(drawn)]
+    missing = [name for name in both if inputs and name not in low]
+    if missing:
+        raise UserError(f"{inputs} has no input of {missing[0]}")
+    return [Trial(name, of_a[name], of_b[name], low.get(name)) for name in both], alone
+
+
+def build(values: flags.FlagValues) -> list[str]:
+    """Writes the page; returns what to print."""
+    (name_a, a), (name_b, b) = named("a", values.a), named("b", values.b)
+    if not values.out:
+        raise UserError("--out is missing: name a folder or a file *.html for the page")
+    path = pathlib.Path(values.out)
+    check_page(path, overwrite=values.overwrite)
+    trials, alone = find_trials(a, b, values.input, values.samples, values.seed)
+    write_study(
+        path, trials, (name_a, name_b), title=values.title, question=values.question,
+        seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
+    )  # fmt: skip
+    lines = [f"{path}: {len(trials)} pairs of {name_a} and {name_b}"]
+    if alone:
+        lines.append(f"left out, for one result lacks them: {', '.join(alone)}")
+    return lines
+
+
+def read_all(patterns: Sequence[str]) -> tuple[Key, list[Answer]]:
+    """The answers in all files. Raises UserError where they are of two studies or of one viewer."""
+    paths = [pathlib.Path(p) for pattern in patterns for p in sorted(glob.glob(pattern))]
+    if not paths:
+        raise UserError(f"--score: no file has the name {', '.join(patterns)}")
+    found: dict[str, pathlib.Path] = {}
+    answers: list[Answer] = []
+    first: Key | None = None
+    for path in dict.fromkeys(paths):
+        key, of_file = read_answers(path)
+        first = first or key
+        if key != first:
+            raise UserError(f"{paths[0]} and {path} are of different studies")
+        for viewer in {answer.viewer for answer in of_file}:
+            if viewer in found:
+                raise UserError(f"{found[viewer]} and {path} are both of the viewer {viewer!r}")
+            found[viewer] = path
+        answers += of_file
+    if not answers or first is None:
+        raise UserError(f"--score: there is no answer in {paths[0]}")
+    return first, answers
+
+
+def line_of(name: str, found: Preference) -> str:
+    """A preference as text."""
+    return (
+        f"{name:20s} {100 * found.score:+6.1f} %  [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        f"  {found.good} better, {found.same} same, {found.bad} worse"
+    )
+
+
+def score(values: flags.FlagValues) -> list[str]:
+    """Scores files of answers, writes --out; returns what to print."""
+    out = pathlib.Path(values.out) if values.out else None
+    if out is not None and not values.overwrite:
+        check_absent(out)
+    key, answers = read_all(values.score)
+    found = preference(answers)
+    of_viewers = {
+        viewer: preference([answer for answer in answers if answer.viewer == viewer])
+        for viewer in sorted({answer.viewer for answer in answers})
+    }
+    if out is not None:
+        facts = {
+            "a": key.a, "b": key.b, "score": found.score, "low": found.low, "high": found.high,
+            "confidence": CONFIDENCE, "good": found.good, "same": found.same, "bad": found.bad,
+            "viewers": {viewer: one.score for viewer, one in of_viewers.items()},
+            "answers": [[x.viewer, x.clip, x.value] for x in answers],
+        }  # fmt: skip
+        with new_file(out, overwrite=values.overwrite) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1))
+    interval = f"{100 * CONFIDENCE:.0f} % interval by bootstrap"
+    return [
+        f"preference of {key.a} over {key.b}, {interval}: {found.viewers} viewers, "
+        f"{found.clips} clips",
+        line_of("all", found),
+        *(line_of(viewer, one) for viewer, one in of_viewers.items()),
+    ]
+
+
+def run(argv: Sequence[str]) -> str:
+    """The command line; returns what to print. ``argv`` starts with the program's name."""
+    values = parse_flags(argv, define_flags(), __doc__, "a")
+    return "\n".join(score(values) if values.score else build(values))
+
+
+def main(argv: Sequence[str]) -> int:
+    """``run`` with errors as lines on stderr and exit status 1."""
+    try:
+        print(run(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

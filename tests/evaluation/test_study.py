@@ -1,0 +1,92 @@
+"""The program of a study: which pairs it takes, and what it says of files of answers."""
+
+import json
+import re
+
+import pytest
+from media_clips import picture
+from PIL import Image
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation import study
+from skipsr_jax.evaluation.study_page import Key, seal
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two results with clips a to d, of which each lacks one."""
+    for folder, names in (("ours", "abc"), ("theirs", "bcd"), ("low", "bc")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.fromarray(picture(ord(name) - 96)).save(tmp_path / folder / f"{name}.png")
+    return tmp_path
+
+
+def run(*arguments):
+    return study.run(["study", *map(str, arguments)])
+
+
+def contents_of(page):
+    return json.loads(re.search(r'id="contents">(.*?)</script>', page.read_text("utf-8"))[1])
+
+
+def test_it_shows_the_clips_that_both_have(results):
+    args = [f"--a=us={results}/ours", f"--b={results}/theirs", f"--input={results}/low"]
+    said = run(*args, f"--out={results}/study.html", "--question=Sharper?")
+    assert "2 pairs of us and theirs" in said and "lacks them: a, d" in said
+    found = contents_of(results / "study.html")
+    assert found["question"] == "Sharper?" and len(found["pairs"]) == 2
+    assert set(found["pairs"][0]["versions"]) == {"x", "y", "input"}
+    run(*args, f"--out={results}/one.html", "--samples=1")
+    assert len(contents_of(results / "one.html")["pairs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--a=ours"], "--b is missing"),
+        (["--a=ours", "--b=theirs"], "--out is missing"),
+        (["--a=ours", "--b=theirs", "--out=s.html", "--samples=3"], "2 clips in common"),
+        (["--a=ours", "--b=theirs", "--out=s.html", "--input=ours/a.png"], "no input of b"),
+        (["--score=nothing*.json"], "no file has the name"),
+    ],
+)
+def test_mistakes_are_said(results, monkeypatch, arguments, says):
+    monkeypatch.chdir(results)
+    with pytest.raises(UserError, match=re.escape(says)):
+        run(*arguments)
+    assert not (results / "s.html").exists()
+
+
+KEY = Key("ours", "theirs", ["a", "b", "c"], [True, False, True])
+
+
+def save(path, viewer, answers, key=KEY):
+    given = [{"pair": pair, "answer": answer} for pair, answer in enumerate(answers)]
+    path.write_text(json.dumps({"viewer": viewer, "key": seal(key), "answers": given}))
+
+
+def test_it_scores_the_files_of_all_viewers(tmp_path):
+    save(tmp_path / "ada.json", "Ada", ["x", "y", "same"])  # ours, ours, same
+    save(tmp_path / "bo.json", "Bo", ["y", "y", "x"])  # theirs, ours, ours
+    out = tmp_path / "score.txt"
+    said = run(f"--score={tmp_path}/*.json", f"--out={out}")
+    assert "preference of ours over theirs" in said and "2 viewers, 3 clips" in said
+    assert re.search(r"all +\+50\.0 %  \[[-+]\d.*4 better, 1 same, 1 worse", said)
+    assert re.search(r"Ada +\+66\.7 %", said) and re.search(r"Bo +\+33\.3 %", said)
+    found = json.loads(out.read_text())
+    assert found["score"] == 0.5 and found["low"] < 0.5 < found["high"]
+    assert ["Bo", "a", -1] in found["answers"]
+
+
+def test_files_that_do_not_belong_together_are_refused(tmp_path):
+    save(tmp_path / "1.json", "Ada", ["x"])
+    save(tmp_path / "2.json", "Ada", ["y"])
+    with pytest.raises(UserError, match="both of the viewer 'Ada'"):
+        run(f"--score={tmp_path}/*.json")
+    save(tmp_path / "2.json", "Bo", ["y"], Key("ours", "others", ["a"], [True]))
+    with pytest.raises(UserError, match="different studies"):
+        run(f"--score={tmp_path}/1.json,{tmp_path}/2.json")
+    save(tmp_path / "1.json", "Ada", [])
+    with pytest.raises(UserError, match="no answer"):
+        run(f"--score={tmp_path}/1.json")
