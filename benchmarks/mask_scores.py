@@ -24,11 +24,11 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import format_table, run_program, write_json
-from benchmarks.quality import read_truth
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.degradation import compression, noise
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.quality import mask_scores
+from skipsr_jax.evaluation.true_clips import read_truth
 from skipsr_jax.inference.masks import from_input, from_logits, logit_offset, to_unit_range
 from skipsr_jax.inference.model import SHIPPED_PREDICTOR, load_predictor
 from skipsr_jax.inference.programs import predictor_step

@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from benchmarks.measure import clip_size, device_facts, format_table, run_program, write_json
 from benchmarks.peer_models import REAL_ESRGAN, SCALE, Peer, bicubic, lanczos, ours, real_esrgan
-from benchmarks.quality import MULTIPLE, read_truth
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.degradation.degrade import degraded
 from skipsr_jax.data.degradation.levels import RealWorld
@@ -38,6 +37,8 @@ from skipsr_jax.evaluation.compare import compare, named_paths
 from skipsr_jax.evaluation.comparison_page import clips_to_show, write_comparison
 from skipsr_jax.evaluation.measures.registry import METRICS, WITH_TRUTH, WITHOUT_TRUTH, arrow
 from skipsr_jax.evaluation.page.files import check_page
+from skipsr_jax.evaluation.true_clips import read_truth
+from skipsr_jax.geometry import PATCH_PIXELS
 from skipsr_jax.media.image_writer import FrameFolderWriter
 from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.reader import open_media
@@ -76,7 +77,7 @@ def define_flags() -> flags.FlagValues:
 def size_of(text: str) -> tuple[int, int]:
     """(height, width) of ``384x512``, cut to whole patches. Raises UserError."""
     _, height, width = clip_size(f"1x{text}", "--size")
-    return height - height % MULTIPLE, width - width % MULTIPLE
+    return height - height % PATCH_PIXELS, width - width % PATCH_PIXELS
 
 
 def middle(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:

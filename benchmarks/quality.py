@@ -13,7 +13,6 @@ Files with a side of less than --smallest pixels are left out: they are inputs w
 """
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Sequence
 
@@ -24,17 +23,15 @@ from benchmarks.measure import run_program, write_json
 from skipsr_jax import commandline
 from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation.model_run import upscaled
 from skipsr_jax.evaluation.quality import Row, header, line, means, row
+from skipsr_jax.evaluation.true_clips import read_truth
 from skipsr_jax.inference.masks import from_input, keep_mask
 from skipsr_jax.inference.model import chosen_mask, load_model
-from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
-from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, from_config
 from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.reader import open_media
-
-MULTIPLE = 16  # pixels: the oracle mask needs whole patches
 
 
 def define_flags() -> flags.FlagValues:
@@ -50,23 +47,6 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def read_truth(path: os.PathLike, limit: int) -> np.ndarray:
-    """The first 4k + 1 frames of a file, at most ``limit``, cropped to whole patches, as uint8."""
-    frames = np.stack(list(itertools.islice(open_media(path).frames(), limit)))
-    count = (len(frames) - 1) // 4 * 4 + 1
-    height, width = (side // MULTIPLE * MULTIPLE for side in frames.shape[1:3])
-    frames = frames[:count, :height, :width]
-    return frames if frames.dtype == np.uint8 else (frames >> 8).astype(np.uint8)
-
-
-def run(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
-    """Upscales a clip; returns its frames in [0, 1] and the keep mask."""
-    report = Report()
-    pairs = list(upscale_frames(iter(low), target, programs, settings, report, formats=[32]))
-    keep = np.stack([mask for _, mask in pairs])
-    return np.stack([frame for [(frame,)], _ in pairs]), keep[[0, *range(1, len(keep), 4)]]
-
-
 def mask_alone(low: np.ndarray, target: tuple[int, int], programs: Programs, settings: Settings):
     """The keep mask without upscaling, which takes seconds for a clip.
 
@@ -79,16 +59,16 @@ def mask_alone(low: np.ndarray, target: tuple[int, int], programs: Programs, set
 
 def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -> Row:
     """Measures one file; returns its row."""
-    truth = read_truth(path, values.frames)
+    truth = read_truth(path, values.frames, values.scale)
     low, target = low_quality(truth, values.scale), truth.shape[1:3]
     skipped = dense = None
     if values.pictures:
-        skipped, keep = run(low, target, programs, settings)
+        skipped, keep = upscaled(low, target, programs, settings)
     else:
         keep = mask_alone(low, target, programs, settings)
     if values.pictures and values.dense:
         everything = dataclasses.replace(settings.mask, source="none")
-        dense, _ = run(low, target, programs, dataclasses.replace(settings, mask=everything))
+        dense, _ = upscaled(low, target, programs, dataclasses.replace(settings, mask=everything))
     free = from_input(low / np.float32(255), target, settings.mask.input_tau)
     return row(os.path.basename(path), truth, values.scale, skipped, keep, dense, free)
 

@@ -67,21 +67,21 @@ class Score(Protocol):
 
 
 class FrameMean:
-    """The mean over frames of a function of each one."""
+    """The mean over frames of a function of each one. ``count``: the frames so far."""
 
     def __init__(self, function: Callable[[Picture, Picture | None], float]):
-        self._function, self._total, self._count = function, 0.0, 0
+        self._function, self._total, self.count = function, 0.0, 0
 
     def add(self, result: Picture, truth: Picture | None) -> None:
         """Adds the frame's score."""
         self._total += self._function(result, truth)
-        self._count += 1
+        self.count += 1
 
     def value(self) -> float:
         """The mean."""
-        if not self._count:
+        if not self.count:
             raise Undefined("there is no frame")
-        return self._total / self._count
+        return self._total / self.count
 
     def close(self) -> None:
         """Does nothing."""
