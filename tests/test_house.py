@@ -103,6 +103,7 @@ TESTED_IN = {
     "media/audio.py": "media/test_track_copy.py",
     "evaluation/page/files.py": "evaluation/page/test_write.py",
     "media/encoding.py": "media/test_video_writer.py",
+    "media/frame_converter.py": "media/test_video.py",
     "media/frame_filter.py": "media/test_video.py",
     "media/orientation.py": "media/test_video.py",
     "media/outputs.py": "media/test_image_writer.py",

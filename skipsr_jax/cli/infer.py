@@ -124,11 +124,12 @@ def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
     jobs = []
     for m, target, path in zip(media, targets, paths, strict=True):
         mask = outputs.mask_path(path) if values.save_mask else None
+        m, alpha_notes = outputs.with_alpha(m, path, settings.output)
         checked = m, target, settings.output, values.overwrite
         notes = outputs.check_output(path, *checked)
         if mask:
             outputs.check_output(mask, *checked)
-        jobs.append(Job(m, target, path, mask, (*m.notes, *notes)))
+        jobs.append(Job(m, target, path, mask, (*m.notes, *alpha_notes, *notes)))
     return jobs
 
 

@@ -28,9 +28,10 @@ from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, media_files
 from skipsr_jax.media.video import Video, open_video
 from skipsr_jax.types import HostArray, UInt8
 
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 """Part of the names of cached clips. Raise it when the decoder gives other pixels for a file, so
-that clips cached before are not used. 1: without colour tags and rotation."""
+that clips cached before are not used. 1: without colour tags and rotation; 2: without
+deinterlacing, and without the profiles of CMYK and greys."""
 
 
 def read(
@@ -99,7 +100,7 @@ def _decoded(
         files = media_files(path, IMAGE_EXTENSIONS)[start : start + count]
         pictures = [(file, None) for file in files]
     for picture in pictures:
-        frame, _ = read_image(*picture)
+        frame = read_image(*picture).on_black
         _check_size(source, *frame.shape[:2])
         yield frame if crop is None else _cropped(frame, crop)
 

@@ -5,6 +5,7 @@ can be found beforehand is raised before the model is loaded.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,11 +13,13 @@ from types import TracebackType
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.pipeline import OutputFormat
 from skipsr_jax.inference.settings import Output, Size
-from skipsr_jax.media.encoding import Encoding
+from skipsr_jax.media.alpha import upscaled_alpha
+from skipsr_jax.media.encoding import Encoding, keeps_alpha
 from skipsr_jax.media.image_writer import (
     FrameFolderWriter,
     check_folder_output,
     check_image_output,
+    holds_alpha,
     write_image,
 )
 from skipsr_jax.media.reader import Media
@@ -47,8 +50,16 @@ class ImageWriter(contextlib.AbstractContextManager):
         trace: TracebackType | None,
     ) -> None:
         if kind is None and self._frame is not None:
-            profile = self._source.icc_profile
-            write_image(self._path, self._frame, overwrite=self._overwrite, icc_profile=profile)
+            source, alpha = self._source, None
+            if source.keep_alpha:
+                alpha = upscaled_alpha(next(source.alphas()), self._frame.shape[:2])
+            write_image(
+                self._path,
+                self._frame,
+                overwrite=self._overwrite,
+                icc_profile=source.icc_profile,
+                alpha=alpha,
+            )
 
 
 def format_of(writer: "Writer", media: Media) -> OutputFormat:
@@ -126,6 +137,26 @@ def _holds(path: pathlib.Path, media: Media) -> str:
     return "video" if path.suffix else "frames"
 
 
+def with_alpha(media: Media, path: pathlib.Path, output: Output) -> tuple[Media, list[str]]:
+    """The input as it is read for a result at ``path``: with its alpha where the result can hold
+    it, else laid on black, with a line that says so."""
+    if not media.has_alpha:
+        return media, []
+    kind, extension = _holds(path, media), path.suffix.lower()
+    if kind == "image":
+        kept, better = holds_alpha(path), ".png and .webp"
+    elif kind == "frames":
+        kept, better = True, ""
+    else:
+        kept = keeps_alpha(_encoding(output), extension, 8 if media.bit_depth == 8 else 10)
+        better = ".mov and .webm"
+    if kept:
+        return dataclasses.replace(media, keep_alpha=True), []
+    reason = f"{output.codec} in {extension}" if kind == "video" and output.codec else extension
+    line = f"transparent pixels are laid on black: {reason} cannot hold alpha, {better} can"
+    return media, [line]
+
+
 def check_output(
     path: pathlib.Path, media: Media, size: tuple[int, int], output: Output, overwrite: bool
 ) -> list[str]:
@@ -175,19 +206,22 @@ def open_writer(
         return ImageWriter(path, media, overwrite)
     if kind == "frames":
         return FrameFolderWriter(path, source=media, overwrite=overwrite)
-    encoding = Encoding(
-        codec=output.codec or None,
-        crf=None if output.crf < 0 else output.crf,
-        pixel_format=output.pixel_format or None,
-    )
     height, width = size
     return VideoWriter(
         path,
         height=height,
         width=width,
         source=media,
-        encoding=encoding,
+        encoding=_encoding(output),
         audio=output.audio,
         overwrite=overwrite,
         num_frames=num_frames,
+    )
+
+
+def _encoding(output: Output) -> Encoding:
+    return Encoding(
+        codec=output.codec or None,
+        crf=None if output.crf < 0 else output.crf,
+        pixel_format=output.pixel_format or None,
     )

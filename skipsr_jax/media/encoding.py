@@ -8,11 +8,14 @@ import dataclasses
 import av
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.yuv_format import PIXEL_FORMATS
+from skipsr_jax.media.hdr import Hdr
+from skipsr_jax.media.hdr import encoder_options as hdr_options
+from skipsr_jax.media.yuv_format import PIXEL_FORMATS, has_alpha
 
 _CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
 _WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 8 bits
 _CRF = {"libx264": 14, "libx265": 15, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
+_ALPHA_EXTENSIONS = (".mov", ".mkv", ".webm")
 X265_LEAST = 64
 """Pixels of the longer side: in smaller frames x265 writes past its buffers and may abort."""
 # Fast presets at lower rate factors: on 16 cores libx264 writes 270 frames/s of 720p, where medium
@@ -25,12 +28,12 @@ class Encoding:
     """How a video is compressed; None takes the default.
 
     codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10; in .webm
-      libvpx-vp9 and libsvtav1.
+      libvpx-vp9 and libsvtav1; for frames with alpha prores_ks in .mov and libvpx-vp9 in .webm.
     crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 14 to 20 by codec.
     preset: the encoder's speed, for codecs that have presets. Default: veryfast for
       libx264, superfast for libx265.
-    pixel_format: default yuv420p or yuv420p10le; yuv444p(10le) when a side is odd, because 4:2:0
-      stores chroma for pairs of rows and columns.
+    pixel_format: default yuv420p or yuv420p10le, or what the codec has instead; yuv444p(10le) when
+      a side is odd, because 4:2:0 stores chroma for pairs of rows and columns.
     """
 
     codec: str | None = None
@@ -39,12 +42,17 @@ class Encoding:
     pixel_format: str | None = None
 
 
-def resolved(encoding: Encoding, extension: str, depth: int, height: int, width: int) -> Encoding:
-    """The encoding with every default filled in, and checked against the frame size."""
+def resolved(
+    encoding: Encoding, extension: str, depth: int, height: int, width: int, alpha: bool = False
+) -> Encoding:
+    """The encoding with every default filled in, and checked against the frame size.
+
+    ``alpha``: whether frames have alpha; the pixel format then has it too where the codec can.
+    """
     if depth not in (8, 10):
         raise UserError(f"bit_depth {depth} cannot be written; choose 8 or 10")
-    webm, odd = extension == ".webm", bool(height % 2 or width % 2)
-    codec = encoding.codec or (_WEBM_CODECS if webm else _CODECS)[depth]
+    odd = bool(height % 2 or width % 2)
+    codec = encoding.codec or _default_codec(extension, depth, alpha)
     if codec == "libx265" and max(height, width) < X265_LEAST:
         if encoding.codec:
             raise UserError(
@@ -52,18 +60,15 @@ def resolved(encoding: Encoding, extension: str, depth: int, height: int, width:
                 "choose libx264"
             )
         codec = "libx264"
-    layout = "yuv444p" if odd else "yuv420p"
-    pixel_format = encoding.pixel_format or (layout if depth == 8 else f"{layout}10le")
-    try:
-        known = av.Codec(codec, "w").video_formats or ()
-    except ValueError as error:
-        raise UserError(f"there is no video encoder {codec} ({error})") from error
-    names = [each.name for each in known if each.name in PIXEL_FORMATS] or list(PIXEL_FORMATS)
+    names = storable(codec)
+    pixel_format = encoding.pixel_format or _default_format(names, depth, odd, alpha)
     if pixel_format not in names:
         raise UserError(f"{codec} cannot store {pixel_format}; choose from {', '.join(names)}")
     half_width, half_height, _ = PIXEL_FORMATS[pixel_format]
     if odd and (half_width or half_height):
         raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
+    if encoding.crf is not None and not _takes(codec, "crf"):
+        raise UserError(f"{codec} has no constant rate factor: leave out config.output.crf")
     return Encoding(
         codec,
         encoding.crf if encoding.crf is not None else _CRF.get(codec),
@@ -72,15 +77,80 @@ def resolved(encoding: Encoding, extension: str, depth: int, height: int, width:
     )
 
 
-def encoder_options(encoding: Encoding) -> dict[str, str]:
-    """A resolved encoding as FFmpeg's options."""
-    options = {}
+def storable(codec: str) -> list[str]:
+    """The pixel formats, of those that can be written, that an encoder takes.
+
+    Raises UserError when there is no such encoder, or it takes none of them.
+    """
+    try:
+        known = av.Codec(codec, "w").video_formats
+    except ValueError as error:
+        raise UserError(f"there is no video encoder {codec} ({error})") from error
+    if not known:
+        return list(PIXEL_FORMATS)
+    names = [each.name for each in known if each.name in PIXEL_FORMATS]
+    if not names:
+        stored = ", ".join(each.name for each in known)
+        raise UserError(f"{codec} stores {stored}, none of which is written here; choose another")
+    return names
+
+
+def keeps_alpha(encoding: Encoding, extension: str, depth: int) -> bool:
+    """Whether frames with alpha are stored with it."""
+    codec = encoding.codec or _default_codec(extension, depth, alpha=True)
+    if encoding.pixel_format:
+        return has_alpha(encoding.pixel_format)
+    return extension in _ALPHA_EXTENSIONS and any(map(has_alpha, storable(codec)))
+
+
+def encoder_options(encoding: Encoding, hdr: Hdr | None = None) -> dict[str, str]:
+    """A resolved encoding as FFmpeg's options, with the metadata of ``hdr`` where it can be."""
+    options, codec = {}, encoding.codec or ""
     if encoding.crf is not None:
         options["crf"] = str(encoding.crf)
     if encoding.preset is not None:
         options["preset"] = encoding.preset
-    if encoding.codec == "libx265":
-        options["x265-params"] = "log-level=none"
-    if encoding.codec == "libvpx-vp9":
+    own = {"log-level": "none"} if codec == "libx265" else {}
+    if hdr:
+        own |= hdr_options(hdr, codec) or {}
+    if own:
+        name = {"libx265": "x265-params", "libx264": "x264-params"}.get(codec, "svtav1-params")
+        options[name] = ":".join(f"{key}={value}" for key, value in own.items())
+    if codec == "libvpx-vp9":
         options |= {"b": "0", "row-mt": "1"}  # b=0: crf alone rules
+    if codec == "dnxhd":  # the profiles that take any size
+        layout, bits = encoding.pixel_format, PIXEL_FORMATS[encoding.pixel_format or ""][2]
+        quality = "dnxhr_hq" if bits == 8 else "dnxhr_hqx"
+        options["profile"] = "dnxhr_444" if layout == "yuv444p10le" else quality
     return options
+
+
+def _default_codec(extension: str, depth: int, alpha: bool) -> str:
+    if alpha and extension == ".mov":
+        return "prores_ks"
+    if alpha and extension == ".webm":
+        return "libvpx-vp9"
+    return (_WEBM_CODECS if extension == ".webm" else _CODECS)[depth]
+
+
+def _default_format(names: list[str], depth: int, odd: bool, alpha: bool) -> str:
+    """The smallest format of a codec that loses nothing, else the one that loses least."""
+
+    def cost(name: str) -> tuple:
+        half_width, half_height, bits = PIXEL_FORMATS[name]
+        halves = half_width + half_height
+        return (
+            has_alpha(name) != (alpha and any(map(has_alpha, names))),
+            odd and halves > 0,
+            max(0, depth - bits),
+            bits,
+            -halves,
+        )
+
+    return min(names, key=cost)
+
+
+def _takes(codec: str, option: str) -> bool:
+    """Whether an encoder has an option of its own of this name."""
+    options = av.CodecContext.create(codec, "w").supported_options.private
+    return any(each.name == option for each in options)

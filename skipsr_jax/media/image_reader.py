@@ -1,24 +1,63 @@
-"""Reading still images, from files or from bytes, with orientation, 16 bits and colour profile.
+"""Reading still images, from files or from bytes, with orientation, 16 bits, alpha and profile.
 
-Invariant: what is read is RGB as a viewer shows it: the Exif orientation is applied, transparency
-is laid on black.
+Invariant: what is read is RGB as a viewer shows it: the Exif orientation is applied, and greys,
+CMYK and Lab are converted by their profile. A profile that is handed over describes RGB.
 """
 
 import contextlib
 import io
 import pathlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.alpha import on_black
 from skipsr_jax.media.colour import ColourTags, RgbFrame, bit_depth_of, to_rgb
+from skipsr_jax.media.icc import grey_to_srgb, rgb_profile, space_of, to_srgb
+from skipsr_jax.media.tiff_reader import scaled_to_16_bits, tiff_samples, wide_values
+from skipsr_jax.types import HostArray
 
 _ORIENTATION = 0x0112  # the Exif tag; values 5 to 8 swap the sides
 _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may state an orientation
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_DAMAGE = (OSError, SyntaxError, ValueError, av.FFmpegError, StopIteration, IndexError)
+_TIFF_SIDES = (256, 257)  # ImageWidth, ImageLength
+_CMYK = 5  # PhotometricInterpretation of TIFF
+
+
+class ImageHeader(NamedTuple):
+    """What an image says before it is decoded: its size in pixels as shown, and whether pixels may
+    be transparent."""
+
+    height: int
+    width: int
+    has_alpha: bool
+
+
+class Still(NamedTuple):
+    """An image.
+
+    Attributes:
+      rgb: (h, w, 3), uint8, or uint16 where the file has more bits; not multiplied by alpha.
+      alpha: (h, w) of the same dtype, its greatest value opaque; None where all is opaque.
+      icc_profile: of RGB, handed over and not applied.
+      note: what was done to the values; "" for nothing.
+    """
+
+    rgb: RgbFrame
+    alpha: HostArray | None = None
+    icc_profile: bytes | None = None
+    note: str = ""
+
+    @property
+    def on_black(self) -> RgbFrame:
+        """The picture as it looks on a black ground."""
+        return self.rgb if self.alpha is None else on_black(self.rgb, self.alpha)
 
 
 def image_size(path: pathlib.Path, data: bytes | None = None) -> tuple[int, int]:
@@ -27,50 +66,83 @@ def image_size(path: pathlib.Path, data: bytes | None = None) -> tuple[int, int]
     ``data``: the bytes of the file, where they are in memory; ``path`` is then only its name.
     Raises UserError when the file is missing, empty or not an image.
     """
+    return image_header(path, data)[:2]
+
+
+def image_header(path: pathlib.Path, data: bytes | None = None) -> ImageHeader:
+    """What an image says before it is decoded. Takes and raises what `image_size` does."""
     with _opened(path, data) as (file, image):
+        if image is None:
+            rgb = read_image(path, data).rgb
+            return ImageHeader(*rgb.shape[:2], has_alpha=False)
         width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # of some versions, turned already
+            width, height = (int(image.tag_v2[tag]) for tag in _TIFF_SIDES)
         if image.format == "PNG" and not _has_metadata_at_the_end(file):
             exif = Image.Image.getexif(image)  # Pillow's own for PNG decodes the whole picture
         else:
             exif = image.getexif()
-        swapped = exif.get(_ORIENTATION, 1) >= 5
-    return (width, height) if swapped else (height, width)
+        if exif.get(_ORIENTATION, 1) >= 5:
+            width, height = height, width
+        return ImageHeader(height, width, image.has_transparency_data)
 
 
-def read_image(path: pathlib.Path, data: bytes | None = None) -> tuple[RgbFrame, bytes | None]:
-    """An image as RGB (h, w, 3), uint8 or, from 16-bit PNG and TIFF, uint16; and its ICC profile.
-
-    The profile is handed over, not applied. ``data``: the bytes of the file, where they are in
-    memory; ``path`` is then only its name.
+def read_image(path: pathlib.Path, data: bytes | None = None) -> Still:
+    """Reads an image. ``data``: the bytes of the file, where they are in memory.
 
     Raises UserError when the file is missing, empty, damaged, animated or not an image.
     """
     with _opened(path, data) as (file, image):
-        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # MPO: a phone's JPEG
+        if image is not None and getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
             raise UserError(f"{path} is an animation; convert it into a video file first")
-        profile = image.info.get("icc_profile")
-        if image.format == "TIFF" or (image.format == "PNG" and _png_bits(file) == 16):
-            deep = _read_16_bit(path, data)
-            if deep is not None:
-                return deep, profile
         try:
-            displayed = ImageOps.exif_transpose(image)
-            if displayed.has_transparency_data:
-                displayed = displayed.convert("RGBA")
-                ground = Image.new("RGBA", displayed.size, (0, 0, 0, 255))
-                displayed = Image.alpha_composite(ground, displayed)
-            rgb = np.array(displayed.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+            is_tiff = image is None or image.format == "TIFF"
+            if is_tiff or (image.format == "PNG" and _png_bits(file) == 16):
+                file.seek(0)
+                content = file.read()
+                deep = _read_deep(path, content, image, is_tiff)
+                if deep is not None:
+                    return deep
+            if image is None:
+                raise UserError(f"{path} cannot be read as an image")
+            return _read_8_bit(image)
+        except UserError:
+            raise
+        except _DAMAGE as error:
             raise UserError(f"{path} is damaged or truncated ({error})") from error
-        gray_or_rgb = image.mode in ("RGB", "RGBA", "L", "LA", "P", "1")
-    return rgb, profile if gray_or_rgb else None
+
+
+def _read_8_bit(image: Image.Image) -> Still:
+    profile = image.info.get("icc_profile")
+    damaged = bool(profile) and not space_of(profile)
+    note = "its colour profile is damaged and left out" if damaged else ""
+    displayed = ImageOps.exif_transpose(image)
+    alpha, is_grey = None, displayed.mode in ("1", "L", "LA", "La")
+    if displayed.has_transparency_data:
+        if displayed.mode == "La":
+            displayed = displayed.convert("LA")
+        displayed = displayed.convert("RGBA")
+        alpha = np.array(displayed.getchannel("A"))
+        alpha = None if alpha.min() == 255 else alpha
+        displayed = displayed.getchannel("R") if is_grey else displayed.convert("RGB")
+    elif is_grey:
+        displayed = displayed.convert("L")
+    if displayed.mode in ("L", "CMYK", "LAB"):
+        try:
+            displayed = to_srgb(displayed, profile)
+        except ImageCms.PyCMSError as error:
+            raise ValueError(f"its colour profile cannot be applied: {error}") from error
+    return Still(np.array(displayed.convert("RGB")), alpha, rgb_profile(profile), note)
 
 
 @contextlib.contextmanager
 def _opened(
     path: pathlib.Path, data: bytes | None
-) -> Iterator[tuple[io.BufferedIOBase, Image.Image]]:
-    """Yields the file, and the image that Pillow makes of it; nothing is decoded yet."""
+) -> Iterator[tuple[io.BufferedIOBase, Image.Image | None]]:
+    """Yields the file, and the image that Pillow makes of it; nothing is decoded yet.
+
+    The image is None for a TIFF file whose kind Pillow does not know.
+    """
     if data is None and not path.is_file():
         raise UserError(f"there is no file {path}")
     if (path.stat().st_size if data is None else len(data)) == 0:
@@ -79,9 +151,12 @@ def _opened(
         try:
             file = stack.enter_context(path.open("rb") if data is None else io.BytesIO(data))
             image = stack.enter_context(Image.open(file))
-        except (
-            UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError,
-        ) as error:  # fmt: skip
+        except UnidentifiedImageError as error:
+            file.seek(0)
+            if file.read(4) not in _TIFF_MAGIC:
+                raise UserError(f"{path} cannot be read as an image") from error
+            image = None
+        except (Image.DecompressionBombError, OSError, SyntaxError) as error:
             raise UserError(
                 f"{path} cannot be read as an image ({type(error).__name__})"
             ) from error
@@ -119,17 +194,57 @@ def _has_metadata_at_the_end(file: io.BufferedIOBase) -> bool:
         return False
 
 
-def _read_16_bit(path: pathlib.Path, data: bytes | None) -> RgbFrame | None:
-    """The image through libav where it has more than 8 bits (Pillow cuts RGB to 8), else None."""
-    try:
-        with av.open(str(path) if data is None else io.BytesIO(data)) as container:
-            stream = container.streams.video[0]
-            if stream.format is None or bit_depth_of(stream.format) == 8:
-                return None
-            frame = next(container.decode(stream))
-    except (av.FFmpegError, StopIteration, IndexError) as error:
-        raise UserError(f"{path} is damaged or truncated ({error})") from error
-    if not frame.format.name.startswith(("rgba64", "ya16")):
-        return to_rgb(frame, ColourTags(full_range=True), VideoReformatter())
-    rgba = frame.reformat(format="rgba64le").to_ndarray().astype(np.uint32)
-    return (rgba[..., :3] * rgba[..., 3:] // 65535).astype(np.uint16)
+def _read_deep(
+    path: pathlib.Path, data: bytes, image: Image.Image | None, is_tiff: bool
+) -> Still | None:
+    """The image where it has more than 8 bits (Pillow cuts RGB to 8), else None."""
+    profile = image.info.get("icc_profile") if image is not None else None
+    note = ""
+    samples = tiff_samples(data) if is_tiff else None
+    profile = samples.icc_profile if samples is not None else profile
+    if samples is not None and samples.bits <= 8:
+        return None
+    if samples is not None and (samples.bits != 16 or samples.form != 1):
+        rgba, note = scaled_to_16_bits(wide_values(path, data, samples))
+        if rgba.ndim == 2:
+            rgba = np.repeat(rgba[..., None], 3, axis=-1)
+    elif samples is not None and samples.photometric == _CMYK:
+        return None  # 8 bits are what its profile can be applied to
+    else:
+        rgba = _by_libav(data)
+        if rgba is None:
+            return None
+    rgb, alpha = rgba[..., :3], rgba[..., 3] if rgba.shape[-1] == 4 else None
+    if (rgb[..., :1] == rgb).all():
+        rgb = grey_to_srgb(rgb, profile)
+    if samples is not None:
+        orientation = samples.orientation
+    else:
+        orientation = image.getexif().get(_ORIENTATION, 1) if image is not None else 1
+    rgb = _upright(rgb, orientation)
+    if alpha is not None:
+        alpha = None if alpha.min() == 65535 else _upright(alpha, orientation)
+    return Still(rgb, alpha, rgb_profile(profile), note)
+
+
+def _by_libav(data: bytes) -> HostArray | None:
+    """The image as uint16 (h, w, 3 or 4); None where it has 8 bits."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        if stream.format is None or bit_depth_of(stream.format) == 8:
+            return None
+        frame = next(container.decode(stream))
+    if frame.format.name.startswith(("rgba64", "ya16")):
+        return frame.reformat(format="rgba64le").to_ndarray()
+    return to_rgb(frame, ColourTags(full_range=True), VideoReformatter())
+
+
+def _upright(picture: HostArray, orientation: int) -> HostArray:
+    """A picture turned and mirrored as an Exif orientation, 1 to 8, says."""
+    if orientation >= 5:
+        picture = picture.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        picture = picture[::-1]
+    if orientation in (2, 3, 6, 7):
+        picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture)

@@ -15,10 +15,12 @@ from PIL import Image
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import commit, new_file, temporary_path
+from skipsr_jax.media.alpha import upscaled_alpha
 from skipsr_jax.media.colour import RgbFrame
 from skipsr_jax.media.inputs import is_image
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
+from skipsr_jax.types import HostArray
 
 WRITABLE_IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 """Extensions of image files that can be written, in lower case."""
@@ -32,8 +34,11 @@ def write_image(
     *,
     overwrite: bool = False,
     icc_profile: bytes | None = None,
+    alpha: HostArray | None = None,
 ) -> None:
     """Writes RGB uint8 as PNG, JPEG or WebP, or uint16 as 16-bit PNG; complete or not at all.
+
+    ``alpha``: (h, w) of the same dtype, for files that hold it (`holds_alpha`).
 
     Raises UserError when the extension cannot hold the array, the file exists and ``overwrite`` is
     False, or the folder cannot be written.
@@ -43,9 +48,14 @@ def write_image(
     check_image_output(path, overwrite=overwrite, bit_depth=depth, size=array.shape[:2])
     try:
         with new_file(path, overwrite=overwrite) as temporary:
-            _save_rgb(temporary, array, icc_profile)
+            _save_rgb(temporary, array, icc_profile, alpha)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def holds_alpha(path: pathlib.PurePath) -> bool:
+    """Whether an image file can have transparent pixels, by its extension."""
+    return path.suffix.lower() in (".png", ".webp")
 
 
 def check_image_output(
@@ -90,6 +100,7 @@ class FrameFolderWriter:
         self.frames_written = 0
         self._names = [file.stem for file in source.files] if source else []
         self._profile = source.icc_profile if source else None
+        self._alphas = source.alphas() if source and source.keep_alpha else None
         self._partial = temporary_path(self.path)
         self._overwrite = overwrite
 
@@ -105,7 +116,8 @@ class FrameFolderWriter:
         index = self.frames_written
         name = self._names[index] if index < len(self._names) else f"{index:06d}"
         try:
-            _save_rgb(self._partial / f"{name}.png", frame, self._profile)
+            alpha = upscaled_alpha(next(self._alphas), frame.shape[:2]) if self._alphas else None
+            _save_rgb(self._partial / f"{name}.png", frame, self._profile, alpha)
         except OSError as error:
             raise write_error(self.path, error) from error
         self.frames_written += 1
@@ -144,8 +156,15 @@ def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> 
     check_writable(path / "frame.png" if path.is_dir() else path, overwrite=True)
 
 
-def _save_rgb(path: pathlib.Path, array: RgbFrame, icc_profile: bytes | None = None) -> None:
+def _save_rgb(
+    path: pathlib.Path,
+    array: RgbFrame,
+    icc_profile: bytes | None = None,
+    alpha: HostArray | None = None,
+) -> None:
     """Encodes an array into ``path`` at once, by its extension. See `write_image` for users."""
+    if alpha is not None:
+        array = np.concatenate([array, alpha[..., None]], axis=-1)
     if array.dtype == np.uint16:
         path.write_bytes(_png_16_bit(array, icc_profile))
         return
@@ -159,13 +178,14 @@ def _save_rgb(path: pathlib.Path, array: RgbFrame, icc_profile: bytes | None = N
     Image.fromarray(array).save(path, **options)
 
 
-def _png_16_bit(array: RgbFrame, icc_profile: bytes | None) -> bytes:
-    """A 16-bit RGB PNG (ISO/IEC 15948); each row by filter 2, the difference to the one above."""
-    height, width, _ = array.shape
+def _png_16_bit(array: HostArray, icc_profile: bytes | None) -> bytes:
+    """A 16-bit PNG (ISO/IEC 15948); each row by filter 2, the difference to the one above."""
+    height, width, channels = array.shape
+    kind = 6 if channels == 4 else 2
     rows = array.astype(">u2").reshape(height, -1).view(np.uint8)
     above = np.concatenate([np.zeros_like(rows[:1]), rows[:-1]])
     filtered = np.concatenate([np.full((height, 1), 2, np.uint8), rows - above], axis=1)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))]
     if icc_profile:
         chunks.append((b"iCCP", b"icc\0\0" + zlib.compress(icc_profile)))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 4)), (b"IEND", b"")]

@@ -14,12 +14,14 @@ from fractions import Fraction
 from typing import Literal
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.alpha import opaque
 from skipsr_jax.media.colour import SRGB_VIDEO, ColourTags, RgbFrame
 from skipsr_jax.media.deinterlace import Mode
-from skipsr_jax.media.image_reader import image_size, read_image
+from skipsr_jax.media.image_reader import Still, image_header, read_image
 from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, checked_file, is_image, media_files
 from skipsr_jax.media.timing import Timing
 from skipsr_jax.media.video import Video, open_video
+from skipsr_jax.types import HostArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,10 @@ class Media:
       files: the frames of a folder, in order; empty for the other kinds.
       icc_profile: of an image or of a folder's first image.
       video: the decoder of a video; None for the other kinds.
+      has_alpha: whether pixels may be transparent.
+      keep_alpha: whether `frames` yields colours as they are, beside `alphas`; else they are laid
+        on black.
+      note: what was done to an image's values; "" for nothing.
     """
 
     path: pathlib.Path
@@ -52,11 +58,16 @@ class Media:
     files: tuple[pathlib.Path, ...] = ()
     icc_profile: bytes | None = None
     video: Video | None = None
+    has_alpha: bool = False
+    keep_alpha: bool = False
+    note: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how a video is read, a line each."""
-        return self.video.notes if self.video else ()
+        """What a user should know of how it is read, a line each."""
+        if self.video:
+            return self.video.notes
+        return (self.note,) if self.note else ()
 
     @property
     def timing(self) -> Timing | None:
@@ -78,7 +89,16 @@ class Media:
 
         Raises UserError when the file turns out damaged, or when a frame has another size.
         """
-        return self.video.frames() if self.video else _still_frames(self)
+        if self.video:
+            return self.video.frames(keep_alpha=self.keep_alpha)
+        return (still.rgb if self.keep_alpha else still.on_black for still in _stills(self))
+
+    def alphas(self) -> Iterator[HostArray]:
+        """Yields the alpha (height, width) of each of `frames`, of the same dtype."""
+        if self.video:
+            return self.video.alphas()
+        stills = _stills(self)
+        return (opaque(each.rgb) if each.alpha is None else each.alpha for each in stills)
 
 
 def open_media(path: str | os.PathLike, *, deinterlace: Mode = "auto") -> Media:
@@ -107,6 +127,7 @@ def open_media(path: str | os.PathLike, *, deinterlace: Mode = "auto") -> Media:
         sample_aspect_ratio=video.sample_aspect_ratio,
         has_audio=video.scan.has_audio,
         video=video,
+        has_alpha=video.has_alpha,
     )
 
 
@@ -116,35 +137,41 @@ def _open_frames(folder: pathlib.Path) -> Media:
         raise UserError(
             f"the folder {folder} holds no image ({' '.join(sorted(IMAGE_EXTENSIONS))})"
         )
-    height, width = image_size(files[0])
-    for file in files:
-        _check_size(file, image_size(file), (height, width))
-    return _open_stills(folder, "frames", files)
+    headers = [image_header(file) for file in files]
+    for file, header in zip(files, headers, strict=True):
+        _check_size(file, header[:2], headers[0][:2])
+    has_alpha = any(header.has_alpha for header in headers)
+    media = dataclasses.replace(_open_stills(folder, "frames", files), has_alpha=has_alpha)
+    if media.note:  # a scale of its own for each frame would flicker
+        raise UserError(f"{files[0]}: {media.note}; convert the frames to 16 bits first")
+    return media
 
 
 def _open_stills(
     path: pathlib.Path, kind: Literal["image", "frames"], files: Sequence[pathlib.Path]
 ) -> Media:
-    first, profile = read_image(files[0])
+    first = read_image(files[0])
     return Media(
         path=path,
         kind=kind,
-        height=first.shape[0],
-        width=first.shape[1],
-        bit_depth=8 * first.dtype.itemsize,
+        height=first.rgb.shape[0],
+        width=first.rgb.shape[1],
+        bit_depth=8 * first.rgb.dtype.itemsize,
         num_frames=len(files),
         files=tuple(files) if kind == "frames" else (),
-        icc_profile=profile,
+        icc_profile=first.icc_profile,
+        has_alpha=first.alpha is not None,
+        note=first.note,
     )
 
 
-def _still_frames(media: Media) -> Iterator[RgbFrame]:
+def _stills(media: Media) -> Iterator[Still]:
     for file in media.files or (media.path,):
-        rgb, _ = read_image(file)
-        _check_size(file, rgb.shape[:2], (media.height, media.width))
-        if rgb.dtype.itemsize * 8 != media.bit_depth:
+        still = read_image(file)
+        _check_size(file, still.rgb.shape[:2], (media.height, media.width))
+        if still.rgb.dtype.itemsize * 8 != media.bit_depth:
             raise UserError(f"{file} has not the bit depth of the first frame; convert them alike")
-        yield rgb
+        yield still
 
 
 def _check_size(file: pathlib.Path, size: tuple[int, ...], wanted: tuple[int, int]) -> None:

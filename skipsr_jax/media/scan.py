@@ -13,7 +13,7 @@ import dataclasses
 import io
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -183,7 +183,7 @@ def _holds_fields(container: av.container.InputContainer, stream: av.VideoStream
     container.seek(0)
     packets = itertools.islice((p for p in container.demux(stream) if p.size), _TRIED_PACKETS)
     tried = list(packets)
-    frames = sum(1 for _ in decoded(iter(tried)))
+    frames = sum(1 for _ in decoded(tried))
     with contextlib.suppress(av.FFmpegError):
         frames += len(stream.codec_context.decode(None))
     return 4 * frames < 3 * len(tried)
@@ -226,13 +226,29 @@ def _timing_by_decoding(
         return _timing(stream, ticks, max(stream.frames - max(known, default=0), 1))
 
 
-def decoded(packets: Iterator[av.Packet]) -> Iterator[av.VideoFrame]:
-    """Yields the frames of the packets, without those that are damaged beyond decoding."""
+def decoded(
+    packets: Iterable[av.Packet], decoder: av.VideoCodecContext | None = None
+) -> Iterator[av.VideoFrame]:
+    """Yields the frames of the packets, without those that are damaged beyond decoding.
+
+    ``decoder``: another one than that of the packets' stream.
+    """
     for packet in packets:
         try:
-            yield from packet.decode()
+            yield from decoder.decode(packet) if decoder else packet.decode()
         except av.error.InvalidDataError:
             continue
+
+
+def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
+    """The decoder that a stream needs because FFmpeg's own passes over its alpha (VP8, VP9)."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.codec.canonical_name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}
+    if name is None or tags.get("alpha_mode") != "1":
+        return None
+    decoder = av.CodecContext.create(name, "r")
+    decoder.extradata = stream.codec_context.extradata
+    return decoder
 
 
 def _check_complete(

@@ -13,7 +13,7 @@ import av
 _OF_THE_FILE = frozenset(
     {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time"}
     | {"vendor_id", "software", "variant_bitrate", "number_of_frames"}
-    | {"number_of_bytes", "bps", "filename", "mimetype"}
+    | {"number_of_bytes", "bps", "filename", "mimetype", "alpha_mode"}
 )
 """Tags that describe the source file or its encoder; creation_time is passed on for the whole."""
 

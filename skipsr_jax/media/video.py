@@ -22,27 +22,28 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.alpha import alpha_of, format_has_alpha, is_opaque
 from skipsr_jax.media.colour import (
-    EXACT,
     ColourTags,
     RgbFrame,
     bit_depth_of,
     tags_of,
-    tags_within,
-    to_8_bits,
-    to_rgb,
 )
 from skipsr_jax.media.deinterlace import REACH, Mode, Picture, deinterlaced, field_order_of
-from skipsr_jax.media.frame_filter import Crop, FrameFilter, with_margin
+from skipsr_jax.media.frame_converter import AlphaConverter, FrameConverter
+from skipsr_jax.media.frame_filter import Crop
+from skipsr_jax.media.hdr import NO_HDR, Hdr, hdr_of
 from skipsr_jax.media.orientation import DisplayTransform, display_transform_of
 from skipsr_jax.media.scan import (
     VideoScan,
+    alpha_decoder,
     decoded,
     open_container,
     packets_of,
     scan_video,
 )
 from skipsr_jax.media.timing import Timing
+from skipsr_jax.types import HostArray
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class Video:
       field_order: how the fields of an interlaced video are ordered (`field_order_of`); "": it is
         progressive.
       deinterlace: what is done to interlaced frames.
+      has_alpha: whether pixels of the first frame are transparent.
+      hdr: metadata of its dynamic range.
     """
 
     path: pathlib.Path
@@ -78,6 +81,8 @@ class Video:
     scan: VideoScan
     field_order: str = ""
     deinterlace: Mode = "auto"
+    has_alpha: bool = False
+    hdr: Hdr = NO_HDR
 
     @property
     def num_frames(self) -> int:
@@ -93,8 +98,9 @@ class Video:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how it is read, a line each."""
+        notes = self.hdr.notes(self.colour.transfer)
         if not self.field_order:
-            return ()
+            return notes
         done = {
             "auto": "deinterlaced (bwdif) to one frame for each pair of fields; "
             "--config.input.deinterlace=field makes one of each field, =off leaves them",
@@ -102,7 +108,7 @@ class Video:
             "off": "upscaled and written as progressive frames, fields and all, because of "
             "--config.input.deinterlace=off",
         }
-        return (f"interlaced: {done[self.deinterlace]}",)
+        return (*notes, f"interlaced: {done[self.deinterlace]}")
 
     @property
     def _frames_of_a_coded_one(self) -> int:
@@ -115,9 +121,16 @@ class Video:
         return size[::-1] if self.transform.swap_axes else size
 
     def frames(
-        self, start: int = 0, stop: int | None = None, crop: Crop | None = None
+        self,
+        start: int = 0,
+        stop: int | None = None,
+        crop: Crop | None = None,
+        keep_alpha: bool = False,
     ) -> Iterator[RgbFrame]:
         """Yields frames ``start`` to ``stop - 1`` (by default all), each (height, width, 3).
+
+        Where pixels are transparent they are laid on black; with ``keep_alpha`` their colours are
+        yielded as they are, beside those of `alphas`.
 
         ``crop``, a rectangle in pixels as shown, yields these pixels of each frame alone, for less
         work: the conversion to RGB may cost more than the decoding.
@@ -137,11 +150,16 @@ class Video:
             )
         if crop is not None and not crop.within(self.height, self.width):
             raise ValueError(f"{crop} of {self.path} is wanted; it is {self.width}x{self.height}")
-        return self._frames(start, stop, crop)
+        return self._frames(start, stop, FrameConverter(self, crop, keep_alpha))
 
-    def _frames(self, start: int, stop: int | None, crop: Crop | None) -> Iterator[RgbFrame]:
+    def alphas(self) -> Iterator[HostArray]:
+        """Yields the alpha (height, width) of each frame, of the dtype of the frames."""
+        return self._frames(0, None, AlphaConverter(self))
+
+    def _frames(
+        self, start: int, stop: int | None, convert: "FrameConverter | AlphaConverter"
+    ) -> Iterator[HostArray]:
         index, repeated, stopped = start, 0, ""
-        convert = _Converter(self, crop)
         try:
             for number, frame, is_repeated in self._progressive(start, threads=stop is None):
                 if stop is not None and number >= stop:
@@ -182,14 +200,16 @@ class Video:
                 stream = container.streams.video[self.scan.stream_index]
                 if threads:
                     stream.thread_type = "AUTO"
+                decoder = alpha_decoder(stream)
                 if tick is None:
                     packets = packets_of(container, stream, self.scan.is_bridged)
-                    yield from self._in_order(_displayed(packets, self.scan), 0)
+                    yield from self._in_order(_displayed(packets, self.scan, None, decoder), 0)
                     return
                 packets = self._packets_from(container, stream, tick)
                 key = next(packets, None)
                 if key is not None:
-                    frames = _displayed(itertools.chain([key], packets), self.scan, key.pts)
+                    packets = itertools.chain([key], packets)
+                    frames = _displayed(packets, self.scan, key.pts, decoder)
                     yield from self._in_order(frames, self.scan.timing.frames_before(key.pts))
                     return
 
@@ -254,7 +274,8 @@ def open_video(path: pathlib.Path, data: bytes | None = None, deinterlace: Mode 
     try:
         with open_container(path, data) as container:
             stream = container.streams.video[scan.stream_index]
-            frame = next(decoded(packets_of(container, stream, scan.is_bridged)))
+            packets = packets_of(container, stream, scan.is_bridged)
+            frame = next(decoded(packets, alpha_decoder(stream)))
             ratio = Fraction(stream.sample_aspect_ratio or 1)
             codec = stream.codec_context.codec.canonical_name
             field_order = field_order_of(stream, frame)
@@ -264,6 +285,8 @@ def open_video(path: pathlib.Path, data: bytes | None = None, deinterlace: Mode 
         raise UserError(f"{path} cannot be decoded ({error.strerror})") from error
     if not scan.is_counted:  # packets before the first key frame can never be shown
         scan = scan.without(scan.timing.frames_before(frame.pts))
+    has_alpha = format_has_alpha(frame.format)
+    has_alpha = has_alpha and not is_opaque(alpha_of(frame, VideoReformatter()))
     transform = display_transform_of(frame)
     swap = transform.swap_axes
     return Video(
@@ -279,61 +302,21 @@ def open_video(path: pathlib.Path, data: bytes | None = None, deinterlace: Mode 
         scan=scan,
         field_order=field_order,
         deinterlace=deinterlace,
+        has_alpha=has_alpha,
+        hdr=hdr_of(frame),
     )
 
 
 def _displayed(
-    packets: Iterator[av.Packet], scan: VideoScan, first: int | None = None
+    packets: Iterable[av.Packet],
+    scan: VideoScan,
+    first: int | None,
+    decoder: av.VideoCodecContext | None,
 ) -> Iterator[av.VideoFrame]:
     """Yields the frames of the packets from time stamp ``first`` on, by default from that of the
     first frame of the video: those before need packets before these."""
     if first is None and not scan.is_counted:
         first = int(scan.timing.ticks[0])
-    for frame in decoded(packets):
+    for frame in decoded(packets, decoder):
         if first is None or frame.pts is None or frame.pts >= first:
             yield frame
-
-
-class _Converter:
-    """Converts decoded frames of a video, or a crop of them, to RGB; one that comes twice, once."""
-
-    def __init__(self, video: Video, crop: Crop | None):
-        self._video = video
-        self._crop, around = None, None
-        if crop is not None:
-            coded = video.transform.coded(crop, (video.height, video.width))
-            around, self._crop = with_margin(coded, video.coded_size)
-        self._filter = FrameFilter(video.codec, around)
-        self._reformatter = VideoReformatter()
-        self._last: tuple[av.VideoFrame, RgbFrame] | None = None
-        self._said: set[str] = set()
-
-    def __call__(self, frame: av.VideoFrame) -> RgbFrame:
-        if self._last is None or self._last[0] is not frame:
-            self._last = frame, self._converted(frame)
-        return self._last[1]
-
-    def _converted(self, frame: av.VideoFrame) -> RgbFrame:
-        video = self._video
-        tags = tags_within(frame, video.colour)
-        rgb = to_rgb(self._filter(self._scaled(frame)), tags, self._reformatter)
-        if self._crop is not None:
-            top, left, height, width = self._crop
-            rgb = rgb[top : top + height, left : left + width]
-        deep = video.bit_depth > 8
-        if deep != (rgb.dtype == np.uint16):
-            self._say(f"{bit_depth_of(frame.format)} bits instead of {video.bit_depth}: converted")
-            rgb = rgb.astype(np.uint16) * np.uint16(257) if deep else to_8_bits(rgb)
-        return video.transform.apply(rgb)
-
-    def _scaled(self, frame: av.VideoFrame) -> av.VideoFrame:
-        height, width = self._video.coded_size
-        if (frame.height, frame.width) == (height, width):
-            return frame
-        self._say(f"{frame.width}x{frame.height} instead of {width}x{height}: scaled")
-        return self._reformatter.reformat(frame, width=width, height=height, interpolation=EXACT)
-
-    def _say(self, what: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            _LOG.warning("%s: frames of %s to what the first one has", self._video.path, what)

@@ -6,17 +6,21 @@ at a clean end and removed after any exception.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import TracebackType
 
 import av
+import numpy as np
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import commit, temporary_path
+from skipsr_jax.media.alpha import alpha_codes, upscaled_alpha
 from skipsr_jax.media.colour import (
+    BT709,
     SRGB_VIDEO,
     ColourTags,
     RgbFrame,
@@ -26,18 +30,20 @@ from skipsr_jax.media.colour import (
 )
 from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
 from skipsr_jax.media.frame_clock import FrameClock, first_audio
+from skipsr_jax.media.hdr import encoder_options as hdr_options
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
 from skipsr_jax.media.scan import open_container, video_stream_index
 from skipsr_jax.media.tags import chapters_within, global_tags, track_tags
 from skipsr_jax.media.track_copy import TrackCopy
 from skipsr_jax.media.tracks import Track, notes_of, plan_tracks
-from skipsr_jax.media.yuv_format import YuvFormat, yuv_format
+from skipsr_jax.media.yuv_format import YuvFormat, has_alpha, yuv_format
 from skipsr_jax.types import HostArray
 
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
 _TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
 _DEFAULT_ENCODING = Encoding()
+_DNXHD_MATRICES = (BT709, 9)  # its header states no others, and players take them for BT.709
 _NEARLY_SQUARE = Fraction(1, 50)
 _MUXER_OPTIONS = {".mkv": {"default_mode": "passthrough"}}  # flags are those of the source
 
@@ -102,10 +108,17 @@ class VideoWriter:
         self._source = source
         same_rate = source is not None and source.frame_rate == rate
         self._colour = source.colour if source else SRGB_VIDEO
+        if encoding.codec == "dnxhd" and self._colour.matrix not in _DNXHD_MATRICES:
+            self._colour = dataclasses.replace(self._colour, matrix=BT709)
         self._pixel_aspect = _pixel_aspect(source, height, width) if source else Fraction(1)
         depth = bit_depth or (8 if not source or source.bit_depth == 8 else 10)
         extension = self.path.suffix.lower()
-        self._encoding = resolved(encoding, extension, depth, height, width)
+        keep = bool(source and source.keep_alpha)
+        self._encoding = resolved(encoding, extension, depth, height, width, keep)
+        self._hdr = source.video.hdr if source and source.video else None
+        self._alphas: Iterator[HostArray] | None = None
+        if has_alpha(self.pixel_format):
+            self._alphas = self._scaled_alphas(source if keep else None)
         self._check_pixel_aspect()
         self._partial = temporary_path(self.path)
         self._overwrite = overwrite
@@ -119,6 +132,9 @@ class VideoWriter:
         if source and source.video and same_rate:
             self._tracks = plan_tracks(source.path, extension, audio)
             self.notes = notes_of(source.path, self._tracks, extension)
+            codec = self._encoding.codec or ""
+            if self._hdr and self._hdr.is_hdr10 and hdr_options(self._hdr, codec) is None:
+                self.notes.append(f"HDR10 mastering data is left out: {codec} does not take it")
             audio_start = first_audio(source.path) if audio != "none" else None
             self._clock = FrameClock(self._rate, source.timing, audio_start)
 
@@ -143,7 +159,7 @@ class VideoWriter:
             raise ValueError(
                 f"frame of shape {frame.shape}; this video takes ({self._height}, {self._width}, 3)"
             )
-        self._encode(from_rgb(frame, self._colour, self.pixel_format))
+        self._encode(from_rgb(frame, self._colour, self.pixel_format, self._alpha()))
 
     def write_planes(self, planes: Sequence[HostArray]) -> None:
         """Appends a frame given as the codes of the file, see ``yuv_format``.
@@ -155,6 +171,8 @@ class VideoWriter:
             raise ValueError(
                 f"luma of shape {planes[0].shape}; this video takes ({self._height}, {self._width})"
             )
+        alpha = self._alpha()
+        planes = [*planes, *([] if alpha is None else [alpha])]
         self._encode(frame_of_planes(planes, self._colour, self.pixel_format))
 
     @property
@@ -171,6 +189,17 @@ class VideoWriter:
     def colour(self) -> ColourTags:
         """What the file says about its colours."""
         return self._colour
+
+    def _scaled_alphas(self, source: Media | None) -> Iterator[HostArray]:
+        """The codes of each frame's alpha; all opaque without a source that has it."""
+        size, bits = (self._height, self._width), self.yuv_format.bits
+        for alpha in source.alphas() if source else ():
+            yield alpha_codes(upscaled_alpha(alpha, size), bits)
+        while True:
+            yield alpha_codes(np.full(size, 255, np.uint8), bits)
+
+    def _alpha(self) -> HostArray | None:
+        return next(self._alphas) if self._alphas else None
 
     def _encode(self, picture: av.VideoFrame) -> None:
         index = self.frames_written
@@ -219,7 +248,7 @@ class VideoWriter:
             container_options=_MUXER_OPTIONS.get(self.path.suffix.lower(), {}),
         )
         stream = self._container.add_stream(
-            encoding.codec, rate=self._rate, options=encoder_options(encoding)
+            encoding.codec, rate=self._rate, options=encoder_options(encoding, self._hdr)
         )
         stream.width, stream.height = self._width, self._height
         if not self._clock.is_constant:

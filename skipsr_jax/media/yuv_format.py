@@ -17,10 +17,17 @@ LUMA_WEIGHTS = {  # of red and of blue in luma, by H.273 matrix
     9: (0.2627, 0.0593),
 }
 PIXEL_FORMATS = {  # what can be written: (chroma has half the width, half the height, bits)
-    f"yuv{layout}p{suffix}": (layout != "444", layout == "420", bits)
+    f"{planes}{layout}p{suffix}": (layout != "444", layout == "420", bits)
+    for planes in ("yuv", "yuva")
     for layout in ("420", "422", "444")
     for suffix, bits in (("", 8), ("10le", 10), ("12le", 12))
+    if (planes, layout, bits) != ("yuva", "420", 12)
 }
+
+
+def has_alpha(pixel_format: str) -> bool:
+    """Whether a format (a key of PIXEL_FORMATS) has a fourth plane, of alpha."""
+    return pixel_format.startswith("yuva")
 
 
 class CodeScale(NamedTuple):

@@ -20,7 +20,7 @@ def deep_picture() -> np.ndarray:
 @pytest.mark.parametrize("array", [picture(0, 13, 17), deep_picture()], ids=["8", "16"])
 def test_png_is_exact_and_keeps_the_profile(tmp_path, array):
     write_image(tmp_path / "a.png", array, icc_profile=PROFILE)
-    back, profile = read_image(tmp_path / "a.png")
+    back, _, profile, _ = read_image(tmp_path / "a.png")
     assert back.dtype == array.dtype
     np.testing.assert_array_equal(back, array)
     assert profile == PROFILE
@@ -33,7 +33,7 @@ def test_png_is_exact_and_keeps_the_profile(tmp_path, array):
 def test_lossy_images_are_close(tmp_path, extension):
     array = picture(0)
     write_image(tmp_path / f"a{extension}", array)
-    back, _ = read_image(tmp_path / f"a{extension}")
+    back = read_image(tmp_path / f"a{extension}").on_black
     assert abs(back.astype(int) - array).mean() < 2
 
 
@@ -41,7 +41,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise by 90 degrees
     Image.fromarray(picture(0)).save(tmp_path / "phone.jpg", exif=exif, quality=98)
-    back, _ = read_image(tmp_path / "phone.jpg")
+    back = read_image(tmp_path / "phone.jpg").on_black
     assert back.shape == (64, 48, 3) == (*image_size(tmp_path / "phone.jpg"), 3)
     assert abs(back.astype(int) - np.rot90(picture(0), -1)).mean() < 3
 
@@ -58,7 +58,7 @@ def test_orientation_of_a_png_is_known_without_decoding_it(tmp_path, behind, mon
         length = 12 + int.from_bytes(data[start : start + 4], "big")
         chunk = data[start : start + length]
         path.write_bytes(data[:start] + data[start + length : end] + chunk + data[end:])
-    back, _ = read_image(path)
+    back = read_image(path).on_black
     np.testing.assert_array_equal(back, np.rot90(picture(0), -1))
     assert image_size(path) == image_size(path, path.read_bytes()) == (64, 48)
     if not behind:
@@ -74,8 +74,8 @@ def test_bytes_are_read_as_files_are(tmp_path, name):
         array = deep_picture() if "deep" in name else picture(0)
         write_image(tmp_path / name, array, icc_profile=None if "webp" in name else PROFILE)
     data = (tmp_path / name).read_bytes()
-    wanted, profile = read_image(tmp_path / name)
-    got, found = read_image(tmp_path / "absent", data)
+    wanted, _, profile, _ = read_image(tmp_path / name)
+    got, _, found, _ = read_image(tmp_path / "absent", data)
     np.testing.assert_array_equal(got, wanted)
     assert got.dtype == wanted.dtype and found == profile
     with pytest.raises(UserError, match=r"absent.*0 bytes"):
@@ -85,7 +85,7 @@ def test_bytes_are_read_as_files_are(tmp_path, name):
 def test_transparency_lies_on_black(tmp_path):
     rgba = np.dstack([picture(0), np.full((48, 64), 128, np.uint8)])
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    back, _ = read_image(tmp_path / "a.png")
+    back = read_image(tmp_path / "a.png").on_black
     assert abs(back.astype(float) - picture(0) * (128 / 255)).max() <= 1
     deep = np.dstack([deep_picture(), np.full((13, 17), 32768, np.uint16)])
     with av.open(str(tmp_path / "deep.png"), "w", format="image2") as container:
@@ -94,14 +94,14 @@ def test_transparency_lies_on_black(tmp_path):
         frame = av.VideoFrame.from_ndarray(deep.astype("<u2"), format="rgba64le")
         container.mux(stream.encode(frame.reformat(format="rgba64be")))
         container.mux(stream.encode(None))
-    back, _ = read_image(tmp_path / "deep.png")
+    back = read_image(tmp_path / "deep.png").on_black
     assert abs(back - deep_picture() * (32768 / 65535)).max() <= 1
 
 
 def test_grey_16_bit_png_keeps_its_depth(tmp_path):
     grey = deep_picture()[..., 0]
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    back, _ = read_image(tmp_path / "grey.png")
+    back = read_image(tmp_path / "grey.png").on_black
     assert abs(back.astype(int) - grey[..., None].astype(int)).max() <= 2
 
 

@@ -38,7 +38,7 @@ def test_writing_is_refused_or_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(image_writer, "_save_rgb", full)
     with pytest.raises(UserError, match="No space left"):
         write_image(target, picture(1), overwrite=True)
-    np.testing.assert_array_equal(read_image(target)[0], picture(0))
+    np.testing.assert_array_equal(read_image(target).rgb, picture(0))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "folder.png"]
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from media_clips import write_clip
+from media_clips import picture, write_clip
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media import video as video_module
@@ -139,3 +139,40 @@ def test_a_range_in_a_damaged_file_is_whole_or_refused(tmp_path):
         assert any(word in str(error) for word in ("damaged", "truncated", "decoded"))
     else:
         assert len(frames) == 20
+
+
+def joined(tmp_path, *clips):
+    """Clips of one recording as one transport stream; the clock goes on."""
+    parts = []
+    for number, clip in enumerate(clips):
+        path = tmp_path / f"part{number}.ts"
+        offset = {"output_ts_offset": str(number * 8 / 25)}
+        parts.append(write_clip(path, frames=8, rate=Fraction(25), muxer=offset, **clip))
+    whole = tmp_path / "whole.ts"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"pixel_format": "yuv420p10le"}, "10 bits instead of 8"),
+        ({"pixel_format": "yuv420p10le"}, {}, "8 bits instead of 10"),
+        ({}, {"height": 96, "width": 128}, "128x96 instead of 64x48"),
+        ({"height": 96, "width": 128}, {"height": 48, "width": 64}, "64x48 instead of 128x96"),
+        ({"matrix": 6}, {"matrix": 1}, ""),
+        ({"matrix": 1}, {"matrix": 1, "full_range": True}, ""),
+        ({}, {"codec": "libx264", "pixel_format": "yuv444p"}, ""),
+    ],
+)
+def test_a_stream_that_changes_midway(tmp_path, first, second, said, caplog):
+    video = open_video(joined(tmp_path, first, second))
+    frames = list(video.frames())
+    assert len(frames) == video.num_frames == 16
+    assert {(frame.shape, frame.dtype) for frame in frames} == {(frames[0].shape, frames[0].dtype)}
+    size = {key: first[key] for key in ("height", "width") if key in first}
+    scale = 1 if frames[0].dtype == np.uint8 else 257
+    for index in (0, 7, 8, 15):
+        want = picture(index % 8, **size)
+        assert abs(frames[index] / scale - want).mean() < 3, index
+    assert said in caplog.text and bool(said) == bool(caplog.text)

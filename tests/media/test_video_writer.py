@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 from media_clips import NTSC_FILM, picture, write_clip
+from PIL import Image
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.encoding import Encoding
@@ -272,3 +273,101 @@ def test_small_frames_of_10_bits_take_another_encoder(tmp_path):
     assert open_media(tmp_path / "2.mp4").bit_depth == 10
     with pytest.raises(UserError, match="one side needs 64 pixels"):
         VideoWriter(tmp_path / "a.mp4", **size, encoding=Encoding(codec="libx265"))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "pixel_format"),
+    [
+        ("a.mov", Encoding(codec="prores_ks"), "yuv422p10le"),
+        ("b.mov", Encoding(codec="prores_ks", pixel_format="yuv444p10le"), "yuv444p10le"),
+        ("c.mov", Encoding(codec="dnxhd"), "yuv422p"),
+        ("d.mov", Encoding(codec="dnxhd", pixel_format="yuv422p10le"), "yuv422p10le"),
+        ("e.mkv", Encoding(codec="ffv1"), "yuv420p"),
+        ("f.mp4", Encoding(codec="libx265", pixel_format="yuv422p12le"), "yuv422p12le"),
+        ("g.mov", Encoding(codec="prores"), "yuv422p10le"),
+    ],
+)
+def test_codecs_of_the_cutting_room(tmp_path, name, encoding, pixel_format):
+    source = write_clip(tmp_path / "in.mkv", frames=3, height=128, width=256, codec="ffv1")
+    made = rewrite(source, tmp_path / name, encoding=encoding)
+    with av.open(str(tmp_path / name)) as container:
+        found = container.streams.video[0].pix_fmt
+    assert found == pixel_format or "prores" in encoding.codec  # which decodes 4:4:4 to 12 bits
+    assert found[:7] == pixel_format[:7]
+    scale = 1 if made.bit_depth == 8 else 257
+    for mine, original in zip(made.frames(), upscaled(open_media(source)), strict=True):
+        assert abs(mine / scale - original).mean() < 2.5
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        (Encoding(codec="dnxhd", crf=10), "no constant rate factor"),
+        (Encoding(codec="prores_ks", pixel_format="yuv420p"), "choose from yuv422p10le"),
+        (Encoding(codec="gif"), "none of which is written here"),
+        (Encoding(codec="dnxhd"), "cannot encode"),  # of so small a size
+    ],
+)
+def test_a_codec_that_cannot_is_found_before_any_work(tmp_path, encoding, words):
+    source = open_media(write_clip(tmp_path / "in.mkv", frames=2))
+    with pytest.raises(UserError, match=words) as caught:
+        VideoWriter(
+            tmp_path / "a.mov", height=48, width=64, source=source, encoding=encoding
+        ).check()
+    assert "\n" not in str(caught.value)
+    assert sorted(os.listdir(tmp_path)) == ["in.mkv"]
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p9le", "yuv422p12le", "gbrp10le", "gray10le"])
+def test_depths_between_8_and_16_bits_are_read_and_become_10(tmp_path, pixel_format):
+    path = tmp_path / "in.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(picture(index)).reformat(format=pixel_format)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    made = rewrite(path, tmp_path / "out.mp4")
+    assert made.bit_depth == 10
+    want = picture(1).astype(float)
+    if pixel_format == "gray10le":
+        want = (want @ [0.299, 0.587, 0.114])[..., None].repeat(3, -1)
+    got = list(made.frames())[1][::2, ::2] / 257
+    assert abs(got - want).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size", "want"),
+    [
+        (Fraction(64, 45), (96, 170), Fraction(1)),  # brought to square pixels by hand
+        (Fraction(64, 45), (116, 144), Fraction(64, 45)),  # both sides doubled
+        (Fraction(64, 45), (116, 288), Fraction(32, 45)),
+        (Fraction(1), (96, 96), Fraction(1)),
+    ],
+)
+def test_both_sides_given_keep_the_aspect_of_the_display(tmp_path, aspect, size, want):
+    source = open_media(
+        write_clip(tmp_path / "in.mp4", frames=2, height=58, width=72, aspect=aspect)
+    )
+    height, width = size
+    with VideoWriter(tmp_path / "out.mp4", height=height, width=width, source=source) as writer:
+        writer.write(picture(0, height, width))
+    made = open_media(tmp_path / "out.mp4")
+    assert made.sample_aspect_ratio == want
+    if aspect != 1:
+        shown = Fraction(made.width, made.height) * made.sample_aspect_ratio
+        assert abs(shown / (Fraction(72, 58) * aspect) - 1) < 0.01
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv", ".webm", ".mov"])
+def test_the_last_frame_lasts_as_long_as_in_the_source(tmp_path, extension):
+    pictures = [Image.fromarray(picture(index)) for index in range(4)]
+    pictures[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100] * 3 + [1500]
+    )
+    made = rewrite(tmp_path / "a.gif", tmp_path / f"out{extension}")
+    assert float(made.timing.duration) == pytest.approx(1.8, abs=0.002)
+    assert [float(time) for time in made.times] == pytest.approx([0, 0.1, 0.2, 0.3], abs=0.001)
+    with av.open(str(tmp_path / f"out{extension}")) as container:
+        assert container.duration / 1e6 == pytest.approx(1.8, abs=0.01)
