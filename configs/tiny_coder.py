@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     loss.generator = "checkpoints/tiny"
     loss.own_share = 0.75
-    loss.picture = 0.5
+    loss.teacher = 0.5
     loss.gradient = 0.5
     loss.frequency = 0.05
     loss.temporal = 0.5

@@ -104,7 +104,11 @@ class HeldOutQuality:
             for column in quality.COLUMNS:
                 for name, value in row.get(column, {}).items():
                     out[f"quality/{kind}/{name}_{column}"] = value
-            out |= {f"quality/{kind}/{name}": row[name] for name in quality.MASK_COLUMNS}
+            # Not psnr_skipped, which is the name of the PSNR of results with skipping.
+            names = {name: name for name in quality.MASK_COLUMNS} | {
+                "psnr_skipped": "psnr_in_skipped"
+            }
+            out |= {f"quality/{kind}/{new}": row[name] for name, new in names.items()}
         return out
 
     def _rows(self, params, frozen, clips) -> list[quality.Row]:

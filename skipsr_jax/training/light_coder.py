@@ -77,7 +77,7 @@ class CoderNetworks:
         return hr_latents, lr_latents
 
     def decoded(
-        self, params: Params, batch: Batch, own: tuple[Latents, Latents], picture: bool, key: Array
+        self, params: Params, batch: Batch, own: tuple[Latents, Latents], teacher: bool, key: Array
     ) -> list[DecodedClips]:
         """The light decoder's frames, of latents drawn as ``inputs`` says, for each shape.
 
@@ -85,14 +85,14 @@ class CoderNetworks:
           params: see the class.
           batch: with the latents of the full encoder.
           own: what ``encoded`` returns.
-          picture: whether the full decoder makes a picture too: of the full encoder's latents where
+          teacher: whether the full decoder makes frames too: of the full encoder's latents where
             the light decoder gets latents of encoders, else of the same latents.
           key: of what is drawn.
         """
         make = self._of_encoders if self.transformer is None else self._of_transformer
-        return make(params, batch, own, picture, key)
+        return make(params, batch, own, teacher, key)
 
-    def _of_encoders(self, params, batch, own, picture, key) -> list[DecodedClips]:
+    def _of_encoders(self, params, batch, own, teacher, key) -> list[DecodedClips]:
         light, clips = bind(self.light, params["light_coder"]), []
         full = batch.hr_latents, batch.lr_latents
         for number, (hr, lr) in enumerate(zip(batch.hr, batch.lr, strict=True)):
@@ -111,12 +111,12 @@ class CoderNetworks:
             clips.append(
                 DecodedClips(
                     frames, truth, upscaled_input, jnp.ones((*frames.shape[:4], 1), bool), latents,
-                    self._picture(params, of_full, upscaled_input) if picture else None,
+                    self._teacher_frames(params, of_full, upscaled_input) if teacher else None,
                 )
             )  # fmt: skip
         return clips
 
-    def _of_transformer(self, params, batch, own, picture, key) -> list[DecodedClips]:
+    def _of_transformer(self, params, batch, own, teacher, key) -> list[DecodedClips]:
         whose, noise, level = jax.random.split(key, 3)
         conditions = []
         for number, (x, y) in enumerate(zip(batch.lr_latents, own[1], strict=True)):
@@ -134,7 +134,7 @@ class CoderNetworks:
             clips.append(
                 DecodedClips(
                     frames, truth, upscaled_input, kept, latents,
-                    self._picture(params, latents, upscaled_input) if picture else None,
+                    self._teacher_frames(params, latents, upscaled_input) if teacher else None,
                 )
             )  # fmt: skip
         return clips
@@ -146,7 +146,7 @@ class CoderNetworks:
         dit, level = bind(self.transformer, params["dit"]), self.inputs.condition_noise
         return one_step(dit, params["text"], conditions, batch, level, keys)[0]
 
-    def _picture(
+    def _teacher_frames(
         self, params: Params, latents: Array, upscaled_input: Array
     ) -> Float[Array, "b f h w 3"]:
         """The full decoder's frames, as constants."""

@@ -1,4 +1,4 @@
-"""Losses of the frames that a light decoder made: to the truth, to a picture, to a discriminator.
+"""Losses of the frames that a light decoder made: to the truth, a teacher, a discriminator.
 
 Everything is computed within the pixels that the decoder answers for (``DecodedClips.kept``); the
 others have the upscaled input in frames and truth alike. A loss over several shapes is the mean
@@ -35,7 +35,7 @@ class DecodedClips(NamedTuple):
       upscaled_input: what the decoder added to.
       kept: the pixels that the decoder answers for.
       latents: what was decoded, scaled.
-      picture: the full decoder's frames, or None.
+      teacher: the full decoder's frames, or None.
     """
 
     frames: Float[Array, "b f h w 3"]
@@ -43,7 +43,7 @@ class DecodedClips(NamedTuple):
     upscaled_input: Float[Array, "b f h w 3"]
     kept: Bool[Array, "b f h w 1"]
     latents: Float[Array, "b t h8 w8 c"]
-    picture: Float[Array, "b f h w 3"] | None = None
+    teacher: Float[Array, "b f h w 3"] | None = None
 
     @property
     def real(self) -> Float[Array, "b f h w 3"]:
@@ -65,9 +65,9 @@ def pixel_loss(
     gradient: float,
     frequency: float,
     temporal: float,
-    picture: float,
+    teacher: float,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Reconstruction loss to the truth, ``picture`` times that to the full decoder's picture, and
+    """Reconstruction loss to the truth, ``teacher`` times that to the full decoder's frames, and
     ``temporal`` times the temporal loss to the truth; with PSNR.
 
     ``gradient``, ``frequency``: weights in both (``losses.reconstruction``).
@@ -84,11 +84,11 @@ def pixel_loss(
             "psnr_kept_upscaled": psnr(clips.upscaled_input, clips.truth, clips.kept).mean(),
         }
         total = total + temporal * metrics["temporal"]
-        if clips.picture is not None:
-            error = jnp.where(clips.kept, clips.frames - clips.picture, 0.0)
-            metrics["picture"], _ = reconstruction_loss(error, gradient, frequency)
-            metrics["psnr_picture"] = psnr(clips.picture, clips.truth).mean()
-            total = total + picture * metrics["picture"]
+        if clips.teacher is not None:
+            error = jnp.where(clips.kept, clips.frames - clips.teacher, 0.0)
+            metrics["teacher"], _ = reconstruction_loss(error, gradient, frequency)
+            metrics["psnr_teacher"] = psnr(clips.teacher, clips.truth).mean()
+            total = total + teacher * metrics["teacher"]
         return total, metrics
 
     return _mean_over_shapes(clips, of_shape)

@@ -1,7 +1,7 @@
 """Stage ``coder``: distils the light coder from the frozen full autoencoder.
 
   encoder:  latent |E(x) - F(x)|^2 / var F(x)   for x the true clip and the upscaled input
-  decoder:  pixels to the truth, and picture times the same to the full decoder's picture
+  decoder:  pixels to the truth, and teacher times the same to the full decoder's frames
             (``losses.decoded``), and what a patch discriminator adds
 
 with E the light encoder and F the means of the full one. What the decoder gets to decode is in
@@ -51,8 +51,8 @@ class CoderLoss(TokenSettings):
 
     Attributes:
       latent: weight of the encoder's error.
-      picture: weight of the loss to the full decoder's picture; 0: it is not made.
-      gradient, frequency: weights in the losses to truth and picture (``losses.reconstruction``).
+      teacher: weight of the loss to the full decoder's frames; 0: they are not made.
+      gradient, frequency: weights in the losses to truth and teacher (``losses.reconstruction``).
       temporal: weight of the error of successive frames' differences.
       own_share, low_quality_share, noise, condition_noise: what the decoder gets
         (``training.light_coder.DecoderInputs``).
@@ -69,7 +69,7 @@ class CoderLoss(TokenSettings):
     """
 
     latent: float = 1.0
-    picture: float = 0.5
+    teacher: float = 0.5
     gradient: float = 0.5
     frequency: float = 0.05
     temporal: float = 0.5
@@ -91,7 +91,7 @@ class CoderLoss(TokenSettings):
         super().__post_init__()
         for name in ("own_share", "low_quality_share", "condition_noise"):
             require_between(name, getattr(self, name), 0, 1)
-        weights = ("latent", "picture", "gradient", "frequency", "temporal", "adversarial")
+        weights = ("latent", "teacher", "gradient", "frequency", "temporal", "adversarial")
         for name in (*weights, "noise", "penalty", "sigma"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         width = self.discriminator_width
@@ -225,7 +225,7 @@ def _discriminator(
 def _loss_of_coder(
     networks: CoderNetworks, discriminator: PatchDiscriminator, loss_config: CoderLoss
 ) -> Callable[[Params, Params, Batch, Array], tuple[Float[Array, ""], Metrics]]:
-    weights = [getattr(loss_config, x) for x in ("gradient", "frequency", "temporal", "picture")]
+    weights = [getattr(loss_config, x) for x in ("gradient", "frequency", "temporal", "teacher")]
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
@@ -233,7 +233,7 @@ def _loss_of_coder(
         everything = frozen | params
         own = networks.encoded(everything, batch)
         latent, metrics = latent_error(own, (batch.hr_latents, batch.lr_latents))
-        clips = networks.decoded(everything, batch, own, loss_config.picture > 0, key)
+        clips = networks.decoded(everything, batch, own, loss_config.teacher > 0, key)
         pixel, parts = pixel_loss(clips, *weights)
         total, metrics = loss_config.latent * latent + pixel, metrics | parts
         if loss_config.adversarial:
@@ -273,7 +273,7 @@ def _flops(networks: CoderNetworks, loss_config: CoderLoss) -> Callable[[Batch],
         total = 0.0
         for clips in batch.hr:
             encoding, decoding = full(clips.shape[:4])
-            total += 2 * encoding + (decoding if loss_config.picture else 0)
+            total += 2 * encoding + (decoding if loss_config.teacher else 0)
             encoding, decoding = light(clips.shape[:4])
             total += (1 + BACKWARD + again) * (2 * encoding + decoding)
         if networks.transformer is not None:

@@ -18,23 +18,23 @@ from skipsr_jax.training.losses.reconstruction import reconstruction_loss
 RNG = np.random.default_rng(0)
 
 
-def clips(frames=5, error=0.1, kept=None, picture=None):
+def clips(frames=5, error=0.1, kept=None, teacher=None):
     """A clip of 16 x 16 whose frames have a constant error in kept pixels."""
     truth = RNG.uniform(-0.5, 0.5, (1, frames, 16, 16, 3)).astype(np.float32)
     shown = np.zeros_like(truth)
     kept = np.ones((1, frames, 16, 16, 1), bool) if kept is None else kept
     latents = RNG.normal(size=(1, (frames - 1) // 4 + 1, 2, 2, 4)).astype(np.float32)
-    picture = None if picture is None else truth + np.float32(picture)
+    teacher = None if teacher is None else truth + np.float32(teacher)
     parts = (np.where(kept, truth + np.float32(error), shown), truth, shown, kept, latents)
-    return jax.tree.map(jnp.asarray, DecodedClips(*parts, picture))
+    return jax.tree.map(jnp.asarray, DecodedClips(*parts, teacher))
 
 
-def test_the_loss_has_truth_picture_and_successive_frames():
+def test_the_loss_has_truth_teacher_and_successive_frames():
     error = jnp.full((1, 5, 16, 16, 3), 0.1)
     to_truth, _ = reconstruction_loss(error, 0.5, 0.05)
-    to_picture, _ = reconstruction_loss(error - 0.3, 0.5, 0.05)
-    total, metrics = pixel_loss([clips(picture=0.3)], 0.5, 0.05, 2.0, 0.25)
-    assert float(total) == pytest.approx(float(to_truth + 0.25 * to_picture), rel=1e-4)
+    to_teacher_frames, _ = reconstruction_loss(error - 0.3, 0.5, 0.05)
+    total, metrics = pixel_loss([clips(teacher=0.3)], 0.5, 0.05, 2.0, 0.25)
+    assert float(total) == pytest.approx(float(to_truth + 0.25 * to_teacher_frames), rel=1e-4)
     assert float(metrics["temporal"]) == pytest.approx(0, abs=1e-6)
     assert float(metrics["psnr"]) == pytest.approx(-20 * np.log10(0.05), rel=1e-4)
 
@@ -42,7 +42,7 @@ def test_the_loss_has_truth_picture_and_successive_frames():
     later = moving.frames.at[:, 3].add(0.2)  # one frame of five is off: two differences of four
     _, metrics = pixel_loss([moving._replace(frames=later)], 0.5, 0.05, 2.0, 0.25)
     assert float(metrics["temporal"]) == pytest.approx(0.2 * 2 / 4, rel=1e-4)
-    assert "picture" not in metrics
+    assert "teacher" not in metrics
 
 
 def test_skipped_pixels_play_no_part():

@@ -83,7 +83,7 @@ def preview(stage, state, batch):
 
 @pytest.mark.slow
 def test_both_halves_learn_a_batch(root):
-    settings = settings_for(root, CoderLoss(picture=0.0, temporal=0.0))
+    settings = settings_for(root, CoderLoss(teacher=0.0, temporal=0.0))
     stage = stage_for(settings)
     seen, state, batch = learn(stage, settings)
     assert seen[0]["latent_truth"] == pytest.approx(1, abs=0.1)  # the encoder begins with zeros
