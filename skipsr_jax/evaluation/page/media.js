@@ -98,20 +98,25 @@ class Clock {
     if (turn === this.turn) requestAnimationFrame(() => this.tick(turn));
   }
 
-  // Follows the first video; the others are kept within a fraction of a frame of it.
+  // Follows the first video. Another one that is less than a frame off gets another speed; of two
+  // that are further apart, the one in front waits.
   async tick(turn) {
     if (!this.playing || turn !== this.turn) return;
     const [lead, ...others] = this.videos;
     const now = lead.currentTime;
-    if (lead.ended || now * this.rate >= this.frames) {
+    if (this.videos.some((video) => video.ended) || now * this.rate >= this.frames) {
       this.pauseVideos();
       if (await this.seek(0) && this.playing) await this.start();
       return;
     }
     for (const video of others) {
-      const ahead = video.currentTime - now;
-      if (Math.abs(ahead) > 0.25) video.currentTime = now;
-      else video.playbackRate = this.speed * (1 - Math.max(-0.5, Math.min(0.5, 4 * ahead)));
+      const ahead = (video.currentTime - now) * this.rate; // frames
+      const front = ahead > 0 ? video : lead;
+      const behind = ahead > 0 ? lead : video;
+      if (Math.abs(ahead) > 1) front.pause();
+      else if (Math.abs(ahead) < 0.5 && front.paused) front.play().catch(() => {});
+      if (behind.paused) behind.play().catch(() => {});
+      video.playbackRate = this.speed * (1 - Math.max(-0.5, Math.min(0.5, ahead / 4)));
     }
     const frame = Math.min(this.frames - 1, Math.floor(now * this.rate + 1e-3));
     if (frame !== this.frame) {

@@ -117,7 +117,7 @@ def make_viewable(
     source = dataclasses.replace(media, video=None)
     with VideoWriter(
         path, height=coded_height, width=coded_width, source=source, rate=rate, bit_depth=8,
-        encoding=encoding, audio=False,
+        encoding=encoding,
     ) as writer:  # fmt: skip
         for frame in itertools.islice(media.frames(), frames):
             writer.write(np.pad(frame, pad, "edge"))

@@ -32,8 +32,8 @@ def write_video(path, colour, height=HEIGHT, width=WIDTH):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A page of a clip in three versions and a picture in two, as one file."""
+def pages(tmp_path_factory):
+    """A page of a clip in three versions and a picture in two, as one file and as a folder."""
     folder = tmp_path_factory.mktemp("page")
     red = write_video(folder / "red.mp4", RED)
     blue = write_video(folder / "blue.mp4", BLUE)
@@ -65,18 +65,23 @@ def page(tmp_path_factory):
         "metrics": {"psnr": "PSNR (↑)", "lpips": "LPIPS (↓)"},
     }
     plots = [Plot(folder / "large.png", "A plot")]
-    path = folder / "report.html"
-    write_page(path, clips, title="Test & page", scores=scores, plots=plots)
-    return path
+    for name in ("report.html", "report"):
+        write_page(folder / name, clips, title="Test & page", scores=scores, plots=plots)
+    return {"file": folder / "report.html", "folder": folder / "report" / "index.html"}
+
+
+def open_page(driver, path):
+    """Opens a page at its first clip; returns its viewer."""
+    driver.get("about:blank")
+    driver.get(path.as_uri())
+    wait(driver, SHOWN + NO_SEEK, 0)
+    return driver.find_element("id", "viewer")
 
 
 @pytest.fixture
-def opened(browser, page):
-    """The page, freshly opened at its first clip, and its viewer."""
-    browser.get("about:blank")
-    browser.get(page.as_uri())
-    wait(browser, SHOWN + NO_SEEK, 0)
-    yield browser, browser.find_element("id", "viewer")
+def opened(browser, pages):
+    """A freshly opened page, and its viewer."""
+    yield browser, open_page(browser, pages["file"])
     assert console(browser) == []
 
 
@@ -136,6 +141,26 @@ def test_both_videos_show_the_same_frame_after_steps(opened):
     wait(driver, SHOWN + NO_SEEK, 1)
     for x, colour in ((0.25, RED), (0.75, BLUE)):
         assert_colour(viewer, x, frame(colour, 1, 1, 1)[0, 0])
+
+
+def test_a_folder_shows_the_same(browser, pages):
+    viewer = open_page(browser, pages["folder"])
+    assert_colour(viewer, 0.25, RED)
+    assert_colour(viewer, 0.75, BLUE)
+    wait(browser, "document.querySelector('#plots img').naturalWidth")
+    assert console(browser) == []
+
+
+def test_playing_keeps_both_together(opened):
+    driver, _ = opened
+    driver.execute_script(
+        "window.apart = []; clock.setSpeed(0.5); clock.play(); setInterval(() => {"
+        "const [a, b] = clock.videos; apart.push((a.currentTime - b.currentTime) * clock.rate);"
+        "}, 20)"
+    )
+    wait(driver, "apart.length > 60 && clock.frame > 4")
+    apart = np.abs(driver.execute_script("return apart"))
+    assert np.median(apart) < 0.5 and np.quantile(apart, 0.9) < 1.5  # frames
 
 
 def test_playing_moves_both_and_a_pause_stops_on_one_frame(opened):
