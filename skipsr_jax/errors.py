@@ -1,7 +1,10 @@
-"""The exceptions that mean: the user can mend this."""
+"""The exceptions that mean: the user can mend this; and their lines."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+
+_SPECIAL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(ValueError):
@@ -13,6 +16,15 @@ class UserError(ValueError):
 
 class MissingExtraError(ModuleNotFoundError, UserError):
     """A module needs a dependency that only an extra of the package installs."""
+
+
+def one_line(text: str) -> str:
+    """The text as one line that any terminal shows, with escapes for control characters and for
+    bytes of file names that are no text (surrogates)."""
+    return "".join(
+        character.encode("unicode_escape").decode() if _SPECIAL.match(character) else character
+        for character in text
+    )
 
 
 @contextlib.contextmanager

@@ -27,6 +27,8 @@ from skipsr_jax.errors import UserError
 
 _TEMPORARY = re.compile(r"\..*\.partial-\d+-[0-9a-f]{8}")
 
+_LONGEST_NAME = 255  # bytes, of the usual file systems
+
 AnyPath = TypeVar("AnyPath", bound=pathlib.PurePath)
 """`pathlib.Path`, or `etils.epath.Path`, which has the same methods and may be in a bucket."""
 
@@ -34,7 +36,16 @@ AnyPath = TypeVar("AnyPath", bound=pathlib.PurePath)
 def temporary_path(path: AnyPath) -> AnyPath:
     """A hidden name beside ``path`` with its extension, another one at each call."""
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"  # threads may write the same file at once
-    return path.with_name(f".{path.stem}.partial-{unique}{path.suffix}")
+    rest = f".partial-{unique}{path.suffix}"
+    return path.with_name(shortened(f".{path.stem}", rest) + rest)
+
+
+def shortened(start: str, rest: str) -> str:
+    """``start``, cut so that a file system can hold ``start + rest`` as a name."""
+    left = _LONGEST_NAME - len(os.fsencode(rest))
+    while len(os.fsencode(start)) > left:
+        start = start[:-1]
+    return start
 
 
 def is_temporary(path: pathlib.PurePath) -> bool:

@@ -30,6 +30,15 @@ def test_a_temporary_name_is_hidden_recognised_and_used_once(tmp_path):
     assert not is_temporary(path) and not is_temporary(tmp_path / "my.partial-1.mp4")
 
 
+@pytest.mark.parametrize("letter", ["x", "日", "\udce9"])
+def test_a_temporary_name_is_no_longer_than_a_name_may_be(tmp_path, letter):
+    name = letter * (251 // len(os.fsencode(letter))) + ".mp4"
+    temporary = temporary_path(tmp_path / name)
+    temporary.touch()
+    assert is_temporary(temporary) and temporary.suffix == ".mp4"
+    assert len(os.fsencode(temporary.name)) <= 255
+
+
 def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a.txt"
     with new_file(path) as temporary:

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from skipsr_jax import commandline
 from skipsr_jax.cli import result_page
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, one_line
 from skipsr_jax.files import cache_folder
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import outputs
@@ -185,7 +185,7 @@ def run_job(
     # Pictures of the mask are drawn on RGB, whatever the file of the result takes.
     formats = [codes, outputs.rgb_bits(media)] if mask_writer else [codes]
     with contextlib.ExitStack() as stack:
-        report = Report(stack.enter_context(progress_bar(media.path.name, count)))
+        report = Report(stack.enter_context(progress_bar(one_line(media.path.name), count)))
         results = upscaler.stream_codes(media.frames(), formats, settings.size, report)
         stack.enter_context(contextlib.closing(results))
         stack.enter_context(writer)
@@ -267,10 +267,11 @@ def run(argv: Sequence[str]) -> None:
     finished = []
     for job in jobs:
         for note in job.notes:
-            print(f"{job.media.path}: {note}", flush=True)
+            say(f"{job.media.path}: {note}")
         masks = [] if values.page else None
         lines, report = run_job(job, upscaler, values.overwrite, masks)
-        print("\n".join(lines), flush=True)
+        for line in lines:
+            say(line)
         if masks:
             finished.append(result_page.Finished(job.media, job.output, masks, report))
     print(programs_line(upscaler.programs, cache))
@@ -279,14 +280,32 @@ def run(argv: Sequence[str]) -> None:
         print(f"page {values.page}")
 
 
+def say(line: str) -> None:
+    """Prints one line, with escapes for what the terminal's encoding does not have."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(one_line(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """The message of a record; names of files in it may hold anything."""
+        return one_line(record.getMessage())
+
+
+def _handler() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    return handler
+
+
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 1 after one line that says what is wrong."""
     program = pathlib.Path(argv[0]).name
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[_handler()])
     try:
         run(argv)
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)

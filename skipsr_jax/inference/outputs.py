@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import shortened
 from skipsr_jax.inference.pipeline import OutputFormat
 from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.alpha import upscaled_alpha
@@ -89,13 +90,15 @@ def default_name(media: Media, target: tuple[int, int], size: Size) -> str:
     by_factor = not (size.height or size.width)
     suffix = f"x{size.factor:g}" if by_factor else f"{target[1]}x{target[0]}"
     if media.kind == "frames":
-        return f"{media.path.resolve().name}_{suffix}"
+        name = media.path.resolve().name
+        return shortened(name, f"_{suffix}") + f"_{suffix}"
     extension = ".png"
     if media.kind == "video":
         extension = media.path.suffix.lower()
         if extension not in WRITABLE_VIDEO_EXTENSIONS:
             extension = ".mkv" if media.has_audio else ".mp4"
-    return f"{media.path.stem}_{suffix}{extension}"
+    rest = f"_{suffix}{extension}"
+    return shortened(media.path.stem, f"_mask{rest}") + rest
 
 
 def output_paths(
@@ -165,7 +168,11 @@ def check_output(
     Takes what ``open_writer`` takes. Raises the UserError that writing would end in: the header of
     a video is written to find out.
     """
-    if path.exists() and path.samefile(media.path):
+    try:
+        same = path.exists() and path.samefile(media.path)
+    except OSError as error:  # the name is too long
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    if same:
         raise UserError(f"{path} is the input itself; name another output")
     kind = _holds(path, media)
     if kind != "frames" and path.is_file() and not overwrite:

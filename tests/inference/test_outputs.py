@@ -2,12 +2,17 @@
 
 import pathlib
 
+import numpy as np
 import pytest
+from media_clips import picture, write_clip
+from PIL import Image
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import shortened
 from skipsr_jax.inference import outputs
 from skipsr_jax.inference.settings import Output, Size
-from skipsr_jax.media.reader import Media
+from skipsr_jax.media.image_writer import write_image
+from skipsr_jax.media.reader import Media, open_media
 
 FOUR = Size(4.0, 0, 0)
 
@@ -54,3 +59,45 @@ def test_frames_have_no_rate(tmp_path):
     shots = media(tmp_path, "frames")
     with pytest.raises(UserError, match="no frame rate"):
         outputs.check_output(tmp_path / "out.mp4", shots, (40, 80), Output(), False)
+
+
+NAMES = ["a:b", "concat:x", "50%d", "%03d", "-dash", "new\nline", "caf\udce9", "x" * 249, "日" * 83]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("extension", [".mp4", ".png", ".16.png"])
+def test_any_name_of_a_file_is_read_and_written(tmp_path, name, extension):
+    name = shortened(name, extension) + extension
+    path = tmp_path / "in" / name
+    path.parent.mkdir()
+    if extension == ".mp4":
+        write_clip(tmp_path / "plain.mp4", frames=2).rename(path)
+    elif extension == ".png":
+        Image.fromarray(picture(0)).save(tmp_path / "plain.png")
+        (tmp_path / "plain.png").rename(path)
+    else:
+        write_image(path, picture(0).astype(np.uint16) * 257)
+    given = open_media(path)
+    size = given.height, given.width
+    (tmp_path / "out").mkdir()
+    (target,) = outputs.output_paths([given], [size], Size(1.0, 0, 0), str(tmp_path / "out"))
+    outputs.check_output(target, given, size, Output(), False)
+    with outputs.open_writer(target, given, size, Output(), False) as writer:
+        for frame in given.frames():
+            writer.write(frame)
+    assert [found.name for found in (tmp_path / "out").iterdir()] == [target.name]
+    assert open_media(target).num_frames == given.num_frames
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="too long"):
+        outputs.check_output(
+            tmp_path / ("x" * 300 + ".mp4"), media("c.mp4"), (40, 80), Output(), False
+        )
+
+
+def test_what_a_format_cannot_hold_by_its_size_is_refused_before_any_work(tmp_path):
+    for name, size in (("a.webp", (16, 16384)), ("a.jpg", (65536, 16))):
+        with pytest.raises(UserError, match="at most"):
+            outputs.check_output(tmp_path / name, media("p.png", "image"), size, Output(), False)
+    outputs.check_output(tmp_path / "a.png", media("p.png", "image"), (16, 65536), Output(), False)
