@@ -14,6 +14,7 @@ from skipsr_jax.kernels.quantized.product import (
     quantize_kernel,
 )
 from skipsr_jax.kernels.quantized.rows import (
+    Residual,
     quantize_gated,
     quantize_gelu,
     quantize_normalized,
@@ -27,6 +28,7 @@ __all__ = [
     "Format",
     "Product",
     "Quantized",
+    "Residual",
     "dequantize_kernel",
     "multiply",
     "quantize_gated",

@@ -36,7 +36,7 @@ class Product(NamedTuple):
 
     Attributes:
       values: (b, n, o), floating or int32.
-      row_scale: (b, n, 1), float32. column_scale: (o,).
+      row_scale: (b, n, 1), float32. column_scale: (o,), in the dtype of parameters.
     """
 
     values: Array
@@ -45,7 +45,8 @@ class Product(NamedTuple):
 
     def scaled(self) -> Float[Array, "b n o"]:
         """The product itself, in float32."""
-        return self.values.astype(jnp.float32) * self.row_scale * self.column_scale
+        columns = self.column_scale.astype(jnp.float32)
+        return self.values.astype(jnp.float32) * self.row_scale * columns
 
 
 def quantize_kernel(kernel: Float[Any, "*stack i o"], format: Format) -> Quantized:
@@ -73,8 +74,7 @@ def _rounded_up(x: Array) -> Array:
 
 
 def to_format(x: Float[Array, "*rows i"], format: Format) -> Array:
-    """``x`` rounded to the format's numbers. x is within ``format.largest``, up to rounding."""
-    x = jnp.clip(x, -format.largest, format.largest)
+    """``x`` rounded to the format's numbers. |x| is at most ``format.largest``, up to rounding."""
     # floor: Pallas has no rounding for GPUs.
     return (jnp.floor(x + 0.5) if format.is_integer else x).astype(format.dtype)
 
@@ -91,7 +91,7 @@ def multiply(x: Quantized, kernel: Quantized, dtype: DType) -> Product:
         cpu=lambda a, b: _in_float32(a, b, dtype),
         default=lambda a, b: _contract(a, b, _accumulator(a, dtype)),
     )
-    return Product(values, x.scale, kernel.scale.astype(jnp.float32))
+    return Product(values, x.scale, kernel.scale)
 
 
 def _accumulator(values: Array, dtype: DType) -> DType:

@@ -17,6 +17,7 @@ from jax import Array
 from skipsr_jax.kernels.quantized import (
     Format,
     Quantized,
+    Residual,
     multiply,
     quantize_normalized,
     quantize_rows,
@@ -98,23 +99,29 @@ class Branch(nnx.Module):
 
     def add_attention(
         self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"] | Quantized, m: Modulation
-    ) -> Float[Array, "b n d"]:
+    ) -> Float[Array, "b n d"] | Residual:
         """x after the residual update of attention, from the heads' results.
 
-        ``heads`` may be quantised already, as rows of all heads, where products are.
+        With quantised products ``heads`` may be quantised already, as rows of all heads, and the
+        sum is left to what reads it.
         """
         if not isinstance(heads, Quantized):
             heads = rearrange(heads, "b n a p -> b n (a p)")
-            if self.format is not None:
-                heads = quantize_rows(heads, self.format)
-        update = self.proj_out(heads)
-        return _gated_add(x, update, m, self.attn_gate)
+        if self.format is None:
+            return _gated_add(x, self.proj_out(heads), m, self.attn_gate)
+        if not isinstance(heads, Quantized):
+            heads = quantize_rows(heads, self.format)
+        gate = m.gate + self.attn_gate[...].astype(jnp.float32)
+        if gate.shape[1] > 1:  # of each token
+            return _gated_add(x, self.proj_out(heads), m, self.attn_gate)
+        return Residual(x, self.proj_out.product(heads), self.proj_out.bias[...], gate)
 
-    def add_mlp(self, x: Float[Array, "b n d"], m: Modulation) -> Float[Array, "b n d"]:
+    def add_mlp(self, x: Float[Array, "b n d"] | Residual, m: Modulation) -> Float[Array, "b n d"]:
         """x after the residual update of the MLP."""
         if self.format is not None:
             scale, shift = scale_and_shift(m, self.mlp_shift, self.mlp_scale)
             mlp_input = quantize_normalized(x, scale, shift, self.eps, self.format)
+            x = x.sum() if isinstance(x, Residual) else x
             return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)
         mlp_input = modulate(rms_normalize(x, self.eps), m, self.mlp_shift, self.mlp_scale)
         return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)

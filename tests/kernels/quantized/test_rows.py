@@ -11,6 +11,7 @@ from skipsr_jax.kernels.choice import first_supported
 from skipsr_jax.kernels.quantized import (
     FORMATS,
     Product,
+    Residual,
     quantize_gated,
     quantize_gelu,
     quantize_normalized,
@@ -24,9 +25,9 @@ from skipsr_jax.kernels.target import Target
 
 RUNS = {
     "xla": xla.quantize,
-    "pallas_triton": functools.partial(triton.quantize, block=1024, interpret=True),
+    "pallas_triton": functools.partial(triton.quantize, rows=2, interpret=True),
 }
-WIDTH = 192  # fills no block of a power of two
+WIDTH = 224  # three blocks of columns; five rows fill no programs of two
 EPS = 1e-5
 # Of one number: half a step of e4m3 relative to it; half a step of int8 relative to the largest.
 ERROR = {"fp8": 1 / 16, "int8": 0.5 / 127}
@@ -87,6 +88,22 @@ class TestRows:
         want = exact * factor * np.asarray(scale) + np.asarray(shift)
         check(quantize_normalized(x, scale, shift, EPS, format), want, format)
 
+    @pytest.mark.parametrize("has_bias", [True, False])
+    def test_normalized_sum(self, format, has_bias):
+        x, (made, value) = draw(0, 2, 5, WIDTH), product(4)
+        scale, shift, gate = (draw(seed, 2, 1, WIDTH, dtype=jnp.float32) for seed in (1, 2, 3))
+        bias = draw(9, WIDTH, dtype=jnp.float32) if has_bias else None
+        residual = Residual(x, made, bias, gate)
+        value = value + (np.asarray(bias) if has_bias else 0)
+        total = np.asarray(x, np.float64) + value * np.asarray(gate)
+        np.testing.assert_allclose(
+            np.asarray(residual.sum(), np.float64), total, rtol=2**-8, atol=1e-6
+        )
+        exact = np.asarray(residual.sum(), np.float64)
+        factor = 1 / np.sqrt((exact**2).mean(axis=-1, keepdims=True) + EPS)
+        want = exact * factor * np.asarray(scale) + np.asarray(shift)
+        check(quantize_normalized(residual, scale, shift, EPS, format), want, format)
+
     def test_gathered_rows(self, format):
         x, index = draw(3, 2, 5, WIDTH), jnp.array([[4, 0, 0], [1, 2, 3]])
         want = np.take_along_axis(np.asarray(x, np.float64), np.asarray(index)[..., None], axis=1)
@@ -125,6 +142,12 @@ def test_choice(name, target, sharded, reason):
     chosen, refused = first_supported(rows.IMPLEMENTATIONS, problem, target)
     assert chosen == ("pallas_triton" if reason is None else "xla")
     assert reason is None or reason in refused["pallas_triton"]
+
+
+def test_rows_that_blocks_cannot_hold_are_left_to_xla():
+    for width in (2572, 2 * triton.WIDEST):
+        problem = RowsProblem(width, FORMATS["fp8"])
+        assert "rows of a multiple of 32" in triton.supported(problem, Target("gpu", (9, 0)))
 
 
 @pytest.mark.usefixtures("abstract_h200")
