@@ -76,7 +76,8 @@ def _check_keys(argv: Sequence[str], config: ConfigDict) -> None:
             raise UserError(f"the config has no key {key!r}: {suggestion(key, known)}")
 
 
-def _asks_for_help(argv: Sequence[str]) -> bool:
+def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether a command line wants the list of flags and nothing else."""
     return any(argument in ("--help", "-help", "-h") for argument in argv)
 
 
@@ -103,7 +104,7 @@ def parse_flags(
       SystemExit: --help was given; the help has been printed.
       UserError: an unknown flag, a value of the wrong type, or an argument without a flag.
     """
-    if _asks_for_help(argv):
+    if asks_for_help(argv):
         _end_with_help(about, flag_values)
     try:
         rest = flag_values(list(argv))
@@ -142,7 +143,7 @@ def parse(
     """
     name, argv = _split_config(argv, default_config)
     config = complete(read_config(name))
-    if _asks_for_help(argv):
+    if asks_for_help(argv):
         entries = flattened(config.to_dict())
         lines = "\n".join(f"  --config.{key}={value!r}" for key, value in entries.items())
         _end_with_help(about, flag_values, f"\n\nentries of {name}:\n{lines}")

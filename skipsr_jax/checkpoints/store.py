@@ -176,6 +176,60 @@ def _restored(found: epath.Path, branch: str, wanted: Params, restore_args: Para
         raise _unreadable(found, error) from error
 
 
+def open_params(
+    path: PathLike,
+    abstract: Params | None = None,
+    shardings: jax.sharding.Sharding | Params | None = None,
+    dtype: Any = None,
+    only: Iterable[str] | None = None,
+    *,
+    branch: str = "params",
+    step: int | None = None,
+) -> Params:
+    """Returns what `read_params` will return, as ShapeDtypeStructs with shardings; reads no array.
+
+    Arguments and errors: as of `restore_params`.
+    """
+    found = step_folder(path, step)
+    if only is None and abstract is not None:
+        only = tuple(abstract)
+    wanted = _selected(found, stored_shapes(found, branch=branch), only)
+    if abstract is not None:
+        known = {name: tree for name, tree in wanted.items() if name in abstract}
+        _check_fit(found, known, {name: abstract[name] for name in known})
+    if shardings is None:
+        shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if isinstance(shardings, dict):
+        shardings = {name: shardings[name] for name in wanted}
+    flat, sharding_of = flatten(wanted), flatten(jax.tree.broadcast(shardings, wanted))
+
+    def target(key: str) -> np.dtype:
+        floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
+        quantized = flat[key].dtype.itemsize == 1
+        keep = dtype is None or not floating or quantized or key.rsplit("/", 1)[-1] in NEVER_CAST
+        return flat[key].dtype if keep else np.dtype(dtype)
+
+    return unflatten(
+        {
+            key: jax.ShapeDtypeStruct(leaf.shape, target(key), sharding=sharding_of[key])
+            for key, leaf in flat.items()
+        }
+    )
+
+
+def read_params(
+    path: PathLike, shapes: Params, *, branch: str = "params", step: int | None = None
+) -> Params:
+    """Returns the arrays of which `open_params` returned the ``shapes``.
+
+    Raises UserError when files of the checkpoint are damaged.
+    """
+    args = jax.tree.map(
+        lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes
+    )
+    return _restored(step_folder(path, step), branch, shapes, args)
+
+
 def restore_params(
     path: PathLike,
     abstract: Params | None = None,
@@ -191,9 +245,10 @@ def restore_params(
     Args:
       path: a model folder, workdir or step folder.
       abstract: what is expected (arrays or ShapeDtypeStructs), e.g. ``{"dit": to_dict(...)}``;
-        keys and shapes are checked, dtypes are not.
-      shardings: one sharding for all arrays, or a nested dict of them; default: the first local
-        device.
+        keys and shapes are checked, dtypes are not. Parts of ``only`` that it lacks are not
+        checked.
+      shardings: one sharding for all arrays, or a nested dict of them, in which one may stand for
+        all arrays below; default: the first local device.
       dtype: a floating dtype to cast floating arrays to (rope_freqs and quantised kernels aside);
         default: as stored.
       only: the parts to read, e.g. ``("vae",)``; default: those of ``abstract``, or all.
@@ -203,28 +258,8 @@ def restore_params(
     Raises:
       UserError: there is no complete checkpoint, a part is missing, or keys or shapes differ.
     """
-    found = step_folder(path, step)
-    if only is None and abstract is not None:
-        only = tuple(abstract)
-    wanted = _selected(found, stored_shapes(found, branch=branch), only)
-    if abstract is not None:
-        _check_fit(found, wanted, {name: abstract[name] for name in wanted})
-    flat = flatten(wanted)
-    if shardings is None:
-        shardings = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if isinstance(shardings, jax.sharding.Sharding):
-        sharding_of = dict.fromkeys(flat, shardings)
-    else:
-        sharding_of = flatten(shardings)
-
-    def target(key: str) -> np.dtype:
-        floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
-        quantized = flat[key].dtype.itemsize == 1
-        keep = dtype is None or not floating or quantized or key.rsplit("/", 1)[-1] in NEVER_CAST
-        return flat[key].dtype if keep else np.dtype(dtype)
-
-    args = {k: ocp.ArrayRestoreArgs(sharding=sharding_of[k], dtype=target(k)) for k in flat}
-    return _restored(found, branch, wanted, unflatten(args))
+    where = {"branch": branch, "step": step}
+    return read_params(path, open_params(path, abstract, shardings, dtype, only, **where), **where)
 
 
 def restore_host(

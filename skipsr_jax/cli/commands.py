@@ -8,6 +8,7 @@ import importlib
 import pathlib
 import sys
 
+from skipsr_jax.commandline import asks_for_help
 from skipsr_jax.errors import UserError
 
 
@@ -22,7 +23,12 @@ def _start(module: str) -> int:
 
 
 def infer() -> int:
-    """Runs skipsr-infer: upscales videos, images and folders of frames."""
+    """Runs skipsr-infer: upscales videos, images and folders of frames.
+
+    The device starts while the program is imported.
+    """
+    if not asks_for_help(sys.argv):
+        importlib.import_module("skipsr_jax.cli.device_start").start_device()
     return _start("skipsr_jax.cli.infer")
 
 

@@ -252,15 +252,15 @@ def run(argv: Sequence[str]) -> None:
     jobs = [] if values.warmup else plan_jobs(values, settings)
     if values.page:
         result_page.check(values.page, values.overwrite)
-    began = time.perf_counter()
-    upscaler = Upscaler(settings, cache=cache)
-    loading = time.perf_counter() - began
-    print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
     counts = [count_frames(job.media, settings.max_frames) for job in jobs]
-    upscaler.reserve(
+    clips = [
         (count or settings.chunk.frames, job.target)
         for count, job in zip(counts, jobs, strict=True)
-    )
+    ]
+    began = time.perf_counter()
+    upscaler = Upscaler(settings, cache=cache, clips=clips)
+    loading = time.perf_counter() - began
+    print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
     for size in sizes:
         for line in warm_up(*size, upscaler.programs, settings, values.warmup_from):
             print(line, flush=True)

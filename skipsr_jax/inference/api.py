@@ -25,10 +25,10 @@ from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
-from skipsr_jax.inference.model import chosen_mask, load_model, mask_origin
+from skipsr_jax.inference.model import chosen_mask, mask_origin, open_model
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
 from skipsr_jax.inference.program_cache import ProgramCache
-from skipsr_jax.inference.programs import Programs
+from skipsr_jax.inference.programs import Programs, description
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, Size
 from skipsr_jax.inference.target_size import target_size
@@ -83,6 +83,8 @@ class Upscaler:
         of a Python file with ``get_config()``, or finished ``Settings``.
       checkpoint: the folder or URL of the model, if it is not the config's.
       cache: a folder in which compiled programs are kept between processes; None: they are not.
+      clips: clips to come, as ``reserve`` takes them. Their programs are compiled or loaded while
+        the model is read.
       overrides: entries of the config to replace, by name. The entries of a section stand in a
         mapping: ``Upscaler("tiny", seed=1, mask={"source": "input", "dilate": 1})``.
         ``skipsr_jax.inference.settings.Settings`` documents all entries.
@@ -103,17 +105,17 @@ class Upscaler:
         *,
         checkpoint: str | os.PathLike | None = None,
         cache: str | os.PathLike | None = None,
+        clips: Iterable[tuple[int, tuple[int, int]]] = (),
         **overrides: Any,
     ):
         if checkpoint is not None:
             overrides["checkpoint"] = os.fspath(checkpoint)
         settings = settings_from(config, overrides)
-        mesh = mesh_of(settings.mesh)
-        model = load_model(
+        model = open_model(
             settings.checkpoint,
             settings.dtype,
             settings.mask,
-            mesh,
+            mesh_of(settings.mesh),
             settings.coder,
             precision=settings.precision,
         )
@@ -121,6 +123,12 @@ class Upscaler:
         self.settings = dataclasses.replace(settings, mask=mask)
         self.mask_origin = mask_origin(settings.mask, model)
         self.programs = Programs(model, ProgramCache(cache))
+        self.reserve(clips)
+        try:
+            model.load()
+        except UserError:
+            self.programs.cache.cancel()
+            raise
 
     def stream(
         self,
@@ -257,23 +265,26 @@ class Upscaler:
                 for result in ready:
                     report.frames += 1
                     yield result
+            self.programs.cache.remember()
 
-    def reserve(self, sizes: Iterable[tuple[int, tuple[int, int]]]) -> None:
+    def reserve(self, clips: Iterable[tuple[int, tuple[int, int]]]) -> None:
         """States clips to come, so that one program of the transformer serves them all.
 
         That program, and the autoencoder's for the first clip, begin to be compiled or loaded.
 
         Args:
-          sizes: the number of frames and the (height, width) of the output of each, in order.
+          clips: the number of frames and the (height, width) of the output of each, in order.
         """
         longest, settings = self.settings.chunk.frames, self.settings
-        clips = [(min(frames, longest), target) for frames, target in sizes]
-        self.programs.buckets.reserve(token_grid(count, *target) for count, target in set(clips))
-        self.programs.prepare_transformer()
-        for count, target in clips[:1]:
+        chunks = [(min(frames, longest), target) for frames, target in clips]
+        if chunks:
+            self.programs.cache.preload(settings, description(self.programs.model), chunks[0])
+        self.programs.buckets.reserve(token_grid(count, *target) for count, target in set(chunks))
+        for count, target in chunks[:1]:
             coder, size = self.programs.coder, padded_size(*target)
             plan = coder.dense_plan(size, settings.slice_latents, settings.vae_memory_gib)
             coder.prepare(count, size, plan)
+        self.programs.prepare_transformer()
 
 
 def _checked(frames: Iterable[HostArray]) -> Iterator[HostArray]:

@@ -182,8 +182,9 @@ class Coder:
         if self._model.devices > 1 or not (memory_gib or free):
             return 1  # devices that share a clip hold a part of each frame
         estimate = estimate_memory(self._model.coder, *size, slice_latents)
-        if not memory_gib:  # the parameters are on the device already
-            return estimate.tiles_within(max(free + estimate.params, estimate.smallest))
+        if not memory_gib:  # the estimate counts parameters of the autoencoder, too
+            left = free - self._model.bytes_to_load + estimate.params
+            return estimate.tiles_within(max(left, estimate.smallest))
         try:
             return estimate.tiles_within(int(memory_gib * 2**30))
         except ValueError as error:

@@ -6,6 +6,7 @@ that the run needs, with parameters that fit them.
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -55,7 +56,7 @@ SHIPPED_PREDICTOR = "checkpoints/mask_predictor"
 """The mask predictor that comes with the package: on the input's pixels, for every model."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Model:
     """Abstract modules and their parameters.
 
@@ -66,8 +67,10 @@ class Model:
       predictor: the mask predictor, on latents or on pixels; None when there is none, or when the
         model was loaded without it.
       predictor_source: the checkpoint that the predictor comes from; empty without one.
-      params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``.
+      params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``, or
+        their ``jax.ShapeDtypeStruct`` until the model is loaded.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
+      read: reads the parameters; None where they are there.
     """
 
     source: str
@@ -77,6 +80,19 @@ class Model:
     params: Params
     mesh: Mesh | None = None
     predictor_source: str = ""
+    read: Callable[[], Params] | None = None
+
+    def load(self) -> None:
+        """Reads the parameters, unless they are there. Raises UserError for damaged files."""
+        if self.read is not None:
+            self.params, self.read = self.read(), None
+
+    @property
+    def bytes_to_load(self) -> int:
+        """Bytes of parameters that are not on the devices yet."""
+        leaves = jax.tree.leaves(self.params)
+        shapes = [leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
 
     @property
     def coder_kind(self) -> CoderKind:
@@ -116,6 +132,63 @@ def _coder_kind(asked: str, config: dict[str, Any]) -> CoderKind:
     return asked
 
 
+def open_model(
+    path: str,
+    dtype: str,
+    mask: Mask | None = None,
+    mesh: Mesh | None = None,
+    coder: str = "auto",
+    *,
+    precision: str = "auto",
+    any_device: bool = False,
+) -> Model:
+    """The networks that are stored at ``path``, before their parameters are read.
+
+    Programs can be compiled from it, because they depend on shapes alone. ``Model.load`` reads the
+    parameters. Arguments and errors: as of ``load_model``; damaged files show when they are read.
+    """
+    source = find_checkpoint(path)
+    config = store.load_config(source)
+    part, config_class, network = _CODER_PARTS[_coder_kind(coder, config)]
+    coder_config = _part(config, part, config_class, source)
+    dit_config = _part(config, "dit", DiTConfig, source)
+    channels = 2 * coder_config.latent_channels + 1
+    if dit_config.in_channels != channels:
+        raise UserError(
+            f"{source}: the transformer takes {dit_config.in_channels} channels, but latents of "
+            f"{coder_config.latent_channels} make {channels}: its parts are not of one model"
+        )
+    if mesh is not None:
+        check_heads(mesh.size, dit_config.heads)
+    kind = compute_dtype(dtype)
+    module = abstract(lambda rngs: network(coder_config, rngs=rngs, dtype=kind, param_dtype=kind))
+    stored = stored_precision(config, source)
+    chosen = precision_of_run(precision, stored, source, any_device)
+    dit = transformer(dit_config, chosen, kind)
+    wanted = {part: to_dict(module), "dit": to_dict(transformer(dit_config, stored, kind))}
+    shapes = _open(source, wanted, kind, mesh, ("text",))
+    _check_text(shapes["text"], dit_config, source)
+    predictor, of_predictor = None, {}
+    predictor_source = find_predictor(mask, source, config)
+    if predictor_source:
+        predictor, of_predictor = _open_predictor(predictor_source, kind, mesh)
+
+    def read() -> Params:
+        params = store.read_params(source, shapes)
+        if of_predictor:
+            params |= store.read_params(predictor_source, of_predictor)
+        params["dit"] = with_precision(dit, params["dit"], stored, mesh)
+        params["coder"] = params.pop(part)
+        return params
+
+    known = {
+        "coder": shapes[part],
+        "dit": shapes["dit"] if chosen == stored else to_dict(dit),
+        "text": shapes["text"],
+    }
+    return Model(source, module, dit, predictor, known | of_predictor, mesh, predictor_source, read)
+
+
 def load_model(
     path: str,
     dtype: str,
@@ -142,46 +215,37 @@ def load_model(
         attention heads do not divide over the mesh; or ``mask`` needs a predictor and there is
         none; or the checkpoint or the device does not have the precision.
     """
-    source = find_checkpoint(path)
-    kind = compute_dtype(dtype)
-    kinds = {"dtype": kind, "param_dtype": kind}
-    config = store.load_config(source)
-
-    part, config_class, network = _CODER_PARTS[_coder_kind(coder, config)]
-    coder_config = _part(config, part, config_class, source)
-    dit_config = _part(config, "dit", DiTConfig, source)
-    channels = 2 * coder_config.latent_channels + 1
-    if dit_config.in_channels != channels:
-        raise UserError(
-            f"{source}: the transformer takes {dit_config.in_channels} channels, but latents of "
-            f"{coder_config.latent_channels} make {channels}: its parts are not of one model"
-        )
-    if mesh is not None:
-        check_heads(mesh.size, dit_config.heads)
-    module = abstract(lambda rngs: network(coder_config, rngs=rngs, **kinds))
-    stored = stored_precision(config, source)
-    dit = transformer(dit_config, precision_of_run(precision, stored, source, any_device), kind)
-    wanted = {part: to_dict(module), "dit": to_dict(transformer(dit_config, stored, kind))}
-    params = _restored(source, wanted, kind, mesh)
-    params["dit"] = with_precision(dit, params["dit"], stored, mesh)
-    predictor, predictor_source = None, find_predictor(mask, source, config)
-    if predictor_source:
-        predictor, params["predictor"] = load_predictor(predictor_source, kind, mesh)
-    whole = None if mesh is None else replicated(mesh)
-    params |= store.restore_params(source, shardings=whole, dtype=kind, only=("text",))
-    _check_text(params["text"], dit_config, source)
-    params["coder"] = params.pop(part)
-    return Model(source, module, dit, predictor, params, mesh, predictor_source)
+    model = open_model(path, dtype, mask, mesh, coder, precision=precision, any_device=any_device)
+    model.load()
+    return model
 
 
 def load_predictor(
     path: str, dtype: Any, mesh: Mesh | None = None
 ) -> tuple[MaskPredictor | PixelMaskPredictor, Params]:
     """The mask predictor of a checkpoint, as shapes, and its parameters; as ``load_model``."""
-    source, kinds = find_checkpoint(path), {"dtype": dtype, "param_dtype": dtype}
+    source = find_checkpoint(path)
+    predictor, shapes = _open_predictor(source, dtype, mesh)
+    return predictor, store.read_params(source, shapes)["predictor"]
+
+
+def _open_predictor(
+    source: str, dtype: Any, mesh: Mesh | None
+) -> tuple[MaskPredictor | PixelMaskPredictor, Params]:
+    kinds = {"dtype": dtype, "param_dtype": dtype}
     config = _part(store.load_config(source), "predictor", PredictorConfig, source)
     predictor = abstract(lambda rngs: make_predictor(config, rngs=rngs, **kinds))
-    return predictor, _restored(source, {"predictor": to_dict(predictor)}, dtype, mesh)["predictor"]
+    return predictor, _open(source, {"predictor": to_dict(predictor)}, dtype, mesh)
+
+
+def _open(
+    source: str, wanted: Params, kind: Any, mesh: Mesh | None, unchecked: tuple[str, ...] = ()
+) -> Params:
+    """The shapes that ``store.read_params`` takes, of ``wanted`` and of parts without shapes."""
+    sharded = None
+    if mesh is not None:
+        sharded = shardings(wanted, mesh) | dict.fromkeys(unchecked, replicated(mesh))
+    return store.open_params(source, wanted, sharded, dtype=kind, only=(*wanted, *unchecked))
 
 
 def find_predictor(mask: Mask | None, source: str, config: dict[str, Any]) -> str:
@@ -228,11 +292,6 @@ def mask_origin(mask: Mask, model: Model) -> str:
     if model.predictor is not None and mask.source in ("auto", "predictor"):
         return f"predictor of {model.predictor_source}"
     return mask.source
-
-
-def _restored(source: str, wanted: Params, kind: Any, mesh: Mesh | None) -> Params:
-    sharded = None if mesh is None else shardings(wanted, mesh)
-    return store.restore_params(source, wanted, sharded, dtype=kind)
 
 
 def _check_text(text: Params, config: DiTConfig, source: str) -> None:

@@ -21,7 +21,6 @@ because it lacks its functions. JAX's cache supplies it to later runs too, after
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
 import os
 import pathlib
@@ -33,13 +32,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jaxlib
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-import skipsr_jax
 from skipsr_jax.files import is_temporary, new_file
+from skipsr_jax.inference import recent_programs
 from skipsr_jax.inference.compiling import compile_in_turn
+from skipsr_jax.inference.program_keys import digest, environment, signature, source_digest
 
 SUFFIX = ".program"
 LIMIT_BYTES = 8 * 2**30
@@ -75,49 +74,6 @@ class Counts:
     waited_seconds: float = 0.0
 
 
-@functools.cache
-def _source_digest() -> str:
-    """A digest of this package's Python source: another version may compile to another program."""
-    root = pathlib.Path(skipsr_jax.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _environment() -> tuple[str, ...]:
-    """What a compiled program depends on besides its source and its arguments."""
-    device = jax.devices()[0]
-    settings = (
-        jax.config.jax_default_matmul_precision,
-        jax.config.jax_enable_x64,
-        jax.config.jax_default_prng_impl,
-        jax.config.jax_threefry_partitionable,
-    )
-    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
-    return (
-        jax.__version__,
-        jaxlib.__version__,
-        device.platform,
-        device.device_kind,
-        str(device.client.platform_version),
-        str(jax.device_count()),
-        repr(settings),
-        *flags,
-    )
-
-
-def _signature(leaf: Any) -> tuple:
-    """What of one argument the compiled program depends on."""
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is not None and (
-        len(sharding.device_set) == 1 or not getattr(leaf, "committed", True)
-    ):
-        sharding = None
-    return leaf.shape, str(leaf.dtype), bool(getattr(leaf, "weak_type", False)), sharding
-
-
 def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
     """The devices that a program runs on, in the order of its mesh."""
     for sharding in jax.tree.leaves((compiled.input_shardings, compiled.output_shardings)):
@@ -125,10 +81,6 @@ def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
             return list(sharding.mesh.devices.flat)
         return sorted(sharding.device_set, key=lambda device: device.id)
     return jax.devices()[:1]
-
-
-def _digest(*facts: Any) -> str:
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 class Program:
@@ -185,12 +137,12 @@ class Program:
 
     def _key(self, arguments: Any, static: dict[str, Any]) -> tuple:
         leaves, tree = jax.tree.flatten(arguments)
-        return (tree, *map(_signature, leaves), *sorted(static.items()))
+        return (tree, *map(signature, leaves), *sorted(static.items()))
 
     def file_name(self, key: Any) -> str:
         """The name of the file that holds the program for a signature."""
         tree, *rest = key
-        return f"{self._prefix}-{_digest(str(tree), *rest)}{SUFFIX}"
+        return f"{self._prefix}-{digest(str(tree), *rest)}{SUFFIX}"
 
     def is_known(self) -> bool:
         """Whether the folder has this program for any signature."""
@@ -200,7 +152,7 @@ class Program:
     def _prefix(self) -> str:
         mesh = None if self._mesh is None else (self._mesh.shape, self._mesh.device_ids.tolist())
         facts = (self.name, self._description, str(mesh))
-        return _digest(_source_digest(), *_environment(), *facts)
+        return digest(source_digest(), *environment(), *facts)
 
     def compiled(self, arguments: Any, static: dict[str, Any]) -> jax.stages.Compiled:
         """The program, traced, lowered and compiled now."""
@@ -220,6 +172,9 @@ class ProgramCache:
         self.folder = None if folder is None else pathlib.Path(folder)
         self.counts = Counts()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+        self._preloaded: dict[str, Future] = {}
+        self._recent: recent_programs.RecentPrograms | None = None
+        self._used: dict[str, None] = {}
 
     def program(
         self, name: str, function: Callable, description: str = "", mesh: Mesh | None = None
@@ -243,14 +198,37 @@ class ProgramCache:
         """Whether the folder has a file whose name begins so."""
         return self.folder is not None and any(self.folder.glob(f"{prefix}-*{SUFFIX}"))
 
+    def preload(self, *facts: Any) -> None:
+        """Begins to load the programs that the last run with these facts used."""
+        if self.folder is None or self._recent is not None:
+            return
+        name = digest(source_digest(), *environment(), *facts) + recent_programs.SUFFIX
+        self._recent = recent_programs.RecentPrograms(self.folder / name)
+        for file in self._recent:
+            self._preloaded[file] = self._pool.submit(self._load, self.folder / file)
+
+    def remember(self) -> None:
+        """Notes the programs used so far for a later run with the facts of ``preload``."""
+        if self._recent is not None:
+            self._recent.write(self._used)
+
+    def cancel(self) -> None:
+        """Drops the programs that have not begun to be loaded or compiled."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def submit(self, program: Program, key: Any, arguments: Any, static: dict) -> Future:
         """Loads or compiles a program in a thread of the pool."""
         return self._pool.submit(self._get, program, key, arguments, static)
 
     def _get(self, program: Program, key: Any, arguments: Any, static: dict) -> Callable:
         path = None if self.folder is None else self.folder / program.file_name(key)
-        if path is not None and (loaded := self._load(path)) is not None:
-            return loaded
+        if path is not None:
+            self._used[path.name] = None
+            # Whatever is preloaded was submitted before, and has begun: the pool takes it in order.
+            preloaded = self._preloaded.pop(path.name, None)
+            loaded = self._load(path) if preloaded is None else preloaded.result()
+            if loaded is not None:
+                return loaded
         began, hits = time.perf_counter(), getattr(_OF_THREAD, "hits", 0)
         compiled = program.compiled(arguments, static)
         self.counts.compiled += 1

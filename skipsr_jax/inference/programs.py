@@ -242,15 +242,15 @@ class Programs:
 
     def _velocity_shapes(self, bucket: Bucket) -> tuple[Any, ...]:
         """Arguments of the transformer for a bucket: shapes, where the numbers do not matter."""
-        text, config = self.model.params["text"]["positive"][None], self.model.dit.config
+        text, config = self.model.params["text"]["positive"], self.model.dit.config
         keep = np.ones((1, 1, 1), bool)
-        plan = build_plan([keep], [text.shape[1]], bucket, shards=self.model.devices)
+        plan = build_plan([keep], [text.shape[0]], bucket, shards=self.model.devices)
         rows, condition_channels = (1, bucket.tokens), config.in_channels - config.out_channels
         return (
             self.model.params["dit"],
             jax.ShapeDtypeStruct((*rows, PATCH_AREA * config.out_channels), jnp.float32),
             jax.ShapeDtypeStruct((*rows, PATCH_AREA * condition_channels), jnp.float32),
-            text,
+            jax.ShapeDtypeStruct((1, *text.shape), text.dtype),
             jax.ShapeDtypeStruct((), jnp.float32),
             plan,
         )

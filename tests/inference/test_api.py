@@ -10,8 +10,10 @@ import pytest
 import small_model
 
 from skipsr_jax import Upscaler
+from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.program_cache import Program
+from skipsr_jax.inference.model import Model
+from skipsr_jax.inference.program_cache import Program, ProgramCache
 from skipsr_jax.inference.report import Report
 
 CHUNK = {"frames": 5, "overlap": 1}
@@ -146,6 +148,38 @@ def test_what_is_reserved_is_what_runs(checkpoint):
     # Another aspect, size and length, and no further program of the transformer.
     assert len(list(up.stream(frames[:3, :, :12], scale=4))) == 3
     assert programs.compiled_transformers == 1
+
+
+def test_programs_of_clips_begin_before_the_parameters_are_read(checkpoint, monkeypatch):
+    begun, prepared, prepare = [], [], Program.prepare
+
+    def load(model):
+        begun.append(sorted({program.name for program in prepared}))
+        model.params = store.read_params(model.source, model.params)
+
+    def noted(program, *arguments, **static):
+        prepared.append(program)
+        return prepare(program, *arguments, **static)
+
+    monkeypatch.setattr(Program, "prepare", noted)
+    monkeypatch.setattr(Model, "load", load)
+    up = Upscaler("tiny", checkpoint=checkpoint, mask={"source": "input"}, clips=[(1, (32, 32))])
+    assert begun == [["decode, 1 tiles", "encode, 1 tiles", "transformer"]]
+    assert up.upscale(picture(), height=32, width=32).shape == (32, 32, 3)
+    counts = up.programs.cache.counts
+    assert sum(p.signatures for p in set(prepared)) == counts.compiled  # none for other arguments
+
+
+def test_a_damaged_checkpoint_ends_what_was_begun(checkpoint, monkeypatch):
+    def load(model):
+        raise UserError("half-copied")
+
+    monkeypatch.setattr(Model, "load", load)
+    cancelled = []
+    monkeypatch.setattr(ProgramCache, "cancel", lambda cache: cancelled.append(cache))
+    with pytest.raises(UserError, match="half-copied"):
+        Upscaler("tiny", checkpoint=checkpoint, mask={"source": "input"}, clips=[(1, (32, 32))])
+    assert len(cancelled) == 1
 
 
 @pytest.mark.usefixtures("cache_of_jax")

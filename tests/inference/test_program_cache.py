@@ -81,6 +81,37 @@ def test_programs_of_a_mesh_are_kept(tmp_path):
     assert [cache.counts.loaded for cache in caches] == [0, 1, 0]
 
 
+def run_of_two_programs(folder, facts=("tiny", 720)):
+    """A run that asks for two programs; the cache, when nothing is being loaded any more."""
+    cache = ProgramCache(folder)
+    cache.preload(*facts)
+    preloaded = [future.result() is not None for future in cache._preloaded.values()]
+    for name in ("p", "q"):
+        cache.program(name, traced_function([]))(X, X)
+    cache.remember()
+    return cache, preloaded
+
+
+def test_what_the_last_run_used_is_loaded_before_it_is_asked_for(tmp_path):
+    assert run_of_two_programs(tmp_path)[1] == []
+    cache, preloaded = run_of_two_programs(tmp_path)
+    assert preloaded == [True, True]
+    assert (cache.counts.compiled, cache.counts.loaded, cache._preloaded) == (0, 2, {})
+    assert run_of_two_programs(tmp_path, ("tiny", 1080))[1] == []
+
+
+def test_a_list_that_names_absent_or_damaged_programs_does_no_harm(tmp_path, caplog):
+    run_of_two_programs(tmp_path)
+    first, second = sorted(tmp_path.glob("*" + SUFFIX))
+    first.unlink()
+    second.write_bytes(b"cut")
+    cache, preloaded = run_of_two_programs(tmp_path)
+    assert preloaded == [False, False] and cache.counts.compiled == 2
+    (recent,) = tmp_path.glob("*.recent")
+    recent.write_text("../../secret.program\nff-00.program\n\0")
+    assert run_of_two_programs(tmp_path)[0].counts.loaded == 2
+
+
 def test_static_arguments_are_part_of_the_key(tmp_path):
     function = jax.jit(lambda x, power: x**power, static_argnames="power")
     program = ProgramCache(tmp_path).program("power", function)
