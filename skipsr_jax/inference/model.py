@@ -67,8 +67,8 @@ class Model:
       predictor: the mask predictor, on latents or on pixels; None when there is none, or when the
         model was loaded without it.
       predictor_source: the checkpoint that the predictor comes from; empty without one.
-      params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``, or
-        their ``jax.ShapeDtypeStruct`` until the model is loaded.
+      params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``,
+        or their ``jax.ShapeDtypeStruct`` until the model is loaded.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
       read: reads the parameters; None where they are there.
     """

@@ -10,7 +10,6 @@ import pytest
 import small_model
 
 from skipsr_jax import Upscaler
-from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import Program, ProgramCache
@@ -151,11 +150,11 @@ def test_what_is_reserved_is_what_runs(checkpoint):
 
 
 def test_programs_of_clips_begin_before_the_parameters_are_read(checkpoint, monkeypatch):
-    begun, prepared, prepare = [], [], Program.prepare
+    begun, prepared, prepare, read = [], [], Program.prepare, Model.load
 
     def load(model):
         begun.append(sorted({program.name for program in prepared}))
-        model.params = store.read_params(model.source, model.params)
+        read(model)
 
     def noted(program, *arguments, **static):
         prepared.append(program)
