@@ -34,6 +34,8 @@ def test_seconds_and_progress_are_those_of_the_stages():
     report.close()
     assert report.seconds["write"] > 0 == report.seconds["read"]
     assert report.seconds["encode"] >= 1 and report.seconds["refine"] < 1
+    report.seconds["download"] = 9.0  # the host waits for the device, and does nothing itself
+    assert list(report.busy_seconds) == ["encode", "refine", "decode", "write"]
     assert seen[0] == ("write", 0.0)
     assert sum(frames for _, frames in seen) == pytest.approx(4)
 

@@ -122,10 +122,11 @@ function showClipFacts() {
   const rows = results.map((name) => ({ title: name, values: now.scores[name] }));
   fill("clip-scores", rows.length ? [scoreTable(rows, contents.metrics, "Result")] : []);
   const series = now.masks.map((mask) => ({ name: mask.name, values: skippedPercent(mask, now.frames) }));
-  const chart = series.length ? lineChart(series, now.frames, "Percent of skipped patches by frame") : null;
+  const chart = series.length && now.frames > 1 ? lineChart(series, now.frames, "Percent of skipped patches by frame") : null;
   setChartFrame = chart ? chart.setFrame : () => {};
   setChartFrame(Math.min(clock.frame, now.frames - 1));
-  fill("skipped", chart ? [chart.figure] : []);
+  const still = series.map(({ name, values }) => `${name}: ${values[0].toFixed(1)} %`);
+  fill("skipped", chart ? [chart.figure] : still.length ? [element("figure", {}, legend(still))] : []);
   const timed = now.versions.filter((version) => Object.keys(version.seconds).length);
   fill("stages", timed.length ? [stageChart(timed.map((version) => ({ name: version.name, stages: version.seconds })))] : []);
   showAllClips();
