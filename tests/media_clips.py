@@ -76,6 +76,20 @@ def write_clip(
     return path
 
 
+def trimmed(source: pathlib.Path, target: pathlib.Path, frames: int) -> pathlib.Path:
+    """A clip of NTSC_FILM cut without encoding it anew: an edit list hides its first ``frames``."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        for packet in read.demux(stream):
+            if packet.size:
+                packet.pts -= frames * 1001
+                packet.dts -= frames * 1001
+                packet.stream = copy
+                write.mux(packet)
+    return target
+
+
 def interlaced(frame: av.VideoFrame) -> av.VideoFrame:
     """The same frame, said to hold two fields, the top one first."""
     graph = av.filter.Graph()

@@ -1,8 +1,9 @@
 """Makes the records of a training dataset: the tensorflow-datasets builder, and what it stores.
 
 A record is one encoded file: a picture or a short video as it is, a piece of a long video cut at
-key frames without encoding it anew, or a folder of frames as lossless H.264. Invariant: the frames
-of a record are, bit for bit, frames of the source, in order.
+key frames without encoding it anew, or a folder of frames as lossless H.264. A long video that
+cannot be cut so stays whole. Invariant: the frames of a record are, bit for bit, frames of the
+source, in order.
 
 A piece of a long video begins at a key frame. Frames shown before that key frame but stored after
 it (open groups of pictures) need the piece before and are left out: a few frames at each seam.
@@ -24,7 +25,7 @@ from skipsr_jax.data.reading import iter_frames
 from skipsr_jax.data.records import SPLIT
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, imports_of_extra
-from skipsr_jax.media.scan import video_stream_index
+from skipsr_jax.media.scan import open_container, video_stream_index
 from skipsr_jax.media.scene_cuts import find_cuts
 
 with imports_of_extra("train"):
@@ -45,9 +46,23 @@ def _remuxed(packets: Sequence[av.Packet], template: av.VideoStream) -> bytes:
     return file.getvalue()
 
 
+def _is_cut_well(path: str) -> bool:
+    """Whether pieces of a video hold its frames: not where an edit list hides some of them, packets
+    have no time stamp (fields of one picture), or Matroska does not take the codec."""
+    with open_container(pathlib.Path(path)) as container:
+        stream = container.streams.video[video_stream_index(container, pathlib.Path(path))]
+        try:
+            with av.open(io.BytesIO(), "w", format="matroska") as trial:
+                trial.add_stream_from_template(stream)
+        except ValueError:
+            return False
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        return not any(packet.is_discard or packet.pts is None for packet in packets)
+
+
 def _pieces(path: str, longest: int) -> Iterator[bytes]:
     """The video in files of at least ``longest`` frames, each from a key frame on."""
-    with av.open(path) as container:
+    with open_container(pathlib.Path(path)) as container:
         stream = container.streams.video[video_stream_index(container, pathlib.Path(path))]
         packets: list[av.Packet] = []
         for packet in container.demux(stream):
@@ -79,7 +94,7 @@ def _encoded(source: Source) -> bytes:
 def _files(source: Source, longest: int) -> Iterator[bytes]:
     if source.kind == "frames":
         yield _encoded(source)
-    elif source.frames > longest:
+    elif source.frames > longest and _is_cut_well(source.path):
         yield from _pieces(source.path, longest)
     else:
         yield pathlib.Path(source.path).read_bytes()

@@ -8,6 +8,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from media_clips import trimmed, write_clip
 from PIL import Image
 
 from skipsr_jax.data.build import build, main
@@ -113,6 +114,28 @@ def test_open_groups_of_pictures_lose_only_frames_at_the_seam(tmp_path):
         np.testing.assert_array_equal(frames, want[first : first + len(frames)])
         after = first + len(frames)
     assert after == len(want)
+
+
+def test_a_video_that_cannot_be_cut_stays_whole(tmp_path):
+    """An edit list that begins behind a key frame, fields in packets of their own, a codec that
+    Matroska does not take, a tag in another encoding."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    trimmed(write_clip(tmp_path / "whole.mp4", frames=12), raw / "trimmed.mp4", 3)
+    write_clip(raw / "old.flv", frames=12, codec="flv")
+    title = write_clip(raw / "title.mp4", frames=12, tags={"title": "Caf?"})
+    title.write_bytes(title.read_bytes().replace(b"Caf?", b"Caf\xe9"))
+    want = {source.path: source.frames for source in find_sources([str(raw)])}
+    assert sorted(want.values()) == [9, 12, 12]
+    index = build(str(raw), str(tmp_path / "out"), longest=5)
+    for name in ("trimmed.mp4", "old.flv", "title.mp4"):
+        found = pieces_of((tmp_path / "out", index), name)
+        assert sum(source.frames for source, _ in found) == want[str(raw / name)]
+        (whole,) = (source for source in find_sources([str(raw)]) if source.path.endswith(name))
+        np.testing.assert_array_equal(
+            np.concatenate([read(source, 0, source.frames) for source, _ in found]),
+            read(whole, 0, whole.frames),
+        )
 
 
 def test_cuts_are_written_and_no_sample_crosses_one(built):

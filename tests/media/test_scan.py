@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from media_clips import NTSC_FILM, field_coded_h264, picture, write_clip, write_tone
+from media_clips import NTSC_FILM, field_coded_h264, picture, trimmed, write_clip, write_tone
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.reader import open_media
@@ -71,16 +71,7 @@ def test_vp8_frames_that_are_never_shown_are_not_counted(tmp_path):
 
 def test_frames_before_an_edit_list_are_not_counted(tmp_path):
     """As clips are cut without re-encoding: packets from a key frame on, shown from later on."""
-    source = write_clip(tmp_path / "whole.mp4", frames=12)
-    with av.open(str(source)) as read, av.open(str(tmp_path / "cut.mp4"), "w") as write:
-        stream = read.streams.video[0]
-        copy = write.add_stream_from_template(stream)
-        for packet in read.demux(stream):
-            if packet.size:
-                packet.pts -= 3 * 1001
-                packet.dts -= 3 * 1001
-                packet.stream = copy
-                write.mux(packet)
+    trimmed(write_clip(tmp_path / "whole.mp4", frames=12), tmp_path / "cut.mp4", 3)
     media = open_media(tmp_path / "cut.mp4")
     frames = list(media.frames())
     assert media.num_frames == len(frames) == 9
