@@ -165,11 +165,13 @@ def _run(argv: Sequence[str]) -> int:
     values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete)
     analysis = make_analysis(values, config)
     clips = _sources(values.source, values.smallest)
-    rows = []
+    rows: list[Row] = []
     for name, path in tqdm(clips.items(), unit="clip", disable=None):
         rows.append(analyse(name, open_media(path), analysis))
+        head, line = table_of_oracle(rows[-1:]).splitlines()
+        tqdm.write(line if rows[1:] else f"{head}\n{line}")
     found = means(rows)
-    print(table_of_oracle([*rows, *found]))
+    print(*table_of_oracle(found).splitlines()[1:], sep="\n")
     print(table_of_masks([*rows, *found]))
     print(table_of_sweep(found))
     if values.out:
