@@ -85,6 +85,7 @@ TESTED_IN = {
     "evaluation/measures/stream.py": "evaluation/measures/test_pixel.py",
     "inference/program_keys.py": "inference/test_program_cache.py",
     "inference/recent_programs.py": "inference/test_program_cache.py",
+    "inference/coding_plan.py": "inference/test_coder.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",
     "kernels/attention/api.py": "kernels/attention/test_attention.py",

@@ -1,16 +1,13 @@
 """Runs the autoencoder of a model on the slices of a chunk: frames to latents and back.
 
-A ``CodingPlan`` says how one direction, encoding or decoding, runs: densely, on the blocks of kept
-patches alone, or not at all. Programs are compiled once per shape, with the parameters as
-arguments. Latents are scaled (times the autoencoder's ``scaling_factor``), as the transformer takes
-them.
+A ``CodingPlan`` says how one direction, encoding or decoding, runs. Programs are compiled once per
+shape, with the parameters as arguments. Latents are scaled (times the autoencoder's
+``scaling_factor``), as the transformer takes them.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +21,10 @@ from skipsr_jax.geometry import (
     padded_count,
     spans,
 )
+from skipsr_jax.inference.coding_plan import DENSE, CodingPlan, Direction
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import Program
+from skipsr_jax.models.light_coder import sparse_decode
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
     decode_clip,
@@ -38,61 +37,11 @@ from skipsr_jax.models.vae.slices import (
 from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
 from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
 from skipsr_jax.parallel.spatial import spatial_sharding
-from skipsr_jax.tokens.blocks import Blocks, blocks_run
 from skipsr_jax.types import Float, HostArray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CodingPlan:
-    """How the encoder or the decoder runs on a chunk.
-
-    Attributes:
-      mode: "dense" runs all blocks; "sparse" runs ``blocks``; "skip" runs nothing, because nothing
-        of its result would be used.
-      slice_latents: latent frames of a slice; 1 unless the mode is "dense". More latents at a time
-        take more memory and give the same result.
-      tiles: spatial tiles in which the finest levels run, to save memory; 1 unless the mode is
-        "dense".
-      blocks: the active blocks of each latent frame, of mode "sparse".
-    """
-
-    mode: Literal["dense", "sparse", "skip"] = "dense"
-    slice_latents: int = 1
-    tiles: int = 1
-    blocks: tuple[Blocks, ...] = ()
-
-    @property
-    def slots(self) -> int:
-        """Blocks that later latent frames run, padding included; of mode "sparse"."""
-        return len(self.blocks[-1].block_index)
-
-    @property
-    def all_blocks(self) -> int:
-        """Blocks of a frame; of mode "sparse", whose first latent frame runs all of them."""
-        return len(self.blocks[0].block_index)
-
-    def slices(self, frames: int) -> list[slice]:
-        """The slices in which a chunk of ``frames`` frames, padded to 4k + 1, runs."""
-        return spans(frame_slices(padded_count(frames), self.slice_latents))
-
-    def blocks_run(self, grid: tuple[int, int, int]) -> int:
-        """How many of the blocks of a chunk of ``grid`` (t, r, q) run, padding included."""
-        match self.mode:
-            case "dense":
-                return math.prod(grid)
-            case "sparse":
-                return blocks_run(list(self.blocks))
-            case "skip":
-                return 0
-
 
 LIGHT_SLICE_PIXELS = 5 * 720 * 1280
 """Latent frames of a slice of the light coder, times the pixels of a frame. Decoding 101 frames of
 720p on an H200 took 0.070 s in slices of 5 latent frames and 0.092 s in slices of 1."""
-
-Direction = Literal["encode", "decode"]
-DENSE = CodingPlan()
-SKIP = CodingPlan("skip")
 
 
 def free_bytes() -> int | None:
@@ -135,6 +84,8 @@ class Coder:
                 "encode": sparse_encode_step(model.coder),
                 "decode": sparse_decode_step(model.coder),
             }
+        else:
+            self._sparse = {"decode": sparse_decode.sparse_decode_step(model.coder)}
         self._sparse_steps: dict[tuple[Direction, int, int], Program] = {}
         self._sample = program("sample posterior", jax.jit(sample))
         self._unscale = program(
@@ -229,15 +180,21 @@ class Coder:
         lengths = tuple(latent_slices(latent.shape[1], plan.slice_latents))
         parts = self._unscale(latent, lengths=lengths)
         base = map(self._on_devices, upscaled)
+        params, dense = self._model.params["coder"], self._dense(plan.tiles)[1]
         if plan.mode == "sparse":
             step = self.sparse_step("decode", plan.slots, plan.all_blocks)
-            return decode_sparse_clip(step, self._model.params["coder"], parts, base, plan.blocks)
+            if plan.superblocks:
+                return sparse_decode.decode_sparse_clip(
+                    dense, step, params, parts, base, plan.superblocks
+                )
+            return decode_sparse_clip(step, params, parts, base, plan.blocks)
         if not self._model.coder.adds_to_upscaled:
             base = None
-        return decode_clip(self._dense(plan.tiles)[1], self._model.params["coder"], parts, base)
+        return decode_clip(dense, params, parts, base)
 
     def sparse_step(self, direction: Direction, slots: int, blocks: int) -> Program:
-        """The program for frames of ``blocks`` blocks of which ``slots`` run."""
+        """The program for frames of ``blocks`` blocks, or slices of so many superblocks, of which
+        ``slots`` run."""
         asked = direction, slots, blocks
         if asked not in self._sparse_steps:
             name = f"{direction} {slots} of {blocks} blocks"

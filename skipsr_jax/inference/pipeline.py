@@ -23,7 +23,7 @@ from jax import Array
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import pad_frames, patch_of_frame, token_grid
 from skipsr_jax.inference.chunks import DeviceFrame, cross_fade, overlapping
-from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.inference.coding_plan import CodingPlan
 from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report

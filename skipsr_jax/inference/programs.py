@@ -26,7 +26,7 @@ from skipsr_jax.inference.coder import Coder
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.settings import Sampler
-from skipsr_jax.inference.slot_choice import SlotChoice, flops_per_block
+from skipsr_jax.inference.slot_choice import SlotChoice, flops_per_slot
 from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.models.dit import DiT
@@ -137,7 +137,7 @@ class Programs:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
         self.buckets = BucketChoice(parameters, model.devices, device.device_kind)
         self.slots = {
-            direction: SlotChoice(flops_per_block(direction, model), device.device_kind)
+            direction: SlotChoice(flops_per_slot(direction, model), device.device_kind)
             for direction in ("encode", "decode")
         }
         if model.predictor is not None:

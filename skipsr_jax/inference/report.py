@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.inference.coding_plan import CodingPlan
 from skipsr_jax.inference.device_clock import DeviceClock
 from skipsr_jax.tokens.buckets import Bucket
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from skipsr_jax.inference.bucket_choice import device_flops
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.size_choice import SizeChoice
+from skipsr_jax.tokens.superblocks import SUPERBLOCK
 
 COMPILE_SECONDS, LOAD_SECONDS = 20.0, 0.5
 """About what it takes to compile, and to load, the two programs of a number of slots on a GPU."""
@@ -22,8 +23,8 @@ light coder 0.35 and 0.66."""
 CHANNELS = {"full": 128, "light": 64}
 
 
-def flops_per_block(direction: str, model: Model) -> float:
-    """Operations for a block to be encoded or decoded ("encode", "decode") by a model's coder."""
+def flops_per_slot(direction: str, model: Model) -> float:
+    """Operations of a model's coder for a slot, a block or a superblock ("encode", "decode")."""
     kind, config = model.coder_kind, model.coder.config
     if kind == "full":
         channels = config.block_channels[0]
@@ -31,14 +32,15 @@ def flops_per_block(direction: str, model: Model) -> float:
         channels = {"encode": config.encoder_channels, "decode": config.decoder_channels}[
             direction
         ][0]
-    return FLOPS_PER_BLOCK[kind][direction] * (channels / CHANNELS[kind]) ** 2
+    blocks = SUPERBLOCK**2 if kind == "light" else 1
+    return blocks * FLOPS_PER_BLOCK[kind][direction] * (channels / CHANNELS[kind]) ** 2
 
 
 class SlotChoice:
     """The numbers of slots of one direction of one model.
 
     Args:
-      flops: operations for a block, as ``flops_per_block`` says.
+      flops: operations for a slot, as ``flops_per_slot`` says.
       device_kind: of the device that it runs on.
     """
 

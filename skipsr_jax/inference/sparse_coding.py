@@ -1,22 +1,26 @@
 """Chooses how the autoencoder runs on each chunk: densely, or on the blocks of kept patches alone.
 
-Sparse coding pays where few enough blocks are kept. What the causal-conv caches hold for blocks
+Sparse coding pays where few enough blocks are kept. What the full coder's caches hold for blocks
 that do not run must be of the scene at hand, so ``auto`` codes chunks with a scene cut densely, and
-all chunks where memory is short (the sparse programs have no spatial tiles).
+all chunks where memory is short (the sparse programs have no spatial tiles). Of the light coder,
+the decoder alone is sparse, and exact. Its encoder would run three patches more around kept ones,
+which its coarsest level sees: too much, with the halos, to spare anything at 75 % skipped patches.
 """
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.coder import SKIP, CodingPlan, Direction
+from skipsr_jax.inference.coding_plan import SKIP, CodingPlan, Direction, sparse_plan
+from skipsr_jax.inference.model import CoderKind
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.scene_cuts import find_cuts
-from skipsr_jax.tokens.blocks import Blocks, active_fraction, clip_blocks, plan_blocks
 from skipsr_jax.types import Bool, HostArray
+
+LIGHT_SPARSE_UP_TO = 0.6
+"""The fraction of superblocks up to which the light decoder is faster sparsely."""
 
 
 def mask_needs_latent(programs: Programs, settings: Settings) -> bool:
@@ -28,10 +32,10 @@ def check_sparse(programs: Programs, settings: Settings) -> None:
     """Raises UserError for sparse coding that this model or these devices cannot do."""
     sparse = [name for name in ("encode", "decode") if getattr(settings, name) == "sparse"]
     devices = programs.model.devices
-    if sparse and programs.model.coder_kind == "light":
+    if settings.encode == "sparse" and programs.model.coder_kind == "light":
         raise UserError(
-            f"config.{sparse[0]}=sparse needs the full coder: set config.{sparse[0]}=dense or "
-            "config.coder=full"
+            "config.encode=sparse needs the full coder, the light one encodes faster densely: set "
+            "config.encode=dense or config.coder=full"
         )
     if sparse and devices > 1:
         raise UserError(
@@ -49,11 +53,16 @@ def may_be_sparse(direction: Direction, programs: Programs, settings: Settings) 
     """Whether any chunk may be encoded or decoded sparsely."""
     if getattr(settings, direction) == "dense" or programs.model.devices > 1:
         return False
-    if programs.model.coder_kind == "light":
-        return False
     if direction == "encode":
-        return not mask_needs_latent(programs, settings)
+        full = programs.model.coder_kind == "full"
+        return full and not mask_needs_latent(programs, settings)
     return settings.pixels.keep_skipped
+
+
+def sparse_up_to(kind: CoderKind, settings: Settings) -> float:
+    """The fraction of blocks, or superblocks, up to which ``auto`` codes sparsely, 0 to 1."""
+    most = settings.sparse_up_to
+    return min(most, LIGHT_SPARSE_UP_TO) if kind == "light" else most
 
 
 class CodingChoice:
@@ -96,26 +105,27 @@ class CodingChoice:
         settings = self._settings
         if keep is None or not may_be_sparse(direction, self._programs, settings):
             return self._dense
-        blocks = clip_blocks(keep)
-        if blocks is None:
+        kind, slice_latents = self._programs.model.coder_kind, self._dense.slice_latents
+        plan = sparse_plan(kind, keep, slice_latents)
+        if plan is None:
             return self._dense
         if getattr(settings, direction) == "auto":
-            pays = active_fraction(blocks) <= settings.sparse_up_to
-            if not (pays and self._dense.tiles == 1 and self._in_one_scene):
+            pays = plan.slots <= sparse_up_to(kind, settings) * plan.all_blocks
+            one_scene = kind == "light" or self._in_one_scene  # the light decoder is exact
+            if not (pays and self._dense.tiles == 1 and one_scene):
                 return self._dense
             if settings.buckets == "auto":
-                slots = self._slots(direction, blocks)
-                if slots == len(blocks[0].block_index):
+                slots = self._slots(direction, plan)
+                if slots == plan.all_blocks:
                     return self._dense
-                blocks = plan_blocks(keep, slots)
-        return CodingPlan("sparse", blocks=tuple(blocks))
+                return sparse_plan(kind, keep, slice_latents, slots)
+        return plan
 
-    def _slots(self, direction: Direction, blocks: Sequence[Blocks]) -> int:
+    def _slots(self, direction: Direction, plan: CodingPlan) -> int:
         """The slots in which the chunk runs, of programs that are there or worth making."""
-        wanted, total = len(blocks[-1].block_index), len(blocks[0].block_index)
-        coder = self._programs.coder
+        coder, total = self._programs.coder, plan.all_blocks
         return self._programs.slots[direction].choose(
-            wanted, total, len(blocks),
+            plan.slots, total, plan.sparse_slices,
             lambda slots: coder.sparse_step(direction, slots, total).is_known(),
         )  # fmt: skip
 

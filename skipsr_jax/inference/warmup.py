@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from skipsr_jax.geometry import TIME_FACTOR, pad_frames, token_grid
-from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.geometry import TIME_FACTOR, pad_frames, padded_size, token_grid
+from skipsr_jax.inference.coding_plan import sparse_plan
 from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Chunk, Settings
-from skipsr_jax.inference.sparse_coding import may_be_sparse
+from skipsr_jax.inference.sparse_coding import may_be_sparse, sparse_up_to
 from skipsr_jax.inference.upscaled_input import UpscaledInput
-from skipsr_jax.tokens.blocks import plan_blocks, slot_numbers
+from skipsr_jax.tokens.blocks import slot_numbers
 from skipsr_jax.tokens.buckets import ladder
 
 
@@ -58,19 +58,25 @@ def coding_programs(
 ) -> Iterator[str]:
     """Codes the start of ``clip`` in each number of slots that may be asked for; as ``warm_up``."""
     sparse = [name for name in ("encode", "decode") if may_be_sparse(name, programs, settings)]
-    clip = pad_frames(clip[: 1 + TIME_FACTOR])
-    if not sparse or len(clip) == 1:
+    coder, kind = programs.coder, programs.model.coder_kind
+    per_slice = 1
+    if kind == "light":
+        plan = coder.dense_plan(padded_size(*target), settings.slice_latents, 0.0)
+        per_slice = plan.slice_latents
+    clip = pad_frames(clip[: 1 + TIME_FACTOR * per_slice])
+    grid = token_grid(len(clip), *target)
+    whole = sparse_plan(kind, np.zeros(grid, bool), per_slice)
+    if not sparse or whole is None:
         return
-    coder, grid = programs.coder, token_grid(len(clip), *target)
     upscaled = UpscaledInput(clip, target, programs.upscale)
     latent = jnp.zeros(coder.latent_shape(grid))
-    blocks = grid[1] * grid[2]
+    blocks = whole.all_blocks
     for name in sparse:
-        most = 1.0 if getattr(settings, name) == "sparse" else settings.sparse_up_to
+        most = 1.0 if getattr(settings, name) == "sparse" else sparse_up_to(kind, settings)
         began = time.perf_counter()
         numbers = slot_numbers(max(1, round(fewest * blocks)), int(most * blocks), blocks)
         for slots in numbers:
-            plan = CodingPlan("sparse", blocks=tuple(plan_blocks(np.zeros(grid, bool), slots)))
+            plan = sparse_plan(kind, np.zeros(grid, bool), per_slice, slots)
             slices = upscaled.signed_slices(plan.slices(len(clip)))
             if name == "encode":
                 jax.block_until_ready(coder.encode(slices, latent, plan))

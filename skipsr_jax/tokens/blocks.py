@@ -89,11 +89,6 @@ def clip_blocks(keep: Bool[HostArray, "t r q"]) -> list[Blocks] | None:
     return None if len(keep) == 1 or keep[1:].all() else plan_blocks(keep)
 
 
-def active_fraction(plan: list[Blocks]) -> float:
-    """The fraction of all blocks that later latent frames run, padding included, 0 to 1."""
-    return len(plan[-1].block_index) / len(plan[0].block_index)
-
-
 def slot_numbers(fewest: int, most: int, blocks: int) -> tuple[int, ...]:
     """The numbers of slots that ``fewest`` to ``most`` active of ``blocks`` blocks take, rising."""
     numbers: list[int] = []

@@ -53,20 +53,25 @@ def superblocks_of(active: Bool[HostArray, "t rows columns"], slots: int) -> Sup
 def plan_superblocks(
     keep: Bool[HostArray, "t r q"], lengths: list[int], slots: int | None = None
 ) -> tuple[Superblocks | None, ...]:
-    """The superblocks of each slice of a clip; None for the first slice, which runs densely.
+    """The superblocks of each slice of a clip, all in as many slots.
+
+    None for the first slice, and for slices of fewer latent frames than the second: they run
+    densely, so that one program serves all others.
 
     Args:
       keep: the clip's mask.
       lengths: latent frames of each slice, 1 of the first.
-      slots: of the slices of most latent frames; by default what the fullest of them needs. Shorter
-        slices take what theirs needs.
+      slots: by default what the fullest of the slices needs.
     """
+    if len(lengths) == 1:
+        return (None,)
     ends = np.cumsum(lengths)
     parts = [active_superblocks(keep[end - t : end]) for t, end in zip(lengths, ends, strict=True)]
-    needed = {
-        t: max(int(part.sum()) for part in parts[1:] if len(part) == t) for t in set(lengths[1:])
-    }
-    counts = {t: slots_for(count, parts[0].size * t) for t, count in needed.items()}
-    if slots is not None and counts:
-        counts[max(counts)] = slots
-    return (None, *(superblocks_of(part, counts[len(part)]) for part in parts[1:]))
+    whole = parts[1].shape
+    sparse = [i > 0 and part.shape == whole for i, part in enumerate(parts)]
+    most = max(int(part.sum()) for part, runs in zip(parts, sparse, strict=True) if runs)
+    slots = slots_for(most, parts[1].size) if slots is None else slots
+    return tuple(
+        superblocks_of(part, slots) if runs else None
+        for part, runs in zip(parts, sparse, strict=True)
+    )

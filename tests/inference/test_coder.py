@@ -9,7 +9,8 @@ import pytest
 import small_model
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.coder import DENSE, SKIP, Coder, CodingPlan
+from skipsr_jax.inference.coder import Coder
+from skipsr_jax.inference.coding_plan import DENSE, SKIP, CodingPlan, sparse_plan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.models.light_coder import LightCoder
@@ -44,6 +45,20 @@ def test_plans_say_which_slices_and_how_many_blocks_run():
     sparse = CodingPlan("sparse", blocks=tuple(plan_blocks(keep)))
     assert sparse.slices(9) == SKIP.slices(9) == DENSE.slices(9)
     assert [plan.blocks_run(keep.shape) for plan in (DENSE, sparse, SKIP)] == [24, 16, 0]
+
+
+def test_sparse_plans_of_both_coders():
+    keep = np.zeros((4, 8, 8), bool)
+    assert sparse_plan("full", keep[:1], 1) is sparse_plan("light", keep[:1], 1) is None
+    assert sparse_plan("full", ~keep, 1) is sparse_plan("light", ~keep, 2) is None
+    keep[1, 0] = keep[3, 0, 0] = True
+    full, light = sparse_plan("full", keep, 1), sparse_plan("light", keep, 1)
+    assert (full.slots, full.all_blocks, full.sparse_slices) == (8, 64, 3)
+    assert (light.slots, light.all_blocks, light.sparse_slices) == (2, 4, 3)
+    assert light.blocks_run(keep.shape) == 64 + 3 * 32
+    of_two = sparse_plan("light", keep, 2, slots=3)
+    assert of_two.slices(13) == [slice(0, 1), slice(1, 9), slice(9, 13)]
+    assert (of_two.slots, of_two.all_blocks, of_two.sparse_slices) == (3, 8, 1)
 
 
 def test_latents_are_as_large_as_the_token_grid_says(coder):

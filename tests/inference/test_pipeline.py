@@ -47,14 +47,14 @@ def clip():
     return frames
 
 
-def run(programs, settings, clip, reference=None, **parts):
+def run(programs, settings, clip, reference=None, target=TARGET, **parts):
     """Frames, keep masks and the report; ``parts`` replace fields of the settings' parts."""
     for name, fields in parts.items():
         old = getattr(settings, name)
         new = dataclasses.replace(old, **fields) if isinstance(fields, dict) else fields
         settings = dataclasses.replace(settings, **{name: new})
     report = Report()
-    pairs = list(upscale_frames(iter(clip), TARGET, programs, settings, report, reference, [32]))
+    pairs = list(upscale_frames(iter(clip), target, programs, settings, report, reference, [32]))
     return np.stack([p for [(p,)], _ in pairs]), np.stack([k for _, k in pairs]), report
 
 
@@ -180,6 +180,21 @@ def test_the_light_coder_runs_in_place_of_the_full_one(light_programs, settings,
     assert keep.any() and not keep.all() and np.isfinite(frames).all()
     in_one, _, _ = run(light_programs, settings, clip, mask=mask, slice_latents=2)
     np.testing.assert_allclose(in_one, frames, atol=1e-6)
+
+
+def test_the_light_coder_decodes_sparsely_what_it_decodes_densely(light_programs, settings):
+    """With kept patches in one corner of a frame of 96 x 128 pixels."""
+    frames = np.full((5, 24, 32, 3), 100, np.uint8)
+    frames[:, :8, :8] = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3))
+    large = {"mask": {"source": "input"}, "pixels": {"colour": "none"}, "target": (96, 128)}
+    dense, keep, whole = run(light_programs, settings, frames, decode="dense", **large)
+    sparse, same, report = run(light_programs, settings, frames, decode="sparse", **large)
+    np.testing.assert_array_equal(keep, same)
+    assert report.coded("decode") < whole.coded("decode") == 1
+    np.testing.assert_allclose(sparse, dense, atol=1e-5)
+    assert np.ptp(dense[1]) > 0.1
+    with pytest.raises(UserError, match=r"config\.encode=sparse needs the full coder"):
+        run(light_programs, settings, frames, encode="sparse")
 
 
 def test_a_checkpoint_without_the_coder_that_is_asked_for_is_refused(tmp_path):

@@ -11,7 +11,7 @@ import small_model
 from flax import nnx
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.coder import CodingPlan
+from skipsr_jax.inference.coding_plan import CodingPlan
 from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import Programs

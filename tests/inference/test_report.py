@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.inference.coder import DENSE, SKIP, CodingPlan
+from skipsr_jax.inference.coding_plan import DENSE, SKIP, CodingPlan
 from skipsr_jax.inference.report import Report
 from skipsr_jax.tokens.blocks import plan_blocks
 from skipsr_jax.tokens.buckets import Bucket

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from skipsr_jax.checkpoints.convert import import_official
-from skipsr_jax.inference.coder import DENSE, CodingPlan
+from skipsr_jax.inference.coding_plan import DENSE, CodingPlan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Sampler

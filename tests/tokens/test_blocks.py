@@ -5,7 +5,6 @@ import pytest
 
 from skipsr_jax.tokens.blocks import (
     MISSING,
-    active_fraction,
     blocks_run,
     clip_blocks,
     plan_blocks,
@@ -62,7 +61,6 @@ def test_the_blocks_of_a_mask():
     keep[2, :3] = False
     plan = clip_blocks(keep)
     assert blocks_run(plan) == 32 + 16 + 16
-    assert active_fraction(plan) == 0.5
     np.testing.assert_array_equal(plan[1].block_index, np.arange(16, 32))
 
 

@@ -24,13 +24,13 @@ def test_slots_hold_the_active_ones_and_padding():
         superblocks_of(active, 1)
 
 
-def test_slices_of_a_length_have_the_same_slots():
+def test_slices_have_the_same_slots_or_run_densely():
     keep = np.zeros((6, 4, 40), bool)
     keep[1, 0, 0] = keep[3, 0, ::4] = True  # 1 and 10 superblocks
-    keep[5, 0, :8] = True
     first, one, other, last = plan_superblocks(keep, [1, 2, 2, 1])
-    assert first is None
-    assert len(one.index) == len(other.index) == 10 and len(last.index) == 2
+    assert first is None and last is None
+    assert len(one.index) == len(other.index) == 10
     assert (one.index < 20).sum() == 1
     wider = plan_superblocks(keep, [1, 2, 2, 1], slots=16)
-    assert [len(part.index) for part in wider[1:]] == [16, 16, 2]
+    assert [len(part.index) for part in wider[1:3]] == [16, 16]
+    assert plan_superblocks(keep[:1], [1]) == (None,)
