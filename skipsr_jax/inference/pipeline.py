@@ -34,7 +34,10 @@ from skipsr_jax.media.yuv_format import YuvFormat
 from skipsr_jax.types import Bool, Float, HostArray
 
 FRAMES_IN_FLIGHT = 8
-"""Frames that the device may be asked for before the oldest has been downloaded."""
+"""Frames that the device may be asked for before the oldest is downloaded, if that is ready."""
+BYTES_IN_FLIGHT = 128 * 2**20
+"""Codes that the device may be asked for while the oldest frame is not ready. A slice of the light
+coder has 20 frames of 720p: the next one has to be asked for before the device is done with it."""
 OutputFormat = YuvFormat | int
 """Planes of YUV; or the bits of RGB: 8, 16, or 32 for float32 in [0, 1], which is not rounded."""
 OutputFrame = tuple[list[tuple[HostArray, ...]], Bool[HostArray, "r q"]]
@@ -111,7 +114,11 @@ def download(
                 array.copy_to_host_async()
             report.watch("decode", codes, called)
             in_flight.append((codes, keep))
-            if len(in_flight) > FRAMES_IN_FLIGHT:
+            limit = BYTES_IN_FLIGHT // sum(array.nbytes for array in itertools.chain(*codes))
+            oldest = itertools.chain(*in_flight[0][0])
+            if len(in_flight) > FRAMES_IN_FLIGHT and (
+                len(in_flight) > limit or all(array.is_ready() for array in oldest)
+            ):
                 yield finished()
         while in_flight:
             yield finished()
