@@ -125,14 +125,15 @@ def make_programs(name: str, dtype: Any, coder: str) -> FixedMask:
     return FixedMask(Model(name, **networks, predictor=predictor, params=params, mesh=mesh))
 
 
-def settings_of(name: str, coding: str, memory_gib: float = 0.0) -> Settings:
+def settings_of(name: str, coding: str, memory_gib: float = 0.0, coder: str = "full") -> Settings:
     """The settings of the model's config, with the mask of the programs and this coding.
 
-    ``memory_gib``: ``vae_memory_gib``.
+    ``memory_gib``: ``vae_memory_gib``. The light coder is never sparse in encoding.
     """
+    encode = "dense" if (coder, coding) == ("light", "sparse") else coding
     settings = dataclasses.replace(from_config(read_config(name)), vae_memory_gib=memory_gib)
     mask = dataclasses.replace(settings.mask, source="predictor", probability=0.5)
-    return dataclasses.replace(settings, mask=mask, encode=coding, decode=coding, buckets="fine")
+    return dataclasses.replace(settings, mask=mask, encode=encode, decode=coding, buckets="fine")
 
 
 def masks_of(
@@ -209,9 +210,8 @@ def main(argv: Sequence[str]) -> int:
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):
-        for row in rows_of(
-            clip, programs, settings_of(values.model, coding, values.vae_memory_gib), values
-        ):
+        settings = settings_of(values.model, coding, values.vae_memory_gib, values.coder)
+        for row in rows_of(clip, programs, settings, values):
             rows.append(row)
             print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     if not rows:
