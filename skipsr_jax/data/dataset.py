@@ -19,8 +19,9 @@ from absl import flags
 from skipsr_jax.data.batch import collate
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import bucket_of
-from skipsr_jax.data.sample import Recipe, make_sample
+from skipsr_jax.data.sample import Recipe
 from skipsr_jax.data.source import Source
+from skipsr_jax.data.workers import sample_of_any
 from skipsr_jax.errors import UserError, imports_of_extra
 
 with imports_of_extra("train"):
@@ -39,8 +40,9 @@ def _samples(number: int, shape: ClipShape, found: Found, recipe: Recipe) -> gra
         for i, (_, sources) in enumerate(found)
     ]
     mixed = grain.MapDataset.mix(datasets, [fraction for fraction, _ in found])
+    others = [source for _, sources in found for source in sources]
     return mixed.seed(seed + 7 * shape.frames).random_map(
-        functools.partial(make_sample, shape=shape, recipe=recipe)
+        functools.partial(sample_of_any, shape=shape, recipe=recipe, others=others)
     )
 
 

@@ -34,6 +34,7 @@ class Recipe:
       packing: how kept tokens form sequences; None for batches without token plans.
       cache: folder of decoded clips, see `reading.read`.
       seed: of everything that is drawn at random.
+      strict: whether a clip that cannot be read is an error; else another one stands in for it.
       mixed: the shapes that share each sequence; ``video`` and ``image`` are not used then.
     """
 
@@ -48,6 +49,7 @@ class Recipe:
     packing: Packing | None = None
     cache: str | None = None
     seed: int = 0
+    strict: bool = False
     mixed: tuple[ClipShape, ...] = ()
 
     @property

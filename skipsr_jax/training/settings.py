@@ -48,6 +48,8 @@ class Data:
         and ``frames``, ``crop``, ``image_batch`` and ``image_crop`` are not used.
       pan_share: fraction of the clips that are windows moving over pictures.
       soft_share: fraction of the samples whose truth is enlarged, up to 1.6 times, as soft footage.
+      strict: whether a clip that cannot be read ends the run; else it is named and another one
+        stands in for it.
       degradation: how the low-quality pair is made: a downsampling method, or "real".
       real: the levels of "real", see skipsr_jax.data.degradation.levels.
     """
@@ -67,6 +69,7 @@ class Data:
     pack: tuple[tuple[int, int, int, int], ...] = ()
     pan_share: float = 0.3
     soft_share: float = 0.0
+    strict: bool = False
     degradation: Literal[Method, "real"] = "area"
     real: RealWorld = dataclasses.field(default_factory=RealWorld)
 

@@ -159,6 +159,7 @@ def recipe_of(settings: Settings, masks: bool, packing: Packing | None = None) -
         image_share=data.image_share,
         pan_share=data.pan_share,
         soft_share=data.soft_share,
+        strict=data.strict,
         degradation=data.real if data.degradation == "real" else data.degradation,
         masks=masks,
         packing=packing,
