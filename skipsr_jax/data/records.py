@@ -14,9 +14,6 @@ from typing import Any
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, imports_of_extra
 
-with imports_of_extra("train"):
-    import tensorflow_datasets as tfds
-
 INDEX_NAME = "index.json"
 INDEX_FORMAT = 1
 SPLIT = "train"
@@ -30,6 +27,9 @@ def is_built(root: str | pathlib.Path) -> bool:
 @functools.lru_cache(maxsize=64)
 def open_records(root: str) -> Sequence[dict[str, Any]]:
     """The records of a dataset, read as they are asked for; opened once in each process."""
+    with imports_of_extra("train"):  # here, for plain folders of clips need it not
+        import tensorflow_datasets as tfds
+
     try:
         return tfds.builder_from_directory(root).as_data_source(SPLIT)
     except (tfds.core.DatasetNotFoundError, OSError, ValueError, KeyError) as error:
