@@ -107,6 +107,7 @@ TESTED_IN = {
     "evaluation/page/files.py": "evaluation/page/test_write.py",
     "media/encoding.py": "media/test_video_writer.py",
     "media/frame_converter.py": "media/test_video.py",
+    "media/hardware_encoders.py": "media/test_ffmpeg_pipe.py",
     "media/frame_filter.py": "media/test_video.py",
     "media/orientation.py": "media/test_video.py",
     "media/outputs.py": "media/test_image_writer.py",

@@ -8,6 +8,8 @@ import dataclasses
 import av
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media import ffmpeg_pipe
+from skipsr_jax.media.hardware_encoders import interface, planar, quality_options
 from skipsr_jax.media.hdr import Hdr
 from skipsr_jax.media.hdr import encoder_options as hdr_options
 from skipsr_jax.media.yuv_format import PIXEL_FORMATS, has_alpha
@@ -27,9 +29,11 @@ _PRESET = {"libx264": "veryfast", "libx265": "superfast", "libsvtav1": "6"}
 class Encoding:
     """How a video is compressed; None takes the default.
 
-    codec: an encoder's name in FFmpeg. Default: libx264 for 8 bits, libx265 for 10; in .webm
-      libvpx-vp9 and libsvtav1; for frames with alpha prores_ks in .mov and libvpx-vp9 in .webm.
-    crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 14 to 20 by codec.
+    codec: an encoder's name in FFmpeg, of PyAV's or of the one on the PATH. Default: libx264 for 8
+      bits, libx265 for 10; in .webm libvpx-vp9 and libsvtav1; for frames with alpha prores_ks in
+      .mov and libvpx-vp9 in .webm.
+    crf: constant quality, 0 (lossless) to 51 or 63 by codec. Default: 14 to 20 by codec. For
+      encoders in hardware it is the number that they have in its place.
     preset: the encoder's speed, for codecs that have presets. Default: veryfast for
       libx264, superfast for libx265.
     pixel_format: default yuv420p or yuv420p10le, or what the codec has instead; yuv444p(10le) when
@@ -67,7 +71,7 @@ def resolved(
     half_width, half_height, _ = PIXEL_FORMATS[pixel_format]
     if odd and (half_width or half_height):
         raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
-    if encoding.crf is not None and not _takes(codec, "crf"):
+    if encoding.crf is not None and not (interface(codec) or _takes(codec, "crf")):
         raise UserError(f"{codec} has no constant rate factor: leave out config.output.crf")
     return Encoding(
         codec,
@@ -82,17 +86,38 @@ def storable(codec: str) -> list[str]:
 
     Raises UserError when there is no such encoder, or it takes none of them.
     """
-    try:
-        known = av.Codec(codec, "w").video_formats
-    except ValueError as error:
-        raise UserError(f"there is no video encoder {codec} ({error})") from error
+    known = layouts(codec)
     if not known:
         return list(PIXEL_FORMATS)
-    names = [each.name for each in known if each.name in PIXEL_FORMATS]
+    names = [name for each in known for name in planar(each) if name in PIXEL_FORMATS]
     if not names:
-        stored = ", ".join(each.name for each in known)
+        stored = ", ".join(known)
         raise UserError(f"{codec} stores {stored}, none of which is written here; choose another")
-    return names
+    return list(dict.fromkeys(names))
+
+
+def layouts(codec: str) -> list[str]:
+    """The layouts of frames that an encoder takes, in FFmpeg's words; empty: it does not say.
+
+    Raises UserError when neither PyAV nor the machine's ffmpeg has the encoder.
+    """
+    if in_pyav(codec):
+        return [each.name for each in av.Codec(codec, "w").video_formats or ()]
+    found = ffmpeg_pipe.layouts_of(codec)
+    if found is None:
+        raise UserError(
+            f"there is no video encoder {codec}: neither PyAV's FFmpeg nor an ffmpeg on the PATH "
+            "has it"
+        )
+    return found
+
+
+def in_pyav(codec: str) -> bool:
+    """Whether PyAV has an encoder; else the machine's ffmpeg may have it."""
+    try:
+        return av.Codec(codec, "w").type == "video"
+    except ValueError:
+        return False
 
 
 def keeps_alpha(encoding: Encoding, extension: str, depth: int) -> bool:
@@ -110,6 +135,9 @@ def encoder_options(encoding: Encoding, hdr: Hdr | None = None) -> dict[str, str
         options["crf"] = str(encoding.crf)
     if encoding.preset is not None:
         options["preset"] = encoding.preset
+    if interface(codec):
+        options.pop("crf", None)
+        options |= quality_options(codec, encoding.crf)
     own = {"log-level": "none"} if codec == "libx265" else {}
     if hdr:
         own |= hdr_options(hdr, codec) or {}
@@ -152,5 +180,7 @@ def _default_format(names: list[str], depth: int, odd: bool, alpha: bool) -> str
 
 def _takes(codec: str, option: str) -> bool:
     """Whether an encoder has an option of its own of this name."""
+    if not in_pyav(codec):
+        return True  # it says so itself if not
     options = av.CodecContext.create(codec, "w").supported_options.private
     return any(each.name == option for each in options)

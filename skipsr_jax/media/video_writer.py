@@ -28,8 +28,10 @@ from skipsr_jax.media.colour import (
     frame_of_planes,
     from_rgb,
 )
-from skipsr_jax.media.encoding import Encoding, encoder_options, resolved
+from skipsr_jax.media.encoding import Encoding, encoder_options, in_pyav, layouts, resolved
+from skipsr_jax.media.ffmpeg_pipe import PipedEncoder
 from skipsr_jax.media.frame_clock import FrameClock, first_audio
+from skipsr_jax.media.hardware_encoders import is_hevc, layout_for
 from skipsr_jax.media.hdr import encoder_options as hdr_options
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
@@ -124,6 +126,7 @@ class VideoWriter:
         self._overwrite = overwrite
         self._num_frames = num_frames
         self._container: av.container.OutputContainer | None = None
+        self._piped: PipedEncoder | None = None
         self._tracks: tuple[Track, ...] = ()
         self._copy: TrackCopy | None = None
         self._clock = FrameClock(self._rate, None, Fraction(0))
@@ -208,7 +211,7 @@ class VideoWriter:
         picture.duration = self._clock.ticks(index + 1) - picture.pts
         self._durations[picture.pts] = picture.duration
         try:
-            self._mux(self._stream.encode(picture))
+            self._mux(self._encoder.encode(picture))
             if self._copy:
                 self._copy.copy_until(picture.pts * self._clock.unit)
         except (av.FFmpegError, OSError) as error:
@@ -247,24 +250,48 @@ class VideoWriter:
             "w",
             container_options=_MUXER_OPTIONS.get(self.path.suffix.lower(), {}),
         )
-        stream = self._container.add_stream(
+        if in_pyav(encoding.codec or ""):
+            stream = self._add_stream(self._container)
+        else:
+            stream = self._add_piped_stream(self._container)
+        if is_hevc(encoding.codec or "") and self.path.suffix.lower() in (".mp4", ".mov"):
+            stream.codec_context.codec_tag = "hvc1"  # QuickTime plays no hev1
+        self._stream = stream
+        if self._source and self._source.video and self._clock.timing:
+            self._carry_over(self._source, self._container)
+        self._container.start_encoding()
+
+    def _add_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
+        encoding = self._encoding
+        stream = container.add_stream(
             encoding.codec, rate=self._rate, options=encoder_options(encoding, self._hdr)
         )
         stream.width, stream.height = self._width, self._height
         if not self._clock.is_constant:
             # Reordered frames have decoding times that leave the last one no duration of its own.
             stream.codec_context.max_b_frames = 0
-        stream.pix_fmt = encoding.pixel_format
+        stream.pix_fmt = layout_for(self.pixel_format, layouts(encoding.codec or ""))
         stream.thread_type = "FRAME"  # whole frames in parallel: faster than slices, PyAV's default
         stream.time_base = stream.codec_context.time_base = self._clock.unit
         stream.codec_context.sample_aspect_ratio = self._pixel_aspect
         apply_tags(stream.codec_context, self._colour)
-        if encoding.codec == "libx265" and self.path.suffix.lower() in (".mp4", ".mov"):
-            stream.codec_context.codec_tag = "hvc1"  # QuickTime plays no hev1
-        self._stream = stream
-        if self._source and self._source.video and self._clock.timing:
-            self._carry_over(self._source, self._container)
-        self._container.start_encoding()
+        self._encoder = stream
+        return stream
+
+    def _add_piped_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
+        """A stream whose packets the machine's ffmpeg makes."""
+        self._piped = self._encoder = PipedEncoder(
+            self._encoding.codec or "",
+            self.pixel_format,
+            (self._height, self._width),
+            self._rate,
+            encoder_options(self._encoding, self._hdr),
+            self._colour,
+            self._pixel_aspect,
+        )
+        stream = container.add_stream_from_template(self._piped.template)
+        stream.time_base = self._clock.unit
+        return stream
 
     def _carry_over(self, source: Media, output: av.container.OutputContainer) -> None:
         """Adds the source's tags, chapters and tracks to an output that is not yet encoding."""
@@ -283,6 +310,7 @@ class VideoWriter:
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
+            packet.stream = self._stream
             if packet.pts in self._durations:  # encoders guess that of the last frame
                 packet.duration = self._durations.pop(packet.pts)
         if self._container:
@@ -291,7 +319,7 @@ class VideoWriter:
     def _finish(self) -> None:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
-        self._mux(self._stream.encode(None))
+        self._mux(self._encoder.encode(None))
         if self._copy:
             whole = self._source and self._source.num_frames <= self.frames_written
             end = self._clock.ticks(self.frames_written) * self._clock.unit
@@ -310,6 +338,9 @@ class VideoWriter:
             with contextlib.suppress(av.FFmpegError, OSError):  # the first error is the one to tell
                 self._container.close()
         self._container = None
+        if self._piped:
+            self._piped.close()
+        self._piped = None
         self._partial.unlink(missing_ok=True)
 
     def _error(self, error: av.FFmpegError | OSError) -> UserError:
