@@ -25,6 +25,7 @@ from skipsr_jax.inference.coding_plan import DENSE, CodingPlan, Direction
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import Program
 from skipsr_jax.models.light_coder import sparse_decode
+from skipsr_jax.models.light_coder.memory import param_bytes, slice_bytes
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
     decode_clip,
@@ -104,10 +105,29 @@ class Coder:
 
         ``slice_latents``: as in the settings, 0 to choose. The others as of ``tiles``.
         """
-        if not slice_latents:
-            light = self._model.coder_kind == "light" and jax.default_backend() != "cpu"
-            slice_latents = max(1, LIGHT_SLICE_PIXELS // math.prod(size)) if light else 1
+        if self._model.coder_kind == "light":
+            return CodingPlan("dense", self._light_slice(size, slice_latents, memory_gib))
+        slice_latents = slice_latents or 1
         return CodingPlan("dense", slice_latents, self.tiles(size, slice_latents, memory_gib))
+
+    def _light_slice(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
+        """Latent frames of a slice of the light coder; as ``dense_plan``."""
+        most = LIGHT_SLICE_PIXELS // math.prod(size) if jax.default_backend() != "cpu" else 1
+        wanted = slice_latents or max(1, most)
+        free, module = free_bytes(), self._model.coder
+        budget = memory_gib * 2**30
+        if not budget and free is not None:
+            budget = max(0, free - self._model.bytes_to_load) + param_bytes(module)
+        if not budget or self._model.devices > 1:
+            return wanted
+        fitting = [n for n in range(1, wanted + 1) if slice_bytes(module, *size, n) <= budget]
+        if not fitting and memory_gib:
+            needed = slice_bytes(module, *size, 1) / 2**30
+            raise UserError(
+                f"config.vae_memory_gib={memory_gib:g}: the light coder takes {needed:.3g} GiB for "
+                f"one latent frame of {size[1]}x{size[0]}"
+            )
+        return max(fitting, default=1)
 
     def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         """The number of spatial tiles for frames of ``size`` (height, width), padding included.
@@ -128,8 +148,6 @@ class Coder:
 
     def _tiles_of(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         free = free_bytes()
-        if self._model.coder_kind == "light":
-            return 1  # it takes an eighth of the memory of the full one
         if self._model.devices > 1 or not (memory_gib or free):
             return 1  # devices that share a clip hold a part of each frame
         estimate = estimate_memory(self._model.coder, *size, slice_latents)

@@ -14,6 +14,7 @@ from skipsr_jax.inference.coding_plan import DENSE, SKIP, CodingPlan, sparse_pla
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.models.light_coder import LightCoder
+from skipsr_jax.models.light_coder.memory import slice_bytes
 from skipsr_jax.models.params import abstract
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.tokens.blocks import plan_blocks
@@ -101,4 +102,10 @@ def test_the_light_coder_takes_more_frames_at_a_time_on_accelerators(coder, mode
     assert light.dense_plan((720, 1280), 0, 0.0).slice_latents == 5
     assert light.dense_plan((2160, 3840), 0, 0.0).slice_latents == 1
     assert light.dense_plan((720, 1280), 3, 0.0).slice_latents == 3
+    three = slice_bytes(LIGHT, 720, 1280, 3) / 2**30
+    assert light.dense_plan((720, 1280), 0, three).slice_latents == 3
+    with pytest.raises(
+        UserError, match=r"vae_memory_gib=0\.001: the light coder takes .* 1280x720"
+    ):
+        light.dense_plan((720, 1280), 0, 0.001)
     assert coder.dense_plan((64, 64), 0, 0.0).slice_latents == 1
