@@ -57,11 +57,13 @@ class MeasuredTimes:
         if not found[0]["case"].endswith(", 0 % skipped"):
             raise UserError(f"--times={path} has no dense row: add 0 to --skips")
 
-    def speedup(self, stage: str, skip: float) -> float:
+    def speedup(self, stage: str, skip: float) -> float | None:
         """Times as fast as dense at a skipped fraction, interpolated between the rows.
 
-        ``stage``: one of the stages, or "total". Beyond the row that skips most, that row's.
+        ``stage``: one of the stages, or "total". None where more is skipped than in any row.
         """
+        if skip > self.skips[-1]:
+            return None
         seconds = [row[stage] for row in self.seconds]
         return seconds[0] / float(np.interp(skip, self.skips, seconds))
 
