@@ -58,6 +58,24 @@ def test_one_program_for_two_resolutions_and_two_masks(model):
     assert programs.compiled_transformers == 1
 
 
+def test_the_result_does_not_depend_on_the_bucket(model):
+    """Padding a chunk of few kept tokens to a bucket of many changes rounding at most."""
+    grid = (2, 4, 6)
+    keep = np.random.default_rng(2).random(grid) < 0.4
+    refined, buckets = [], []
+    for fine in (True, False):
+        programs = Programs(model)
+        programs.buckets.reserve([(3, 6, 9)])
+        got, bucket = programs.refine(
+            latent_of(grid), keep, latent_of(grid, 1), ONE_STEP, fine=fine
+        )
+        refined.append(np.asarray(got))
+        buckets.append(bucket)
+    assert 2 * buckets[0].tokens <= buckets[1].tokens
+    np.testing.assert_allclose(refined[0], refined[1], atol=2e-5)
+    assert np.abs(refined[0] - np.asarray(latent_of(grid))).max() > 0.1
+
+
 def test_many_steps_share_the_program(programs):
     grid = (1, 3, 3)
     before = programs.compiled_transformers
