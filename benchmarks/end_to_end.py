@@ -58,6 +58,7 @@ from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import CODINGS, Settings, from_config
+from skipsr_jax.kernels.quantized import PRECISIONS, UNQUANTIZED
 from skipsr_jax.models.presets import VAE_PRESETS
 from skipsr_jax.types import DTYPES, Bool, HostArray
 
@@ -87,6 +88,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
     )
+    text = "Of the products in the transformer's blocks."
+    flags.DEFINE_enum("precision", UNQUANTIZED, PRECISIONS, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
@@ -113,10 +116,10 @@ class FixedMask(Programs):
         return FixedLogits(self.keep, super().pixel_logits(frames, target))
 
 
-def make_programs(name: str, dtype: Any, coder: str) -> FixedMask:
+def make_programs(name: str, dtype: Any, coder: str, precision: str) -> FixedMask:
     """The programs of a model with random parameters on the first device."""
     mesh = first_device()
-    networks = abstract_networks(name, dtype, coder)
+    networks = abstract_networks(name, dtype, coder, precision)
     shape = TEXT_TOKENS, networks["dit"].config.text_width
     text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
     params = {part: random_parameters(module, mesh) for part, module in networks.items()}
@@ -199,14 +202,14 @@ def main(argv: Sequence[str]) -> int:
     wrong = [coding for coding in values.coding if coding not in CODINGS]
     if wrong or not values.coding:
         raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")
-    programs = make_programs(values.model, dtype, values.coder)
+    programs = make_programs(values.model, dtype, values.coder, values.precision)
     widest = VAE_PRESETS[values.model].block_channels[0]
     ceilings = {
         "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),
         "matmul_ceiling_tflops": matmul_ceiling(dtype, 8192 if values.model != "tiny" else 512),
     }
     facts = device_facts() | {"model": values.model, "coder": values.coder, "dtype": values.dtype}
-    facts |= ceilings
+    facts |= ceilings | {"precision": values.precision}
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):

@@ -56,16 +56,18 @@ def abstract_light_coder(config: LightCoderConfig, dtype: Any) -> LightCoder:
     return abstract(lambda rngs: LightCoder(config, rngs=rngs, dtype=dtype, param_dtype=dtype))
 
 
-def abstract_networks(model: str, dtype: Any, coder: str = "full") -> dict[str, nnx.Module]:
+def abstract_networks(
+    model: str, dtype: Any, coder: str = "full", precision: str = "bf16"
+) -> dict[str, nnx.Module]:
     """The coder ("full" or "light") and the DiT of a preset as shapes, stored and computed in
-    ``dtype``."""
+    ``dtype``, with the DiT's products of ``precision``."""
     if coder == "light":
         module = abstract_light_coder(LIGHT_CODER_PRESETS[model], dtype)
     else:
         module = abstract_vae(VAE_PRESETS[model], dtype)
     return {
         "coder": module,
-        "dit": abstract_dit(DIT_PRESETS[model], dtype),
+        "dit": abstract_dit(DIT_PRESETS[model], dtype, precision=precision),
     }
 
 

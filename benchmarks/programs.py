@@ -22,6 +22,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA, SPACE_FACTOR, TIME_FACTOR, token_grid
 from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.kernels.attention import Problem, choose
+from skipsr_jax.kernels.quantized import UNQUANTIZED
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
 from skipsr_jax.models.params import to_dict
@@ -85,6 +86,7 @@ class Program:
       arguments: shapes with shardings.
       clips: the number of clips of one run, over the whole mesh.
       flops: operations of all chips together, counted from plan and shapes, with recomputation.
+      quantized_flops: those of them that are in 8-bit products.
       tokens: kept tokens of a clip; 0 in the autoencoder.
       attention: the implementation that the mesh's devices run; "" without attention.
     """
@@ -95,6 +97,7 @@ class Program:
     flops: float
     tokens: int = 0
     attention: str = ""
+    quantized_flops: float = 0.0
 
 
 def _with_shardings(tree: Any, targets: Any) -> Any:
@@ -123,20 +126,29 @@ def _batched(plan: TokenPlan, clips: int) -> TokenPlan:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((clips, *x.shape[1:]), x.dtype), plan)
 
 
-def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
+def refine(
+    config: DiTConfig,
+    mesh: Mesh,
+    clip: Clip,
+    dtype: Any = jnp.bfloat16,
+    precision: str = UNQUANTIZED,
+) -> Program:
     """One call of the transformer in inference, on random keep masks.
+
+    ``precision``: of the products in its blocks.
 
     Raises UserError when the heads do not divide over the devices that share a clip.
     """
     clips = clip.number(mesh)
     sharding = activation_sharding(clips, mesh)
     check_heads(sharding.shards, config.heads)
-    dit = abstract_dit(config, dtype)
+    dit = abstract_dit(config, dtype, precision=precision)
     params, keep = to_dict(dit), clip.keep()
     over_packs = NamedSharding(mesh, sharding.spec(PACKS))
     bucket = bucket_with_window_capacity([keep], sharding.shards)
     plan = build_plan([keep], [TEXT_TOKENS], bucket, shards=sharding.shards)
-    flops = clips * dit_flops(config, plan).total
+    flops = dit_flops(config, plan)
+    quantized = 0.0 if precision == UNQUANTIZED else clips * flops.blocks
 
     def rows(channels: int) -> jax.ShapeDtypeStruct:
         tokens = NamedSharding(mesh, sharding.spec(TOKENS))
@@ -152,7 +164,15 @@ def refine(config: DiTConfig, mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16)
         _with_shardings(_batched(plan, clips), over_packs),
     )
     attention = _attention_of(mesh, config, bucket, TEXT_TOKENS, dtype, clips)
-    return Program(velocity_step(dit), arguments, clips, flops, int(keep.sum()), attention)
+    return Program(
+        velocity_step(dit),
+        arguments,
+        clips,
+        clips * flops.total,
+        int(keep.sum()),
+        attention,
+        quantized,
+    )
 
 
 def _vae_on(mesh: Mesh, dtype: Any) -> tuple[VAE, Any]:

@@ -79,7 +79,14 @@ def main(argv: Sequence[str]) -> int:
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)
-    model = load_model(settings.checkpoint, settings.dtype, settings.mask, coder=settings.coder)
+    model = load_model(
+        settings.checkpoint,
+        settings.dtype,
+        settings.mask,
+        coder=settings.coder,
+        precision=settings.precision,
+        any_device=True,  # scores do not depend on what the device multiplies fast
+    )
     settings = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
     programs = Programs(model)
     print(header(), flush=True)

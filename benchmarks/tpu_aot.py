@@ -32,6 +32,7 @@ from benchmarks.chips import Chip, chip_named, devices_of, use_compiler_only
 from benchmarks.hlo import Moved, moved
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.quantized import UNQUANTIZED
 from skipsr_jax.parallel.device_peaks import peak_flops
 from skipsr_jax.parallel.mesh import make_mesh, pack_shards
 from skipsr_jax.training.settings import Settings, complete, from_config
@@ -40,6 +41,10 @@ from skipsr_jax.training.stages.sr import SrLoss
 LOSS_KINDS = {"sr": SrLoss}
 """The stages whose configs can be compiled."""
 PROGRAMS = ("refine", "encode", "decode", "train")
+
+EIGHT_BIT_SPEED = 2
+"""Operations of int8 per second in terms of the bfloat16 ones: of v5e, v5p and v6e alike (Google's
+pages, see benchmarks.chips)."""
 
 _OUT_OF_MEMORY = (
     re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm"),
@@ -68,6 +73,7 @@ class Row:
     clips: int
     tokens: int
     skip: float
+    precision: str
     attention: str
     compile_seconds: float
     fits: bool
@@ -103,15 +109,19 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("width", 1280, "Pixels.", flag_values=values)
     text = "Clips at once in inference; 0: one for each shard of the pack axis."
     flags.DEFINE_integer("clips", 0, text, flag_values=values)
+    text = "Of the products in refine's blocks: bf16 or int8; no chip of the table multiplies fp8."
+    flags.DEFINE_enum("precision", UNQUANTIZED, [UNQUANTIZED, "int8"], text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     flags.DEFINE_string("dump", None, "Folder for the compiled HLO.", flag_values=values)
     return values
 
 
-def build(name: str, settings: Settings, mesh: Mesh, clip: programs.Clip) -> programs.Program:
-    """Makes the program of this name for a mesh."""
+def build(
+    name: str, settings: Settings, mesh: Mesh, clip: programs.Clip, precision: str
+) -> programs.Program:
+    """Makes the program of this name for a mesh; ``precision``: of refine's products."""
     if name == "refine":
-        return programs.refine(settings.transformer, mesh, clip)
+        return programs.refine(settings.transformer, mesh, clip, precision=precision)
     if name == "train":
         return programs.train(settings, settings.transformer, mesh)
     return programs.VAE_PROGRAMS[name](mesh, clip)
@@ -134,10 +144,11 @@ def compile_row(
     mesh: Mesh,
     clip: programs.Clip,
     dump: str | None = None,
+    precision: str = UNQUANTIZED,
 ) -> Row:
     """Compiles a program for a slice and estimates its step."""
     chip = chip_named(topology)
-    program = build(name, settings, mesh, clip)
+    program = build(name, settings, mesh, clip, precision)
     row = Row(
         program=name,
         model=settings.model,
@@ -147,6 +158,7 @@ def compile_row(
         clips=program.clips,
         tokens=program.tokens,
         skip=clip.skip if name == "refine" else 0.0,
+        precision=precision if name == "refine" else UNQUANTIZED,
         attention=program.attention,
         compile_seconds=0.0,
         fits=False,
@@ -169,7 +181,7 @@ def compile_row(
     text = compiled.as_text()
     if dump:
         os.makedirs(dump, exist_ok=True)
-        path = f"{topology.replace(':', '_')}-{settings.model}-{name}-{clip.skip}.hlo"
+        path = f"{topology.replace(':', '_')}-{settings.model}-{name}-{clip.skip}-{precision}.hlo"
         with open(os.path.join(dump, path), "w") as file:
             file.write(text)
     found, flops = moved(text, mesh.size), program.flops / mesh.size
@@ -181,7 +193,8 @@ def compile_row(
         peak_bytes=compiled.memory_analysis().peak_memory_in_bytes,
         flops=flops,
         moved=found,
-        compute_seconds=flops / peak_flops(chip.device_kind),
+        compute_seconds=(flops - program.quantized_flops / mesh.size * (1 - 1 / EIGHT_BIT_SPEED))
+        / peak_flops(chip.device_kind),
         memory_seconds=found.hbm_bytes / chip.hbm_bandwidth,
         overlapped_seconds=found.overlapped / link,
         waiting_seconds=found.waited_for / link,
@@ -208,23 +221,30 @@ def seq_of(heads: int, devices: int) -> int:
 
 
 def rows_of(
-    topology: str, mesh: Mesh, settings: Settings, queue: Sequence, dump: str | None
+    topology: str,
+    mesh: Mesh,
+    settings: Settings,
+    queue: Sequence,
+    dump: str | None,
+    precision: str,
 ) -> Iterator[Row]:
     """Yields a row for each job on one slice, up to the first that does not fit."""
     for name, clip in queue:
-        row = compile_row(name, fitted(settings, mesh), topology, mesh, clip, dump)
+        row = compile_row(name, fitted(settings, mesh), topology, mesh, clip, dump, precision)
         yield row
         if not row.fits:
             return
 
 
-def smallest(chip: Chip, settings: Settings, queue: Sequence, dump: str | None) -> Iterator[Row]:
+def smallest(
+    chip: Chip, settings: Settings, queue: Sequence, dump: str | None, precision: str
+) -> Iterator[Row]:
     """Yields the rows of each slice of a chip, from the smallest on, until all jobs fit."""
     for topology in chip.topologies:
         devices = devices_of(topology)
         seq = seq_of(settings.transformer.heads, len(devices))
         mesh = make_mesh(1, -1, seq, devices)
-        rows = list(rows_of(topology, mesh, settings, queue, dump))
+        rows = list(rows_of(topology, mesh, settings, queue, dump, precision))
         yield from rows
         if rows[-1].fits:
             return
@@ -237,13 +257,14 @@ def _gigabytes(size: float) -> str:
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     heads = (
-        "program", "model", "slice", "data, fsdp, seq", "tokens", "attention", "GB of HBM",
+        "program", "model", "slice", "data, fsdp, seq", "tokens", "products", "attention",
+        "GB of HBM",
         "TFLOP", "received GB (overlapped)", "compute, memory, links ms", "step ms", "clips/s",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:
         cells = [row.program, row.model, row.topology, ", ".join(map(str, row.mesh.values()))]
-        cells += [str(row.tokens or "-"), row.attention or "-"]
+        cells += [str(row.tokens or "-"), row.precision, row.attention or "-"]
         cells.append(f"{_gigabytes(row.peak_bytes)} of {_gigabytes(row.hbm_bytes)}")
         cells += _estimate_cells(row) if row.moved else ["does not fit", *["-"] * 4]
         lines.append("| " + " | ".join(cells) + " |")
@@ -300,11 +321,11 @@ def main(argv: Sequence[str]) -> int:
     queue = jobs(values.programs, clips)
     use_compiler_only()
     if values.smallest:
-        found = smallest(chip, settings, queue, values.dump)
+        found = smallest(chip, settings, queue, values.dump, values.precision)
     else:
         sizes = settings.mesh
         mesh = make_mesh(sizes.data, sizes.fsdp, sizes.seq, devices_of(values.topology))
-        found = rows_of(values.topology, mesh, settings, queue, values.dump)
+        found = rows_of(values.topology, mesh, settings, queue, values.dump, values.precision)
     rows: list[Row] = []
     for row in found:
         rows.append(row)

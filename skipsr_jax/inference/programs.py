@@ -29,6 +29,8 @@ from skipsr_jax.inference.settings import Sampler
 from skipsr_jax.inference.slot_choice import SlotChoice, flops_per_slot
 from skipsr_jax.inference.upscaled_input import upscale_slice
 from skipsr_jax.kernels.attention import Problem, choose
+from skipsr_jax.kernels.quantized import Format
+from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.models.dit import DiT
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.predictor import MaskPredictor, PixelMaskPredictor, cell_weights
@@ -63,7 +65,19 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
         patches = join_channels(noisy, conditions)
         return bind(dit, params)(patches, text, timesteps, plan)
 
-    return jax.jit(velocity)
+    return jax.jit(velocity, compiler_options=compiler_options(dit.format, current_target()))
+
+
+def compiler_options(format: Format | None, target: Target) -> dict[str, bool]:
+    """XLA's options for a transformer with products of ``format`` on the target.
+
+    Quantised products are left to cuBLASLt. XLA would else also compile and time a Triton kernel of
+    its own for each of many tilings of each product, and there is nothing for them to fuse: rows
+    are quantised before, and scales follow in the computation that reads the product.
+    """
+    if format is None or target.platform != "gpu":
+        return {}
+    return {"xla_gpu_enable_triton_gemm": False}
 
 
 def predictor_step(

@@ -33,14 +33,20 @@ inputs alone."""
 
 
 class DitFlops(NamedTuple):
-    """Operations of one forward pass of the transformer: in linear layers and in attention."""
+    """Operations of one forward pass of the transformer.
+
+    Attributes:
+      linear: in linear layers. attention: in attention.
+      blocks: those of ``linear`` that are in blocks, whose products can be quantised.
+    """
 
     linear: float
     attention: float
+    blocks: float
 
     @property
     def total(self) -> float:
-        """The sum of both."""
+        """The operations of linear layers and of attention."""
         return self.linear + self.attention
 
 
@@ -54,8 +60,9 @@ def dit_flops(config: DiTConfig, plan: TokenPlan) -> DitFlops:
     layer = d * 3 * inner + inner * d + feed_forward
     video, text = int(plan.valid.sum()), int(plan.text_length.sum())
     embedded = text if config.text_width != d else 0
+    in_blocks = (video + text) * config.layers * layer
     products = (
-        (video + text) * config.layers * layer
+        in_blocks
         + video * d * PATCH_AREA * (config.in_channels + config.out_channels)
         + embedded * config.text_width * d
         + plan.text_length.size * d * (2 * FREQUENCIES + d + 6 * d)
@@ -63,7 +70,7 @@ def dit_flops(config: DiTConfig, plan: TokenPlan) -> DitFlops:
     lengths = np.diff(np.asarray(plan.layout.cu_seqlens, np.float64), axis=-1)
     regular, shifted = np.square(lengths).sum(axis=(0, 2))
     pairs = regular * -(-config.layers // 2) + shifted * (config.layers // 2)
-    return DitFlops(2.0 * products, 4.0 * inner * float(pairs))
+    return DitFlops(2.0 * products, 4.0 * inner * float(pairs), 2.0 * in_blocks)
 
 
 def _inner(value: Any) -> list[Jaxpr]:

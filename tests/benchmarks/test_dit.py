@@ -34,3 +34,5 @@ def test_clips_and_models_that_there_are_not(clip):
         dit.main(["dit", f"--clips={clip}"])
     with pytest.raises(UserError, match="--models"):
         dit.main(["dit", "--models=none"])
+    with pytest.raises(UserError, match=r"--precisions: .*fp4.* are not among bf16, fp8, int8"):
+        dit.main(["dit", "--precisions=fp8,fp4"])

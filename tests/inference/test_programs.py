@@ -14,8 +14,10 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.inference.coding_plan import CodingPlan
 from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.programs import Programs
+from skipsr_jax.inference.programs import Programs, compiler_options
 from skipsr_jax.inference.settings import Mask, Sampler
+from skipsr_jax.kernels.quantized import FORMATS
+from skipsr_jax.kernels.target import Target
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.predictor import PredictorConfig, make_predictor
 from skipsr_jax.parallel.mesh import MeshSizes, make_mesh, mesh_of
@@ -197,3 +199,19 @@ def test_a_predictor_on_pixels_needs_no_latent(model):
     clear = np.abs(logits - middle) > 1e-4
     np.testing.assert_array_equal(keep[clear], logits[clear] >= middle)
     assert keep.shape == (2, 2, 3) and 0 < keep.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("format", "platform", "options"),
+    [
+        (None, "gpu", {}),
+        (FORMATS["fp8"], "cpu", {}),
+        (FORMATS["int8"], "tpu", {}),
+        (FORMATS["fp8"], "gpu", {"xla_gpu_enable_triton_gemm": False}),
+    ],
+)
+def test_quantised_products_on_gpus_are_left_to_cublas(format, platform, options):
+    found = compiler_options(format, Target(platform))
+    assert found == options
+    # XLA knows the option: it refuses one that it does not.
+    jax.jit(lambda x: x + 1, compiler_options=found).lower(1.0).compile()

@@ -25,7 +25,7 @@ NARROWEST = 32
 """Numbers of the smallest block of columns."""
 NUMBERS = 12288
 """Of the rows of a program at most, where they are more than one."""
-WARPS = 8
+WARPS = 4
 
 
 def supported(problem: RowsProblem, target: Target) -> str | None:
