@@ -4,8 +4,8 @@ What a path may be:
 
 * a video or a picture;
 * a folder of numbered frames: one clip;
-* a folder of videos and pictures: a clip each;
-* a folder of folders: each is a clip, made of the images in it in natural order;
+* a folder of videos, pictures and folders of images: a clip each; the frames of such a folder are
+  its images in natural order;
 * for truths also a folder with a folder ``GT`` in it, which is taken (DOVE's layout: GT, LQ).
 
 A clip's name is that of its file without the extension, or that of its folder. What infer.py adds
@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.inputs import FolderMeaning, list_inputs, media_files
+from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, FolderMeaning, list_inputs, media_files
 from skipsr_jax.media.reader import Media, open_media
 from skipsr_jax.types import HostArray
 
@@ -79,11 +79,12 @@ def _stem(path: pathlib.Path) -> str:
 
 
 def _inputs(path: pathlib.Path, folder: FolderMeaning) -> list[pathlib.Path]:
-    """The clips at a path: list_inputs, and the sub-folders of a folder without media files."""
-    if not path.is_dir() or media_files(path):
-        return list_inputs(path, folder=folder)
+    """The clips at a path: those of `list_inputs`, and folders of images in it."""
+    files = list_inputs(path, folder=folder) if not path.is_dir() or media_files(path) else []
+    if files == [path]:
+        return files
     below = sorted(item for item in path.iterdir() if item.is_dir() and item.name[0] != ".")
-    clips = [item for item in below if media_files(item)]
+    clips = files + [item for item in below if media_files(item, IMAGE_EXTENSIONS)]
     if not clips:
         raise UserError(f"the folder {path} holds no video, no image and no folder of images")
     return clips

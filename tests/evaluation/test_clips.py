@@ -40,6 +40,12 @@ class TestFindClips:
         Image.new("RGB", (4, 4)).save(tmp_path / "a_x2.png")
         assert "a_x2" in find_clips(tmp_path)
 
+    def test_files_and_folders_of_frames_beside_each_other(self, tmp_path):
+        write_frames(tmp_path / "dog", 2)
+        (tmp_path / "notes").mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
+        assert list(find_clips(tmp_path)) == ["cat", "dog"]
+
     def test_nothing_and_two_of_one_name(self, tmp_path):
         with pytest.raises(UserError, match="no folder of images"):
             find_clips(tmp_path)
