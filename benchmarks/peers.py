@@ -34,7 +34,7 @@ from skipsr_jax.data.degradation.degrade import degraded
 from skipsr_jax.data.degradation.levels import RealWorld
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.compare import compare, named_paths
-from skipsr_jax.evaluation.comparison_page import clips_to_show, write_comparison
+from skipsr_jax.evaluation.comparison_page import clips_to_show, grouped, write_comparison
 from skipsr_jax.evaluation.measures.registry import METRICS, WITH_TRUTH, WITHOUT_TRUTH, arrow
 from skipsr_jax.evaluation.page.files import check_page
 from skipsr_jax.evaluation.true_clips import read_truth
@@ -229,7 +229,7 @@ def main(argv: Sequence[str]) -> int:
     times = {"seconds": results.seconds, "elapsed": results.elapsed}
     facts = {"argv": list(argv), **device_facts(), **times, **scores}
     write_json(str(out / "scores.json"), facts)
-    print("\n".join([table(scores, results, values.metrics), *scores["notes"]]))
+    print("\n".join([table(scores, results, values.metrics), *grouped(scores["notes"])]))
     if values.page:
         to_show = clips_to_show(paths, out, masks=results.keep, seconds=results.seconds)
         page = pathlib.Path(values.page)

@@ -99,6 +99,18 @@ def _by_clip(flag: str, found: Mapping[str, Any], clips: Sequence[str]) -> dict[
     return matching
 
 
+def grouped(notes: Sequence[str]) -> list[str]:
+    """Notes of ``compare`` in fewer lines: those that say one thing of several files become one."""
+    files: dict[str, list[str]] = {}
+    for note in notes:
+        path, colon, said = note.partition(": ")
+        files.setdefault(said if colon else note, []).append(path)
+    return [
+        said if said == of[0] else f"{of[0]}{f' and {len(of) - 1} more' if of[1:] else ''}: {said}"
+        for said, of in files.items()
+    ]
+
+
 def write_comparison(
     path: pathlib.Path,
     clips: Sequence[Clip],
@@ -120,5 +132,5 @@ def write_comparison(
     pictures = [Plot(plot, pathlib.Path(plot).stem.replace("_", " ")) for plot in plots]
     write_page(
         path, clips, title=f"Comparison of {names}", scores=scores, plots=pictures,
-        notes=scores.get("notes", ()), overwrite=overwrite,
+        notes=grouped(scores.get("notes", ())), overwrite=overwrite,
     )  # fmt: skip

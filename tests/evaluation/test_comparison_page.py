@@ -10,7 +10,7 @@ from PIL import Image
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import compare
-from skipsr_jax.evaluation.comparison_page import clips_to_show, read_masks
+from skipsr_jax.evaluation.comparison_page import clips_to_show, grouped, read_masks
 
 
 @pytest.fixture
@@ -56,6 +56,13 @@ def test_masks_belong_to_clips_by_name_or_to_the_only_clip(data):
         read_masks(data / "b.npy")
     with pytest.raises(UserError, match="no name is that of a clip: c"):
         clips_to_show({"one": data / "one"}, masks={"x": {"c": keep, "d": keep}})
+
+
+def test_what_is_said_of_many_files_becomes_one_line():
+    notes = ["a has no clip for 2 truths", "x/1: no flicker", "y/1: no flicker", "x/2: cut"]
+    assert grouped(notes) == [
+        "a has no clip for 2 truths", "x/1 and 1 more: no flicker", "x/2: cut",
+    ]  # fmt: skip
 
 
 def test_the_program_writes_the_page_with_its_scores(data):
