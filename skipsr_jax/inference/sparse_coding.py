@@ -3,7 +3,7 @@
 Sparse coding pays where few enough blocks are kept. What the full coder's caches hold for blocks
 that do not run must be of the scene at hand, so ``auto`` codes chunks with a scene cut densely, and
 all chunks where memory is short (the sparse programs have no spatial tiles). Of the light coder,
-the decoder alone is sparse, and exact. Its encoder would run three patches more around kept ones,
+the decoder alone is sparse, and exact. Its encoder would run two patches more around kept ones,
 which its coarsest level sees: too much, with the halos, to spare anything at 75 % skipped patches.
 """
 
