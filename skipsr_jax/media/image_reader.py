@@ -78,10 +78,13 @@ def image_header(path: pathlib.Path, data: bytes | None = None) -> ImageHeader:
         width, height = image.size
         if isinstance(image, TiffImagePlugin.TiffImageFile):  # of some versions, turned already
             width, height = (int(image.tag_v2[tag]) for tag in _TIFF_SIDES)
-        if image.format == "PNG" and not _has_metadata_at_the_end(file):
-            exif = Image.Image.getexif(image)  # Pillow's own for PNG decodes the whole picture
-        else:
-            exif = image.getexif()
+        try:
+            if image.format == "PNG" and not _has_metadata_at_the_end(file):
+                exif = Image.Image.getexif(image)  # Pillow's own for PNG decodes the whole picture
+            else:
+                exif = image.getexif()
+        except _DAMAGE as error:
+            raise UserError(f"{path} is damaged or truncated ({error})") from error
         if exif.get(_ORIENTATION, 1) >= 5:
             width, height = height, width
         return ImageHeader(height, width, image.has_transparency_data)
@@ -181,17 +184,25 @@ def _png_bits(file: io.BufferedIOBase) -> int:
 
 
 def _has_metadata_at_the_end(file: io.BufferedIOBase) -> bool:
-    """Whether a PNG file has a chunk of metadata behind its pixels."""
+    """Whether a PNG file has a chunk of metadata behind its pixels.
+
+    Raises ValueError when the file ends before its last chunk.
+    """
+    found = behind = False
     with _elsewhere(file):
+        end = file.seek(0, io.SEEK_END)
         file.seek(8)
-        behind = False
         while len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if behind and kind in _PNG_METADATA:
-                return True
+            found |= behind and kind in _PNG_METADATA
             behind |= kind == b"IDAT"
-            file.seek(length + 4, io.SEEK_CUR)
-        return False
+            if file.seek(length + 4, io.SEEK_CUR) > end or kind == b"IEND":
+                break
+        else:
+            kind = b""
+        if kind != b"IEND" or file.tell() > end:
+            raise ValueError("the file ends within its chunks")
+    return found
 
 
 def _read_deep(
