@@ -146,17 +146,17 @@ def with_alpha(media: Media, path: pathlib.Path, output: Output) -> tuple[Media,
     if not media.has_alpha:
         return media, []
     kind, extension = _holds(path, media), path.suffix.lower()
+    kept, better = True, ""
     if kind == "image":
         kept, better = holds_alpha(path), ".png and .webp"
-    elif kind == "frames":
-        kept, better = True, ""
-    else:
+    elif kind == "video":
         kept = keeps_alpha(_encoding(output), extension, 8 if media.bit_depth == 8 else 10)
         better = ".mov and .webm"
     if kept:
         return dataclasses.replace(media, keep_alpha=True), []
-    reason = f"{output.codec} in {extension}" if kind == "video" and output.codec else extension
-    line = f"transparent pixels are laid on black: {reason} cannot hold alpha, {better} can"
+    where = f"{output.codec} in {extension}" if kind == "video" and output.codec else extension
+    line = f"alpha is left out, with transparent pixels laid on black: {where} cannot hold it, "
+    line += f"{better} can"
     return media, [line]
 
 

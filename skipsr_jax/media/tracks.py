@@ -127,19 +127,33 @@ def _how(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How
         return "leave", ""
     if stream.type not in ("audio", "subtitle", "video"):
         return "leave", ""
-    if stream.codec_context is not None and _takes_header(stream, target):
-        return "template", ""
-    if stream.type == "audio" and stream.codec_context is not None:
-        if target == "matroska" and _comes_back(path, stream, target):
-            return "parameters", ""
-        codec = stream.codec_context.codec
-        lossless = codec.lossless and not codec.lossy
-        if stream.codec_context.sample_rate:
-            return "convert", (_LOSSLESS if lossless else _LOSSY)[target]
-    return "leave", ""
+    if stream.type == "audio":
+        return _how_audio(path, stream, target)
+    return ("template" if _takes_header(stream, target) else "leave"), ""
+
+
+def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str]:
+    context = stream.codec_context
+    if context is None:  # no decoder knows it
+        return "leave", ""
+    name = context.codec.canonical_name
+    # Only new players read MP4's PCM of other than 16 bits right; FLAC loses nothing either.
+    odd_pcm = target == "mp4" and name.startswith("pcm_") and not name.startswith("pcm_s16")
+    if not odd_pcm:
+        tried: tuple[How, ...] = ("template", "parameters")
+        for how in tried if target == "matroska" else tried[:1]:
+            if _comes_back(path, stream, target, how):
+                return how, ""
+    if not context.sample_rate:
+        return "leave", ""
+    lossless = context.codec.lossless and not context.codec.lossy
+    return "convert", (_LOSSLESS if lossless else _LOSSY)[target]
 
 
 def _takes_header(stream: av.stream.Stream, target: str) -> bool:
+    """Whether a container begins with a track that is copied. Its packets may come late."""
+    if stream.codec_context is None:
+        return False
     try:
         with av.open(io.BytesIO(), "w", format=target) as output:
             copy = add_copy(output, stream, "template")
@@ -150,21 +164,34 @@ def _takes_header(stream: av.stream.Stream, target: str) -> bool:
     return True
 
 
-def _comes_back(path: pathlib.Path, stream: av.stream.Stream, target: str) -> bool:
-    """Whether the first packets of a track, written with its parameters, are read as its codec."""
+def _comes_back(path: pathlib.Path, stream: av.stream.Stream, target: str, how: How) -> bool:
+    """Whether the first packets of an audio track, copied into a file, are read as its codec.
+
+    Some containers refuse a track only when the file ends, after all of the work.
+    """
     file = io.BytesIO()
     try:
         with open_container(path) as source, av.open(file, "w", format=target) as output:
-            copy = add_copy(output, source.streams[stream.index], "parameters")
-            packets = (p for p in source.demux(source.streams[stream.index]) if p.size)
-            for packet in itertools.islice(packets, _TRIED_PACKETS):
+            given = source.streams[stream.index]
+            copy = add_copy(output, given, how)
+            packets = (packet for packet in source.demux(given) if packet.size)
+            for number, packet in enumerate(itertools.islice(packets, _TRIED_PACKETS)):
+                if packet.dts is None:
+                    packet.dts = packet.pts = number
                 packet.stream = copy
                 output.mux(packet)
         with av.open(io.BytesIO(file.getvalue())) as written:
             found = written.streams.audio[0].codec_context
-            return found is not None and found.name == stream.codec_context.name
-    except (ValueError, IndexError, av.FFmpegError):
+            same = found is not None and _family(found) == _family(stream.codec_context)
+    except (ValueError, LookupError, av.FFmpegError):
         return False
+    return same
+
+
+def _family(context: av.AudioCodecContext) -> str:
+    """The name of a codec; one for the layers of MPEG audio, which decoders tell by the packets."""
+    name = context.codec.canonical_name
+    return "mp3" if name in ("mp1", "mp2") else name
 
 
 def _name(stream: av.stream.Stream, number: int) -> str:

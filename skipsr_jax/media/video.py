@@ -65,7 +65,7 @@ class Video:
       field_order: how the fields of an interlaced video are ordered (`field_order_of`); "": it is
         progressive.
       deinterlace: what is done to interlaced frames.
-      has_alpha: whether pixels of the first frame are transparent.
+      has_alpha: whether pixels may be transparent, by the format; of a GIF, by its first frame.
       hdr: metadata of its dynamic range.
     """
 
@@ -286,7 +286,8 @@ def open_video(path: pathlib.Path, data: bytes | None = None, deinterlace: Mode 
     if not scan.is_counted:  # packets before the first key frame can never be shown
         scan = scan.without(scan.timing.frames_before(frame.pts))
     has_alpha = format_has_alpha(frame.format)
-    has_alpha = has_alpha and not is_opaque(alpha_of(frame, VideoReformatter()))
+    if codec == "gif":  # which is always decoded with alpha
+        has_alpha = not is_opaque(alpha_of(frame, VideoReformatter()))
     transform = display_transform_of(frame)
     swap = transform.swap_axes
     return Video(

@@ -211,11 +211,15 @@ class VideoWriter:
         picture.duration = self._clock.ticks(index + 1) - picture.pts
         self._durations[picture.pts] = picture.duration
         try:
-            self._mux(self._encoder.encode(picture))
+            packets = self._encoder.encode(picture)
+        except (av.FFmpegError, OSError) as error:
+            raise self._error(error) from error
+        try:
+            self._mux(packets)
             if self._copy:
                 self._copy.copy_until(picture.pts * self._clock.unit)
         except (av.FFmpegError, OSError) as error:
-            raise self._error(error) from error
+            raise self._writing_error(error) from error
         self.frames_written += 1
 
     def __exit__(
@@ -228,7 +232,7 @@ class VideoWriter:
             if kind is None:
                 self._finish()
         except (av.FFmpegError, OSError) as failure:
-            raise self._error(failure) from failure
+            raise self._writing_error(failure) from failure
         finally:
             self._abandon()
 
@@ -350,6 +354,14 @@ class VideoWriter:
         return UserError(
             f"cannot encode {self.path} with {settings.codec}, {settings.pixel_format}, "
             f"crf {settings.crf}: {error}"
+        )
+
+    def _writing_error(self, error: av.FFmpegError | OSError) -> UserError:
+        """One line for packets that cannot be written: no fault of the picture's encoder."""
+        if isinstance(error, OSError):
+            return write_error(self.path, error)
+        return UserError(
+            f"cannot write {self.path} ({error}); without its audio: --config.output.audio=none"
         )
 
 

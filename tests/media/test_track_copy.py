@@ -100,6 +100,9 @@ def decoded_audio(path):
         ("in.wmv", "wmav2", "out.mkv", "wmav2"),
         ("in.wmv", "wmav2", "out.mp4", "aac"),
         ("in.m2ts", "pcm_bluray", "out.mkv", "flac"),
+        ("in.mov", "pcm_s24le", "out.mp4", "flac"),
+        ("in.avi", "pcm_s16le", "out.mp4", "flac"),  # AVI states no channel layout, which MP4 needs
+        ("in.ts", "mp2", "out.mp4", "mp3"),  # copied: one code stands for all layers of MPEG audio
     ],
 )
 def test_what_a_container_cannot_hold_is_converted(tmp_path, source, codec, target, becomes):
