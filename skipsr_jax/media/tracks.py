@@ -172,9 +172,9 @@ def _comes_back(path: pathlib.Path, stream: av.stream.Stream, target: str, how: 
     file = io.BytesIO()
     try:
         with open_container(path) as source, av.open(file, "w", format=target) as output:
-            given = source.streams[stream.index]
-            copy = add_copy(output, given, how)
-            packets = (packet for packet in source.demux(given) if packet.size)
+            track = source.streams[stream.index]
+            copy = add_copy(output, track, how)
+            packets = (packet for packet in source.demux(track) if packet.size)
             for number, packet in enumerate(itertools.islice(packets, _TRIED_PACKETS)):
                 if packet.dts is None:
                     packet.dts = packet.pts = number
