@@ -30,7 +30,12 @@ from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.presets import LIGHT_CODER_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.training.frozen_vae import load_vae, with_latents
-from skipsr_jax.training.light_coder import CoderNetworks, DecoderInputs, latent_error
+from skipsr_jax.training.light_coder import (
+    CoderNetworks,
+    DecoderInputs,
+    latent_error,
+    with_equal_frames,
+)
 from skipsr_jax.training.losses.decoded import (
     patch_discriminator_loss,
     patch_generator_loss,
@@ -146,6 +151,9 @@ def make(
             params["discriminator"] = to_dict(own)
         return params
 
+    def begin(params: Params) -> Params:
+        return params | {"light_coder": with_equal_frames(params["light_coder"])}
+
     def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
         return networks.preview(frozen | params, batch, key)
 
@@ -177,6 +185,7 @@ def make(
         prepare=functools.partial(with_latents, vae, sample=False),
         trainees=adversaries if loss_config.adversarial else (),
         auxiliary=frozenset({"discriminator"}) if loss_config.adversarial else frozenset(),
+        begin=begin,
         preview=preview,
         flops=_flops(networks, loss_config),
     )

@@ -14,12 +14,13 @@ from skipsr_jax.config import to_json
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
+from skipsr_jax.models.layers.rearrange import depth_to_space, depth_to_time
 from skipsr_jax.models.light_coder import LightCoderConfig
 from skipsr_jax.models.params import flatten
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training import loop as loop_module
-from skipsr_jax.training.light_coder import latent_error
+from skipsr_jax.training.light_coder import latent_error, with_equal_frames
 from skipsr_jax.training.loop import train
 from skipsr_jax.training.mesh_checks import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
@@ -105,6 +106,25 @@ def test_the_latent_error_is_relative_to_the_variance():
     assert float(metrics["latent_input"]) == 0 and float(error) == pytest.approx(0.5, rel=1e-4)
 
 
+def test_a_run_begins_with_equal_frames():
+    """Of a still input, both frames that a frame of the 1/4 level becomes are the same."""
+    rng = np.random.default_rng(0)
+    kernel, bias, x = (
+        rng.normal(size=size).astype(np.float32) for size in ((1, 1, 6, 40), (40,), (1, 1, 2, 3, 6))
+    )
+
+    def both_frames(to_half):
+        y = jax.numpy.asarray(x @ to_half["kernel"][0, 0] + to_half["bias"])
+        return np.asarray(depth_to_time(depth_to_space(y, 2), 2)[0])
+
+    apart = {"kernel": jax.numpy.asarray(kernel), "bias": jax.numpy.asarray(bias)}
+    begun = with_equal_frames({"encoder": {}, "decoder": {"to_half": apart, "conv_in": {}}})
+    first, second = both_frames(begun["decoder"]["to_half"])
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    np.testing.assert_allclose(first, both_frames(apart).mean(axis=0), atol=1e-5)
+    assert begun.keys() == {"encoder", "decoder"} and "conv_in" in begun["decoder"]
+
+
 @pytest.mark.slow
 def test_a_discriminator_that_no_checkpoint_of_the_model_has(root):
     settings = settings_for(root, CoderLoss(adversarial=0.1))
@@ -171,7 +191,7 @@ def test_a_stored_transformer_comes_back(transformer, tmp_path):
 @pytest.mark.slow
 def test_a_stopped_run_repeats_an_uninterrupted_one(root, tmp_path, monkeypatch):
     loop = Loop(4, log_every=1, save_every=2)
-    settings = settings_for(root, CoderLoss(adversarial=0.1), loop)
+    settings = settings_for(root, CoderLoss(adversarial=0.1), loop, batch=8, crop=(16, 16))
     assert train(settings, stage_for(settings), str(tmp_path / "whole")) == 4
 
     class Interrupting(loop_module.MetricWriter):
