@@ -37,9 +37,18 @@ def _find(shapes: Shapes, pattern: str, source: str) -> tuple[int, ...]:
     return found
 
 
-def _indices(shapes: Shapes, pattern: str) -> set[int]:
-    """All numbers that the group of ``pattern`` matches in the names."""
-    return {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+def _indices(shapes: Shapes, pattern: str, source: str) -> set[int]:
+    """All numbers that the group of ``pattern`` matches in the names: 0, 1, ... without a gap.
+
+    Raises UserError where one is missing: a config of as many layers as the largest number says
+    might not fit any memory.
+    """
+    found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+    if found and max(found) >= len(found):
+        first = min(set(range(len(found) + 1)) - found)
+        name = re.sub(r"\(.*?\)", str(first), pattern, count=1).replace("\\", "")
+        raise UserError(f"{source}: has no tensors of {name.rstrip('.')}, but of later ones")
+    return found
 
 
 def _expand_ratio(width: int, hidden: int, gated: bool) -> int:
@@ -77,13 +86,13 @@ def dit_config(shapes: Shapes, source: str) -> DiTConfig:
     text_width = shapes.get("txt_in.weight", (width, width))[-1]
     outputs = _find(shapes, r"vid_out\.proj\.weight", source)[0]
     gated = any(name.endswith(".proj_in_gate.weight") for name in shapes)
-    own = _indices(shapes, r"blocks\.(\d+)\.attn\.proj_qkv\.vid\.")
+    own = _indices(shapes, r"blocks\.(\d+)\.attn\.proj_qkv\.vid\.", source)
     return DiTConfig(
         width=width,
         text_width=text_width,
         heads=inner // (3 * head_dim),
         head_dim=head_dim,
-        layers=max(_indices(shapes, r"blocks\.(\d+)\.")) + 1,
+        layers=max(_indices(shapes, r"blocks\.(\d+)\.", source)) + 1,
         mm_layers=max(own, default=-1) + 1,
         expand_ratio=_expand_ratio(width, hidden, gated),
         gated_mlp=gated,
@@ -106,13 +115,13 @@ def vae_config(shapes: Shapes, source: str, norm_groups: int | None = None) -> V
     if not is_vae(shapes):
         names = ", ".join(list(shapes)[:3])
         raise UserError(f"{source}: not a SeedVR autoencoder (its tensors: {names}, ...)")
-    levels = range(max(_indices(shapes, r"encoder\.down_blocks\.(\d+)\."), default=-1) + 1)
+    levels = range(max(_indices(shapes, r"encoder\.down_blocks\.(\d+)\.", source), default=-1) + 1)
     block = r"encoder\.down_blocks\.{}\.resnets\.0\.conv1\.weight"
     channels = tuple(_find(shapes, block.format(level), source)[0] for level in levels)
     if norm_groups is None:
         widest = math.gcd(*channels)
         norm_groups = _OFFICIAL_NORM_GROUPS if widest % _OFFICIAL_NORM_GROUPS == 0 else widest
-    layers = _indices(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\.")
+    layers = _indices(shapes, r"encoder\.down_blocks\.0\.resnets\.(\d+)\.", source)
     try:
         return VAEConfig(
             block_channels=channels,

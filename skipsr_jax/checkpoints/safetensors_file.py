@@ -7,7 +7,9 @@ package cannot return float8 tensors as numpy arrays. Invariant: a written file 
 per tensor as its source.
 """
 
+import itertools
 import json
+import math
 import os
 import pathlib
 import struct
@@ -40,7 +42,7 @@ def _header(path: pathlib.Path) -> tuple[dict, int]:
             raise UserError(f"{path}: not a safetensors file, or cut short ({size} bytes)")
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path}: not a safetensors file (its header is not JSON)") from None
     if not isinstance(header, dict):
         raise UserError(f"{path}: not a safetensors file (its header is not an object)")
@@ -58,17 +60,20 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
     header, base = _header(path)
     size = path.stat().st_size
 
-    def lazy(name: str, entry: dict) -> LazyTensor:
+    def lazy(name: str, entry: object) -> LazyTensor:
         try:
-            code, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
-            start, end = (base + int(offset) for offset in entry["data_offsets"])
+            code, shape = str(entry["dtype"]), tuple(entry["shape"])
+            start, end = entry["data_offsets"]
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: the header's entry for {name} is not valid") from None
+        if any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+            raise UserError(f"{path}: the header's entry for {name} is not valid")
+        start, end = base + start, base + end
         if code not in _DTYPES:
             raise UserError(f"{path}: {name} has dtype {code}; known: {', '.join(_DTYPES)}")
         dtype = dtype_named(_DTYPES[code])
-        want = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if min(shape, default=0) < 0 or start < base or end - start != want:
+        want = math.prod(shape) * dtype.itemsize
+        if end - start != want:
             raise UserError(f"{path}: {name} has {end - start} bytes, its shape needs {want}")
         if end > size:
             raise UserError(f"{path}: cut short: {name} ends at byte {end} of {size}")
@@ -83,7 +88,11 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
 
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
     ordered = sorted(entries.items(), key=lambda item: _first_offset(item[1]))
-    return {name: lazy(name, entry) for name, entry in ordered}
+    tensors = {name: lazy(name, entry) for name, entry in ordered}
+    for (name, entry), (other, following) in itertools.pairwise(ordered):
+        if following["data_offsets"][0] < entry["data_offsets"][1]:
+            raise UserError(f"{path}: the bytes of {name} and {other} overlap")
+    return tensors
 
 
 def _first_offset(entry: object) -> int:

@@ -4,11 +4,14 @@ A file is a pickle of a nested dict whose tensors are (storage, offset, size, st
 storages' bytes. Since torch 1.6 both are entries of a zip file: <name>/data.pkl, and
 <name>/data/<key> for each storage. In older files the storages follow the pickle. The pickle is
 read by an unpickler that knows the few names that weights need and refuses all others; torch's
-``weights_only=True`` works alike. Invariant: reading never calls a function that a file names, and
-each tensor is memory-mapped on its own.
+``weights_only=True`` works alike. Invariants: reading never calls a function that a file names;
+each tensor is memory-mapped on its own; time and memory are bounded by the size of the file,
+whatever it says of itself: nothing is decompressed, and no tensor has more elements than its
+storage.
 """
 
 import collections
+import math
 import os
 import pathlib
 import pickle
@@ -16,6 +19,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +37,22 @@ UNTYPED = (
     "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz",
     "uint16", "uint32", "uint64",
 )  # fmt: skip
+
+# What torch.save writes. Without the others, which build sets, byte arrays and instances, no pickle
+# can take more memory or time than its length allows.
+_OPCODES = (
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT",
+    "GET", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1",
+    "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
+    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
+    "SHORT_BINBYTES", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST",
+    "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL",
+    "REDUCE", "BUILD", "PERSID", "BINPERSID",
+)  # fmt: skip
+_MAX_DEPTH = 32
+"""Dicts within dicts. Training states have five or six."""
+_MAX_NAME = 512
+"""Characters of a tensor's dotted name."""
 
 # The first two pickled objects of a file written before torch 1.6.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -52,14 +72,23 @@ class _Inert:
     """A placeholder for classes that a file names and of which no instance is needed."""
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, strings and LazyTensors; refuses every other name."""
+class _Unpickler(pickle._Unpickler):
+    """Builds dicts, lists, numbers, strings and LazyTensors; refuses every other name.
+
+    It derives from the unpickler in Python: that in C allocates a table as long as the largest
+    number in a memo instruction, and hashes keys that are tuples of tuples of tuples.
+    """
+
+    dispatch: ClassVar[dict[int, Callable]] = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+        for name in _OPCODES
+    }
 
     def __init__(self, file, source: str, reader: Callable[[_Storage], Callable[[], np.ndarray]]):
         super().__init__(file, encoding="utf-8")
         self._source, self._reader = source, reader
         self._names = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "OrderedDict"): _new_dict,
             ("torch._utils", "_rebuild_tensor"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_tensor_v3"): self._untyped_tensor,
@@ -82,6 +111,29 @@ class _Unpickler(pickle.Unpickler):
                 f"{self._source}: holds a {module}.{name}, which is not weights; save the model's "
                 "state_dict() alone and convert that file"
             ) from None
+
+    def load_setitem(self) -> None:
+        """Refuses keys whose hash may take long."""
+        self._check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        """Refuses keys whose hash may take long."""
+        self._check_keys(self.stack[0::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        """Refuses keys whose hash may take long."""
+        self._check_keys(self.stack[0::2])
+        super().load_dict()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def _check_keys(self, keys: list) -> None:
+        if not all(isinstance(key, str | int) for key in keys):
+            raise pickle.UnpicklingError("a key that is neither text nor a number")
 
     def persistent_load(self, pid: object) -> _Storage:
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
@@ -111,6 +163,11 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("a tensor of negative size")
         if 0 not in size and (last + 1) * dtype.itemsize > nbytes:
             raise UserError(f"{self._source}: a tensor reaches beyond its storage {storage.key}")
+        if math.prod(size) * dtype.itemsize > nbytes:
+            raise UserError(
+                f"{self._source}: a tensor has more elements than its storage {storage.key}; save "
+                "it anew after contiguous()"
+            )
         read = self._reader(storage)
 
         def load() -> np.ndarray:
@@ -120,6 +177,10 @@ class _Unpickler(pickle.Unpickler):
             return np.ndarray(size, dtype, raw, strides=[step * dtype.itemsize for step in stride])
 
         return LazyTensor(dtype, size, load)
+
+
+def _new_dict() -> dict:
+    return collections.OrderedDict()
 
 
 def _first(tensor: object, *_: object) -> object:
@@ -145,12 +206,16 @@ def _nbytes(storage: _Storage) -> int:
 
 
 def _read_zip(path: pathlib.Path) -> object:
+    size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         entries = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in entries if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise UserError(f"{path}: a zip file, but not one written by torch.save")
         root = pickles[0].removesuffix("data.pkl")
+        for info in entries.values():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise UserError(f"{path}: compressed zip entries, which torch.save does not write")
         order = archive.read(root + "byteorder") if root + "byteorder" in entries else b"little"
         if order.strip() != b"little":
             raise UserError(f"{path}: written on a big-endian machine, which is not supported")
@@ -161,12 +226,12 @@ def _read_zip(path: pathlib.Path) -> object:
                 raise UserError(
                     f"{path}: incomplete: the bytes of storage {storage.key} are missing"
                 )
-            if info.compress_type != zipfile.ZIP_STORED:
-                raise UserError(f"{path}: compressed zip entries, which torch.save does not write")
             # The local header repeats name and extra field, the latter with another length.
             archive.fp.seek(info.header_offset)
             name_length, extra_length = struct.unpack("<26xHH", archive.fp.read(30))
             start = info.header_offset + 30 + name_length + extra_length
+            if start + info.file_size > size:
+                raise UserError(f"{path}: cut short: storage {storage.key} ends beyond the file")
             return _map(path, start, info.file_size)
 
         with archive.open(pickles[0]) as file:
@@ -228,13 +293,26 @@ def _read_legacy(path: pathlib.Path) -> object:
     return tree
 
 
-def _flatten(tree: object, prefix: str, into: dict[str, LazyTensor]) -> None:
-    """Adds the tensors of nested dicts by dotted name; other values (epoch, arguments) are left."""
-    if isinstance(tree, LazyTensor):
-        into[prefix] = tree
-    elif isinstance(tree, dict):
-        for key, value in tree.items():
-            _flatten(value, f"{prefix}.{key}" if prefix else str(key), into)
+def _flatten(tree: object, limit: int) -> dict[str, LazyTensor]:
+    """The tensors of nested dicts by dotted name; other values (epoch, arguments) are left out.
+
+    ``limit``: entries that may be looked at. A pickle has more bytes than entries, unless dicts
+    that hold one another make many of few.
+    """
+    found: dict[str, LazyTensor] = {}
+    left: list[tuple[str, int, object]] = [("", 0, tree)]
+    visited = 0
+    while left:
+        name, depth, value = left.pop()
+        visited += 1
+        if visited > limit or depth > _MAX_DEPTH or len(name) > _MAX_NAME:
+            raise ValueError("dicts nest too deep, or in one another, or names are too long")
+        if isinstance(value, LazyTensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            prefix = f"{name}." if name else ""
+            left += [(f"{prefix}{key}", depth + 1, value[key]) for key in reversed(value)]
+    return found
 
 
 def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
@@ -249,16 +327,16 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
         raise UserError(f"{path}: no such file")
     try:
         tree = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        tensors = _flatten(tree, path.stat().st_size)
     except UserError:
         raise
     except (
         pickle.UnpicklingError, zipfile.BadZipFile, EOFError, AttributeError, IndexError, KeyError,
         TypeError, ValueError, struct.error, UnicodeDecodeError, OverflowError, MemoryError,
+        NotImplementedError, RuntimeError, AssertionError,
     ):  # fmt: skip
         # On bytes that are not a pickle the unpickler raises any of these.
         raise UserError(f"{path}: not a file written by torch.save, or damaged") from None
-    tensors: dict[str, LazyTensor] = {}
-    _flatten(tree, "", tensors)
     if not tensors:
         raise UserError(f"{path}: holds no tensors")
     return tensors

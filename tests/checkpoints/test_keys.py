@@ -163,3 +163,10 @@ def test_other_networks_are_refused():
     del shapes["vid_in.proj.weight"]
     with pytest.raises(UserError, match=r"x: has no vid_in\.proj\.weight"):
         architecture.dit_config(shapes, "x")
+
+
+def test_layers_that_a_file_does_not_hold_are_not_made_up():
+    shapes = architecture.shapes_of(made(SMALL_DIT))
+    shapes["blocks.99999999999.attn.norm_q.vid.weight"] = (4,)
+    with pytest.raises(UserError, match=r"x: has no tensors of blocks\.3, but of later ones"):
+        architecture.dit_config(shapes, "x")

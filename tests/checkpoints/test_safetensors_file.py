@@ -85,6 +85,37 @@ def test_damage_is_named(tmp_path):
         safetensors_file.read(tmp_path / "absent.safetensors")
 
 
+ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"w": ENTRY | {"dtype": []}}, r"dtype \[\]"),
+        ({"w": ENTRY | {"shape": [2**70]}}, f"its shape needs {2**72}"),
+        ({"w": ENTRY | {"shape": [2.0, 3]}}, "not valid"),
+        ({"w": ENTRY | {"shape": [True, 6]}}, "not valid"),
+        ({"w": ENTRY | {"shape": [-2, -3]}}, "not valid"),
+        ({"w": ENTRY | {"shape": "23"}}, "not valid"),
+        ({"w": ENTRY | {"data_offsets": [-24, 0]}}, "not valid"),
+        ({"w": ENTRY | {"data_offsets": [0, 24, 48]}}, "not valid"),
+        ({"w": [ENTRY]}, "not valid"),
+        ({"w": ENTRY, "v": ENTRY | {"shape": [5], "data_offsets": [4, 24]}}, "w and v overlap"),
+    ],
+)
+def test_headers_that_make_no_sense_are_refused(tmp_path, header, message):
+    raw_file(tmp_path / "x.safetensors", header, NUMBERS.tobytes())
+    with pytest.raises(UserError, match=message):
+        safetensors_file.read(tmp_path / "x.safetensors")
+
+
+def test_a_header_of_brackets_is_refused(tmp_path):
+    text = b"[" * 40_000
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(UserError, match="not JSON"):
+        safetensors_file.read(tmp_path / "x.safetensors")
+
+
 def test_an_existing_file_is_never_overwritten(tmp_path):
     (tmp_path / "mine.safetensors").write_text("precious")
     with pytest.raises(UserError, match="exists already"):

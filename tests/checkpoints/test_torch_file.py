@@ -3,6 +3,7 @@
 import collections
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import ml_dtypes
@@ -270,3 +271,65 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="disk gone"):
         torch_writer.write(tmp_path / "x.pth", {"w": tensor})
     assert list(tmp_path.iterdir()) == []
+
+
+def of_pickle(path, *parts: bytes):
+    """A zip file whose pickle consists of these instructions."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/data.pkl", pickle.PROTO + b"\x02" + b"".join(parts) + pickle.STOP)
+    return path
+
+
+def doubling(first: bytes, double: bytes) -> bytes:
+    """Something that holds the thing before it twice, sixty times over."""
+    steps = (b"%bq%c" % (double.replace(b"#", bytes([i])), i + 1) for i in range(60))
+    return first + b"q\x00" + b"".join(steps)
+
+
+LAUGHS = doubling(b"}", b"}(X\x01\x00\x00\x00ah#X\x01\x00\x00\x00bh#u")
+HOSTILE = {
+    "dicts that hold one another": [LAUGHS],
+    "a dict that holds itself": [b"}q\x00X\x01\x00\x00\x00ah\x00s"],
+    "a key that takes ages to hash": [b"}", doubling(b")", b"h#h#\x86"), b"K\x01s"],
+    "a memo of four thousand million entries": [b"}r\xff\xff\xff\xff"],
+    "a byte array of a terabyte": [pickle.BYTEARRAY8, struct.pack("<Q", 1 << 40)],
+    "a set": [pickle.EMPTY_SET],
+    "a text longer than the file": [b"X\xff\xff\xff\x7fabc"],
+    "a number of many digits": [b"I" + b"9" * 100_000 + b"\n"],
+    "a name of many characters": [b"}X\x10\x27\x00\x00", b"a" * 10_000, b"K\x01s"],
+    "ten thousand dicts in one another": [b"}" * 10_000, b"X\x01\x00\x00\x00a}s"],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pickles_are_refused_within_bounds(tmp_path, name):
+    path = of_pickle(tmp_path / "x.pth", *HOSTILE[name])
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"x\.pth: (not a file|holds no tensors)"):
+            torch_file.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_tensors_larger_than_their_storage_are_refused(tmp_path):
+    many = {"w": View("0", "FloatStorage", 1, 0, (1 << 30, 1 << 10), (0, 0))}
+    zip_file(tmp_path / "x.pth", many, {"0": NUMBERS.tobytes()[:4]})
+    with pytest.raises(UserError, match="more elements than its storage 0"):
+        torch_file.read(tmp_path / "x.pth")
+
+
+def test_entries_that_lie_about_their_size_or_are_compressed_are_refused(tmp_path):
+    whole = {"w": View("0", "FloatStorage", 1 << 28, 0, (1 << 28,), (1,))}
+    path = tmp_path / "x.pth"
+    zip_file(path, whole, {"0": b"1234"})
+    sizes, claimed = b"\x04\x00\x00\x00" * 2, struct.pack("<II", 1 << 30, 1 << 30)
+    path.write_bytes(path.read_bytes().replace(sizes, claimed))
+    with pytest.raises(UserError, match=r"x\.pth"):
+        torch_file.read(path)
+    bomb = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + b"}0" * 30_000_000 + b"}.")
+    with pytest.raises(UserError, match="compressed zip entries"):
+        torch_file.read(bomb)
