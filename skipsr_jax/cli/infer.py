@@ -252,6 +252,9 @@ def run(argv: Sequence[str]) -> None:
     jobs = [] if values.warmup else plan_jobs(values, settings)
     if values.page:
         result_page.check(values.page, values.overwrite)
+    for job in jobs:
+        for note in job.notes:
+            say(f"{job.media.path}: {note}")
     counts = [count_frames(job.media, settings.max_frames) for job in jobs]
     clips = [
         (count or settings.chunk.frames, job.target)
@@ -266,8 +269,6 @@ def run(argv: Sequence[str]) -> None:
             print(line, flush=True)
     finished = []
     for job in jobs:
-        for note in job.notes:
-            say(f"{job.media.path}: {note}")
         masks = [] if values.page else None
         lines, report = run_job(job, upscaler, values.overwrite, masks)
         for line in lines:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 import small_model
+from media_clips import interlaced
 from PIL import Image
 
 from skipsr_jax import Upscaler
@@ -54,6 +55,33 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 def run(*arguments):
     return infer.main(["infer.py", *map(str, arguments)])
+
+
+def test_what_a_result_will_not_have_is_said_before_any_work(tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise UserError("no model is loaded in this test")
+
+    monkeypatch.setattr(infer, "Upscaler", stop)
+    name = "new\nline.png"
+    Image.fromarray(np.zeros((16, 24, 4), np.uint8)).save(tmp_path / name)
+    assert run(f"--input={tmp_path / name}", "--output=a.jpg") == 1
+    said = capsys.readouterr()
+    assert said.err == "infer.py: no model is loaded in this test\n"
+    (line,) = said.out.splitlines()
+    assert "new\\nline.png: alpha is left out" in line and ".jpg cannot hold it" in line
+    with av.open("film.mkv", "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"flags": "+ildct"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        text = container.add_mux_stream("subrip")
+        text.time_base = Fraction(1, 1000)
+        for _ in range(3):
+            container.mux(stream.encode(interlaced(av.VideoFrame(64, 48, "yuv420p"))))
+        container.mux(stream.encode(None))
+    assert run("--input=film.mkv", "--output=film.mp4") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert any("interlaced: deinterlaced" in line for line in lines)
+    assert any("subtitle track 1 (subrip)" in line for line in lines)
+    assert not pathlib.Path("film.mp4").exists()
 
 
 WARM_UP = ("--config.size.factor=2", "--config.max_frames=1", "--warmup")
