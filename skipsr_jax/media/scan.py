@@ -26,6 +26,8 @@ from skipsr_jax.media.timing import Timing, timing_of
 from skipsr_jax.types import HostArray, Int
 
 _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length may be off
+# PyAV reads tags so by itself from version 19 on.
+_TAGS = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 _TRIED_PACKETS = 64  # that are decoded to see whether they hold fields or frames
 _PROGRESSIVE = 1  # AVFieldOrder; 0: not stated
 _ONE_FRAME_A_PACKET = frozenset(
@@ -78,7 +80,7 @@ def open_container(path: pathlib.Path, data: bytes | None = None) -> av.containe
     """Opens the file at ``path``, or ``data`` as if it were that file. Raises av.FFmpegError."""
     # "file:" keeps a colon in a name from being taken for a protocol. Tags may be in any encoding.
     file = f"file:{path}" if data is None else io.BytesIO(data)
-    return av.open(file, metadata_errors="surrogateescape")
+    return av.open(file, **_TAGS)
 
 
 def packets_of(
