@@ -86,6 +86,7 @@ TESTED_IN = {
     "inference/program_keys.py": "inference/test_program_cache.py",
     "inference/recent_programs.py": "inference/test_program_cache.py",
     "inference/coding_plan.py": "inference/test_coder.py",
+    "models/dit/memory.py": "inference/test_cost.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",
     "kernels/attention/api.py": "kernels/attention/test_attention.py",

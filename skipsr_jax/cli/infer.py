@@ -30,11 +30,11 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from skipsr_jax import commandline
-from skipsr_jax.cli import result_page
+from skipsr_jax.cli import dry_run, result_page
 from skipsr_jax.errors import UserError, one_line
 from skipsr_jax.files import cache_folder
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
-from skipsr_jax.inference import outputs
+from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
 from skipsr_jax.inference.programs import Programs
@@ -92,6 +92,8 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("compile_cache_dir", default, text, flag_values=values)
     text = "Compile for inputs of these sizes, say how long it took, and stop."
     flags.DEFINE_bool("warmup", False, text, flag_values=values)
+    text = "Say what each input becomes and what that takes: memory, disk and time; do nothing."
+    flags.DEFINE_bool("dry_run", False, text, flag_values=values)
     text = "With --warmup: the smallest fraction of kept patches to compile for, 0 to 1."
     flags.DEFINE_float("warmup_from", 0.4, text, 0, 1, flag_values=values)
     return values
@@ -241,6 +243,7 @@ def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]
 
 def run(argv: Sequence[str]) -> None:
     """The program. Raises UserError for what the user can mend."""
+    started = time.perf_counter()
     values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__, complete)
     settings = from_config(config)
     if values.input is None and not settings.max_frames:
@@ -252,30 +255,40 @@ def run(argv: Sequence[str]) -> None:
     jobs = [] if values.warmup else plan_jobs(values, settings)
     if values.page:
         result_page.check(values.page, values.overwrite)
+    found = [(count_frames(job.media, settings.max_frames), job.target) for job in jobs]
+    if values.dry_run:
+        frames = [count for count, _ in found]
+        for line in dry_run.lines(list(zip(jobs, frames, strict=True)), settings, cache):
+            say(line)
+        return
     for job in jobs:
         for note in job.notes:
             say(f"{job.media.path}: {note}")
-    counts = [count_frames(job.media, settings.max_frames) for job in jobs]
-    clips = [
-        (count or settings.chunk.frames, job.target)
-        for count, job in zip(counts, jobs, strict=True)
-    ]
+    clips = [(frames or settings.chunk.frames, target) for frames, target in found]
+
     began = time.perf_counter()
     upscaler = Upscaler(settings, cache=cache, clips=clips)
     loading = time.perf_counter() - began
     print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
+    if upscaler.memory is not None:
+        print(f"memory {upscaler.memory}")
     for size in sizes:
         for line in warm_up(*size, upscaler.programs, settings, values.warmup_from):
             print(line, flush=True)
     finished = []
+    work, counts = forecast.Stopwatch(started), upscaler.programs.cache.counts
     for job in jobs:
         masks = [] if values.page else None
-        lines, report = run_job(job, upscaler, values.overwrite, masks)
+        with work.clip(counts):
+            lines, report = run_job(job, upscaler, values.overwrite, masks)
+        work.done(upscaler.programs.model, settings, (report.frames, job.target))
         for line in lines:
             say(line)
         if masks:
             finished.append(result_page.Finished(job.media, job.output, masks, report))
     print(programs_line(upscaler.programs, cache))
+    if jobs:
+        forecast.write_speed(cache, upscaler.programs.model, settings, work.speed(counts))
     if finished:
         result_page.write(values.page, finished, settings, values.overwrite)
         print(f"page {values.page}")

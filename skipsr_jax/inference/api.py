@@ -25,6 +25,7 @@ from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
+from skipsr_jax.inference.cost import largest_need
 from skipsr_jax.inference.model import chosen_mask, mask_origin, open_model
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
 from skipsr_jax.inference.program_cache import ProgramCache
@@ -92,6 +93,7 @@ class Upscaler:
     Attributes:
       settings: what the config and the overrides come to, with a mask source in place of "auto".
       mask_origin: where masks come from, in words.
+      memory: what the clips that were reserved need; None: none were.
       programs: the model and its compiled programs.
 
     Raises:
@@ -274,9 +276,13 @@ class Upscaler:
 
         Args:
           clips: the number of frames and the (height, width) of the output of each, in order.
+
+        Raises:
+          UserError: a clip needs more memory than the device has.
         """
         longest, settings = self.settings.chunk.frames, self.settings
         chunks = [(min(frames, longest), target) for frames, target in clips]
+        self.memory = largest_need(self.programs.model, settings, chunks)
         if chunks:
             self.programs.cache.preload(settings, description(self.programs.model), chunks[0])
         self.programs.buckets.reserve(token_grid(count, *target) for count, target in set(chunks))

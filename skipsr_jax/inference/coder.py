@@ -24,7 +24,7 @@ from skipsr_jax.geometry import (
 from skipsr_jax.inference.coding_plan import DENSE, CodingPlan, Direction
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.program_cache import Program
-from skipsr_jax.models.light_coder import sparse_decode
+from skipsr_jax.models.light_coder import LightCoder, sparse_decode
 from skipsr_jax.models.light_coder.memory import param_bytes, slice_bytes
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.models.vae.slices import (
@@ -51,6 +51,25 @@ def free_bytes() -> int | None:
     if "bytes_limit" not in stats:
         return None
     return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def light_slice(
+    coder: LightCoder, size: tuple[int, int], slice_latents: int, budget: float | int
+) -> int:
+    """Latent frames of a slice of the light coder for frames of ``size`` (height, width).
+
+    Args:
+      coder: real or abstract.
+      size: in pixels, padding included.
+      slice_latents: as in the settings, 0 to choose.
+      budget: bytes that it may take, its parameters included; 0: any number.
+    """
+    most = LIGHT_SLICE_PIXELS // math.prod(size) if jax.default_backend() != "cpu" else 1
+    wanted = slice_latents or max(1, most)
+    if not budget:
+        return wanted
+    fitting = [n for n in range(1, wanted + 1) if slice_bytes(coder, *size, n) <= budget]
+    return max(fitting, default=1)
 
 
 def _unscaled(
@@ -112,22 +131,20 @@ class Coder:
 
     def _light_slice(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         """Latent frames of a slice of the light coder; as ``dense_plan``."""
-        most = LIGHT_SLICE_PIXELS // math.prod(size) if jax.default_backend() != "cpu" else 1
-        wanted = slice_latents or max(1, most)
         free, module = free_bytes(), self._model.coder
         budget = memory_gib * 2**30
         if not budget and free is not None:
             budget = max(0, free - self._model.bytes_to_load) + param_bytes(module)
-        if not budget or self._model.devices > 1:
-            return wanted
-        fitting = [n for n in range(1, wanted + 1) if slice_bytes(module, *size, n) <= budget]
-        if not fitting and memory_gib:
-            needed = slice_bytes(module, *size, 1) / 2**30
+        if self._model.devices > 1:
+            budget = 0
+        latents = light_slice(module, size, slice_latents, budget)
+        needed = slice_bytes(module, *size, latents)
+        if memory_gib and needed > budget > 0:
             raise UserError(
-                f"config.vae_memory_gib={memory_gib:g}: the light coder takes {needed:.3g} GiB for "
-                f"one latent frame of {size[1]}x{size[0]}"
+                f"config.vae_memory_gib={memory_gib:g}: the light coder takes "
+                f"{needed / 2**30:.3g} GiB for one latent frame of {size[1]}x{size[0]}"
             )
-        return max(fitting, default=1)
+        return latents
 
     def tiles(self, size: tuple[int, int], slice_latents: int, memory_gib: float) -> int:
         """The number of spatial tiles for frames of ``size`` (height, width), padding included.

@@ -202,10 +202,17 @@ class ProgramCache:
         """Begins to load the programs that the last run with these facts used."""
         if self.folder is None or self._recent is not None:
             return
-        name = digest(source_digest(), *environment(), *facts) + recent_programs.SUFFIX
-        self._recent = recent_programs.RecentPrograms(self.folder / name)
+        self._recent = recent_programs.RecentPrograms(self._list_of(facts))
         for file in self._recent:
             self._preloaded[file] = self._pool.submit(self._load, self.folder / file)
+
+    def has_list(self, *facts: Any) -> bool:
+        """Whether a run with these facts has noted its programs."""
+        return self.folder is not None and self._list_of(facts).exists()
+
+    def _list_of(self, facts: tuple[Any, ...]) -> pathlib.Path:
+        name = digest(source_digest(), *environment(), *facts) + recent_programs.SUFFIX
+        return self.folder / name
 
     def remember(self) -> None:
         """Notes the programs used so far for a later run with the facts of ``preload``."""

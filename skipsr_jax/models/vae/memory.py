@@ -7,46 +7,57 @@ cache stay whole.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
-from skipsr_jax.models.params import bind, to_dict
+from skipsr_jax.models.params import abstract, bind, to_dict
+from skipsr_jax.models.vae.config import VAEConfig
 from skipsr_jax.models.vae.model import VAE
 
 _OVERHEAD = 1.2
 """Factor on the largest arrays, for fragmentation and small arrays. With it the estimates for 720p
 and 1080p on an H200 were within 1 % of the measured peak in decoding and a fifth too high in
 encoding."""
+_REFERENCE_SIDE = 512
+"""Pixels of the side of the picture on which the cache is counted; small ones keep more."""
 
 
 def _bytes(tree: object) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _cache_bytes(vae: VAE, height: int, width: int, decode: bool) -> int:
-    """Bytes of the cache that one slice leaves to the next. It does not depend on the length."""
-    size = (height // SPACE_FACTOR, width // SPACE_FACTOR)
-    frame = jax.ShapeDtypeStruct((1, 1, height, width, 3), jnp.float32)
-    latent = jax.ShapeDtypeStruct((1, 1, *size, vae.config.latent_channels), jnp.float32)
-    upscaled = frame if vae.config.residual_decoder else None
+@functools.cache
+def _cache_bytes_per_pixel(config: VAEConfig, dtype: np.dtype, decode: bool) -> float:
+    """Bytes of the cache that one slice leaves to the next, for each pixel of a frame.
+
+    It depends on nothing else: layers keep frames of their inputs. So it is counted once, on a
+    small picture, by tracing one slice.
+    """
+    vae = abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype, param_dtype=dtype))
+    side = _REFERENCE_SIDE // SPACE_FACTOR
+    frame = jax.ShapeDtypeStruct((1, 1, _REFERENCE_SIDE, _REFERENCE_SIDE, 3), jnp.float32)
+    latent = jax.ShapeDtypeStruct((1, 1, side, side, config.latent_channels), jnp.float32)
+    upscaled = frame if config.residual_decoder else None
     params = to_dict(vae)
     if decode:
-        return _bytes(
-            jax.eval_shape(
-                lambda p, z, x: bind(vae, p).decode(z, None, x)[1], params, latent, upscaled
-            )
+        cache = jax.eval_shape(
+            lambda p, z, x: bind(vae, p).decode(z, None, x)[1], params, latent, upscaled
         )
-    return _bytes(jax.eval_shape(lambda p, x: bind(vae, p).encode(x)[1], params, frame))
+    else:
+        cache = jax.eval_shape(lambda p, x: bind(vae, p).encode(x)[1], params, frame)
+    return _bytes(cache) / _REFERENCE_SIDE**2
 
 
 def _activation_bytes(
-    vae: VAE, height: int, width: int, latents: int, tiles: int, decode: bool
+    vae: VAE, height: int, width: int, frames: int, tiles: int, decode: bool
 ) -> int:
     """The largest sum of arrays alive at once in a resnet of the two finest levels, and frames."""
-    frames, itemsize = TIME_FACTOR * latents, jnp.dtype(vae.dtype).itemsize
+    itemsize = jnp.dtype(vae.dtype).itemsize
     pixels = height * width
     fine, middle, coarse = vae.config.block_channels[:3]
     if decode:  # the first resnet of a level narrows
@@ -94,17 +105,25 @@ class MemoryEstimate:
         )
 
 
-def estimate_memory(vae: VAE, height: int, width: int, latents: int) -> MemoryEstimate:
+def estimate_memory(
+    vae: VAE, height: int, width: int, latents: int, picture: bool = False
+) -> MemoryEstimate:
     """The memory of slices of ``latents`` latent frames, of ``height`` x ``width`` pixels.
 
-    Both sides are multiples of 8. ``vae`` may be abstract: this traces and runs nothing.
+    Both sides are multiples of 8. ``vae`` may be abstract: this runs nothing. ``picture``: of the
+    one slice of a clip of one frame.
     """
+    frames = 1 if picture else TIME_FACTOR * latents
     params, rows = _bytes(to_dict(vae)), height // SPACE_FACTOR
-    caches = {decode: _cache_bytes(vae, height, width, decode) for decode in (False, True)}
+    dtype = np.dtype(vae.dtype)
+    caches = {
+        decode: int(height * width * _cache_bytes_per_pixel(vae.config, dtype, decode))
+        for decode in (False, True)
+    }
 
     def peak(tiles: int) -> int:
         return params + max(
-            cache + _activation_bytes(vae, height, width, latents, tiles, decode)
+            cache + _activation_bytes(vae, height, width, frames, tiles, decode)
             for decode, cache in caches.items()
         )
 

@@ -1,0 +1,234 @@
+"""Estimates the memory that a run needs, before anything is loaded or compiled.
+
+    model = described(settings)                            # shapes alone
+    need = memory_need(model, settings, (33, (720, 1280)))
+    need = largest_need(model, settings, clips)            # UserError where one cannot fit
+
+What is in use together at the peak is the parameters, the frames that are in flight, and the stage
+that takes the most: the autoencoder on a slice, the transformer on a chunk, or the mask predictor.
+Everything is counted from shapes, for the chunk that keeps every patch. On a CPU the process itself
+and its compiler count as well.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import PATCH_AREA, TIME_FACTOR, padded_count, padded_size, token_grid
+from skipsr_jax.inference.coder import light_slice
+from skipsr_jax.inference.host_memory import host_limit
+from skipsr_jax.inference.model import Model, open_model
+from skipsr_jax.inference.pipeline import FRAMES_IN_FLIGHT
+from skipsr_jax.inference.settings import Settings
+from skipsr_jax.models.dit.memory import activation_bytes
+from skipsr_jax.models.light_coder.memory import param_bytes, slice_bytes
+from skipsr_jax.models.params import to_dict
+from skipsr_jax.models.vae.memory import estimate_memory
+from skipsr_jax.parallel.mesh import mesh_of
+from skipsr_jax.parallel.rules import bytes_per_device
+from skipsr_jax.tokens.plan import bucket_with_window_capacity
+
+_GIB = 2**30
+_FLOAT32 = 4
+_ARRAYS_OF_FRAMES = 4
+"""Of a frame that is decoded: the upscaled input in [-1, 1] and in [0, 1], what comes out of the
+decoder, and the result."""
+_LATENTS = 6
+"""Latents of the chunk: three of noise, of the input, refined, and divided into slices."""
+PROCESS_BYTES = 11 * _GIB // 10
+"""Of the process on a CPU, with its libraries, the compiler and compiled programs."""
+_CPU_COPIES = 1.9
+"""On a CPU, what stages take over what their arrays take: convolutions copy their operands. Both
+numbers are fitted to the tiny model's peaks at 320x192, 704x576 and 1280x720 on two cores."""
+_NAMES = {"coder": "the autoencoder", "dit": "the transformer", "predictor": "the mask predictor"}
+
+SHORTER_CHUNKS = (65, 33, 17)
+"""Frames of a chunk that are proposed where longer ones do not fit."""
+
+Clip = tuple[int, tuple[int, int]]
+"""Frames, and the (height, width) of the output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes on one device, or on the host where that is the device.
+
+    Attributes:
+      platform: "cpu", "gpu" or "tpu".
+      held: in use all the time, by name.
+      stages: what each stage takes besides, by name; one runs at a time.
+    """
+
+    platform: str
+    held: dict[str, int]
+    stages: dict[str, int]
+
+    @property
+    def largest(self) -> str:
+        """The stage that takes the most."""
+        return max(self.stages, key=self.stages.__getitem__)
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return sum(self.held.values()) + self.stages[self.largest]
+
+    def __str__(self) -> str:
+        parts = self.held | {self.largest: self.stages[self.largest]}
+        sizes = ((name, size / _GIB) for name, size in parts.items())
+        named = ", ".join(f"{name} {gib:.1f}" for name, gib in sizes if gib >= 0.05)
+        return f"about {self.total / _GIB:.1f} GiB on the {self.platform}: {named}"
+
+
+def memory_limit(model: Model) -> int | None:
+    """The bytes that a device of the model may hold; None where it does not say."""
+    device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return host_limit()
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def memory_need(model: Model, settings: Settings, clip: Clip) -> MemoryNeed:
+    """The memory that a clip needs.
+
+    Args:
+      model: with parameters or with their shapes.
+      settings: of the run.
+      clip: what is upscaled; longer ones than a chunk need no more than a chunk.
+    """
+    frames, target = min(clip[0], settings.chunk.frames), clip[1]
+    size, devices = padded_size(*target), model.devices
+    held = {
+        f"parameters of {_NAMES[part]}": _bytes(model.params[part], model)
+        for part in _NAMES
+        if part in model.params
+    }
+    grid, frame = token_grid(frames, *target), math.prod(size) * 3 * _FLOAT32
+    channels = model.coder.config.latent_channels
+    latent = math.prod(grid) * PATCH_AREA * channels * _FLOAT32
+    held["frames and latents"] = settings.chunk.overlap * frame + _LATENTS * latent
+    bucket = bucket_with_window_capacity([np.ones(grid, bool)], devices)
+    rows = bucket.tokens + bucket.windows * model.params["text"]["positive"].shape[0]
+    latents, coding = _coding(model, settings, frames, size, sum(held.values()))
+    in_flight = min(padded_count(frames), _frames_in_flight(latents)) * frame // devices
+    refining = activation_bytes(
+        model.dit.config, bucket.tokens // devices, rows // devices,
+        np.dtype(model.dit.dtype).itemsize,
+    )  # fmt: skip
+    stages = {
+        "the transformer at work": refining + in_flight,
+        "the autoencoder at work": coding // devices + _ARRAYS_OF_FRAMES * in_flight,
+    }
+    if _platform(model) == "cpu":
+        held = {"the process": PROCESS_BYTES} | held
+        stages = {name: int(_CPU_COPIES * size) for name, size in stages.items()}
+    return MemoryNeed(_platform(model), held, stages)
+
+
+def largest_need(model: Model, settings: Settings, clips: Iterable[Clip]) -> MemoryNeed | None:
+    """What the clip needs that needs the most; None without clips.
+
+    Raises UserError where a clip cannot fit, with the entries of the config that make it fit.
+    """
+    needs = [(memory_need(model, settings, clip), clip) for clip in dict.fromkeys(clips)]
+    if not needs:
+        return None
+    need, clip = max(needs, key=lambda pair: pair[0].total)
+    limit = memory_limit(model)
+    if limit is not None and need.total > limit:
+        raise UserError(_refusal(need, limit, model, settings, clip))
+    return need
+
+
+def _refusal(need: MemoryNeed, limit: int, model: Model, settings: Settings, clip: Clip) -> str:
+    frames, (height, width) = clip
+    helps = [
+        f"{keys} needs {other.total / _GIB:.1f}"
+        for keys, other in alternatives(model, settings, clip)
+        if other.total <= limit
+    ]
+    remedy = (
+        f": {', '.join(helps)}"
+        if helps
+        else "; take a smaller size (config.size), shorter chunks (config.chunk.frames) or more "
+        "devices (config.mesh.seq)"
+    )
+    return (
+        f"{width}x{height}, {frames} frame{'' if frames == 1 else 's'}, needs {need}; there are "
+        f"{limit / _GIB:.1f} GiB{remedy}"
+    )
+
+
+def alternatives(model: Model, settings: Settings, clip: Clip) -> Iterator[tuple[str, MemoryNeed]]:
+    """Other entries of the config that may take less memory, and what they need."""
+    changes = [{"coder": "light"}, {"precision": "fp8"}, {"precision": "int8"}]
+    changes += [{"slice_latents": 1}] if settings.slice_latents != 1 else []
+    changes += [{"vae_memory_gib": 0.0}] if settings.vae_memory_gib else []
+    for entry in changes:
+        ((key, value),) = entry.items()
+        other = dataclasses.replace(settings, **entry)
+        if getattr(settings, key) == value:
+            continue
+        try:
+            found = described(other)
+        except UserError:  # the checkpoint or the device does not have it
+            continue
+        yield f"config.{key}={value}", memory_need(found, other, clip)
+    for frames in SHORTER_CHUNKS:
+        if frames < min(clip[0], settings.chunk.frames):
+            overlap = min(settings.chunk.overlap, frames // 2)
+            chunk = dataclasses.replace(settings.chunk, frames=frames, overlap=overlap)
+            other = dataclasses.replace(settings, chunk=chunk)
+            yield f"config.chunk.frames={frames}", memory_need(model, other, clip)
+
+
+def described(settings: Settings) -> Model:
+    """The model of these settings with shapes instead of parameters."""
+    return open_model(
+        settings.checkpoint, settings.dtype, settings.mask, mesh_of(settings.mesh), settings.coder,
+        precision=settings.precision,
+    )  # fmt: skip
+
+
+def _platform(model: Model) -> str:
+    if model.mesh is not None:
+        return model.mesh.devices.flat[0].platform
+    return jax.default_backend()
+
+
+def _bytes(params: dict, model: Model) -> int:
+    if model.mesh is not None:
+        return bytes_per_device(params, model.mesh)
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
+
+
+def _frames_in_flight(latents: int) -> int:
+    """Frames of the slice at work, and of those that the host asks for meanwhile."""
+    of_slice = TIME_FACTOR * latents
+    return of_slice * (1 + -(-FRAMES_IN_FLIGHT // of_slice))
+
+
+def _coding(
+    model: Model, settings: Settings, frames: int, size: tuple[int, int], held: int
+) -> tuple[int, int]:
+    """Latent frames of a slice, and what the autoencoder takes besides its parameters.
+
+    Slices and spatial tiles are those that a run would choose to fit the memory.
+    """
+    budget, module = int(settings.vae_memory_gib * _GIB), model.coder
+    params = _bytes(to_dict(module), model)
+    if model.devices > 1:
+        budget = 0
+    elif not budget and _platform(model) != "cpu":
+        budget = max(0, (memory_limit(model) or 0) - held + params)
+    if model.coder_kind == "light":
+        latents = light_slice(module, size, settings.slice_latents, budget)
+        return latents, slice_bytes(module, *size, latents) - param_bytes(module)
+    latents = settings.slice_latents or 1
+    estimate = estimate_memory(module, *size, latents, picture=frames == 1)
+    tiles = estimate.tiles_within(max(budget, estimate.smallest)) if budget else 1
+    return latents, estimate.by_tiles[tiles] - estimate.params

@@ -1,0 +1,41 @@
+"""``infer.py --dry_run``: what it says, and that it does nothing."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import small_model
+
+from skipsr_jax.cli import infer
+from skipsr_jax.inference import cost
+from skipsr_jax.media.video_writer import VideoWriter
+
+
+@pytest.fixture
+def arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(tmp_path / "a.mp4", height=16, width=24, rate=Fraction(24)) as writer:
+        for value in range(7):
+            writer.write(np.full((16, 24, 3), 30 * value, np.uint8))
+    checkpoint = small_model.write_small_model(tmp_path / "model")
+    return ["infer.py", "--dry_run", "--input=a.mp4", f"--config.checkpoint={checkpoint}",
+            "--config.chunk.frames=5", "--config.chunk.overlap=1", "--output=big.mp4",
+            f"--compile_cache_dir={tmp_path}/cache"]  # fmt: skip
+
+
+def test_it_says_what_an_input_takes_and_does_nothing(arguments, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    assert infer.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "a.mp4 -> big.mp4" in said
+    assert "24x16 -> 96x64, 7 frames in 2 chunks" in said
+    assert "GiB on the cpu: the process" in said and "GiB are free in" in said
+    assert "by operations; no run here was measured; programs have to be compiled" in said
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_cannot_fit_is_said_before_anything_starts(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(cost, "memory_limit", lambda model: 2**20)
+    assert infer.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("infer.py: 96x64, 7 frames, needs about") and said.count("\n") == 1
