@@ -110,6 +110,7 @@ def test_figure_zooms_into_what_is_refined_most():
     assert np.isin([200, 50, 55], drawn).all() and (drawn == [255, 220, 0]).all(-1).any()
 
 
+@pytest.mark.slow
 def test_figure_of_a_model(pictures, tmp_path):
     checkpoint = write_small_model(tmp_path / "small")
     assert run(
