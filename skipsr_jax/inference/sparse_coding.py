@@ -20,11 +20,11 @@ from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.scene_cuts import find_cuts
 from skipsr_jax.types import Bool, HostArray
 
-LIGHT_SPARSE_UP_TO = {"cpu": 0.7}
+LIGHT_SPARSE_UP_TO = {"cpu": 0.5}
 """The fraction of superblocks up to which the light decoder is faster sparsely, by platform. Of the
-processor time of dense decoding it took 0.37 with 10 % of them, 0.48 with 30 %, 0.72 with 50 %,
-0.88 with 71 % and 1.2 with all (tiny, 704 x 576 pixels, two cores). Where it has not been measured,
-``auto`` is dense."""
+processor time of dense decoding it took 0.60 with 10 % of them, 0.72 with 30 %, 0.90 with 50 %,
+1.04 with 71 % and 1.27 with all (tiny, 704 x 576 pixels, two cores). Where it has not been
+measured, ``auto`` is dense."""
 
 
 def mask_needs_latent(programs: Programs, settings: Settings) -> bool:
