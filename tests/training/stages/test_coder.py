@@ -191,7 +191,8 @@ def test_a_stored_transformer_comes_back(transformer, tmp_path):
 @pytest.mark.slow
 def test_a_stopped_run_repeats_an_uninterrupted_one(root, tmp_path, monkeypatch):
     loop = Loop(4, log_every=1, save_every=2)
-    settings = settings_for(root, CoderLoss(adversarial=0.1), loop, batch=8, crop=(16, 16))
+    loss = CoderLoss(teacher=0.0)
+    settings = settings_for(root, loss, loop, batch=8, frames=1, crop=(16, 16))
     assert train(settings, stage_for(settings), str(tmp_path / "whole")) == 4
 
     class Interrupting(loop_module.MetricWriter):
@@ -209,10 +210,16 @@ def test_a_stopped_run_repeats_an_uninterrupted_one(root, tmp_path, monkeypatch)
         jax.tree.map(np.testing.assert_array_equal, whole, part)
 
 
+def without_zeros(params):
+    """Behind a layer of zeros a gradient is rounding error, which Adam makes a whole step."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: (x + 0.1 * rng.normal(size=x.shape)).astype(np.float32), params)
+
+
 @pytest.mark.slow
 def test_two_steps_on_a_mesh_are_those_of_one_device(root, transformer):
-    loss = CoderLoss(adversarial=0.1, **TOKENS)
-    settings = settings_for(root, loss, batch=4)
+    loss = CoderLoss(teacher=0.0, **TOKENS)
+    settings = settings_for(root, loss, batch=4, frames=1, crop=(16, 32))
     found = {}
     for sizes in ((1, 1, 1), (2, 2, 1)):
         mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
@@ -222,6 +229,7 @@ def test_two_steps_on_a_mesh_are_those_of_one_device(root, transformer):
             lambda key, stage=stage: fresh_state(stage, settings.optimizer, key),
             compiler_options=QUICK,
         )(jax.random.key(0))
+        fresh["params"] = without_zeros(fresh["params"])
         with jax.set_mesh(mesh):
             state = jax.device_put(fresh, shardings(fresh, mesh))
             frozen = jax.device_put(stage.frozen, shardings(stage.frozen, mesh))
