@@ -29,7 +29,8 @@ from skipsr_jax.models.params import Params, flatten, shape_mismatches, unflatte
 FORMAT_VERSION = 1
 
 # Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
-NEVER_CAST = ("rope_freqs",)
+# Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
+NEVER_CAST = ("rope_freqs", "quantized_kernel")
 
 # What Orbax may hold in memory on top of the arrays themselves. Several arrays are read at a time:
 # the largest of a 3B model are 1 GB each.
@@ -205,8 +206,7 @@ def open_params(
 
     def target(key: str) -> np.dtype:
         floating = jax.numpy.issubdtype(flat[key].dtype, jax.numpy.floating)
-        quantized = flat[key].dtype.itemsize == 1
-        keep = dtype is None or not floating or quantized or key.rsplit("/", 1)[-1] in NEVER_CAST
+        keep = dtype is None or not floating or key.rsplit("/", 1)[-1] in NEVER_CAST
         return flat[key].dtype if keep else np.dtype(dtype)
 
     return unflatten(
