@@ -76,7 +76,8 @@ def a_row(fits, topology="v5e:2x2", mesh=None, **changes):
     row = tpu_aot.Row(
         program="refine", model="tiny", topology=topology, chips=4,
         mesh=mesh or {"data": 1, "fsdp": 4, "seq": 1}, clips=4, tokens=64, skip=0.0,
-        precision="bf16", attention="xla", compile_seconds=1.0, fits=fits, peak_bytes=4e10, hbm_bytes=1.6e10,
+        precision="bf16", attention="xla", compile_seconds=1.0, fits=fits, peak_bytes=4e10,
+        hbm_bytes=1.6e10,
     )  # fmt: skip
     if fits:
         row = dataclasses.replace(
