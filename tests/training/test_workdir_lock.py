@@ -59,12 +59,13 @@ def test_a_second_process_is_refused_until_the_first_is_killed(folder):
         pass
 
 
-def test_without_advisory_locks_a_renewed_file_holds_the_folder(folder, no_locks):
-    with locked(folder):
-        first = json.loads((folder / NAME).read_text())
-        (folder / NAME).write_text(json.dumps(first | {"host": "another"}))
-        with pytest.raises(UserError, match="in use by process"), locked(folder):
-            pass
+def test_without_advisory_locks_a_renewed_file_holds_the_folder(folder, no_locks, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(workdir_lock, "_myself", lambda: {"host": "another", "pid": 7})
+        with locked(folder):
+            with pytest.raises(UserError, match="in use by process 7 on another"), locked(folder):
+                pass
+            assert json.loads((folder / NAME).read_text())["pid"] == 7
     assert not (folder / NAME).exists()
 
 
