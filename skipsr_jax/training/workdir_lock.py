@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.files import new_file
 
 NAME = ".lock"
 RENEWAL_SECONDS = 10.0
@@ -73,7 +74,8 @@ def _renewed_file(path: epath.Path) -> Iterator[None]:
     token = secrets.token_hex(8)
 
     def renew(count: int) -> None:
-        path.write_text(json.dumps(_myself() | {"token": token, "count": count}))
+        with new_file(path, overwrite=True) as temporary:  # nobody reads half of it
+            temporary.write_text(json.dumps(_myself() | {"token": token, "count": count}))
 
     renew(0)
     if json.loads(path.read_text()).get("token") != token:
