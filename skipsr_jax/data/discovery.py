@@ -4,6 +4,7 @@ Which files are media, and which folders are one clip, is decided as for inferen
 (`skipsr_jax.media.inputs`); sizes are those of upright frames.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -18,7 +19,7 @@ from skipsr_jax.media.inputs import is_frame_sequence, is_image, media_files
 from skipsr_jax.media.video import open_video
 
 
-def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
+def find_sources(roots: Sequence[str], strict: bool = True) -> tuple[Source, ...]:
     """Returns every clip and picture below the folders ``roots``, in the order of their paths.
 
     A sub-folder whose media files are a sequence of frames (`is_frame_sequence`) is one clip; every
@@ -26,7 +27,10 @@ def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
     passed over. A root may also be a dataset that skipsr_jax.data.build wrote; its clips come in
     the order of its records.
 
-    Raises UserError when a root is missing, a file cannot be read, or nothing is found.
+    A file that cannot be read raises UserError; with ``strict`` False it is named in a warning and
+    passed over.
+
+    Raises UserError when a root is missing, too, or nothing is found.
     """
     found: list[Source] = []
     for root in roots:
@@ -37,16 +41,17 @@ def find_sources(roots: Sequence[str]) -> tuple[Source, ...]:
             continue
         for folder, subfolders, _ in os.walk(root):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            found += _in_folder(pathlib.Path(folder), is_root=folder == root)
+            found += _in_folder(pathlib.Path(folder), folder == root, strict)
     if not found:
         raise UserError(f"no videos or pictures found in {', '.join(roots) or 'an empty list'}")
     return tuple(sorted(found, key=lambda source: (source.path, source.record or 0)))
 
 
-def _in_folder(folder: pathlib.Path, *, is_root: bool) -> Iterator[Source]:
+def _in_folder(folder: pathlib.Path, is_root: bool, strict: bool) -> Iterator[Source]:
     files = media_files(folder)
     if not is_root and is_frame_sequence(files):
-        yield Source(str(folder), "frames", len(files), *image_size(files[0]))
+        with _passing_over(folder, strict):
+            yield Source(str(folder), "frames", len(files), *image_size(files[0]))
         return
     if not is_root and len(files) > 1 and all(_is_numbered_image(file) for file in files):
         logging.info(
@@ -54,7 +59,19 @@ def _in_folder(folder: pathlib.Path, *, is_root: bool) -> Iterator[Source]:
             "one prefix, consecutive numbers, one extension and one size", folder, len(files),
         )  # fmt: skip
     for file in files:
-        yield probe(file, "image" if is_image(file) else "video")
+        with _passing_over(file, strict):
+            yield probe(file, "image" if is_image(file) else "video")
+
+
+@contextlib.contextmanager
+def _passing_over(path: pathlib.Path, strict: bool) -> Iterator[None]:
+    """Logs a UserError of the block as a warning, unless ``strict``."""
+    try:
+        yield
+    except UserError as error:
+        if strict:
+            raise
+        logging.warning("passed over, for it cannot be read: %s: %s", path, error)
 
 
 def _is_numbered_image(file: pathlib.Path) -> bool:

@@ -34,7 +34,9 @@ class HeldOutLoss:
     """Mean metrics of the loss on the first batches of ``data.eval_root``."""
 
     def __init__(self, stage: Stage, settings: Settings, mesh: Mesh, hosts: Hosts):
-        dataset = batches(find_sources(settings.data.eval_root), stage.recipe, hosts)
+        dataset = batches(
+            find_sources(settings.data.eval_root, settings.data.strict), stage.recipe, hosts
+        )
         self._batches = [dataset[i] for i in range(settings.loop.eval_batches)]
         self._evaluate = jax.jit(make_evaluation(stage, settings.seed))
         self._mesh = mesh
@@ -60,7 +62,7 @@ class HeldOutQuality:
         self._recipe, self._mesh, self._hosts = stage.recipe, mesh, hosts
         data, limit = settings.data, settings.loop.quality_clips
         self._clips: dict[int, list[tuple[str, UInt8[HostArray, "f h w 3"]]]] = {}
-        for source in find_sources(data.eval_root):
+        for source in find_sources(data.eval_root, data.strict):
             frames = 1 if source.kind == "image" else data.eval_frames
             clips = self._clips.setdefault(frames, [])
             if len(clips) == limit:

@@ -172,7 +172,9 @@ def _hooks(run: Run, writer: MetricWriter, frozen: Params) -> list[tuple[int, Ho
     if loop.panel_every:
         fixed = None
         if held_out:
-            fixed = batches(find_sources(held_out), stage.recipe, pack_hosts(mesh))[0]
+            fixed = batches(
+                find_sources(held_out, settings.data.strict), stage.recipe, pack_hosts(mesh)
+            )[0]
         panels = Panels(stage, settings.seed, mesh, fixed)
         hooks.append((loop.panel_every, lambda done, params, batch: writer.write_pictures(
             done, panels(params, frozen, batch)
@@ -192,7 +194,9 @@ def train(
     started = time.monotonic()
     mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.seq)
     stage = fit_to_mesh(stage, settings, mesh)
-    dataset = batches(find_sources(settings.data.root), stage.recipe, pack_hosts(mesh))
+    dataset = batches(
+        find_sources(settings.data.root, settings.data.strict), stage.recipe, pack_hosts(mesh)
+    )
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(claimed(workdir, settings))
         set_aside_incomplete(folder / "checkpoints")

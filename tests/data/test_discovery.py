@@ -71,3 +71,14 @@ def test_refusals(tmp_path):
     (tmp_path / "broken.mp4").write_text("text")
     with pytest.raises(UserError, match=r"broken\.mp4"):
         find_sources([str(tmp_path)])
+
+
+def test_a_file_that_cannot_be_read_is_passed_over_and_named(tmp_path, caplog):
+    Image.fromarray(picture(0, 32, 48)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    sources = find_sources([str(tmp_path)], strict=False)
+    assert [source.path for source in sources] == [str(tmp_path / "good.png")]
+    assert all(name in caplog.text for name in ("bad.png", "bad.mp4"))
+    with pytest.raises(UserError, match="bad"):
+        find_sources([str(tmp_path)])

@@ -30,7 +30,7 @@ from skipsr_jax.data.sample import Recipe
 if __name__ == "__main__":
     shape = ClipShape(1, 1, 16, 16)
     recipe = Recipe(shape, shape, image_share=1.0, masks=False)
-    iterator = iterate(batches(find_sources([sys.argv[1]]), recipe), workers=1)
+    iterator = iterate(batches(find_sources([sys.argv[1]], strict=False), recipe), workers=1)
     next(iterator)
     print("ready", flush=True)
     time.sleep(600)
