@@ -63,6 +63,7 @@ def test_shapes_count_by_their_pixels():
     assert found == pytest.approx((5 * alone[0] + alone[1]) / 6, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_coder_alone_moves_the_generator_loss_and_the_discriminator_its_own():
     model = PatchDiscriminator(2, 4, rngs=nnx.Rngs(0))
     x, key = clips(), jax.random.key(0)
