@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from skipsr_jax.config import flattened, suggestion
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.resources import find_config
 
 
@@ -109,7 +109,7 @@ def parse_flags(
     try:
         rest = flag_values(list(argv))
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(message_of(error)) from error
     if len(rest) > 1:
         raise UserError(
             f"{rest[1]!r} belongs to no flag: write, for example, --{example}={rest[1]}"
@@ -154,5 +154,5 @@ def parse(
             flag_values=flag_values, sys_argv=argv, lock_config=True,
         )  # fmt: skip
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(message_of(error)) from error
     return parse_flags(argv, flag_values, example="input"), flag_values.config

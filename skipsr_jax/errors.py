@@ -27,6 +27,11 @@ def one_line(text: str) -> str:
     )
 
 
+def message_of(error: BaseException) -> str:
+    """The message of an exception with every run of white space as one space, so on one line."""
+    return " ".join(str(error).split())
+
+
 @contextlib.contextmanager
 def imports_of_extra(extra: str) -> Iterator[None]:
     """Wraps imports of what an extra of the package installs.

@@ -19,7 +19,7 @@ from etils import epath
 
 from skipsr_jax.checkpoints.checksums import device_checksums
 from skipsr_jax.checkpoints.store import FORMAT_VERSION, PathLike, absolute, load_config
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.models.params import flatten, shape_mismatches
 
 # What Orbax and TensorStore raise for files that are missing, cut short or changed.
@@ -136,7 +136,7 @@ def _reason(error: BaseException) -> str:
     """The system's own words in a long message or in what caused it, where there are any."""
     messages, cause = [], error
     while cause is not None:
-        messages.append(" ".join(str(cause).split()))
+        messages.append(message_of(cause))
         cause = cause.__cause__ or cause.__context__
     text = " ".join(messages)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
@@ -201,4 +201,4 @@ def _verify(folder: epath.Path, state: dict[str, Any]) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return message_of(error)[:200] or type(error).__name__

@@ -17,7 +17,7 @@ import numpy as np
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.sample import Recipe, Sample, make_sample
 from skipsr_jax.data.source import Source
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 
 TRIES = 10
 """Sources that are tried for a sample before the data counts as unusable."""
@@ -50,7 +50,7 @@ def sample_of_any(
         try:
             return make_sample(source, rng, shape, recipe)
         except _UNREADABLE as error:
-            reason = " ".join(str(error).split())
+            reason = message_of(error)
             if recipe.strict:
                 raise UserError(f"{source.path}: {reason} (data.strict is set)") from error
             _warn(source.path, reason)

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 
 _ADDRESS = ("coordinator", "num_processes", "process_id")
 _CPU_COLLECTIVES = "gloo"
@@ -68,7 +68,7 @@ def join(values: flags.FlagValues) -> None:
             process_id=values.process_id,
         )
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = message_of(error)[:200]
         raise UserError(
             f"the other hosts cannot be found ({reason}): give --coordinator, --num_processes and "
             "--process_id"
