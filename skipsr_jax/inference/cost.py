@@ -26,7 +26,7 @@ from skipsr_jax.inference.pipeline import FRAMES_IN_FLIGHT
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.models.dit.memory import activation_bytes
 from skipsr_jax.models.light_coder.memory import param_bytes, slice_bytes
-from skipsr_jax.models.params import to_dict
+from skipsr_jax.models.params import nbytes, to_dict
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.rules import bytes_per_device
@@ -203,7 +203,7 @@ def _platform(model: Model) -> str:
 def _bytes(params: dict, model: Model) -> int:
     if model.mesh is not None:
         return bytes_per_device(params, model.mesh)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(params))
+    return nbytes(params)
 
 
 def _frames_in_flight(latents: int) -> int:

@@ -26,7 +26,7 @@ from skipsr_jax.inference.precision import (
 from skipsr_jax.inference.settings import Mask
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
-from skipsr_jax.models.params import Params, abstract, to_dict
+from skipsr_jax.models.params import Params, abstract, nbytes, to_dict
 from skipsr_jax.models.predictor import (
     MaskPredictor,
     PixelMaskPredictor,
@@ -91,8 +91,7 @@ class Model:
     def bytes_to_load(self) -> int:
         """Bytes of parameters that are not on the devices yet."""
         leaves = jax.tree.leaves(self.params)
-        shapes = [leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in shapes)
+        return nbytes([leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct)])
 
     @property
     def coder_kind(self) -> CoderKind:

@@ -86,3 +86,8 @@ def unflatten(flat: dict[str, Any], separator: str = "/") -> Params:
 def count(params: Params) -> int:
     """The number of scalars in ``params``."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def nbytes(tree: Any) -> int:
+    """The bytes of the arrays of a pytree, or of what their shapes and dtypes describe."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

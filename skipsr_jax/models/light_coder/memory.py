@@ -1,11 +1,10 @@
 """An estimate of the device memory that a slice takes in the light coder, counted from shapes."""
 
-import jax
 import jax.numpy as jnp
 
 from skipsr_jax.geometry import TIME_FACTOR
 from skipsr_jax.models.light_coder.model import LightCoder
-from skipsr_jax.models.params import to_dict
+from skipsr_jax.models.params import nbytes, to_dict
 
 _ALIVE = 4
 """Arrays of the level at 1/2 resolution that are alive together: what a block takes, what is
@@ -14,7 +13,7 @@ between its convolutions, what it gives, and one for fragmentation and small arr
 
 def param_bytes(coder: LightCoder) -> int:
     """Bytes of the parameters of a real or abstract light coder."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(to_dict(coder)))
+    return nbytes(to_dict(coder))
 
 
 def slice_bytes(coder: LightCoder, height: int, width: int, latents: int) -> int:

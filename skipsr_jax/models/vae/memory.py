@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
-from skipsr_jax.models.params import abstract, bind, to_dict
+from skipsr_jax.models.params import abstract, bind, nbytes, to_dict
 from skipsr_jax.models.vae.config import VAEConfig
 from skipsr_jax.models.vae.model import VAE
 
@@ -25,10 +25,6 @@ and 1080p on an H200 were within 1 % of the measured peak in decoding and a fift
 encoding."""
 _REFERENCE_SIDE = 512
 """Pixels of the side of the picture on which the cache is counted; small ones keep more."""
-
-
-def _bytes(tree: object) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 @functools.cache
@@ -50,7 +46,7 @@ def _cache_bytes_per_pixel(config: VAEConfig, dtype: np.dtype, decode: bool) -> 
         )
     else:
         cache = jax.eval_shape(lambda p, x: bind(vae, p).encode(x)[1], params, frame)
-    return _bytes(cache) / _REFERENCE_SIDE**2
+    return nbytes(cache) / _REFERENCE_SIDE**2
 
 
 def _activation_bytes(
@@ -114,7 +110,7 @@ def estimate_memory(
     one slice of a clip of one frame.
     """
     frames = 1 if picture else TIME_FACTOR * latents
-    params, rows = _bytes(to_dict(vae)), height // SPACE_FACTOR
+    params, rows = nbytes(to_dict(vae)), height // SPACE_FACTOR
     dtype = np.dtype(vae.dtype)
     caches = {
         decode: int(height * width * _cache_bytes_per_pixel(vae.config, dtype, decode))
