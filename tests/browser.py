@@ -42,13 +42,17 @@ def console(driver):
 
 
 def wait(driver, condition, *arguments):
-    """Waits until a JavaScript expression is true; returns its value. It may be a promise."""
+    """Waits until a JavaScript expression is true and the page has been painted since.
+
+    The expression may be a promise. Returns its value.
+    """
     script = f"""
     const done = arguments[arguments.length - 1];
+    const painted = () => new Promise((resolve) => requestAnimationFrame(resolve));
     (async function poll(...given) {{
       for (let i = 0; i < 200; i++) {{
         const value = await (function (...arguments) {{ return {condition}; }})(...given);
-        if (value) return done(value);
+        if (value) {{ await painted(); await painted(); return done(value); }}
         await new Promise((resolve) => setTimeout(resolve, 50));
       }}
       done(null);
