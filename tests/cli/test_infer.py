@@ -109,6 +109,7 @@ def frames_of(path):
 IN_CHUNKS = ("--config.size.factor=2", "--config.chunk.frames=5", "--config.chunk.overlap=1")
 
 
+@pytest.mark.slow
 def test_files_hold_what_the_api_gives(clip, checkpoint, monkeypatch):
     """Several chunks, with a mask. No mask picture is drawn unless asked for."""
 

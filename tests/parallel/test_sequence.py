@@ -78,6 +78,7 @@ def test_one_clip_uses_every_device():
     }
 
 
+@pytest.mark.slow
 def test_whole_windows_are_attended_where_they_lie():
     """Numbers and gradients of one device; only the shifted layer exchanges tokens for heads."""
     model = abstract(lambda rngs: DiT(SHARED, rngs=rngs))

@@ -177,9 +177,8 @@ def test_both_learn_by_turns_and_stay_finite(discriminator, generator, start, ba
     assert float(of_second["latent"]) < 2
 
 
-@pytest.mark.parametrize(
-    "side", ["discriminator", pytest.param("generator", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["discriminator", "generator"])
 def test_what_skipped_tokens_hold_plays_no_part(request, side, start, batch):
     side = request.getfixturevalue(side)
 

@@ -170,6 +170,7 @@ for name in ("v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
 
 @pytest.mark.tpu_aot
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.slow
 def test_it_compiles_for_three_generations():
     """Through the real Mosaic compiler, with no TPU: in a process of its own, as libtpu wants."""
     alone = {
