@@ -29,7 +29,7 @@ from skipsr_jax.evaluation.true_clips import read_truth
 from skipsr_jax.inference.masks import from_input, keep_mask
 from skipsr_jax.inference.model import chosen_mask, load_model
 from skipsr_jax.inference.programs import Programs
-from skipsr_jax.inference.settings import Settings, complete, from_config
+from skipsr_jax.inference.settings import Settings, complete, explain, from_config
 from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.reader import open_media
 
@@ -75,7 +75,7 @@ def measure(path: os.PathLike, programs: Programs, settings: Settings, values) -
 
 def main(argv: Sequence[str]) -> int:
     """Measures all rows, prints them as a table and writes them as JSON."""
-    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete)
+    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete, explain)
     if not values.folder:
         raise UserError("--folder is missing: name a folder of true clips and pictures")
     settings = from_config(config)

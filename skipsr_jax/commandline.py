@@ -7,8 +7,11 @@ Invariant: an unknown flag, an unknown key or a value of the wrong type raises U
 anything else happens.
 """
 
+import ast
+import pathlib
 import runpy
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from absl import flags
@@ -16,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from skipsr_jax.config import flattened, suggestion
 from skipsr_jax.errors import UserError, message_of
-from skipsr_jax.resources import find_config
+from skipsr_jax.resources import config_names, find_config
 
 
 def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
@@ -81,7 +84,30 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return any(argument in ("--help", "-help", "-h") for argument in argv)
 
 
-def _end_with_help(about: str, values: flags.FlagValues, more: str = "") -> NoReturn:
+def entry_lines(config: ConfigDict, texts: dict[str, str], within: str = "") -> Iterator[str]:
+    """The lines that explain the entries of a config whose dotted names begin with ``within``.
+
+    ``texts``: of each entry.
+    """
+    for key, value in flattened(config.to_dict()).items():
+        if key.startswith(within):
+            yield f"  --config.{key}={value!r}"
+            if texts.get(key):
+                yield textwrap.fill(
+                    texts[key], 98, initial_indent=" " * 6, subsequent_indent=" " * 6
+                )
+
+
+def config_lines(is_wanted: Callable[[ConfigDict], bool]) -> Iterator[str]:
+    """The names of the configs of the package that a program takes, and what each is for."""
+    for name in config_names():
+        if is_wanted(read_config(name)):
+            about = ast.get_docstring(ast.parse(pathlib.Path(find_config(name)).read_text("utf-8")))
+            yield f"  {name:24} {(about or '').splitlines()[0]}"
+
+
+def end_with_help(about: str, values: flags.FlagValues, more: str = "") -> NoReturn:
+    """Prints the description of a program, its flags and ``more``, and exits with status 0."""
     print(f"{about}\nflags:\n{values.get_help()}{more}")
     raise SystemExit(0)
 
@@ -105,7 +131,7 @@ def parse_flags(
       UserError: an unknown flag, a value of the wrong type, or an argument without a flag.
     """
     if asks_for_help(argv):
-        _end_with_help(about, flag_values)
+        end_with_help(about, flag_values)
     try:
         rest = flag_values(list(argv))
     except flags.Error as error:
@@ -123,6 +149,7 @@ def parse(
     flag_values: flags.FlagValues,
     about: str = "",
     complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
+    explain: Callable[[ConfigDict], dict[str, str]] = lambda config: {},
 ) -> tuple[flags.FlagValues, ConfigDict]:
     """Parses ``argv`` into flags and the locked config with its overrides.
 
@@ -133,6 +160,7 @@ def parse(
       about: the program's description, for --help.
       complete: adds the keys that the file leaves out, with their defaults: ``complete`` of the
         program's settings.
+      explain: the text of each entry for --help: ``explain`` of the program's settings.
 
     Returns:
       ``flag_values`` with the values of ``argv``, and the config.
@@ -144,9 +172,12 @@ def parse(
     name, argv = _split_config(argv, default_config)
     config = complete(read_config(name))
     if asks_for_help(argv):
-        entries = flattened(config.to_dict())
-        lines = "\n".join(f"  --config.{key}={value!r}" for key, value in entries.items())
-        _end_with_help(about, flag_values, f"\n\nentries of {name}:\n{lines}")
+        lines = [
+            "\n\nconfigs:",
+            *config_lines(lambda other: ("stage" in other) == ("stage" in config)),
+        ]
+        lines += [f"\nentries of {name}:", *entry_lines(config, explain(config))]
+        end_with_help(about, flag_values, "\n".join(lines))
     _check_keys(argv, config)
     try:
         config_flags.DEFINE_config_dict(

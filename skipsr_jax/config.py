@@ -6,6 +6,8 @@ follow
 - ``complete``: a user's ConfigDict, to which the defaults of all keys that it leaves out are added,
   so that the command line knows every key;
 - ``from_config``: the dataclass that a ConfigDict describes;
+- ``explained``: what each key means and which values it takes, from the section ``Attributes`` of
+  the docstring and the rules of ``__post_init__``;
 - ``to_json`` and ``from_json``: the same for the JSON that travels with a checkpoint.
 
 Invariants: ``from_json(type(c), json.loads(json.dumps(to_json(c))), source) == c``; an unknown key,
@@ -13,8 +15,12 @@ a missing key, a value of a wrong type and a value out of range are each refused
 name, all mistakes in one error.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import difflib
+import inspect
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -35,9 +41,16 @@ class OutOfRange(UserError):
     """
 
 
+_RULES: contextvars.ContextVar[dict[str, str] | None] = contextvars.ContextVar("rules")
+"""While ``_rules_of`` asks for them: the rule of each key."""
+
+
 def require(good: bool, key: str, value: object, rule: str) -> None:
     """Raises OutOfRange, "<key> is <value>: it must be <rule>", unless ``good``."""
-    if not good:
+    rules = _RULES.get(None)
+    if rules is not None:
+        rules[key] = f"{rules[key]}; {rule}" if key in rules else rule
+    elif not good:
         raise OutOfRange(f"{key} is {value!r}: it must be {rule}")
 
 
@@ -131,6 +144,69 @@ def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, dict)
         found |= flattened(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return found
+
+
+def explained(cls: type, values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """What each entry of a config means and which values it takes, by its dotted name.
+
+    Args:
+      cls: the dataclass of the config, or of a section of it.
+      values: of the entries, as nested dicts; some rules depend on those of other entries.
+      prefix: of the names.
+    """
+    kinds, texts, rules = typing.get_type_hints(cls), _attributes_of(cls), _rules_of(cls, values)
+    found = {}
+    for name, value in values.items():
+        kind = kinds.get(name)
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            found |= explained(kind, value, f"{prefix}{name}.")
+            continue
+        rule = rules.get(name, "")
+        if typing.get_origin(kind) is typing.Literal and not rule:
+            rule = "one of " + ", ".join(map(str, typing.get_args(kind)))
+        text = texts.get(name, "").rstrip(".")
+        found[prefix + name] = f"{text}; must be {rule}" if text and rule else text
+    return found
+
+
+def _attributes_of(cls: type) -> dict[str, str]:
+    """The text that the docstring of a dataclass, or of a base class, has for each attribute."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
+        section = section.partition("\n\n")[0]
+        for entry in re.findall(r"^ {2}(?! )(.+(?:\n {4}.+)*)", section, re.MULTILINE):
+            names, _, text = " ".join(entry.split()).partition(": ")
+            found |= dict.fromkeys(names.split(", "), text)
+    return found
+
+
+def _rules_of(cls: type, values: dict[str, Any]) -> dict[str, str]:
+    """What ``__post_init__`` of a dataclass demands of each field, whether ``values`` do it or not.
+
+    It runs on an object with these values, and ``require`` notes the rule instead of raising.
+    """
+    check = getattr(cls, "__post_init__", None)
+    if check is None:
+        return {}
+    token = _RULES.set(rules := {})
+    try:
+        with contextlib.suppress(ValueError, TypeError):  # values that break other rules
+            check(_unchecked(cls, values))
+    finally:
+        _RULES.reset(token)
+    return rules
+
+
+def _unchecked(cls: type[T], values: dict[str, Any]) -> T:
+    """The dataclass with these values, which may be out of range."""
+    kinds, made = typing.get_type_hints(cls), object.__new__(cls)
+    for name, value in values.items():
+        kind = kinds.get(name)
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            value = _unchecked(kind, value)
+        object.__setattr__(made, name, value)
+    return made
 
 
 def _fitted(kind: Any, value: Any, name: str, wrong: list[str]) -> Any:

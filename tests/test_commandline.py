@@ -6,7 +6,12 @@ import pytest
 from absl import flags
 
 from skipsr_jax import commandline
+from skipsr_jax.config import flattened
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference import settings as inference
+from skipsr_jax.resources import config_names
+from skipsr_jax.training import settings as training
+from skipsr_jax.training.stages.registry import LOSS_KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +51,31 @@ def test_help_says_which_config_has_the_entries(capsys):
     assert (
         "entries of seedvr2_7b:" in said and "--config.checkpoint='checkpoints/seedvr2_7b'" in said
     )
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_key_of_every_config_is_explained(name):
+    """In words, and with the values that it takes where these are not any."""
+    config = commandline.read_config(name)
+    if "stage" in config:
+        config = training.complete(config, LOSS_KINDS)
+        texts, size = training.explain(config, LOSS_KINDS), "data.batch"
+    else:
+        config = inference.complete(config)
+        texts, size = inference.explain(config), "size.factor"
+    keys = list(flattened(config.to_dict()))
+    assert size in keys and sorted(texts) == sorted(keys)
+    assert [key for key in keys if len(texts[key].split()) < 3] == []
+    assert [key for key in keys if texts[key].startswith(("must", "as in", "see "))] == []
+    assert "must be" in texts[size]
+    lines = "\n".join(commandline.entry_lines(config, texts))
+    assert all(f"  --config.{key}=" in lines for key in keys)
+
+
+def test_configs_of_a_kind_are_listed_with_what_they_are_for():
+    lines = list(commandline.config_lines(lambda config: "stage" not in config))
+    assert any(line.split()[0] == "tiny" and len(line.split()) > 3 for line in lines)
+    assert not any(line.split()[0] == "tiny_sr" for line in lines)
 
 
 @pytest.mark.parametrize(

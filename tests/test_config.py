@@ -13,6 +13,15 @@ from skipsr_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Inner:
+    """A section.
+
+    Attributes:
+      rate: how fast; 0:
+        not at all.
+
+    Nothing else.
+    """
+
     rate: float = 0.5
 
     def __post_init__(self):
@@ -21,6 +30,13 @@ class Inner:
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
+    """A config.
+
+    Attributes:
+      low, high: two limits.
+      kind: of thing.
+    """
+
     width: int
     channels: tuple[int, ...] = (1, 2)
     pair: tuple[int, str] = (1, "a")
@@ -75,6 +91,20 @@ def test_a_config_holds_what_differs_from_the_defaults():
     assert config.inner.rate == 0.25 and config.width == 3 and config.kind == "a"
     assert set(configs.flattened(config.to_dict())) >= {"width", "inner.rate", "limit"}
     assert "width" not in configs.defaults(Outer)
+
+
+def test_keys_are_explained_where_they_are_declared():
+    """By docstring and rules; values out of range, or unknown, change nothing about the texts."""
+    values = {"low": 3, "high": 1, "kind": "a", "other": 1, "inner": {"rate": -1.0}}
+    assert configs.explained(Outer, values) == {
+        "low": "two limits",
+        "high": "two limits",
+        "kind": "of thing; must be one of a, b",
+        "other": "",
+        "inner.rate": "how fast; 0: not at all; must be at least 0",
+    }
+    with pytest.raises(UserError, match="at least 0"):
+        Inner(-1.0)
 
 
 def test_a_section_keeps_the_other_defaults_of_the_field():

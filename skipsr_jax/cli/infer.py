@@ -39,7 +39,7 @@ from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import Settings, complete, from_config
+from skipsr_jax.inference.settings import Settings, complete, explain, from_config
 from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.inference.warmup import warm_up
 from skipsr_jax.media.inputs import list_inputs
@@ -244,7 +244,9 @@ def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]
 def run(argv: Sequence[str]) -> None:
     """The program. Raises UserError for what the user can mend."""
     started = time.perf_counter()
-    values, config = commandline.parse(argv, DEFAULT_CONFIG, define_flags(), __doc__, complete)
+    values, config = commandline.parse(
+        argv, DEFAULT_CONFIG, define_flags(), __doc__, complete, explain
+    )
     settings = from_config(config)
     if values.input is None and not settings.max_frames:
         settings = dataclasses.replace(settings, max_frames=settings.sample_frames)

@@ -16,18 +16,19 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop
 from skipsr_jax.training.profile import ProfileWindow
-from skipsr_jax.training.settings import complete, from_config
+from skipsr_jax.training.settings import complete, explain, from_config
 from skipsr_jax.training.stages import registry as stages
 
 QUIET_LIBRARIES = ("orbax", "grain")
@@ -71,11 +72,33 @@ def _report_unraisable(failure: Any) -> None:
         sys.__unraisablehook__(failure)
 
 
+def help_on_stages() -> Iterator[str]:
+    """The lines of --help without --config: the configs, and the entries of all stages."""
+    yield "\n\nconfigs:"
+    yield from commandline.config_lines(lambda config: "stage" in config)
+    for number, stage in enumerate(stages.LOSS_KINDS):
+        config = complete(ConfigDict({"stage": stage}), stages.LOSS_KINDS)
+        texts = explain(config, stages.LOSS_KINDS)
+        of_stage = list(commandline.entry_lines(config, texts, "loss."))
+        if number == 0:
+            del config["loss"]
+            yield "\nentries of all configs, with their defaults:"
+            yield from commandline.entry_lines(config, texts)
+        yield f"\nentries of stage {stage}:"
+        yield from of_stage
+
+
 def run(argv: Sequence[str]) -> None:
     """Trains the stage that the command line names. Raises UserError for a user's mistake."""
+    if not any(argument.lstrip("-").startswith("config") for argument in argv):
+        if commandline.asks_for_help(argv):
+            commandline.end_with_help(__doc__, define_flags(), "\n".join(help_on_stages()))
+        raise UserError("--config is missing: name a config or a file, e.g. --config=tiny_vae")
+    kinds = stages.LOSS_KINDS
     values, config = commandline.parse(
-        argv, "", define_flags(), __doc__, lambda config: complete(config, stages.LOSS_KINDS)
-    )
+        argv, "", define_flags(), __doc__,
+        lambda config: complete(config, kinds), lambda config: explain(config, kinds),
+    )  # fmt: skip
     if not values.workdir:
         raise UserError("--workdir is missing: name the folder of this run")
     if values.compile_cache_dir:
@@ -94,8 +117,6 @@ def main(argv: Sequence[str]) -> int:
     program = pathlib.Path(argv[0]).name
     log_to_stderr()
     try:
-        if not any(argument.lstrip("-").startswith(("config", "help")) for argument in argv):
-            raise UserError("--config is missing: name a config or a file, e.g. --config=tiny_vae")
         run(argv)
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)

@@ -56,7 +56,7 @@ from skipsr_jax.files import check_absent, new_folder
 from skipsr_jax.geometry import is_clip_length
 from skipsr_jax.inference.model import chosen_mask, load_model
 from skipsr_jax.inference.programs import Programs
-from skipsr_jax.inference.settings import complete, from_config
+from skipsr_jax.inference.settings import complete, explain, from_config
 from skipsr_jax.media.image_writer import write_image
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.models.presets import DIT_PRESETS
@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete)
+    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete, explain)
     analysis = make_analysis(values, config)
     clips = _sources(values.source, values.smallest)
     rows: list[Row] = []

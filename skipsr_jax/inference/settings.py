@@ -32,8 +32,9 @@ class Size:
     One side set: the other keeps the aspect ratio. Both set: exactly these.
 
     Attributes:
-      factor: 0.25 to 16.
-      height, width: pixels, 16 to 16384; 0: by the factor, or by the other side.
+      factor: sides of the result over those of the input, where neither height nor width is set.
+      height: of the result in pixels; 0: by the factor, or by the width and the aspect ratio.
+      width: of the result in pixels; 0: by the factor, or by the height and the aspect ratio.
     """
 
     factor: float = 4.0
@@ -53,15 +54,17 @@ class Mask:
     """Which patches are computed (skipsr_jax.inference.masks).
 
     Attributes:
-      source: auto, predictor, input, oracle or none. auto: the predictor if there is one, else
-        "input", which is training-free.
-      checkpoint: of the predictor; empty: the model's own, or where it has none the one that comes
-        with the package. The one that is named here is used even if the model has its own.
-      probability: predictor: a patch is kept from this probability of needing refinement on.
-      input_tau: input: a patch is kept above this mean squared error of the input against its own
-        2x reduced and enlarged copy (pixels in [0, 1]).
-      oracle_tau: oracle: threshold tau of Eq. 1 on the reference.
-      reference: oracle: path of the true high-resolution video.
+      source: where the keep mask comes from. predictor: a trained network; input: the input itself,
+        without training; oracle: the true video; none: every patch is computed; auto: predictor if
+        there is one, else input.
+      checkpoint: folder of the mask predictor; empty: the model's own, or where it has none the one
+        that comes with the package. The one that is named here is used even if the model has its
+        own.
+      probability: of needing refinement, from which on a patch is kept with source=predictor.
+      input_tau: mean squared error of the input against its own 2x reduced and enlarged copy, in
+        pixels of [0, 1], above which a patch is kept with source=input.
+      oracle_tau: threshold tau of the paper's Eq. 1 on the reference, with source=oracle.
+      reference: path of the true high-resolution video, with source=oracle.
       dilate: patches by which kept regions grow.
     """
 
@@ -92,8 +95,8 @@ class Sampler:
     Attributes:
       steps: Euler steps; 1 for a one-step (distilled) model.
       guidance: classifier-free guidance scale; 1 runs the positive text only.
-      rescale: 0 to 1, how far guided results return to the spread of the positive ones.
-      condition_noise: noise level mixed into the condition, 0 to 1 (SeedVR: 0.1).
+      rescale: how far guided results return to the spread of the positive ones; 0: not at all.
+      condition_noise: level of the noise that is mixed into the condition (SeedVR: 0.1).
     """
 
     steps: int = 1
@@ -113,7 +116,7 @@ class Chunk:
     """Long videos are upscaled in overlapping chunks.
 
     Attributes:
-      frames: of a chunk, 4k + 1 (the released scripts of SeedVR run 101).
+      frames: length of a chunk (the released scripts of SeedVR run 101).
       overlap: frames that neighbouring chunks share and blend linearly.
     """
 
@@ -133,9 +136,10 @@ class Pixels:
     """What happens to decoded pixels.
 
     Attributes:
-      colour: wavelet, adain or none: which statistics of the input the colours are matched to.
+      colour: what of the input the decoded colours are matched to. wavelet: the low frequencies;
+        adain: mean and deviation; none: nothing.
       keep_skipped: put the upscaled input itself where patches were skipped (paper section 3).
-      feather: pixels of ramp on each side of a seam's middle, inside kept patches, 0 to 7.
+      feather: width of the ramp on each side of a seam's middle, inside kept patches.
     """
 
     colour: str = "wavelet"
@@ -167,9 +171,10 @@ class Output:
     """How the result is stored; "" or -1 lets the writer choose from the input.
 
     Attributes:
-      codec: ffmpeg encoder name.
-      crf: constant rate factor, 0 to 63; lower is better and larger.
-      pixel_format: of the file, in ffmpeg's words, such as yuv444p10le.
+      codec: FFmpeg's name of the encoder, such as libx265; empty: by the file's extension.
+      crf: constant rate factor: lower is better and larger; -1: the encoder's usual one.
+      pixel_format: FFmpeg's name of the file's pixel format, such as yuv444p10le; empty: the
+        smallest one that loses nothing.
       audio: auto: copied, or converted where the file cannot hold it; none: left out.
     """
 
@@ -188,26 +193,29 @@ class Settings:
     """One upscaling run.
 
     Attributes:
-      checkpoint: folder of the model; relative to the repository when not found from here.
+      checkpoint: folder or URL of the model; checkpoints/NAME is also looked for in the package.
       seed: of all noise.
-      dtype: of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on CPU.
-      precision: of the products in the transformer's blocks: bf16 (in ``dtype``, whatever that is),
-        fp8 or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16.
+      dtype: type of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on
+        CPUs.
+      precision: of the products in the transformer's blocks: bf16 (in dtype, whatever that is), fp8
+        or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16.
       max_frames: stop after so many input frames; 0: never.
-      sample_frames: the same for the sample clip of a run without --input.
+      sample_frames: max_frames of a run without --input, for the sample clip.
       coder: full: the autoencoder of the model; light: the small one that was distilled from it, if
         the checkpoint holds one; auto: light where there is one, else full.
       slice_latents: latent frames that the autoencoder takes at a time (4 pixel frames each); 0: 1
         of the full one, of the light one as many as make an accelerator fast.
       vae_memory_gib: device memory for the autoencoder; 0: what is free. Where the whole picture
         needs more, its two finest levels run in spatial tiles, with the same result.
-      encode, decode: dense; sparse: only the blocks of kept patches, one latent frame at a time
-        (encoding then needs a mask from pixels); auto: sparse for chunks of one scene with few
-        enough blocks, where it can be done.
-      sparse_up_to: auto: the fraction of blocks, 0 to 1, up to which a chunk is coded sparsely.
-        Sparse coding of the full autoencoder is faster even at 0.9.
-      buckets: auto: a larger bucket that is compiled already is used until its padding has cost
-        what the smallest one would cost to compile; fine: always the smallest.
+      encode: how the autoencoder encodes. dense: all blocks; sparse: only the blocks of kept
+        patches, one latent frame at a time, which needs a mask from pixels; auto: sparse for chunks
+        of one scene with few enough blocks, where it can be done.
+      decode: how the autoencoder decodes: as encode, but sparse decoding takes any mask.
+      sparse_up_to: the fraction of blocks up to which auto codes a chunk sparsely. Sparse coding of
+        the full autoencoder is faster even at 0.9.
+      buckets: to which token counts the transformer's input is padded. auto: a larger bucket that
+        is compiled already is used until its padding has cost what the smallest one would cost to
+        compile; fine: always the smallest.
       mesh: devices, all of which share each clip (-1: all there are); parameters are sharded over
         its fsdp axis.
     """
@@ -259,6 +267,11 @@ class Settings:
 def complete(config: ConfigDict) -> ConfigDict:
     """``config`` with the defaults of all keys that it leaves out."""
     return configs.complete(config, configs.defaults(Settings))
+
+
+def explain(config: ConfigDict) -> dict[str, str]:
+    """What each entry of a complete ``config`` means, and its values."""
+    return configs.explained(Settings, config.to_dict())
 
 
 def from_config(config: ConfigDict) -> Settings:

@@ -19,7 +19,14 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class MeshSizes:
-    """Devices along each axis of the mesh; -1: as many as the other axes leave."""
+    """Devices along each axis of the mesh.
+
+    Attributes:
+      data: devices over which packs are split; -1: as many as the other axes leave.
+      fsdp: devices over which parameters, and packs, are sharded; -1: as many as the other axes
+        leave.
+      seq: devices that share the tokens of a pack; -1: as many as the other axes leave.
+    """
 
     data: int = -1
     fsdp: int = 1

@@ -36,16 +36,19 @@ class Data:
     Attributes:
       root: folders with videos, pictures and frame folders, or datasets by skipsr_jax.data.build.
       eval_root: held-out folders, () for no evaluation.
-      eval_frames, eval_crop: frames and crop of each held-out clip that ``loop.quality_every``
-        measures.
+      eval_frames: frames of each held-out clip that loop.quality_every measures.
+      eval_crop: crop (height, width) of each held-out clip that loop.quality_every measures.
       cache: folder for decoded clips, shared by all workers; "" decodes each clip each time.
       workers: processes that prepare batches; 0 prepares them in threads of this process.
-      batch, frames, crop: of clip batches (frames = 4k + 1). ``batch`` counts all hosts together.
-      image_batch, image_crop: of picture batches.
+      batch: clips of a batch, or sequences with data.pack, on all hosts together.
+      frames: of the clips of a batch.
+      crop: (height, width) of the clips of a batch.
+      image_batch: pictures of a batch, on all hosts together.
+      image_crop: (height, width) of the pictures of a batch.
       image_share: fraction of the batches that are pictures.
       pack: (samples, frames, height, width) of each shape in one sequence of tokens, for stages
-        that train a transformer; () for sequences of one shape. With it ``batch`` counts sequences,
-        and ``frames``, ``crop``, ``image_batch`` and ``image_crop`` are not used.
+        that train a transformer; () for sequences of one shape. With it frames, crop, image_batch
+        and image_crop are not used.
       pan_share: fraction of the clips that are windows moving over pictures.
       soft_share: fraction of the samples whose truth is enlarged, up to 1.6 times, as soft footage.
       strict: whether a clip that cannot be read ends the run; else it is named and another one
@@ -101,13 +104,14 @@ class Optimizer:
     ``loop.max_seconds`` ends is annealed too.
 
     Attributes:
-      learning_rate: peak, above 0 and below 1.
-      kind: "rmsprop" computes the same numbers as "adamw" with b1 = 0, without storing a first
-        moment.
-      warmup_steps: in each phase of the stage.
-      weight_decay: acts on kernels only.
+      learning_rate: at its peak.
+      kind: of the optimizer; rmsprop computes the numbers of adamw with b1 = 0, without storing a
+        first moment.
+      warmup_steps: steps in which the learning rate rises, in each phase of the stage.
+      weight_decay: of kernels; nothing else decays.
       clip_norm: largest global norm of a trainee's gradient; 0: no clipping.
-      b1, b2: decay of the first and the second moment.
+      b1: decay of the first moment; 0 with rmsprop.
+      b2: decay of the second moment.
       ema_decay: decay of the parameters' moving average.
       accumulate: micro-batches that a batch is cut into; they run one after the other in the memory
         of one, and their gradients are averaged. What a stage counts per batch (decoded samples)
@@ -132,7 +136,7 @@ class Optimizer:
         good = self.clip_norm >= 0 and math.isfinite(self.clip_norm)
         require(good, "clip_norm", self.clip_norm, "at least 0 (0: off)")
         require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
-        require(self.kind == "adamw" or self.b1 == 0, "b1", self.b1, f"0 with {self.kind}")
+        require(self.kind == "adamw" or self.b1 == 0, "b1", self.b1, "0 with kind=rmsprop")
         for name in ("b1", "b2", "ema_decay"):
             value = getattr(self, name)
             require(0 <= value < 1, name, value, "from 0 to below 1")
@@ -146,13 +150,14 @@ class Loop:
       steps: optimizer steps of the whole run.
       max_seconds: stop, annealed and saved, after about so many seconds over all restarts; 0:
         never.
-      log_every, save_every: steps between two log lines, and between two checkpoints.
-      eval_every: steps between evaluations of the loss on ``data.eval_root``; 0: none.
+      log_every: steps between two log lines.
+      save_every: steps between two checkpoints.
+      eval_every: steps between evaluations of the loss on data.eval_root; 0: none.
       eval_batches: batches of one evaluation.
-      quality_every: steps between evaluations of PSNR and SSIM on ``data.eval_root``, with and
+      quality_every: steps between evaluations of PSNR and SSIM on data.eval_root, with and
         without skipping and of bicubic upscaling; 0: none.
-      quality_clips: at most so many clips, and as many pictures.
-      panel_every: steps between pictures of the stage's output, of ``data.eval_root`` if set, else
+      quality_clips: how many clips, and how many pictures, quality_every measures at most.
+      panel_every: steps between pictures of the stage's output, of data.eval_root if set, else
         of the last batch; 0: none.
       keep: how many of the last checkpoints are kept.
     """
@@ -183,8 +188,11 @@ class TokenSettings:
 
     Attributes:
       text_lengths: tokens of the positive and the negative text.
-      samples_per_pack: samples of one shape in a sequence; ``data.pack`` mixes shapes instead.
-      kept_share, dense_share, random_drop: as in ``data.packing.Packing``.
+      samples_per_pack: samples of one shape in a sequence; data.pack mixes shapes instead.
+      kept_share: fraction of a sample's tokens that a sequence has capacity for; of a sample that
+        keeps more, some are dropped at random.
+      dense_share: probability that a sample keeps every token, whatever its mask.
+      random_drop: largest fraction of the kept tokens that is dropped at random.
     """
 
     text_lengths: tuple[int, int] = (8, 8)
@@ -218,14 +226,13 @@ class Settings:
     """One training run.
 
     Attributes:
-      stage: what is trained, a key of STAGES (skipsr_jax.training.stages.registry).
+      stage: what is trained: vae, predictor, sr, distill, adversarial or coder.
       data, optimizer, loop: see their classes.
       loss: the stage's own section, a dataclass in its module.
-      model: size, a key of DIT_PRESETS.
-      dtype: of matrix products and convolutions; parameters and their updates are float32.
-      remat: what the forward pass of the transformer stores for the backward pass, a key of
-        REMAT_POLICIES: "full" the block inputs only, "dots" results of dense layers too, "none"
-        everything.
+      model: size of the transformer.
+      dtype: type of matrix products and convolutions; parameters and their updates are float32.
+      remat: what the forward pass of the transformer stores for the backward pass: full: the block
+        inputs only; dots: results of dense layers too; none: everything.
       init_from: checkpoint or workdir to start the trained parameters from; "" for random ones.
       mesh: devices along each axis.
       vae: checkpoint or workdir with the trained autoencoder, for the stages that need one.
@@ -267,6 +274,15 @@ def complete(config: ConfigDict, loss_kinds: dict[str, type]) -> ConfigDict:
     kind = loss_kinds.get(config.get("stage"))
     loss = {} if kind is None else configs.defaults(kind)
     return configs.complete(config, base | {"loss": loss})
+
+
+def explain(config: ConfigDict, loss_kinds: dict[str, type]) -> dict[str, str]:
+    """What each entry of a complete ``config`` means, and its values."""
+    values = config.to_dict()
+    loss = values.pop("loss", {})
+    kind = loss_kinds.get(values.get("stage"))
+    of_loss = {} if kind is None else configs.explained(kind, loss, "loss.")
+    return configs.explained(Settings, values) | of_loss
 
 
 def from_config(config: ConfigDict, loss_kinds: dict[str, type]) -> Settings:

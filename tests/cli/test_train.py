@@ -208,3 +208,20 @@ def test_a_workdir_of_another_run_is_refused(clips, tmp_path, mistake):
     assert (tmp_path / "config.json").read_text() == '{"stage": "vae", "model": "tiny"}'
     (tmp_path / "config.json").write_text("{")
     assert "not JSON" in mistake(*good)
+
+
+def test_help_without_a_config_explains_all_stages(capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main(["train.py", "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    for words in ("--workdir", "tiny_vae ", "--config.loop.steps=20000", "optimizer steps of the",
+                  "entries of stage coder:", "--config.loss.kl=", "weight of the KL"):  # fmt: skip
+        assert words in said
+    assert "\n  tiny  " not in said
+    assert said.count("--config.loop.save_every=") == 1
+
+
+def test_a_run_without_a_config_is_refused(capsys):
+    assert train.main(["train.py", "--workdir=run"]) == 1
+    assert "--config is missing" in capsys.readouterr().err

@@ -68,17 +68,27 @@ class AdversarialLoss(TokenSettings):
     They act on the tokens that ``TokenSettings`` selects.
 
     Attributes:
-      pairing: of true and generated samples, see ``losses.gan``.
+      pairing: how the losses compare true and generated samples: relativistic: each with the other;
+        non_saturating: each alone.
       depths: layers after which a head of the discriminator reads the tokens, rising.
-      discriminator_rate: its learning rate, as a factor on the generator's.
-      shift_image, shift_video: factors that move its timesteps, else uniform, towards noise.
-      r1, r2: weights of the penalties on true and on generated samples; 0: not computed.
-      sigma_image, sigma_video: standard deviation of their perturbation of the latent.
-      adversarial, features, latent: weights of the parts of the generator's loss.
-      feature_distance: how features are compared, "l1" or "l2".
-      pixel_weight, pixel_samples, gradient, frequency: the pixel loss, as in stage ``sr``.
-      condition_noise: level of the noise on the condition, 0 to 1.
-      train_text: whether the texts are trained too, or stay as ``init_from`` has them.
+      discriminator_rate: learning rate of the discriminator, as a factor on the generator's.
+      shift_image: factor that moves the discriminator's timesteps, else uniform, towards noise, for
+        pictures.
+      shift_video: the same factor for clips.
+      r1: weight of the penalty on true samples; 0: not computed.
+      r2: weight of the penalty on generated samples; 0: not computed.
+      sigma_image: standard deviation of the penalties' perturbation of the latents of pictures.
+      sigma_video: standard deviation of the penalties' perturbation of the latents of clips.
+      adversarial: weight of the adversarial part of the generator's loss.
+      features: weight of the distance of the discriminator's features in the generator's loss.
+      latent: weight of the distance of latents in the generator's loss.
+      feature_distance: how features are compared.
+      pixel_weight: weight of the pixel loss; 0 decodes nothing.
+      pixel_samples: how many samples are decoded, of each shape in a batch.
+      gradient: weight of the error of gradients in the pixel loss.
+      frequency: weight of the error of the spectrum in the pixel loss.
+      condition_noise: level of the noise on the condition.
+      train_text: whether the texts are trained too, or stay as init_from has them.
     """
 
     pairing: Pairing = "relativistic"

@@ -57,20 +57,26 @@ class CoderLoss(TokenSettings):
     Attributes:
       latent: weight of the encoder's error.
       teacher: weight of the loss to the full decoder's frames; 0: they are not made.
-      gradient, frequency: weights in the losses to truth and teacher (``losses.reconstruction``).
+      gradient: weight of the error of gradients in the losses to truth and teacher.
+      frequency: weight of the error of the spectrum in the losses to truth and teacher.
       temporal: weight of the error of successive frames' differences.
-      own_share, low_quality_share, noise, condition_noise: what the decoder gets
-        (``training.light_coder.DecoderInputs``).
+      own_share: fraction of the samples whose latents that are decoded are the light encoder's.
+      low_quality_share: fraction of the samples whose latents that are decoded are of the upscaled
+        input; not read with a transformer.
+      noise: largest standard deviation of the noise on latents that are decoded; not read with a
+        transformer.
+      condition_noise: level of the noise on the transformer's condition.
       generator: workdir or model checkpoint of a frozen one-step transformer, whose results are
         decoded; "" for none.
-      joint: decode the results of a transformer that is trained too, and starts from ``init_from``.
-      train_text: whether ``joint`` trains the texts too.
+      joint: decode the results of a transformer that is trained too, and starts from init_from.
+      train_text: whether joint trains the texts too.
       adversarial: weight of the discriminator's part of the decoder's loss; 0: there is none.
-      pairing: of true and decoded frames, see ``losses.gan``.
-      discriminator_width, discriminator_rate: its channels at half resolution, and its learning
-        rate as a factor on the coder's.
-      penalty, sigma: weight of the penalty on its change under noise, and that noise's standard
-        deviation in pixels of [-1, 1].
+      pairing: how the losses compare true and decoded frames: relativistic: each with the other;
+        non_saturating: each alone.
+      discriminator_width: channels of the discriminator at half resolution.
+      discriminator_rate: learning rate of the discriminator, as a factor on the coder's.
+      penalty: weight of the penalty on the discriminator's change under noise.
+      sigma: standard deviation of that noise, in pixels of [-1, 1].
     """
 
     latent: float = 1.0

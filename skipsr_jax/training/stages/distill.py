@@ -57,9 +57,10 @@ class DistillLoss(TokenSettings):
     Attributes:
       schedule: (steps of the student, optimizer steps) of each phase; a student has half the steps
         of the one before. The first teacher has twice the steps of the first student.
-      matching: "v" compares velocities, "x0" the clean latents that they point to: the same error
-        with weight (timestep / 1000)^2.
-      guidance, rescale: of the first teacher, with the two texts; guidance 1 is none.
+      matching: v: velocities are compared; x0: the clean latents that they point to, which is the
+        same error with weight (timestep / 1000)^2.
+      guidance: classifier-free guidance of the first teacher, with the two texts; 1: none.
+      rescale: how far the first teacher's guided results return to the spread of the positive ones.
       condition_noise: level of the noise on the condition, 0 to 1.
     """
 

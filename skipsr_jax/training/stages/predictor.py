@@ -47,8 +47,7 @@ class PredictorLoss:
     """The section ``loss``.
 
     Attributes:
-      space: what the predictor takes: ``latent``, the paper's, or ``pixels``
-        (skipsr_jax.models.predictor).
+      space: what the predictor takes: the latent, as in the paper, or the input's pixels.
       pos_weight: weight of patches that need refinement, against 1 for the others.
       regression: weight of the error's logarithm as a second target; 0: the mask alone.
     """

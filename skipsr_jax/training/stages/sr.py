@@ -51,10 +51,11 @@ class SrLoss(TokenSettings):
       condition_noise: level of the noise on the condition, 0 to 1.
       condition_drop: fraction of the samples without a condition, of those that are not decoded;
         guidance can then tell the condition's part.
-      train_text: whether the texts are trained too, or stay as ``init_from`` has them.
+      train_text: whether the texts are trained too, or stay as init_from has them.
       pixel_weight: weight of the pixel loss; 0 decodes nothing.
       pixel_samples: how many of the one-step samples are decoded, of each shape in a batch.
-      gradient, frequency: weights in the pixel loss (``losses.reconstruction``).
+      gradient: weight of the error of gradients in the pixel loss.
+      frequency: weight of the error of the spectrum in the pixel loss.
       negative_share: fraction of the samples with the negative text.
     """
 

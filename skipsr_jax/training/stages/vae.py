@@ -42,7 +42,8 @@ class VaeLoss:
     """The section ``loss``: weights of its parts, and what is encoded.
 
     Attributes:
-      gradient, frequency: weights in the reconstruction loss (``losses.reconstruction``).
+      gradient: weight of the error of gradients in the reconstruction loss.
+      frequency: weight of the error of the spectrum in the reconstruction loss.
       kl: weight of the KL divergence.
       low_quality_share: fraction of the samples whose latent is that of the upscaled input.
     """
