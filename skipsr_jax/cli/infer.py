@@ -23,6 +23,7 @@ import logging
 import pathlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags
@@ -31,7 +32,7 @@ from tqdm import tqdm
 
 from skipsr_jax import commandline
 from skipsr_jax.cli import dry_run, result_page
-from skipsr_jax.errors import UserError, one_line
+from skipsr_jax.errors import UserError, message_of, one_line
 from skipsr_jax.files import cache_folder
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import forecast, outputs
@@ -113,7 +114,8 @@ def find_inputs(
 ) -> tuple[list[Media], list[tuple[int, int]]]:
     """The inputs, and the (height, width) that each is brought to. Raises UserError."""
     paths = list_inputs(values.input, folder=values.folder) if values.input else [sample_clip()]
-    media = [open_media(path, deinterlace=settings.input.deinterlace) for path in paths]
+    reading = dataclasses.asdict(settings.input)
+    media = [open_media(path, **reading) for path in paths]
     return media, [target_size(m.height, m.width, settings.size) for m in media]
 
 
@@ -308,6 +310,11 @@ class _OneLine(logging.Formatter):
         return one_line(record.getMessage())
 
 
+def _message_of_warning(message: Warning | str, *_: object) -> str:
+    """What a library warns of, without its line of code."""
+    return message_of(message) if isinstance(message, Warning) else message
+
+
 def _handler() -> logging.Handler:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
@@ -318,6 +325,8 @@ def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 1 after one line that says what is wrong."""
     program = pathlib.Path(argv[0]).name
     logging.basicConfig(level=logging.WARNING, handlers=[_handler()])
+    logging.captureWarnings(True)
+    warnings.formatwarning = _message_of_warning
     try:
         run(argv)
     except UserError as error:

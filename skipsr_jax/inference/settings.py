@@ -15,6 +15,7 @@ from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.geometry import is_clip_length
 from skipsr_jax.kernels.quantized import PRECISIONS
 from skipsr_jax.media import deinterlace
+from skipsr_jax.media.scan import TRUNCATED
 from skipsr_jax.media.tracks import AUDIO_CHOICES
 from skipsr_jax.parallel.mesh import MeshSizes
 from skipsr_jax.pixels import colour_fix
@@ -158,12 +159,16 @@ class Input:
     Attributes:
       deinterlace: auto: interlaced videos become one frame for each pair of fields; field: one for
         each field; off: fields are upscaled as they are coded.
+      truncated: refuse: a video file that ends early ends the run before any work; keep: the frames
+        that it still holds are upscaled, and a line says that it ends early.
     """
 
     deinterlace: str = "auto"
+    truncated: str = "refuse"
 
     def __post_init__(self):
         require_one_of("deinterlace", self.deinterlace, deinterlace.MODES)
+        require_one_of("truncated", self.truncated, TRUNCATED)
 
 
 @dataclasses.dataclass(frozen=True)

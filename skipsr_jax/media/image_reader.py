@@ -7,6 +7,8 @@ CMYK and Lab are converted by their profile. A profile that is handed over descr
 import contextlib
 import io
 import pathlib
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.media.alpha import on_black
 from skipsr_jax.media.colour import ColourTags, RgbFrame, bit_depth_of, to_rgb
 from skipsr_jax.media.icc import grey_to_srgb, rgb_profile, space_of, to_srgb
@@ -25,7 +27,12 @@ from skipsr_jax.types import HostArray
 _ORIENTATION = 0x0112  # the Exif tag; values 5 to 8 swap the sides
 _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may state an orientation
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_DAMAGE = (OSError, SyntaxError, ValueError, av.FFmpegError, StopIteration, IndexError)
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError,
+    EOFError, StopIteration, struct.error, zlib.error, Image.DecompressionBombError,
+    av.FFmpegError,
+)  # fmt: skip
+"""What Pillow and PyAV raise for damaged files of one kind or another."""
 _TIFF_SIDES = (256, 257)  # ImageWidth, ImageLength
 _CMYK = 5  # PhotometricInterpretation of TIFF
 
@@ -75,17 +82,17 @@ def image_header(path: pathlib.Path, data: bytes | None = None) -> ImageHeader:
         if image is None:
             rgb = read_image(path, data).rgb
             return ImageHeader(*rgb.shape[:2], has_alpha=False)
-        width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile):  # of some versions, turned already
-            width, height = (int(image.tag_v2[tag]) for tag in _TIFF_SIDES)
         try:
+            width, height = image.size
+            if isinstance(image, TiffImagePlugin.TiffImageFile):  # of some versions, turned already
+                width, height = (int(image.tag_v2[tag]) for tag in _TIFF_SIDES)
             if image.format == "PNG" and not _has_metadata_at_the_end(file):
                 exif = Image.Image.getexif(image)  # Pillow's own for PNG decodes the whole picture
             else:
                 exif = image.getexif()
         except _DAMAGE as error:
-            raise UserError(f"{path} is damaged or truncated ({error})") from error
-        if exif.get(_ORIENTATION, 1) >= 5:
+            raise UserError(f"{path} is damaged or truncated ({_reason(error)})") from error
+        if _orientation(exif) >= 5:
             width, height = height, width
         return ImageHeader(height, width, image.has_transparency_data)
 
@@ -96,10 +103,12 @@ def read_image(path: pathlib.Path, data: bytes | None = None) -> Still:
     Raises UserError when the file is missing, empty, damaged, animated or not an image.
     """
     with _opened(path, data) as (file, image):
-        if image is not None and getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-            raise UserError(f"{path} is an animation; convert it into a video file first")
         try:
+            if image is not None and getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                raise UserError(f"{path} is an animation; convert it into a video file first")
             is_tiff = image is None or image.format == "TIFF"
+            if image is not None and image.format == "PNG":
+                _check_png(file)
             if is_tiff or (image.format == "PNG" and _png_bits(file) == 16):
                 file.seek(0)
                 content = file.read()
@@ -112,7 +121,18 @@ def read_image(path: pathlib.Path, data: bytes | None = None) -> Still:
         except UserError:
             raise
         except _DAMAGE as error:
-            raise UserError(f"{path} is damaged or truncated ({error})") from error
+            raise UserError(f"{path} is damaged or truncated ({_reason(error)})") from error
+
+
+def _orientation(exif: Image.Exif) -> int:
+    """The Exif orientation, 1 to 8; 1 where it is none of these, as in damaged files."""
+    value = exif.get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception says, or its kind where that is nothing."""
+    return message_of(error) or type(error).__name__
 
 
 def _read_8_bit(image: Image.Image) -> Still:
@@ -159,10 +179,8 @@ def _opened(
             if file.read(4) not in _TIFF_MAGIC:
                 raise UserError(f"{path} cannot be read as an image") from error
             image = None
-        except (Image.DecompressionBombError, OSError, SyntaxError) as error:
-            raise UserError(
-                f"{path} cannot be read as an image ({type(error).__name__})"
-            ) from error
+        except _DAMAGE as error:
+            raise UserError(f"{path} cannot be read as an image ({_reason(error)})") from error
         yield file, image
 
 
@@ -181,6 +199,24 @@ def _png_bits(file: io.BufferedIOBase) -> int:
     with _elsewhere(file):
         file.seek(24)
         return file.read(1)[0]
+
+
+def _check_png(file: io.BufferedIOBase) -> None:
+    """Raises ValueError where a chunk of a PNG file has another checksum than it states.
+
+    Pillow does not compare those of the chunks that hold the pixels.
+    """
+    with _elsewhere(file):
+        file.seek(8)
+        kind = b""
+        while kind != b"IEND":
+            head = file.read(8)
+            kind, body = head[4:], file.read(int.from_bytes(head[:4], "big"))
+            stated = file.read(4)
+            if len(stated) < 4:
+                raise ValueError("the file ends within its chunks")
+            if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(stated, "big"):
+                raise ValueError(f"the checksum of its chunk {kind.decode('latin-1')!r} is wrong")
 
 
 def _has_metadata_at_the_end(file: io.BufferedIOBase) -> bool:
@@ -231,7 +267,7 @@ def _read_deep(
     if samples is not None:
         orientation = samples.orientation
     else:
-        orientation = image.getexif().get(_ORIENTATION, 1) if image is not None else 1
+        orientation = _orientation(image.getexif()) if image is not None else 1
     rgb = _upright(rgb, orientation)
     if alpha is not None:
         alpha = None if alpha.min() == 65535 else _upright(alpha, orientation)

@@ -19,6 +19,7 @@ from skipsr_jax.media.colour import SRGB_VIDEO, ColourTags, RgbFrame
 from skipsr_jax.media.deinterlace import Mode
 from skipsr_jax.media.image_reader import Still, image_header, read_image
 from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, checked_file, is_image, media_files
+from skipsr_jax.media.scan import Truncated
 from skipsr_jax.media.timing import Timing
 from skipsr_jax.media.video import Video, open_video
 from skipsr_jax.types import HostArray
@@ -101,10 +102,13 @@ class Media:
         return (opaque(each.rgb) if each.alpha is None else each.alpha for each in stills)
 
 
-def open_media(path: str | os.PathLike, *, deinterlace: Mode = "auto") -> Media:
+def open_media(
+    path: str | os.PathLike, *, deinterlace: Mode = "auto", truncated: Truncated = "refuse"
+) -> Media:
     """Describes a video file, an image file, or a folder taken for the frames of one clip.
 
-    ``deinterlace``: what is done to interlaced frames of a video.
+    ``deinterlace``: what is done to interlaced frames of a video. ``truncated``: what is done with
+    a video that ends early.
 
     Raises UserError when there is nothing readable at ``path``: missing, empty, truncated, of an
     unknown kind, without a video stream, or a folder whose images differ in size. `list_inputs`
@@ -115,7 +119,7 @@ def open_media(path: str | os.PathLike, *, deinterlace: Mode = "auto") -> Media:
         return _open_frames(path)
     if is_image(checked_file(path)):
         return _open_stills(path, "image", [path])
-    video = open_video(path, deinterlace=deinterlace)
+    video = open_video(path, deinterlace=deinterlace, truncated=truncated)
     return Media(
         path=path,
         kind="video",

@@ -15,19 +15,25 @@ import itertools
 import pathlib
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.discontinuity import Bridge
+from skipsr_jax.media.early_end import early_end
 from skipsr_jax.media.timing import Timing, timing_of
 from skipsr_jax.types import HostArray, Int
+
+Truncated = Literal["refuse", "keep"]
+"""What is done with a file that ends early: it is refused, or what can be read of it is kept."""
+TRUNCATED = ("refuse", "keep")
 
 _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length may be off
 # PyAV reads tags so by itself from version 19 on.
 _TAGS = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
+_STATE_LENGTH = ("matroska", "flv")  # formats that state the length of the whole
 _TRIED_PACKETS = 64  # that are decoded to see whether they hold fields or frames
 _PROGRESSIVE = 1  # AVFieldOrder; 0: not stated
 _ONE_FRAME_A_PACKET = frozenset(
@@ -55,6 +61,7 @@ class VideoScan:
       has_audio: whether the file has an audio stream.
       is_bridged: whether time stamps jump, so that ``packets_of`` has to move them.
       is_counted: whether frames were counted by decoding: the n-th that is decoded is the n-th.
+      early_end: how it is seen that the file ends early; "": it does not.
     """
 
     stream_index: int
@@ -63,6 +70,7 @@ class VideoScan:
     has_audio: bool
     is_bridged: bool = False
     is_counted: bool = False
+    early_end: str = ""
 
     @property
     def num_frames(self) -> int:
@@ -97,17 +105,27 @@ def packets_of(
             yield packet
 
 
-def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
+def scan_video(
+    path: pathlib.Path, data: bytes | None = None, truncated: Truncated = "refuse"
+) -> VideoScan:
     """Reads all packets of the video at ``path``, or of ``data``, the bytes of such a file.
 
-    Raises UserError when it is not a video, has no video stream or no frame, or ends early.
+    Raises UserError when it is not a video, has no video stream or no frame, when nothing can
+    decode it, and, unless ``truncated`` is "keep", when it ends early.
     """
     try:
         with open_container(path, data) as container:
             index = video_stream_index(container, path)
             stream = container.streams.video[index]
             packets, end, jumps = _read_packets(container, stream)
-            _check_complete(container, stream, path, packets, end)
+            if not packets:
+                raise UserError(f"{path} holds no video frame")
+            cut = _early_end(container, stream, path, data, packets, end)
+            if cut and truncated == "refuse":
+                raise UserError(
+                    f"{path} is truncated: {cut}; infer.py takes what is there with "
+                    "--config.input.truncated=keep"
+                )
             has_audio = len(container.streams.audio) > 0
             # MPEG program streams have no time stamp for each frame: after a seek libav guesses.
             can_seek = not jumps and container.format.name not in ("mpeg", "avi")
@@ -123,16 +141,19 @@ def scan_video(path: pathlib.Path, data: bytes | None = None) -> VideoScan:
         ) from error
     known = can_seek and not doubtful
     keys = sorted(packet.pts or 0 for packet in packets if packet.is_key and known)
-    return VideoScan(index, timing, np.array(keys, np.int64), has_audio, jumps > 0, doubtful)
+    ticks = np.array(keys, np.int64)
+    return VideoScan(index, timing, ticks, has_audio, jumps > 0, doubtful, cut)
 
 
 def video_stream_index(container: av.container.InputContainer, path: pathlib.Path) -> int:
     """The video stream that is no cover picture, counted among the video streams.
 
-    Raises UserError when there is none.
+    Raises UserError when there is none, or no decoder for it.
     """
     for index, stream in enumerate(container.streams.video):
         if not stream.disposition & av.stream.Disposition.attached_pic:
+            if stream.codec_context is None:
+                raise UserError(f"{path} has video in a codec that FFmpeg does not know")
             return index
     raise UserError(f"{path} has no video stream")
 
@@ -253,40 +274,21 @@ def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
     return decoder
 
 
-def _check_complete(
+def _early_end(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     path: pathlib.Path,
+    data: bytes | None,
     packets: list[_Packet],
     end: Fraction,
-) -> None:
-    found = len(packets)
-    if found == 0:
-        raise UserError(f"{path} holds no video frame")
-    formats = container.format.name
+) -> str:
+    """How it is seen that the file ends before it should, in words; "" for a whole one."""
+    name, found = container.format.name, len(packets)
     declared = stream.frames - sum(entry.is_discard for entry in stream.index_entries)
-    if "mov" in formats and found < declared:
-        raise UserError(f"{path} is truncated: it holds {found} of the {declared} frames it lists")
-    if "avi" in formats and container.file is None and _riff_is_cut(path):
-        raise UserError(f"{path} is truncated: it holds {found} of the {declared} frames it states")
-    if "matroska" in formats and container.duration is not None:
+    if "mov" in name and found < declared:
+        return f"it holds {found} of the {declared} frames it lists"
+    if name.startswith(_STATE_LENGTH) and container.duration is not None:
         stated = Fraction(container.duration, av.time_base)
         if end + _LENGTH_TOLERANCE < stated:
-            raise UserError(
-                f"{path} is truncated: it holds {float(end):.2f} of the {float(stated):.2f} "
-                "seconds it states"
-            )
-
-
-def _riff_is_cut(path: pathlib.Path) -> bool:
-    """Whether a RIFF chunk of an AVI file ends behind the file's end.
-
-    The number of frames in the header says less: empty frames, which repeat a picture, count there.
-    """
-    size, end = path.stat().st_size, 0
-    with path.open("rb") as file:
-        while len(head := file.read(8)) == 8 and head[:4] == b"RIFF":
-            end += 8 + int.from_bytes(head[4:], "little")
-            end += end % 2
-            file.seek(end)
-    return end > size + 1
+            return f"it holds {float(end):.2f} of the {float(stated):.2f} seconds it states"
+    return early_end(path, data, name)

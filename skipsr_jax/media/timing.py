@@ -98,7 +98,8 @@ def timing_of(
     if len(kept) > 1:  # Matroska need not state a rate
         ends = [tick for index in (kept[0], kept[-1]) if (tick := ticks[index]) is not None]
         mean = (kept[-1] - kept[0]) / ((ends[1] - ends[0]) * time_base)
-        rates.append(mean.limit_denominator(_NTSC))
+        rounded = mean.limit_denominator(_NTSC)
+        rates += [rounded] if rounded else []  # damaged stamps may lie years apart
     spacing = max(1, round(1 / (rates[0] * time_base)))
     whole = _filled(ticks, kept, spacing)
     rate = _constant_rate(whole, time_base, rates)

@@ -35,6 +35,7 @@ from skipsr_jax.media.frame_filter import Crop
 from skipsr_jax.media.hdr import NO_HDR, Hdr, hdr_of
 from skipsr_jax.media.orientation import DisplayTransform, display_transform_of
 from skipsr_jax.media.scan import (
+    Truncated,
     VideoScan,
     alpha_decoder,
     decoded,
@@ -99,6 +100,8 @@ class Video:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of how it is read, a line each."""
         notes = self.hdr.notes(self.colour.transfer)
+        if self.scan.early_end:
+            notes = (*notes, f"the file ends early: {self.scan.early_end}")
         if not self.field_order:
             return notes
         done = {
@@ -159,7 +162,7 @@ class Video:
     def _frames(
         self, start: int, stop: int | None, convert: "FrameConverter | AlphaConverter"
     ) -> Iterator[HostArray]:
-        index, repeated, stopped = start, 0, ""
+        index, repeated, damaged, stopped = start, 0, 0, ""
         try:
             for number, frame, is_repeated in self._progressive(start, threads=stop is None):
                 if stop is not None and number >= stop:
@@ -168,11 +171,16 @@ class Video:
                 if number >= start:
                     yield convert(frame)
                     repeated += is_repeated
+                    damaged += frame.is_corrupt and not is_repeated
         except av.FFmpegError as error:
             stopped = f" ({error.strerror})"
         if repeated:
             _LOG.warning(
                 "%s: %d frames could not be decoded and repeat a neighbour", self.path, repeated
+            )
+        if damaged:
+            _LOG.warning(
+                "%s: %d frames are damaged, and shown as the decoder mends them", self.path, damaged
             )
         if (stop is not None and index < stop) or index == 0:
             raise UserError(
@@ -262,15 +270,21 @@ class Video:
             index, previous = index + 1, frame
 
 
-def open_video(path: pathlib.Path, data: bytes | None = None, deinterlace: Mode = "auto") -> Video:
+def open_video(
+    path: pathlib.Path,
+    data: bytes | None = None,
+    deinterlace: Mode = "auto",
+    truncated: Truncated = "refuse",
+) -> Video:
     """Describes the video at ``path``, or ``data``, the bytes of such a file.
 
-    ``deinterlace``: what is done to its frames if they are interlaced.
+    ``deinterlace``: what is done to its frames if they are interlaced. ``truncated``: what is done
+    with a file that ends early.
 
     Raises UserError when it is not a video, has no video stream, is truncated, or its first frame
     cannot be decoded or has a colour matrix that cannot be converted.
     """
-    scan = scan_video(path, data)
+    scan = scan_video(path, data, truncated)
     try:
         with open_container(path, data) as container:
             stream = container.streams.video[scan.stream_index]

@@ -111,7 +111,13 @@ def test_bad_images_get_one_line(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
         tmp_path / "whole.png"
     )
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    whole = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:3000])
+    (tmp_path / "bit.png").write_bytes(whole[:3000] + bytes([whole[3000] ^ 1]) + whole[3001:])
+    (tmp_path / "header.png").write_bytes(whole[:8] + b"\0\0\0\4" + whole[12:])
+    Image.fromarray(picture(0)).save(tmp_path / "no_sides.tif")
+    tiff = (tmp_path / "no_sides.tif").read_bytes()
+    (tmp_path / "no_sides.tif").write_bytes(tiff.replace(b"\0\1\4\0", b"\0\7\4\0", 1))
     frames = [Image.fromarray(picture(index)) for index in range(2)]
     frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
     for name, words in {
@@ -119,6 +125,9 @@ def test_bad_images_get_one_line(tmp_path):
         "text.png": "cannot be read as an image",
         "empty.png": "0 bytes",
         "cut.png": "truncated",
+        "bit.png": "the checksum of its chunk 'IDAT'",
+        "header.png": "cannot be read as an image",
+        "no_sides.tif": "cannot be read as an image",
         "moving.webp": "animation",
     }.items():
         with pytest.raises(UserError, match=words) as caught:

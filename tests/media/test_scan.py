@@ -168,3 +168,10 @@ def test_a_wrong_count_costs_no_frame(tmp_path, caplog):
     few = dataclasses.replace(few, scan=dataclasses.replace(few.scan, timing=more))
     assert len(list(few.frames())) == 12
     assert "12 frames were decoded where 14 were expected" in caplog.text
+
+
+def test_a_codec_that_nobody_knows(tmp_path):
+    clip = write_clip(tmp_path / "a.mp4")
+    clip.write_bytes(clip.read_bytes().replace(b"avc1", b"zzz1"))
+    with pytest.raises(UserError, match="codec that FFmpeg does not know"):
+        scan_video(clip)

@@ -60,3 +60,8 @@ def test_fields_are_shown_half_a_frame_apart():
     fields = timing_of([0, 40, 80], TICK, [Fraction(25)]).of_fields()
     assert fields.rate == 50 and fields.ticks.tolist() == [0, 40, 80, 120, 160, 200]
     assert fields.time_base == TICK / 2 and fields.duration == Fraction(120, 1000)
+
+
+def test_stamps_that_lie_years_apart_make_no_rate_of_zero():
+    timing = timing_of([0, 2**40], TICK, [])
+    assert timing.rate > 0

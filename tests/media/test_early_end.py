@@ -1,0 +1,66 @@
+"""Files that are cut are found by their containers' sizes; whole files never are."""
+
+import pathlib
+from fractions import Fraction
+
+import pytest
+from media_clips import picture, write_clip
+from PIL import Image
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.media.early_end import early_end
+from skipsr_jax.media.reader import open_media
+
+CODECS = {
+    "avi": "mpeg4",
+    "wmv": "wmv2",
+    "mpg": "mpeg2video",
+    "flv": "flv1",
+    "mxf": "mpeg2video",
+    "y4m": "rawvideo",
+}
+
+
+def make(path):
+    if path.suffix == ".gif":
+        first, *rest = [Image.fromarray(picture(index)) for index in range(12)]
+        first.save(path, save_all=True, append_images=rest, duration=50)
+        return path
+    muxer = {"mpegts_m2ts_mode": "1"} if path.suffix == ".m2ts" else {}
+    rate = {} if path.suffix == ".flv" else {"rate": Fraction(25)}
+    codec = CODECS.get(path.suffix[1:], "libx264")
+    sound = {".flv": "mp3", ".ts": "aac", ".m2ts": "aac"}.get(path.suffix)
+    return write_clip(path, frames=12, codec=codec, audio=sound, muxer=muxer, **rate)
+
+
+@pytest.mark.parametrize("kind", ["ts", "m2ts", "mpg", "flv", "wmv", "gif", "mxf", "y4m"])
+def test_a_cut_file_is_refused_and_what_is_there_is_kept_on_demand(tmp_path, kind, caplog):
+    clip = make(tmp_path / f"clip.{kind}")
+    whole = open_media(clip)
+    assert len(list(whole.frames())) == whole.num_frames == 12
+    assert not whole.notes and not caplog.messages
+    data = clip.read_bytes()
+    for share in (0.97, 0.813, 0.6011):
+        clip.write_bytes(data[: int(len(data) * share) | 1])  # no border of packets is odd
+        with pytest.raises(UserError, match=r"truncated: .*input\.truncated=keep"):
+            open_media(clip)
+        kept = open_media(clip, truncated="keep")
+        assert any("ends early" in note for note in kept.notes)
+        frames = list(kept.frames())
+        assert (6 if share > 0.9 else 1) <= len(frames) <= 12
+
+
+def test_other_formats_and_bytes_in_memory(tmp_path):
+    data = make(tmp_path / "clip.ts").read_bytes()
+    name = pathlib.Path("clip.ts")
+    assert early_end(name, data, "mpegts") == ""
+    assert early_end(name, data[:-1], "mpegts") == "its last packet has 187 of 188 bytes"
+    assert early_end(name, data[:-1], "matroska,webm") == ""
+    assert early_end(name, data[1:], "mpegts") == ""  # joined in the middle of a packet
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mpeg", "flv", "asf", "gif", "avi", "mxf", "y4m"])
+def test_damage_is_no_end(container):
+    name = "yuv4mpegpipe" if container == "y4m" else container
+    for data in (b"", b"\0", bytes(4096), b"\xff" * 4096, bytes(range(256)) * 16):
+        assert isinstance(early_end(pathlib.Path("x"), data, name), str)
