@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import shortened
+from skipsr_jax.files import identity, shortened
 from skipsr_jax.inference.pipeline import OutputFormat
 from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.alpha import upscaled_alpha
@@ -38,6 +38,7 @@ class ImageWriter(contextlib.AbstractContextManager):
 
     def __init__(self, path: pathlib.Path, source: Media, overwrite: bool):
         self._path, self._source, self._overwrite = path, source, overwrite
+        self._before = identity(path)
         self._frame: HostArray | None = None
 
     def write(self, frame: HostArray) -> None:
@@ -58,6 +59,7 @@ class ImageWriter(contextlib.AbstractContextManager):
                 self._path,
                 self._frame,
                 overwrite=self._overwrite,
+                before=self._before,
                 icc_profile=source.icc_profile,
                 alpha=alpha,
             )

@@ -35,7 +35,7 @@ import jax
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-from skipsr_jax.files import is_temporary, new_file
+from skipsr_jax.files import is_temporary, new_file, remove_leftovers
 from skipsr_jax.inference import recent_programs
 from skipsr_jax.inference.compiling import compile_in_turn
 from skipsr_jax.inference.program_keys import digest, environment, signature, source_digest
@@ -277,6 +277,7 @@ class ProgramCache:
             _LOG.warning("compiled programs are not kept: %s", error)
 
     def _trim(self, newest: pathlib.Path) -> None:
+        remove_leftovers(newest.parent)
         found = newest.parent.glob("*" + SUFFIX)
         files = [(file, file.stat()) for file in found if not is_temporary(file)]
         files.sort(key=lambda item: item[1].st_mtime, reverse=True)

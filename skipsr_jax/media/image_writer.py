@@ -3,6 +3,7 @@
 Invariant: what is written appears under its name only when it is complete.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import commit, new_file, temporary_path
+from skipsr_jax.files import Identity, commit_or_rename, hold, identity, new_file, temporary_path
 from skipsr_jax.media.alpha import upscaled_alpha
 from skipsr_jax.media.colour import RgbFrame
 from skipsr_jax.media.inputs import is_image
@@ -35,10 +36,12 @@ def write_image(
     overwrite: bool = False,
     icc_profile: bytes | None = None,
     alpha: HostArray | None = None,
+    before: Identity | None = None,
 ) -> None:
     """Writes RGB uint8 as PNG, JPEG or WebP, or uint16 as 16-bit PNG; complete or not at all.
 
-    ``alpha``: (h, w) of the same dtype, for files that hold it (`holds_alpha`).
+    ``alpha``: (h, w) of the same dtype, for files that hold it (`holds_alpha`). ``before``: with
+    ``overwrite``, the `identity` of the one file that may be replaced; None: of any.
 
     Raises UserError when the extension cannot hold the array, the file exists and ``overwrite`` is
     False, or the folder cannot be written.
@@ -47,7 +50,7 @@ def write_image(
     depth = 8 * array.dtype.itemsize
     check_image_output(path, overwrite=overwrite, bit_depth=depth, size=array.shape[:2])
     try:
-        with new_file(path, overwrite=overwrite) as temporary:
+        with new_file(path, overwrite=overwrite, before=before) as temporary:
             _save_rgb(temporary, array, icc_profile, alpha)
     except OSError as error:
         raise write_error(path, error) from error
@@ -102,11 +105,13 @@ class FrameFolderWriter:
         self._profile = source.icc_profile if source else None
         self._alphas = source.alphas() if source and source.keep_alpha else None
         self._partial = temporary_path(self.path)
-        self._overwrite = overwrite
+        self._overwrite, self._before = overwrite, identity(self.path)
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> "FrameFolderWriter":
         try:
             self._partial.mkdir()
+            self._held.enter_context(hold(self._partial))
         except OSError as error:
             raise write_error(self.path, error) from error
         return self
@@ -135,11 +140,12 @@ class FrameFolderWriter:
             raise write_error(self.path, failure) from failure
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
+            self._held.close()
 
     def _finish(self) -> None:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
-        commit(self._partial, self.path, overwrite=self._overwrite)
+        commit_or_rename(self._partial, self.path, overwrite=self._overwrite, before=self._before)
 
 
 def check_folder_output(path: str | os.PathLike, *, overwrite: bool = False) -> None:

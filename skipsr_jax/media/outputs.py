@@ -18,7 +18,7 @@ def check_writable(path: pathlib.Path, *, overwrite: bool) -> None:
     probe = temporary_path(path)
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write into the folder {folder}: {error.strerror}") from error
 

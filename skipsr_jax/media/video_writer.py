@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import commit, temporary_path
+from skipsr_jax.files import commit_or_rename, hold, identity, temporary_path
 from skipsr_jax.media.alpha import alpha_codes, upscaled_alpha
 from skipsr_jax.media.colour import (
     BT709,
@@ -123,7 +123,8 @@ class VideoWriter:
             self._alphas = self._scaled_alphas(source if keep else None)
         self._check_pixel_aspect()
         self._partial = temporary_path(self.path)
-        self._overwrite = overwrite
+        self._overwrite, self._before = overwrite, identity(self.path)
+        self._held = contextlib.ExitStack()
         self._num_frames = num_frames
         self._container: av.container.OutputContainer | None = None
         self._piped: PipedEncoder | None = None
@@ -249,6 +250,7 @@ class VideoWriter:
         encoding = self._encoding
         if encoding.codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints by itself
+        self._held.enter_context(hold(self._partial))
         self._container = av.open(
             f"file:{self._partial}",
             "w",
@@ -332,7 +334,7 @@ class VideoWriter:
             self._copy.close()
         if self._container:
             self._container.close()
-        commit(self._partial, self.path, overwrite=self._overwrite)
+        commit_or_rename(self._partial, self.path, overwrite=self._overwrite, before=self._before)
 
     def _abandon(self) -> None:
         """Closes what is open and removes the temporary file; nothing to do after a clean end."""
@@ -346,6 +348,7 @@ class VideoWriter:
             self._piped.close()
         self._piped = None
         self._partial.unlink(missing_ok=True)
+        self._held.close()
 
     def _error(self, error: av.FFmpegError | OSError) -> UserError:
         if isinstance(error, OSError):

@@ -12,13 +12,12 @@ import json
 import mimetypes
 import pathlib
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import commit, new_file, temporary_path
+from skipsr_jax.files import new_file, new_folder
 from skipsr_jax.media.outputs import check_writable
 
 EMBEDDED_AT_MOST = 300 * 2**20
@@ -118,15 +117,11 @@ def new_page(path: pathlib.Path, *, overwrite: bool = False) -> Iterator[PageFil
             with new_file(path, overwrite=overwrite) as temporary:
                 temporary.write_text(files.html, "utf-8")
         return
-    folder = temporary_path(path)
-    try:
-        (folder / "media").mkdir(parents=True)
+    with new_folder(path, overwrite=overwrite) as folder:
+        (folder / "media").mkdir()
         files = PageFiles(folder / "media", embed=False)
         yield files
         (folder / "index.html").write_text(files.html, "utf-8")
-        commit(folder, path, overwrite=overwrite)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def asset(name: str) -> str:
