@@ -32,7 +32,7 @@ from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Metrics, Preview, Stage, buffers, recipe_of
 from skipsr_jax.types import Bool, Float
 
-PREDICTOR_OF_MODEL = {"tiny": TINY, "seedvr2_3b": PAPER, "seedvr_7b": PAPER}
+PREDICTOR_OF_MODEL = {"tiny": TINY, "small": TINY, "seedvr2_3b": PAPER, "seedvr_7b": PAPER}
 
 LOG_ERROR_OF_LOGIT = 0.26
 """Change of the error's natural logarithm for one logit. The error that the input leaves open is a
