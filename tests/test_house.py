@@ -86,6 +86,8 @@ TESTED_IN = {
     "evaluation/measures/stream.py": "evaluation/measures/test_pixel.py",
     "inference/program_keys.py": "inference/test_program_cache.py",
     "inference/recent_programs.py": "inference/test_program_cache.py",
+    "inference/done_notes.py": "cli/test_batch.py",
+    "inference/fingerprint.py": "cli/test_batch.py",
     "inference/coding_plan.py": "inference/test_coder.py",
     "models/dit/memory.py": "inference/test_cost.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",

@@ -32,13 +32,17 @@ from tqdm import tqdm
 
 from skipsr_jax import commandline
 from skipsr_jax.cli import dry_run, result_page
+from skipsr_jax.cli.batch import Failures
 from skipsr_jax.errors import UserError, message_of, one_line
-from skipsr_jax.files import cache_folder
+from skipsr_jax.files import Identity, cache_folder, identity, remove_leftovers
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
+from skipsr_jax.inference.done_notes import is_done, note_done
+from skipsr_jax.inference.fingerprint import fingerprint
 from skipsr_jax.inference.programs import Programs
+from skipsr_jax.inference.protected import check_protected, check_unchanged
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, explain, from_config
 from skipsr_jax.inference.target_size import target_size
@@ -64,6 +68,7 @@ class Job:
       output: the path of the result.
       mask: the path of the mask pictures; None: none are made.
       notes: a line for each thing that the result will not have as the input has it.
+      before: the identity of what had these paths when the run began.
     """
 
     media: Media
@@ -71,6 +76,7 @@ class Job:
     output: pathlib.Path
     mask: pathlib.Path | None
     notes: tuple[str, ...] = ()
+    before: dict[pathlib.Path, Identity] = dataclasses.field(default_factory=dict)
 
 
 def define_flags() -> flags.FlagValues:
@@ -110,30 +116,46 @@ def sample_clip() -> pathlib.Path:
 
 
 def find_inputs(
-    values: flags.FlagValues, settings: Settings
+    values: flags.FlagValues, settings: Settings, failures: Failures
 ) -> tuple[list[Media], list[tuple[int, int]]]:
-    """The inputs, and the (height, width) that each is brought to. Raises UserError."""
+    """The inputs that can be opened, and the (height, width) that each is brought to."""
     paths = list_inputs(values.input, folder=values.folder) if values.input else [sample_clip()]
     reading = dataclasses.asdict(settings.input)
-    media = [open_media(path, **reading) for path in paths]
-    return media, [target_size(m.height, m.width, settings.size) for m in media]
+    failures.count, media, targets = len(paths), [], []
+    for path in paths:
+        with failures.of(path):
+            found = open_media(path, **reading)
+            targets.append(target_size(found.height, found.width, settings.size))
+            media.append(found)
+    return media, targets
 
 
-def plan_jobs(values: flags.FlagValues, settings: Settings) -> list[Job]:
-    """Checks every input and every output path before any work. Raises UserError."""
-    media, targets = find_inputs(values, settings)
-    paths = outputs.output_paths(media, targets, settings.size, values.output)
+def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) -> list[Job]:
+    """Checks every input and every output path before any work. Raises UserError.
+
+    Leaves out inputs that are done already, and those that fail, which ``failures`` notes.
+    """
+    media, targets = find_inputs(values, settings, failures)
+    several = failures.count > 1
+    paths = outputs.output_paths(media, targets, settings.size, values.output, several)
+    masks = [outputs.mask_path(path) if values.save_mask else None for path in paths]
     if settings.mask.reference:
         open_media(settings.mask.reference)
+    check_protected([*paths, *filter(None, masks)], media, settings.mask.reference)
     jobs = []
-    for m, target, path in zip(media, targets, paths, strict=True):
-        mask = outputs.mask_path(path) if values.save_mask else None
-        m, alpha_notes = outputs.with_alpha(m, path, settings.output)
-        checked = m, target, settings.output, values.overwrite
-        notes = outputs.check_output(path, *checked)
-        if mask:
-            outputs.check_output(mask, *checked)
-        jobs.append(Job(m, target, path, mask, (*m.notes, *alpha_notes, *notes)))
+    for m, target, path, mask in zip(media, targets, paths, masks, strict=True):
+        with failures.of(m.path):
+            if not values.overwrite and is_done(path, mask, m, target, settings):
+                say(f"{path} is done already, by an earlier run (--overwrite: do it again)")
+                continue
+            m, alpha_notes = outputs.with_alpha(m, path, settings.output)
+            checked = m, target, settings.output, values.overwrite
+            notes = outputs.check_output(path, *checked)
+            if mask:
+                outputs.check_output(mask, *checked)
+            notes = (*m.notes, *alpha_notes, *notes)
+            before = {each: identity(each) for each in (path, mask) if each}
+            jobs.append(Job(m, target, path, mask, notes, before))
     return jobs
 
 
@@ -233,9 +255,11 @@ def programs_line(programs: Programs, folder: str | None) -> str:
     )
 
 
-def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]:
+def sizes_of_inputs(
+    values: flags.FlagValues, settings: Settings, failures: Failures
+) -> list[tuple]:
     """(size, target, frames) of each kind of input, as ``warm_up`` takes them."""
-    media, targets = find_inputs(values, settings)
+    media, targets = find_inputs(values, settings, failures)
     found = {
         ((m.height, m.width), target, count_frames(m, settings.max_frames))
         for m, target in zip(media, targets, strict=True)
@@ -243,8 +267,9 @@ def sizes_of_inputs(values: flags.FlagValues, settings: Settings) -> list[tuple]
     return sorted(found, key=str)
 
 
-def run(argv: Sequence[str]) -> None:
-    """The program. Raises UserError for what the user can mend."""
+def run(argv: Sequence[str], failures: Failures) -> None:
+    """The program. Raises UserError for what the user can mend; ``failures`` notes inputs of
+    several that could not be done."""
     started = time.perf_counter()
     values, config = commandline.parse(
         argv, DEFAULT_CONFIG, define_flags(), __doc__, complete, explain
@@ -255,8 +280,10 @@ def run(argv: Sequence[str]) -> None:
     cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
     if values.warmup and not cache:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
-    sizes = sizes_of_inputs(values, settings) if values.warmup else []
-    jobs = [] if values.warmup else plan_jobs(values, settings)
+    sizes = sizes_of_inputs(values, settings, failures) if values.warmup else []
+    jobs = [] if values.warmup else plan_jobs(values, settings, failures)
+    if not (jobs or values.warmup):
+        return
     if values.page:
         result_page.check(values.page, values.overwrite)
     found = [(count_frames(job.media, settings.max_frames), job.target) for job in jobs]
@@ -268,6 +295,9 @@ def run(argv: Sequence[str]) -> None:
     for job in jobs:
         for note in job.notes:
             say(f"{job.media.path}: {note}")
+    for folder in {job.output.parent for job in jobs}:
+        for line in remove_leftovers(folder):
+            say(line)
     clips = [(frames or settings.chunk.frames, target) for frames, target in found]
 
     began = time.perf_counter()
@@ -283,13 +313,19 @@ def run(argv: Sequence[str]) -> None:
     work, counts = forecast.Stopwatch(started), upscaler.programs.cache.counts
     for job in jobs:
         masks = [] if values.page else None
-        with work.clip(counts):
-            lines, report = run_job(job, upscaler, values.overwrite, masks)
-        work.done(upscaler.programs.model, settings, (report.frames, job.target))
-        for line in lines:
-            say(line)
-        if masks:
-            finished.append(result_page.Finished(job.media, job.output, masks, report))
+        with failures.of(job.media.path):
+            for path, before in job.before.items():
+                check_unchanged(path, before)
+            made_from = fingerprint(job.media, job.target, settings)
+            with work.clip(counts):
+                lines, report = run_job(job, upscaler, values.overwrite, masks)
+            work.done(upscaler.programs.model, settings, (report.frames, job.target))
+            for path in filter(None, (job.output, job.mask)):
+                note_done(path, made_from)
+            for line in lines:
+                say(line)
+            if masks:
+                finished.append(result_page.Finished(job.media, job.output, masks, report))
     print(programs_line(upscaler.programs, cache))
     if jobs:
         forecast.write_speed(cache, upscaler.programs.model, settings, work.speed(counts))
@@ -327,12 +363,14 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[_handler()])
     logging.captureWarnings(True)
     warnings.formatwarning = _message_of_warning
+    failures = Failures(say)
     try:
-        run(argv)
+        run(argv, failures)
     except UserError as error:
+        failures.report(program)
         print(f"{program}: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return 130
-    return 0
+    return failures.report(program)

@@ -104,14 +104,20 @@ def default_name(media: Media, target: tuple[int, int], size: Size) -> str:
 
 
 def output_paths(
-    inputs: Sequence[Media], targets: Sequence[tuple[int, int]], size: Size, output: str | None
+    inputs: Sequence[Media],
+    targets: Sequence[tuple[int, int]],
+    size: Size,
+    output: str | None,
+    several: bool = False,
 ) -> list[pathlib.Path]:
     """One path for each input. ``output`` names the file for one input, else a folder.
+
+    ``several``: it is a folder for one input too, because there were others.
 
     Raises UserError when two inputs would get one name, or the folder is a file.
     """
     names = [default_name(m, t, size) for m, t in zip(inputs, targets, strict=True)]
-    if output and len(inputs) == 1:
+    if output and len(inputs) == 1 and not several:
         path = pathlib.Path(output)
         into = path.is_dir() and (inputs[0].kind != "frames" or any(path.iterdir()))
         return [path / names[0] if into else path]

@@ -174,8 +174,10 @@ def test_a_clip_in_chunks(clip, checkpoint, capsys):
     for word in ("28x20 -> 56x40, 7 frames", "skipped", "tokens", "attention", "seconds", "memory"):
         assert word in said.out
 
-    assert run(*args) == 1  # not again unasked
-    assert "--overwrite" in capsys.readouterr().err
+    assert run(*args) == 0  # not again unasked
+    assert f"{out} is done already" in capsys.readouterr().out
+    assert run(*args, "--config.seed=1") == 1  # nor in place of another result
+    assert "made from another config: give --overwrite" in capsys.readouterr().err
     first = out.read_bytes()
     assert run(*args, "--overwrite") == 0
     assert out.read_bytes() == first
