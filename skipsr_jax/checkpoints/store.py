@@ -1,18 +1,21 @@
 """Reads and writes Orbax checkpoints: the parameters of a model or of a training run.
 
     <folder>/<step>/state    nested string-keyed dict: params, and in training ema, opt_state, step
-    <folder>/<step>/config   JSON: format_version, the model dataclasses, tau, sources
+    <folder>/<step>/config   JSON: the model dataclasses, tau, sources, format_version, checksums
 
 In a model checkpoint ``params`` is any subset of {dit, vae, light_coder, predictor, text:
 {positive, negative}}. Every function takes a model folder, a workdir (then its ``checkpoints``), or
-one step's folder, local (also relative) or on ``gs://``. Invariant: what is restored never depends
-on the topology that saved it, and a folder under its final name is complete.
+one step's folder, local (also relative) or on ``gs://``. Invariant: what is restored equals what
+was saved (each array has a checksum) and never depends on the topology that saved it, and a folder
+under its final name is complete.
 """
 
+import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import fsspec
@@ -21,22 +24,34 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from skipsr_jax.checkpoints.array_reader import cast, read_arrays
+from skipsr_jax.checkpoints.checksums import device_checksums, host_checksums
+from skipsr_jax.checkpoints.damage import DamagedCheckpointError, damage_as_one_line
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
 from skipsr_jax.models.params import Params, flatten, shape_mismatches, unflatten
 
 FORMAT_VERSION = 1
+_DIGEST = "config_sha256"
+"""The entry of a config with the digest of its other entries."""
 
 # Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
 # Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
 NEVER_CAST = ("rope_freqs", "quantized_kernel")
 
-# What Orbax may hold in memory on top of the arrays themselves. Several arrays are read at a time:
-# the largest of a 3B model are 1 GB each.
-_READ_GB = 4
-_WRITE_GB = 1
+_WRITE_GB = 1  # what Orbax may hold in memory on top of the arrays themselves
+_CASTING_THREADS = 8
 PathLike = str | os.PathLike
+
+# Types of entries of the config; what their parts may be is checked where they are used.
+_KINDS = {
+    **dict.fromkeys(("dit", "vae", "light_coder", "predictor"), (dict,)),
+    **dict.fromkeys(("checksums", "exported", "mixed_dtypes", "sources"), (dict,)),
+    "tau": (float, int),
+    "elapsed_seconds": (float, int),
+    "precision": (str,),
+}
 
 
 def absolute(path: PathLike) -> epath.Path:
@@ -101,25 +116,41 @@ def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
     return found
 
 
-def _unreadable(found: epath.Path, error: Exception) -> UserError:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return UserError(f"{found}: cannot be read, perhaps half-copied: {lines[0][:200]}")
-
-
 def load_config(path: PathLike, step: int | None = None) -> dict[str, Any]:
     """Returns the config JSON of a checkpoint.
 
-    Raises UserError as `step_folder` does, and for a format that this version does not read.
+    Raises UserError as `step_folder` does, and for a format that this version does not read, and
+    DamagedCheckpointError when the file is no JSON or an entry is of a wrong type.
     """
     found = step_folder(path, step)
-    try:
+    with damage_as_one_line(found):
         config = json.loads((found / "config" / "metadata").read_text())
-    except ValueError as error:
-        raise _unreadable(found, error) from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(f"{found}: format_version {version}; this code reads {FORMAT_VERSION}")
+    if config.pop(_DIGEST, None) not in (None, _digest(config)):
+        raise DamagedCheckpointError(
+            f"{found}: its config is not the one that was saved (who changed it on purpose, "
+            f"removes {_DIGEST} from it)"
+        )
+    for name, kind in _KINDS.items():
+        if name in config and type(config[name]) not in kind:
+            raise DamagedCheckpointError(
+                f"{found}: in its config, {name} is {type(config[name]).__name__}, "
+                f"not {kind[0].__name__}"
+            )
     return config
+
+
+def facts(config: dict[str, Any], checksums: dict[str, str]) -> dict[str, Any]:
+    """What is saved as the config of a checkpoint whose arrays have these checksums."""
+    whole = config | {"format_version": FORMAT_VERSION, "checksums": checksums}
+    return whole | {_DIGEST: _digest(whole)}
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """The SHA-256 of a config, whatever the order of its entries."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params") -> Params:
@@ -129,16 +160,14 @@ def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params
     does, and when the checkpoint lacks the branch.
     """
     found = step_folder(path, step)
-    try:
+    with damage_as_one_line(found):
         tree = ocp.PyTreeCheckpointHandler().metadata(found / "state").tree
-    except (ValueError, OSError, KeyError) as error:
-        raise _unreadable(found, error) from error
-    if branch not in tree:
-        raise UserError(f"{found}: has no {branch!r}; it has {', '.join(sorted(tree))}")
-    stored = flatten(tree[branch])
-    return unflatten(
-        {k: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for k, m in stored.items()}
-    )
+        if branch not in tree:
+            raise UserError(f"{found}: has no {branch!r}; it has {', '.join(sorted(tree))}")
+        stored = flatten(tree[branch])
+        return unflatten(
+            {k: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for k, m in stored.items()}
+        )
 
 
 def best_branch(path: PathLike) -> str:
@@ -164,17 +193,6 @@ def _selected(found: epath.Path, stored: Params, only: Iterable[str] | None) -> 
     if absent:
         raise UserError(f"{found}: has no {', '.join(absent)}; it has {', '.join(sorted(stored))}")
     return {name: stored[name] for name in only}
-
-
-def _restored(found: epath.Path, branch: str, wanted: Params, restore_args: Params) -> Params:
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_READ_GB)
-    arguments = ocp.args.PyTreeRestore(
-        item={branch: wanted}, restore_args={branch: restore_args}, partial_restore=True
-    )
-    try:
-        return handler.restore(found / "state", args=arguments)[branch]
-    except (ValueError, OSError, KeyError) as error:
-        raise _unreadable(found, error) from error
 
 
 def open_params(
@@ -222,12 +240,25 @@ def read_params(
 ) -> Params:
     """Returns the arrays of which `open_params` returned the ``shapes``.
 
-    Raises UserError when files of the checkpoint are damaged.
+    Raises DamagedCheckpointError when files of the checkpoint are damaged.
     """
-    args = jax.tree.map(
-        lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), shapes
-    )
-    return _restored(step_folder(path, step), branch, shapes, args)
+    found = step_folder(path, step)
+    targets, checksums = flatten(shapes), load_config(found).get("checksums")
+    stored = flatten(stored_shapes(found, branch=branch))
+    wanted = {name: stored[name] for name in targets}
+
+    params: dict[str, jax.Array] = {}
+    with ThreadPoolExecutor(_CASTING_THREADS) as pool:
+        for batch in read_arrays(found, branch, wanted, checksums):
+
+            def on_devices(name: str, batch=batch) -> jax.Array:
+                target = targets[name]
+                array = cast(batch.pop(name), target.dtype)
+                return jax.make_array_from_callback(array.shape, target.sharding, array.__getitem__)
+
+            names = list(batch)
+            params |= zip(names, pool.map(on_devices, names), strict=True)
+    return unflatten(params)
 
 
 def restore_params(
@@ -279,14 +310,19 @@ def restore_host(
     flat = flatten(_selected(found, stored_shapes(found, branch=branch), only))
     if paths is not None:
         flat = {key: flat[key] for key in paths}
-    args = {key: ocp.RestoreArgs(restore_type=np.ndarray) for key in flat}
-    return _restored(found, branch, unflatten(flat), unflatten(args))
+    arrays: dict[str, np.ndarray] = {}
+    for batch in read_arrays(found, branch, flat, load_config(found).get("checksums")):
+        arrays |= batch
+    return unflatten(arrays)
 
 
 def save_model(
     path: PathLike, params: Params, config: dict[str, Any], *, step: int = 0
 ) -> epath.Path:
-    """Writes a model checkpoint and returns its folder. ``format_version`` is added to ``config``.
+    """Writes a model checkpoint and returns its folder.
+
+    ``format_version``, the checksums of the arrays and the digest of all that are added to
+    ``config``.
 
     It is written under a temporary name, then renamed (on ``gs://`` Orbax's own commit marker
     stands for that). Raises UserError when ``path`` holds anything already, ValueError when params
@@ -313,9 +349,21 @@ def _write_model(folder: epath.Path, params: Params, config: dict[str, Any], ste
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave({"params": params}, save_args={"params": save_args}),
-                config=ocp.args.JsonSave({"format_version": FORMAT_VERSION} | config),
+                config=ocp.args.JsonSave(facts(config, _checksums(params))),
             ),
         )
+
+
+def _checksums(params: Params) -> dict[str, str]:
+    """Of the arrays of a model by ``params/path``, as `train_state.save_step` names them."""
+    flat = flatten({"params": params})
+    over_hosts = [
+        name
+        for name, leaf in flat.items()
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    ]
+    spread = {name: flat.pop(name) for name in over_hosts}
+    return host_checksums(flat) | device_checksums(spread)
 
 
 def check_plain(params: dict, prefix: str = "") -> None:

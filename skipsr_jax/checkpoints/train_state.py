@@ -7,7 +7,6 @@ equals what was saved, on any mesh: each array has a checksum in the config item
 
 import contextlib
 import errno
-import logging
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -17,17 +16,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.array_reader import check_equal, say_unverified
 from skipsr_jax.checkpoints.checksums import device_checksums
-from skipsr_jax.checkpoints.store import FORMAT_VERSION, PathLike, absolute, load_config
+from skipsr_jax.checkpoints.damage import (
+    DamagedCheckpointError,
+    damage_as_one_line,
+    first_words,
+)
+from skipsr_jax.checkpoints.store import PathLike, absolute, load_config
 from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.models.params import flatten, shape_mismatches
 
-# What Orbax and TensorStore raise for files that are missing, cut short or changed.
+# What Orbax and TensorStore raise for files that are missing, cut short or changed. Errors of the
+# devices, such as too little memory, are not among them: the checkpoint would be set aside.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, AssertionError)
-
-
-class DamagedCheckpointError(UserError):
-    """A checkpoint that was complete once cannot be read, or has other numbers than were saved."""
 
 
 def _is_plain(tree: Any) -> bool:
@@ -82,7 +85,7 @@ def save_step(
       step: the number of finished optimizer steps.
       state: {params, and optionally ema, opt_state, step, ...}: arrays in any pytree. Random keys
         as ``jax.random.key_data``.
-      config: the JSON item; ``format_version`` is added.
+      config: the JSON item; `store.facts` adds to it.
       force: save also when ``save_interval_steps`` says that the step is not due.
 
     Raises:
@@ -94,8 +97,8 @@ def save_step(
     if step in manager.all_steps():
         return False
     plain = {name: _to_plain(part) for name, part in state.items()}
-    facts = {"format_version": FORMAT_VERSION, "checksums": device_checksums(plain)}
-    items = {"state": ocp.args.StandardSave(plain), "config": ocp.args.JsonSave(facts | config)}
+    facts = store.facts(config, device_checksums(plain))
+    items = {"state": ocp.args.StandardSave(plain), "config": ocp.args.JsonSave(facts)}
     with _one_line_for_failures(manager):
         return manager.save(step, args=ocp.args.Composite(**items), force=force)
 
@@ -142,7 +145,7 @@ def _reason(error: BaseException) -> str:
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
         if (words := os.strerror(number)) in text:
             return words
-    return _first_line(error)
+    return first_words(error)
 
 
 def restore_step(
@@ -172,17 +175,15 @@ def restore_step(
     except PermissionError as error:
         raise UserError(f"{folder}: {error}") from error
     except _UNREADABLE as error:
-        raise DamagedCheckpointError(f"{folder}: {_first_line(error)}") from error
+        raise DamagedCheckpointError(f"{folder}: {first_words(error)}") from error
     _verify(folder, state)
     return {name: _from_plain(state[name], part) for name, part in like.items()}
 
 
 def _stored(folder: epath.Path) -> dict[str, Any]:
     """What a step holds, by path, as its metadata says."""
-    try:
+    with damage_as_one_line(folder):
         return flatten(ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree)
-    except _UNREADABLE as error:
-        raise DamagedCheckpointError(f"{folder}: {_first_line(error)}") from error
 
 
 def _verify(folder: epath.Path, state: dict[str, Any]) -> None:
@@ -192,13 +193,6 @@ def _verify(folder: epath.Path, state: dict[str, Any]) -> None:
     except UserError as error:
         raise DamagedCheckpointError(str(error)) from error
     if saved is None:
-        logging.warning("%s: saved by a version without checksums; it is not verified", folder)
-        return
-    found = device_checksums(state)
-    wrong = [name for name, checksum in found.items() if saved.get(name) != checksum]
-    if wrong:
-        raise DamagedCheckpointError(f"{folder}: the checksum of {wrong[0]} does not match")
-
-
-def _first_line(error: Exception) -> str:
-    return message_of(error)[:200] or type(error).__name__
+        say_unverified(str(folder))
+    else:
+        check_equal(folder, device_checksums(state), saved)

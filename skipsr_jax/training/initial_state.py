@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store, train_state
+from skipsr_jax.checkpoints.damage import DamagedCheckpointError
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.hosts import on_any_host, wait_for_all
@@ -56,7 +57,7 @@ def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, float
         try:
             found = train_state.restore_step(manager, state)
             seconds = store.load_config(manager.directory, last)["elapsed_seconds"]
-        except train_state.DamagedCheckpointError as error:
+        except DamagedCheckpointError as error:
             damage = error
         if not on_any_host(damage is not None):
             logging.info("resumed after step %d (%.0f s)", last, seconds)

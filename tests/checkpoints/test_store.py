@@ -57,7 +57,9 @@ def test_what_is_saved_comes_back(saved, caplog):
     restored = store.restore_params(saved)
     same(restored, model())
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored))
-    assert store.load_config(saved) == CONFIG | {"format_version": 1}
+    config = store.load_config(saved)
+    assert config.pop("checksums").keys() == {f"params/{path}" for path in flatten(model())}
+    assert config == CONFIG | {"format_version": 1}
     assert [p.name for p in saved.parent.iterdir()] == ["model"]
     assert not [record for record in caplog.records if record.levelname != "INFO"]
 

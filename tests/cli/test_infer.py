@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -316,6 +317,22 @@ def test_checkpoints_of_other_models(clip, checkpoint, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     args = (f"--input={clip}", f"--config.checkpoint={tmp_path / 'empty'}")
     assert "not a checkpoint" in fails(capsys, *args)
+
+
+@pytest.mark.slow
+def test_damaged_numbers_of_a_checkpoint_never_become_a_picture(clip, checkpoint, tmp_path, capsys):
+    """Whatever byte of the arrays changes: one line and no output."""
+    for number, position in enumerate((0.3, 0.5, 0.7)):
+        copy = tmp_path / f"model{number}"
+        shutil.copytree(checkpoint, copy)
+        stored = max((copy / "0" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+        content = bytearray(stored.read_bytes())
+        content[int(len(content) * position)] ^= 0x40
+        stored.write_bytes(content)
+        args = (f"--input={clip}", f"--config.checkpoint={copy}", "--config.size.factor=1")
+        said = fails(capsys, *args)
+        assert "checksum" in said or "cannot be read" in said
+        shutil.rmtree(copy)
 
 
 def test_a_damaged_clip_leaves_nothing_behind(clip, checkpoint, tmp_path, capsys, monkeypatch):
