@@ -5,11 +5,12 @@
     python -m benchmarks.peers --folder=clips --out=peers --resume --result=theirs=theirs/
 
 Each file of --folder is a true clip or picture. It is cropped in the middle to --size, made 4 times
-smaller (--degrade: area averaging, or the real-world chain of training) and upscaled again by each
-of --peers and, with skipping and without, by each of --models. --out gets PNG frames: GT/ with the
-truths, LQ/ with the inputs, results/NAME/ with the results, a folder for each clip. To add a tool
-that is not here, run it on LQ/ and name its folder of results with --result; --resume then keeps
-what is there. scores.json holds scores, seconds and the options.
+smaller (--degrade: area averaging, or the real-world chain of training, at a named level or at all
+of its levels) and upscaled again by each of --peers and, with skipping and without, by each of
+--models. --out gets PNG frames: GT/ with the truths, LQ/ with the inputs, results/NAME/ with the
+results, a folder for each clip. To add a tool that is not here, run it on LQ/ and name its folder
+of results with --result; --resume then keeps what is there. scores.json holds scores, seconds and
+the options.
 
 The table has the means over clips, seconds a frame on this machine, and the fraction of patches
 that the mask skips; our seconds leave out compiling. x4plus takes about half a minute a frame of
@@ -31,7 +32,7 @@ from benchmarks.measure import clip_size, device_facts, format_table, run_progra
 from benchmarks.peer_models import REAL_ESRGAN, SCALE, Peer, bicubic, lanczos, ours, real_esrgan
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.degradation.degrade import degraded
-from skipsr_jax.data.degradation.levels import RealWorld
+from skipsr_jax.data.degradation.levels import LEVELS, RealWorld
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.compare import compare, named_paths
 from skipsr_jax.evaluation.comparison_page import clips_to_show, grouped, write_comparison
@@ -44,6 +45,7 @@ from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.reader import open_media
 
 PEERS = ("bicubic", "lanczos", *REAL_ESRGAN)
+DEGRADATIONS = {"area": "area", "real": RealWorld()} | LEVELS
 OPTIONS = ("folder", "degrade", "frames", "size", "smallest", "seed")
 """Flags that decide what the inputs are."""
 
@@ -54,7 +56,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("folder", None, "Folder of true clips and pictures.", flag_values=values)
     flags.DEFINE_string("out", "peers", "Folder to write.", flag_values=values)
     text = "How inputs are made: area averaging, or blur, noise and compression too."
-    flags.DEFINE_enum("degrade", "area", ["area", "real"], text, flag_values=values)
+    flags.DEFINE_enum("degrade", "area", list(DEGRADATIONS), text, flag_values=values)
     flags.DEFINE_integer("frames", 5, "The most frames of each clip (4k + 1).", flag_values=values)
     text = "The most pixels of a true frame, height x width; the middle is taken."
     flags.DEFINE_string("size", "384x512", text, flag_values=values)
@@ -112,7 +114,9 @@ def make_inputs(values: flags.FlagValues, out: pathlib.Path) -> list[str]:
             continue
         truth = middle(read_truth(path, values.frames), size)
         rng = np.random.default_rng([values.seed, zlib.crc32(path.stem.encode())])
-        low = degraded(truth, SCALE, RealWorld() if values.degrade == "real" else "area", rng)
+        low = degraded(
+            truth, SCALE, (LEVELS | {"real": RealWorld()}).get(values.degrade, "area"), rng
+        )
         write_frames(out / "GT" / path.stem, truth)
         write_frames(out / "LQ" / path.stem, low)
     if not names:

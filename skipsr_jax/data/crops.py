@@ -15,13 +15,16 @@ from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length, padded_size, token
 from skipsr_jax.media.frame_filter import Crop
 from skipsr_jax.media.resize import resize
 from skipsr_jax.media.scene_cuts import find_cuts
-from skipsr_jax.types import HostArray, UInt8
+from skipsr_jax.types import HostArray, Int, UInt8
 
 PAN_PIXELS = 6.0
 """Largest speed of a pan, in pixels per frame along each axis."""
 
 SOFTEST = 1.6
 """Largest factor by which a soft sample is enlarged."""
+
+SPEED_CHANGES = 0.25
+"""Probability that a clip with frame steps changes its speed once."""
 
 CUT_TRIES = 4
 """Intervals drawn from a clip whose cuts are not listed, before one is played forth and back."""
@@ -59,19 +62,40 @@ class ClipShape:
         return token_grid(self.frames, self.height, self.width)
 
 
+def frame_offsets(
+    frames: int, longest: int, largest_step: int, rng: np.random.Generator
+) -> Int[HostArray, " f"]:
+    """The offsets of a clip's frames from the first one: 0, then steps of 0 to ``largest_step``.
+
+    The step is drawn from 1 to ``largest_step``. With probability SPEED_CHANGES it changes once, to
+    any from 0 (the clip stands) on. The span stays below ``longest`` frames. Nothing is drawn where
+    there is no choice.
+    """
+    fitting = min(largest_step, (longest - 1) // max(frames - 1, 1))
+    if fitting < 2:
+        return np.arange(frames)
+    steps = np.full(frames - 1, rng.integers(1, fitting + 1))
+    if rng.random() < SPEED_CHANGES:
+        steps[int(rng.integers(1, frames - 1)) :] = rng.integers(0, fitting + 1)
+    return np.concatenate([[0], np.cumsum(steps)])
+
+
 def _interval(
     source: Source,
     shape: ClipShape,
     corner: tuple[int, int],
     rng: np.random.Generator,
     cache: str | None,
+    largest_step: int,
 ) -> UInt8[HostArray, "f h w 3"]:
     """A random interval of the clip within one shot, cropped at ``corner`` = (top, left).
 
     Where the clip's cuts are not listed they are looked for in the crop. After some tries the
     longest shot of the last interval is played forth and back.
     """
-    intervals = source.intervals(shape.frames)
+    offsets = frame_offsets(shape.frames, source.longest, largest_step, rng)
+    span = int(offsets[-1]) + 1
+    intervals = source.intervals(span)
     where = Crop(*corner, shape.height, shape.width)
     crop: HostArray = np.empty(0)
     cuts: tuple[int, ...] = ()
@@ -79,10 +103,10 @@ def _interval(
         chosen = int(rng.integers(sum(number for _, number in intervals)))
         starts = (first + i for first, number in intervals for i in range(number))
         start = next(itertools.islice(starts, chosen, None))
-        crop = read(source, start, shape.frames, cache, where).copy()
+        crop = read(source, start, span, cache, where).copy()
         cuts = find_cuts(crop) if source.cuts is None else ()
         if not cuts:
-            return crop
+            return crop[offsets]
     edges = [0, *cuts, len(crop)]
     first, stop = max(itertools.pairwise(edges), key=lambda shot: shot[1] - shot[0])
     forth = np.arange(first, stop)
@@ -91,17 +115,22 @@ def _interval(
 
 
 def random_crop(
-    source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
+    source: Source,
+    shape: ClipShape,
+    rng: np.random.Generator,
+    cache: str | None,
+    largest_step: int = 1,
 ) -> UInt8[HostArray, "f h w 3"]:
     """A random crop of a random interval of the clip; a pan where a picture has to make a clip.
 
     The clip must have ``shape.frames`` frames within a shot, or be a picture, and the size of the
-    crop at least. ``cache``: as for `reading.read`.
+    crop at least. ``cache``: as for `reading.read`. ``largest_step``: as of ``frame_offsets``;
+    pans have speeds of their own.
     """
     top = int(rng.integers(source.height - shape.height + 1))
     left = int(rng.integers(source.width - shape.width + 1))
     if source.kind != "image" or shape.frames == 1:
-        return _interval(source, shape, (top, left), rng, cache)
+        return _interval(source, shape, (top, left), rng, cache, largest_step)
     picture = read(source, 0, 1, cache)[0]
     time = np.arange(shape.frames) - shape.frames // 2
     speed = rng.uniform(-PAN_PIXELS, PAN_PIXELS, 2) * (rng.random() > 0.2)  # a fifth does not move
@@ -116,7 +145,11 @@ def random_crop(
 
 
 def soft_crop(
-    source: Source, shape: ClipShape, rng: np.random.Generator, cache: str | None
+    source: Source,
+    shape: ClipShape,
+    rng: np.random.Generator,
+    cache: str | None,
+    largest_step: int = 1,
 ) -> UInt8[HostArray, "f h w 3"]:
     """A smaller random crop, enlarged to the shape by up to SOFTEST.
 
@@ -129,6 +162,6 @@ def soft_crop(
         for side in (shape.height, shape.width)
     )
     smaller = dataclasses.replace(shape, height=height, width=width)
-    frames = random_crop(source, smaller, rng, cache).astype(np.float32)
+    frames = random_crop(source, smaller, rng, cache, largest_step).astype(np.float32)
     enlarged = resize(frames, (shape.height, shape.width), "bicubic")
     return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)

@@ -10,9 +10,10 @@ state.
 `skipsr_jax.data.sample` makes a sample, and `skipsr_jax.data.batch.Batch` says what a batch holds.
 """
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
@@ -117,6 +118,12 @@ def _pictures_for(shape: ClipShape, sources: Sequence[Source], wanted_by: str) -
     return [(1.0, fit)]
 
 
+def _fractions(weights: Iterable[float]) -> list[float]:
+    """The weights divided by their sum."""
+    weights = list(weights)
+    return [weight / sum(weights) for weight in weights]
+
+
 def batches(
     sources: Sequence[Source], recipe: Recipe, hosts: tuple[int, int] = (0, 1)
 ) -> grain.MapDataset:
@@ -125,6 +132,12 @@ def batches(
     Raises UserError when no clip is large and long enough for a kind of batch, or a batch does not
     divide over hosts and sequences.
     """
+    if len(recipe.factors) > 1 and not recipe.one_size:
+        kinds = [
+            batches(sources, dataclasses.replace(recipe, factors=((factor, 1.0),)), hosts)
+            for factor, _ in recipe.factors
+        ]
+        return grain.MapDataset.mix(kinds, _fractions(weight for _, weight in recipe.factors))
     if recipe.mixed:
         found = [
             _pictures_for(shape, sources, "data.pack has pictures")

@@ -16,11 +16,11 @@ from skipsr_jax.types import Bool, Float, HostArray, UInt8
 def oracle_error(
     frames: UInt8[HostArray, "f h w 3"],
     scale: int = 4,
-    small: UInt8[HostArray, "f h2 w2 3"] | None = None,
+    small: UInt8[HostArray, "f h2 w2 3"] | Float[HostArray, "f h2 w2 3"] | None = None,
 ) -> Float[HostArray, "t r q"]:
     """The left side of Eq. 1 for each patch: mean squared error, pixels in [0, 1].
 
-    ``small`` is D(clip) where D is not area downsampling by ``scale``. f = 4k + 1 and h, w
+    ``small`` is D(clip), 0..255, where D is not area downsampling by ``scale``. f = 4k + 1 and h, w
     multiples of 16, else ValueError.
     """
     size = frames.shape[1:3]

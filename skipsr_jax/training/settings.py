@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
-from skipsr_jax.data.degradation.levels import RealWorld
+from skipsr_jax.data.degradation.degrade import Degradation, Kind, Mixture
+from skipsr_jax.data.degradation.levels import LEVELS, RealWorld
+from skipsr_jax.data.degradation.realworld import RESIZES
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length
 from skipsr_jax.media.resize import Method
@@ -53,7 +55,16 @@ class Data:
       soft_share: fraction of the samples whose truth is enlarged, up to 1.6 times, as soft footage.
       strict: whether a clip that cannot be read ends the run; else it is named and another one
         stands in for it.
-      degradation: how the low-quality pair is made: a downsampling method, or "real".
+      largest_step: largest step between the frames of a clip, drawn from 1 on for each clip; a
+        quarter of the clips change it once.
+      factors: (factor from 1 to 16, relative probability) of what the low-quality pair is smaller
+        by; (): 4. Sides are rounded. With more than one, batches hold the upscaled inputs in 8
+        bits, so that one compiled program serves all; those of a mask predictor on pixels have one
+        factor each.
+      degradation: how the low-quality pair is made: a downsampling method; "light", "medium" or
+        "hard", which are named levels of blur, noise and compression; "real", at the levels of
+        ``real``; or "mixture", of ``mixture``.
+      mixture: (any other value of ``degradation``, relative probability).
       real: the levels of "real", see skipsr_jax.data.degradation.levels.
     """
 
@@ -73,7 +84,10 @@ class Data:
     pan_share: float = 0.3
     soft_share: float = 0.0
     strict: bool = False
-    degradation: Literal[Method, "real"] = "area"
+    largest_step: int = 1
+    factors: tuple[tuple[float, float], ...] = ()
+    degradation: Literal[Method, "light", "medium", "hard", "real", "mixture"] = "area"
+    mixture: tuple[tuple[str, float], ...] = ()
     real: RealWorld = dataclasses.field(default_factory=RealWorld)
 
     def __post_init__(self):
@@ -94,6 +108,26 @@ class Data:
             require(good, "pack", self.pack, rule)
         for name in ("image_share", "pan_share", "soft_share"):
             require_between(name, getattr(self, name), 0, 1)
+        require_between("largest_step", self.largest_step, 1, 16, "frames")
+        good = all(1 <= factor <= 16 and weight > 0 for factor, weight in self.factors)
+        require(good, "factors", self.factors, "(factor from 1 to 16, probability above 0) of each")
+        good = bool(self.mixture) == (self.degradation == "mixture") and all(
+            name in (*RESIZES, *LEVELS, "real") and weight > 0 for name, weight in self.mixture
+        )
+        kinds = ", ".join((*RESIZES, *LEVELS))
+        rule = f"(one of {kinds}, real; probability above 0) of each with degradation=mixture, else"
+        require(good, "mixture", self.mixture, f"{rule} ()")
+
+    @property
+    def pairs(self) -> Degradation:
+        """How low-quality pairs are made."""
+        if self.degradation != "mixture":
+            return self._kind(self.degradation)
+        names, weights = zip(*self.mixture, strict=True)
+        return Mixture(tuple(map(self._kind, names)), weights)
+
+    def _kind(self, name: str) -> Kind:
+        return name if name in RESIZES else (LEVELS | {"real": self.real})[name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,6 +97,18 @@ def test_degradation_changes_the_pair_and_is_a_function_of_the_index(sources):
     assert real[0].mask[0].mean() > plain[0].mask[0].mean()
 
 
+def test_factors_share_batches_or_have_batches_of_their_own(sources):
+    factors = ((4.0, 1.0), (2.0, 2.0))
+    mixed = batches(sources, recipe(factors=factors, image_share=0.0))
+    assert {mixed[i].lr[0].shape[2:4] for i in range(4)} == {mixed[0].hr[0].shape[2:4]}
+    alone = batches(sources, recipe(factors=factors, one_size=False, image_share=0.0))
+    shapes = [alone[i].lr[0].shape[2:4] for i in range(6)]
+    height, width = alone[0].hr[0].shape[2:4]
+    assert (
+        shapes.count((height // 2, width // 2)) == 4 == 2 * shapes.count((height // 4, width // 4))
+    )
+
+
 def test_soft_samples_are_enlarged_and_their_masks_are_their_own(sources):
     plain = recipe(image_share=0.0, packing=None)
     soft = batches(sources, recipe(image_share=0.0, packing=None, soft_share=1.0))

@@ -7,6 +7,7 @@ import runpy
 import pytest
 from ml_collections import ConfigDict
 
+from skipsr_jax.data.degradation.levels import LEVELS
 from skipsr_jax.errors import UserError
 from skipsr_jax.training.settings import Data, Settings, complete, from_config
 from skipsr_jax.training.stage import recipe_of
@@ -36,6 +37,36 @@ def test_levels_of_the_config_reach_the_recipe():
     levels = recipe_of(from_config(config, LOSS_KINDS), masks=False).degradation
     assert levels.first.noise_sigma == (2.0, 3.0) and levels.crf == (20, 21)
     assert levels.second.noise_sigma == (1.0, 12.0)
+
+
+def test_a_mixture_of_the_config_reaches_the_recipe():
+    config = config_of("tiny_sr")
+    config.data.degradation = "mixture"
+    config.data.mixture = (("bicubic", 1.0), ("medium", 2.0), ("real", 0.5))
+    config.data.real.crf = (20, 21)
+    config.data.factors = ((4.0, 3.0), (1.5, 1.0))
+    config.data.largest_step = 3
+    recipe = recipe_of(from_config(config, LOSS_KINDS), masks=False)
+    assert recipe.factors == ((4.0, 3.0), (1.5, 1.0)) and recipe.largest_step == 3
+    assert recipe.degradation.weights == (1.0, 2.0, 0.5)
+    assert recipe.degradation.kinds[:2] == ("bicubic", LEVELS["medium"])
+    assert recipe.degradation.kinds[2].crf == (20, 21)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mixture", (("area", 1.0),)),  # without degradation=mixture
+        ("mixture", (("worse", 1.0),)),
+        ("degradation", "mixture"),  # of nothing
+        ("factors", ((0.5, 1.0),)),
+        ("factors", ((4.0, 0.0),)),
+        ("largest_step", 0),
+    ],
+)
+def test_mixtures_and_factors_out_of_range_are_named(key, value):
+    with pytest.raises(ValueError, match=r"mixture is|factors is|largest_step is"):
+        Data(root=("x",), **{key: value})
 
 
 def test_wrong_levels_are_named():

@@ -1,4 +1,7 @@
-"""The levels of real-world degradation: probabilities and ranges, as a config states them."""
+"""The levels of real-world degradation: probabilities and ranges, as a config states them.
+
+``LEVELS`` names some: what a light, a medium and a hard case are.
+"""
 
 import dataclasses
 import math
@@ -107,3 +110,44 @@ class RealWorld:
         _check_weights("video_codecs", self.video_codecs)
         _check_range("crf", self.crf, 0, 51)
         _check_range("mpeg4_quantizer", self.mpeg4_quantizer, 1, 31)
+
+
+_NO_SECOND = Round(blur_share=0.0, resize=(1.0, 1.0), noise_share=0.0, jpeg_share=0.0)
+
+LEVELS = {
+    "light": RealWorld(
+        first=Round(
+            blur_share=0.5,
+            blur_sigma=(0.2, 0.8),
+            resize=(0.8, 1.1),
+            noise_share=0.3,
+            noise_sigma=(0.5, 3.0),
+            photons=(2000.0, 20000.0),
+            jpeg_share=0.3,
+            jpeg_quality=(75, 95),
+        ),
+        second=_NO_SECOND,
+        video_share=0.7,
+        crf=(16, 26),
+        mpeg4_quantizer=(2, 4),
+    ),
+    "medium": RealWorld(
+        first=Round(
+            blur_share=0.8,
+            blur_sigma=(0.2, 1.6),
+            resize=(0.5, 1.2),
+            noise_share=0.6,
+            noise_sigma=(1.0, 8.0),
+            photons=(500.0, 8000.0),
+            jpeg_share=0.6,
+            jpeg_quality=(50, 95),
+        ),
+        second=dataclasses.replace(_NO_SECOND, blur_share=0.3, blur_sigma=(0.2, 0.8)),
+        video_share=0.8,
+        crf=(20, 30),
+        mpeg4_quantizer=(2, 8),
+    ),
+    "hard": RealWorld(),
+}
+"""Named levels: of a file that was saved once with care; of footage that was resized and compressed
+once or twice; and the ranges of Real-ESRGAN's training."""

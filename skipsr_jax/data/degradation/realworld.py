@@ -135,18 +135,14 @@ def _apply_round(
 
 
 def apply(
-    frames: UInt8[HostArray, "f h w 3"], scale: int, drawn: Drawn, rng: np.random.Generator
+    frames: UInt8[HostArray, "f h w 3"],
+    target: tuple[int, int],
+    drawn: Drawn,
+    rng: np.random.Generator,
 ) -> UInt8[HostArray, "f h2 w2 3"]:
-    """The clip ``scale`` times smaller with the drawn parameters; ``rng`` gives the noise.
-
-    Raises ValueError when a side is no multiple of ``scale``.
-    """
-    _, height, width, _ = frames.shape
-    if scale < 1 or height % scale or width % scale:
-        raise ValueError(f"{height} x {width} frames: crop them to multiples of {scale}")
-    target = height // scale, width // scale
+    """The clip at ``target`` = (height, width), with the drawn parameters and noise of ``rng``."""
     pixels = frames.astype(np.float32)
-    pixels = _apply_round(pixels, drawn.first, (height, width), rng)
+    pixels = _apply_round(pixels, drawn.first, frames.shape[1:3], rng)
     pixels = _apply_round(pixels, drawn.second, target, rng)
     small = _to_bytes(resize(pixels, target, drawn.method))
     if drawn.video is None or len(small) == 1:

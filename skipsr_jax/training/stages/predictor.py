@@ -157,7 +157,7 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         loss=loss,
         frozen=frozen_params,
         fixed=buffers(module, "predictor"),
-        recipe=recipe_of(settings, masks=True),
+        recipe=dataclasses.replace(recipe_of(settings, masks=True), one_size=vae is not None),
         config={"predictor": to_json(config), "tau": TAU},
         preview=preview,
         flops=lambda batch: cost(batch.hr[0].shape, batch.lr[0].shape),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skipsr_jax.data.degradation import realworld
-from skipsr_jax.data.degradation.degrade import degraded, low_quality
+from skipsr_jax.data.degradation.degrade import degraded, low_quality, low_size
 from skipsr_jax.data.degradation.levels import RealWorld, Round
 from skipsr_jax.data.degradation.realworld import apply, draw
 from skipsr_jax.data.oracle import oracle_mask
@@ -25,7 +25,7 @@ def still(frames=5, height=64, width=96, seed=0):
 
 def run(levels, frames, seed=0, scale=4):
     rng = np.random.default_rng(seed)
-    return apply(frames, scale, draw(levels, rng), rng)
+    return apply(frames, low_size(frames.shape[1:3], scale), draw(levels, rng), rng)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -41,7 +41,7 @@ def test_nothing_switched_on_is_plain_downsampling():
     frames = still()
     calm = dataclasses.replace(draw(NOTHING, np.random.default_rng(0)).first, method="area")
     drawn = realworld.Drawn(calm, calm, "area", None)
-    small = apply(frames, 4, drawn, np.random.default_rng(0))
+    small = apply(frames, (16, 24), drawn, np.random.default_rng(0))
     assert np.abs(small.astype(int) - low_quality(frames, 4)).max() <= 1
 
 
@@ -83,7 +83,7 @@ def test_clips_end_as_videos_and_pictures_do_not(index):
     bare = dataclasses.replace(drawn, video=None)
     for count, differs in ((5, True), (1, False)):
         frames, rng = still(count), np.random.default_rng(0)
-        same = np.array_equal(apply(frames, 4, drawn, rng), apply(frames, 4, bare, rng))
+        same = np.array_equal(*(apply(frames, (16, 24), x, rng) for x in (drawn, bare)))
         assert same != differs
 
 
@@ -100,7 +100,7 @@ def test_the_drawn_methods_are_the_ones_used():
             else:
                 part = dataclasses.replace(getattr(drawn, place), method=method, factor=1.5)
                 changed = dataclasses.replace(drawn, **{place: part})
-            results.append(apply(frames, 4, changed, rng))
+            results.append(apply(frames, (16, 24), changed, rng))
         assert all(not np.array_equal(results[i], results[i - 1]) for i in range(3)), place
 
 
