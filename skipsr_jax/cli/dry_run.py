@@ -20,14 +20,11 @@ VIDEO_BITS_PER_PIXEL = 0.25
 """Of H.264 as the writer codes it by default: three clips took 0.17 to 0.22."""
 
 
-def lines(
-    jobs: Sequence[tuple[Any, int | None]], settings: Settings, cache: str | None
-) -> Iterator[str]:
+def lines(jobs: Sequence[Any], settings: Settings, cache: str | None) -> Iterator[str]:
     """What a run of these jobs would take; loads, compiles and writes nothing.
 
     Args:
-      jobs: each a ``cli.infer.Job``, with the frames of its input; None where nobody knows before
-        it ends.
+      jobs: each a ``cli.infer.Job``.
       settings: of the run.
       cache: the folder of compiled programs, beside which earlier runs noted their speed.
 
@@ -36,32 +33,34 @@ def lines(
     """
     model = described(settings)
     yield f"model {model.source}, masks: {mask_origin(settings.mask, model)}"
-    clips = [(frames or settings.chunk.frames, job.target) for job, frames in jobs]
+    clips = [(job.media.num_frames, job.target) for job in jobs]
     largest_need(model, settings, clips)
     run = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
     speed, limit = forecast.read_speed(cache, model, settings), memory_limit(model)
     chunk = (min(clips[0][0], settings.chunk.frames), clips[0][1])
     compiled = ProgramCache(cache).has_list(run, description(model), chunk)
     total = 0.0
-    for number, ((job, frames), clip) in enumerate(zip(jobs, clips, strict=True)):
+    for number, (job, clip) in enumerate(zip(jobs, clips, strict=True)):
         found = forecast.forecast(model, settings, clip, speed, compiled)
         total += found.seconds + (found.start if number == 0 else 0.0)
         yield f"{job.media.path} -> {job.output}"
         (height, width), media = job.target, job.media
-        count = f"{frames} frames" if frames else "frames of which nobody knows the number"
-        plural = "" if found.chunks == 1 else "s"
-        of_all = f" in {found.chunks} chunk{plural}" if frames else ""
-        yield f"  size       {media.width}x{media.height} -> {width}x{height}, {count}{of_all}"
+        count, chunks = plural(media.num_frames, "frame"), plural(found.chunks, "chunk")
+        yield f"  size       {media.width}x{media.height} -> {width}x{height}, {count} in {chunks}"
         yield f"  tokens     at most {found.bucket} in a chunk"
         there = "" if limit is None else f"; there are {limit / GIB:.1f}"
         yield f"  memory     {found.memory}{there}"
         yield f"  disk       {_disk(job.output, media, clip)}"
-        what = f"{found.seconds:.0f} s" if frames else f"{found.seconds:.0f} s a chunk"
-        yield f"  time       about {what}"
+        yield f"  time       about {found.seconds:.0f} s"
         yield from (f"  note       {note}" for note in job.notes)
     source = "as an earlier run here took" if speed else "by operations; no run here was measured"
     programs = "programs are compiled already" if compiled else "programs have to be compiled"
     yield f"about {total:.0f} s in all, {source}; {programs}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _disk(output: pathlib.Path, media: Media, clip: tuple[int, tuple[int, int]]) -> str:

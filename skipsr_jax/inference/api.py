@@ -233,6 +233,7 @@ class Upscaler:
         formats: Sequence[OutputFormat],
         size: Size,
         report: Report,
+        first: int = 0,
     ) -> Generator[OutputFrame, None, None]:
         """As ``stream``, with frames as the codes of a file, converted on the device.
 
@@ -241,6 +242,7 @@ class Upscaler:
           formats: what is made of each frame: a ``YuvFormat``, or 8 or 16 for RGB of so many bits.
           size: of the output.
           report: where to note how it goes.
+          first: the frame of the reference of an oracle mask that the first of ``frames`` is.
 
         Returns:
           A generator of pairs (codes, keep). ``codes`` has an entry for each format: three planes
@@ -257,7 +259,7 @@ class Upscaler:
             target = target_size(*first.shape[:2], size)
             reference = None
             if settings.mask.reference:
-                truth = open_media(settings.mask.reference)
+                truth = open_media(settings.mask.reference).part(first)
                 reference = itertools.islice(truth.frames(), limit)
             results = upscale_frames(
                 itertools.chain([first], inputs), target, self.programs, settings, report,

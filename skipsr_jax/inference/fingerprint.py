@@ -43,7 +43,7 @@ def fingerprint(media: Media, target: tuple[int, int], settings: Settings) -> di
     files = [*(media.files or [media.path])]
     if settings.mask.reference:
         files += _files_below(pathlib.Path(settings.mask.reference))
-    part = [str(getattr(media, name, 0)) for name in ("first", "num_frames")]
+    part = [str(media.first), str(media.num_frames)]
     return {
         "input": digest(*part, *_contents(files)),
         "config": digest(json.dumps(dataclasses.asdict(settings), sort_keys=True), target),

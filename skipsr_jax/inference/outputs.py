@@ -204,7 +204,6 @@ def open_writer(
     size: tuple[int, int],
     output: Output,
     overwrite: bool,
-    num_frames: int | None = None,
 ) -> Writer:
     """Opens the writer for the result of ``media``.
 
@@ -214,7 +213,6 @@ def open_writer(
       size: (height, width) of the frames in pixels.
       output: codec, quality and what becomes of the audio.
       overwrite: whether to replace what exists.
-      num_frames: how many frames will be written, where these are fewer than the input's.
     """
     kind = _holds(path, media)
     if kind == "image":
@@ -230,7 +228,6 @@ def open_writer(
         encoding=_encoding(output),
         audio=output.audio,
         overwrite=overwrite,
-        num_frames=num_frames,
     )
 
 

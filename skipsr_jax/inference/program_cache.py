@@ -65,6 +65,7 @@ class Counts:
       compiled, compile_seconds: traced, lowered and compiled.
       loaded, load_seconds: read from the folder.
       waited_seconds: for which a caller stood still until its program was there.
+      waiting: the threads that wait for a program now.
     """
 
     compiled: int = 0
@@ -72,6 +73,7 @@ class Counts:
     loaded: int = 0
     load_seconds: float = 0.0
     waited_seconds: float = 0.0
+    waiting: set[int] = dataclasses.field(default_factory=set)
 
 
 def _devices_of(compiled: jax.stages.Compiled) -> list[jax.Device]:
@@ -130,9 +132,13 @@ class Program:
         """The function of these arguments."""
         future = self.prepare(*arguments, **static)
         if not future.done():
-            began = time.perf_counter()
-            future.result()
-            self._cache.counts.waited_seconds += time.perf_counter() - began
+            began, counts = time.perf_counter(), self._cache.counts
+            counts.waiting.add(threading.get_ident())
+            try:
+                future.result()
+            finally:
+                counts.waiting.discard(threading.get_ident())
+            counts.waited_seconds += time.perf_counter() - began
         return future.result()(*arguments)
 
     def _key(self, arguments: Any, static: dict[str, Any]) -> tuple:

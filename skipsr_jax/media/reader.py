@@ -7,6 +7,7 @@ order and orientation, unless it is damaged; frame ``i`` is shown at ``times[i]`
 """
 
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ class Media:
       height, width: of the frames as shown (after rotation), in pixels.
       bit_depth: of the source's components; frames are uint8 when it is 8, else uint16 (0..65535).
       num_frames: what `frames` yields, unless the file is damaged.
+      first: of the file's frames, where only a part of them is read.
+      after: how many frames of the file follow that part.
       colour: the tags of a video; of images what they become when they are written as video.
       sample_aspect_ratio: width over height of a pixel as shown.
       has_audio: whether a video has an audio stream.
@@ -62,6 +65,25 @@ class Media:
     has_alpha: bool = False
     keep_alpha: bool = False
     note: str = ""
+    first: int = 0
+    after: int = 0
+
+    def part(self, first: int, count: int | None = None) -> "Media":
+        """The input without its first ``first`` frames, and with at most ``count`` of the others.
+
+        Raises UserError when no frame is left.
+        """
+        rest = self.num_frames - first
+        kept = rest if count is None else min(rest, count)
+        if first < 0 or kept < 1:
+            raise UserError(f"{self.path} has {self.num_frames} frames: no frame of them is wanted")
+        return dataclasses.replace(
+            self,
+            num_frames=kept,
+            files=self.files[first : first + kept],
+            first=self.first + first,
+            after=self.after + rest - kept,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -73,7 +95,7 @@ class Media:
     @property
     def timing(self) -> Timing | None:
         """When the frames of a video are shown; None for images and folders."""
-        return self.video.timing if self.video else None
+        return self.video.timing.part(self.first, self.num_frames) if self.video else None
 
     @property
     def frame_rate(self) -> Fraction | None:
@@ -91,15 +113,19 @@ class Media:
         Raises UserError when the file turns out damaged, or when a frame has another size.
         """
         if self.video:
-            return self.video.frames(keep_alpha=self.keep_alpha)
+            return self._limited(self.video.frames(self.first, keep_alpha=self.keep_alpha))
         return (still.rgb if self.keep_alpha else still.on_black for still in _stills(self))
 
     def alphas(self) -> Iterator[HostArray]:
         """Yields the alpha (height, width) of each of `frames`, of the same dtype."""
         if self.video:
-            return self.video.alphas()
+            return self._limited(self.video.alphas(self.first))
         stills = _stills(self)
         return (opaque(each.rgb) if each.alpha is None else each.alpha for each in stills)
+
+    def _limited(self, frames: Iterator[HostArray]) -> Iterator[HostArray]:
+        """The frames up to the end of the part; all that come where it has no end of its own."""
+        return itertools.islice(frames, self.num_frames) if self.after else frames
 
 
 def open_media(

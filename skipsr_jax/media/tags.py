@@ -4,11 +4,14 @@ Invariant: what is returned can be written as UTF-8, whatever encoding the sourc
 """
 
 import io
+import pathlib
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 import av
+
+from skipsr_jax.media.scan import open_container
 
 _OF_THE_FILE = frozenset(
     {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time"}
@@ -72,6 +75,13 @@ def global_tags(container: av.container.InputContainer) -> dict[str, str]:
     if "creation_time" in container.metadata:
         tags["creation_time"] = readable(container.metadata["creation_time"])
     return tags
+
+
+def has_timecode(path: pathlib.Path) -> bool:
+    """Whether a file says at which timecode it begins."""
+    with open_container(path) as container:
+        tags = [container.metadata, *(stream.metadata for stream in container.streams)]
+    return any("timecode" in each for each in tags)
 
 
 def chapters_within(

@@ -74,6 +74,12 @@ class Timing:
             self, rate=2 * self.rate, time_base=self.time_base / 2, ticks=ticks, end=2 * self.end
         )
 
+    def part(self, first: int, count: int) -> "Timing":
+        """The timing of ``count`` frames from frame ``first`` on."""
+        last = first + count
+        end = int(self.ticks[last]) if last < len(self.ticks) else self.end
+        return dataclasses.replace(self, ticks=self.ticks[first:last], end=end)
+
     def without(self, count: int) -> "Timing":
         """The timing without the first ``count`` frames."""
         return dataclasses.replace(self, ticks=self.ticks[count:])

@@ -33,6 +33,7 @@ class TrackCopy:
         tracks: Sequence[Track],
         origin: Fraction,
         is_bridged: bool,
+        is_cut: bool = False,
     ):
         """Opens the source and adds its streams to the output, which is not yet encoding.
 
@@ -43,6 +44,7 @@ class TrackCopy:
           tracks: as ``plan_tracks`` gives them.
           origin: seconds of the source's clock.
           is_bridged: whether that clock jumps (`Bridge`).
+          is_cut: whether the output begins within the source, and not with it.
         """
         self._source, self._output, self._origin = source, output, origin
         self._input, self._extension = open_container(source), extension
@@ -50,7 +52,7 @@ class TrackCopy:
         self._converters: dict[int, AudioConverter] = {}
         self._last: dict[int, tuple[Fraction, Fraction]] = {}
         self._refused = 0
-        self._is_bridged = is_bridged
+        self._is_bridged, self._is_cut = is_bridged, is_cut
         for track in tracks:
             if track.how != "leave":
                 self._add(track)
@@ -65,7 +67,12 @@ class TrackCopy:
             if end is not None and begins >= end:
                 return
             self._waiting = None
-            if begins < -_PREROLL:
+            if begins < 0 and packet.stream.type == "subtitle" and packet.duration:
+                packet.duration += round(begins / time_base)  # what is left of it
+                begins = Fraction(0)
+                if packet.duration <= 0:
+                    continue
+            if begins < (0 if self._is_cut else -_PREROLL):
                 continue
             converter = self._converters.get(packet.stream.index)
             if converter:
@@ -129,7 +136,7 @@ class TrackCopy:
                 return None
             if packet.size and packet.pts is None:
                 packet.pts = packet.dts
-            if packet.size and packet.pts is None and packet.stream.type == "video":
+            if packet.size and packet.stream.type == "video":  # a cover picture
                 packet.pts = packet.dts = round(self._origin / Fraction(packet.time_base))
             if packet.size and packet.pts is not None:
                 self._waiting = packet

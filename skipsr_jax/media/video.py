@@ -155,9 +155,9 @@ class Video:
             raise ValueError(f"{crop} of {self.path} is wanted; it is {self.width}x{self.height}")
         return self._frames(start, stop, FrameConverter(self, crop, keep_alpha))
 
-    def alphas(self) -> Iterator[HostArray]:
-        """Yields the alpha (height, width) of each frame, of the dtype of the frames."""
-        return self._frames(0, None, AlphaConverter(self))
+    def alphas(self, start: int = 0) -> Iterator[HostArray]:
+        """Yields the alpha (height, width) of each frame from ``start`` on, typed as the frames."""
+        return self._frames(start, None, AlphaConverter(self))
 
     def _frames(
         self, start: int, stop: int | None, convert: "FrameConverter | AlphaConverter"
@@ -182,7 +182,7 @@ class Video:
             _LOG.warning(
                 "%s: %d frames are damaged, and shown as the decoder mends them", self.path, damaged
             )
-        if (stop is not None and index < stop) or index == 0:
+        if index < stop if stop is not None else index == start:
             raise UserError(
                 f"{self.path} is damaged: only {index} of {self.num_frames} frames can be decoded"
                 f"{stopped}"
@@ -190,7 +190,7 @@ class Video:
         if stop is None and index != self.num_frames:
             _LOG.warning(
                 "%s: %d frames were decoded where %d were expected%s; the result has these %d",
-                self.path, index, self.num_frames, stopped, index,
+                self.path, index - start, self.num_frames - start, stopped, index - start,
             )  # fmt: skip
 
     def _progressive(self, start: int, threads: bool) -> Iterator[Picture]:

@@ -36,7 +36,7 @@ from skipsr_jax.media.hdr import encoder_options as hdr_options
 from skipsr_jax.media.outputs import check_writable, write_error
 from skipsr_jax.media.reader import Media
 from skipsr_jax.media.scan import open_container, video_stream_index
-from skipsr_jax.media.tags import chapters_within, global_tags, track_tags
+from skipsr_jax.media.tags import chapters_within, global_tags, has_timecode, track_tags
 from skipsr_jax.media.track_copy import TrackCopy
 from skipsr_jax.media.tracks import Track, notes_of, plan_tracks
 from skipsr_jax.media.yuv_format import YuvFormat, has_alpha, yuv_format
@@ -91,12 +91,10 @@ class VideoWriter:
         encoding: Encoding = _DEFAULT_ENCODING,
         audio: str = "auto",
         overwrite: bool = False,
-        num_frames: int | None = None,
     ):
         """Checks everything that can be checked before the first frame; raises UserError.
 
-        ``audio``: one of AUDIO_CHOICES. ``num_frames``: how many will be written, where these are
-        fewer than the source has.
+        ``audio``: one of AUDIO_CHOICES.
         """
         self.path = pathlib.Path(path)
         check_video_output(self.path, overwrite=overwrite)
@@ -125,7 +123,6 @@ class VideoWriter:
         self._partial = temporary_path(self.path)
         self._overwrite, self._before = overwrite, identity(self.path)
         self._held = contextlib.ExitStack()
-        self._num_frames = num_frames
         self._container: av.container.OutputContainer | None = None
         self._piped: PipedEncoder | None = None
         self._tracks: tuple[Track, ...] = ()
@@ -139,7 +136,11 @@ class VideoWriter:
             codec = self._encoding.codec or ""
             if self._hdr and self._hdr.is_hdr10 and hdr_options(self._hdr, codec) is None:
                 self.notes.append(f"HDR10 mastering data is left out: {codec} does not take it")
-            audio_start = first_audio(source.path) if audio != "none" else None
+            if source.first and has_timecode(source.path):
+                self.notes.append("timecode is left out: the result begins at a later frame")
+            audio_start = None  # where the part begins later, the output does with it
+            if audio != "none" and not source.first:
+                audio_start = first_audio(source.path)
             self._clock = FrameClock(self._rate, source.timing, audio_start)
 
     def check(self) -> None:
@@ -304,14 +305,18 @@ class VideoWriter:
         origin = self._clock.origin
         bridged = bool(source.video and source.video.scan.is_bridged)
         self._copy = TrackCopy(
-            source.path, output, self.path.suffix.lower(), self._tracks, origin, bridged
-        )
-        end = self._clock.ticks(self._num_frames or source.num_frames) * self._clock.unit
+            source.path, output, self.path.suffix.lower(), self._tracks, origin, bridged,
+            is_cut=source.first > 0,
+        )  # fmt: skip
+        end = self._clock.ticks(source.num_frames) * self._clock.unit
         with open_container(source.path) as container:
             stream = container.streams.video[video_stream_index(container, source.path)]
             self._stream.metadata.update(track_tags(stream.metadata, self.path.suffix.lower()))
             self._stream.disposition = stream.disposition
             output.metadata.update(global_tags(container))
+            if source.first:
+                self._stream.metadata.pop("timecode", None)
+                output.metadata.pop("timecode", None)
             output.set_chapters(chapters_within(container, origin, origin + end))
 
     def _mux(self, packets: list[av.Packet]) -> None:
@@ -327,7 +332,8 @@ class VideoWriter:
             raise UserError(f"no frame was written to {self.path}")
         self._mux(self._encoder.encode(None))
         if self._copy:
-            whole = self._source and self._source.num_frames <= self.frames_written
+            source = self._source
+            whole = source and not source.after and source.num_frames <= self.frames_written
             end = self._clock.ticks(self.frames_written) * self._clock.unit
             self._copy.copy_until(None if whole else end)
             self._copy.finish()

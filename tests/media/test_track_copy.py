@@ -244,13 +244,34 @@ def test_what_is_left_out_is_named(tmp_path, extension):
     assert names == ["Main", "Commentary"]
 
 
-def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
-    media = open_media(film(tmp_path / "film.mkv"))
-    with VideoWriter(
-        tmp_path / "out.mkv", height=48, width=64, source=media, num_frames=8
-    ) as writer:
-        for frame in list(media.frames())[:8]:
+def write_part(path, media):
+    with VideoWriter(path, height=48, width=64, source=media) as writer:
+        for frame in media.frames():
             writer.write(frame)
+
+
+def test_tracks_of_a_part_begin_with_its_first_frame(tmp_path):
+    """Frame 4 of 25 a second is shown at 0.16 s; a subtitle that has begun by then stays."""
+    source = film(tmp_path / "film.mkv")
+    media = open_media(source)
+    write_part(tmp_path / "out.mkv", media.part(4, 8))
+    _, words, chapters, _, _ = contents(tmp_path / "out.mkv")
+    assert words == [b"Hello"] and chapters == [(0.0, "One"), (0.24, "Two")]
+    before, after = audio_packets(source), audio_packets(tmp_path / "out.mkv")
+    kept = [(at - Fraction(4, 25), data) for at, data in before if Fraction(4, 25) <= at]
+    assert [data for _, data in after] == [data for _, data in kept[: len(after)]]
+    assert all(abs(was - now) <= Fraction(2, 1000)
+               for (was, _), (now, _) in zip(kept, after, strict=False))  # fmt: skip
+    assert after[-1][0] < Fraction(8, 25) <= after[-1][0] + Fraction(1, 20)
+    written = open_media(tmp_path / "out.mkv")
+    assert written.num_frames == 8 and written.timing.start == 0
+    first = next(written.frames()).astype(int)
+    errors = [abs(frame.astype(int) - first).mean() for frame in media.frames()]
+    assert errors.index(min(errors)) == 4
+
+
+def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
+    write_part(tmp_path / "out.mkv", open_media(film(tmp_path / "film.mkv")).part(0, 8))
     _, words, chapters, _, _ = contents(tmp_path / "out.mkv")
     assert words == [b"Hello"] and chapters == [(0.0, "One")]
 

@@ -28,12 +28,14 @@ class Version:
       path: a video, an image, or a folder of frames.
       role: an input is shown stretched to the clip's size, others at their own size.
       seconds: of each stage that made it.
+      first: the frame of the file with which it begins.
     """
 
     name: str
     path: str | os.PathLike
     role: Role = "result"
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,7 @@ def browsers_show(media: Media, rate: Fraction | None) -> bool:
     if media.kind == "image":
         return extension in _IMAGES and media.bit_depth == 8
     video = media.video
-    if video is None or video.codec != "h264" or extension not in _CONTAINERS:
+    if video is None or media.first or video.codec != "h264" or extension not in _CONTAINERS:
         return False
     timing = video.scan.timing
     with open_container(video.path) as container:

@@ -69,7 +69,7 @@ def _clip_json(
     scores: Mapping[str, Any] | None,
     limit: int | None,
 ) -> dict[str, Any]:
-    media = [open_media(version.path) for version in clip.versions]
+    media = [open_media(version.path).part(version.first) for version in clip.versions]
     counts = [one.num_frames for one in media] + ([limit] if limit else [])
     count, rate = min(counts), _rate(media)
     versions = [
