@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from skipsr_jax.geometry import PATCH_FRAMES, PATCH_PIXELS, pad_frames, pad_space, token_grid
+from skipsr_jax.inference.finite_check import check_logits
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import Mask
 from skipsr_jax.media.resize import area_down, resize
@@ -136,13 +137,17 @@ def keep_mask(
     from_pixels = mask.source == "predictor" and programs.masks_from_pixels
     logits = programs.pixel_logits(pad_frames(frames), target) if from_pixels else None
 
+    def thresholded(logits: Float[HostArray, "t r q"]) -> Bool[HostArray, "t r q"]:
+        check_logits(logits, programs.model.predictor_source, programs.model.dit.dtype)
+        return from_logits(logits, mask.probability)
+
     def make(latent: Array | None) -> Bool[HostArray, "t r q"]:
         match mask.source:
             case "predictor" if from_pixels:
                 offset = logit_offset(frames.shape[1:3], target)
-                return from_logits(np.asarray(logits)[0] - np.float32(offset), mask.probability)
+                return thresholded(np.asarray(logits)[0] - np.float32(offset))
             case "predictor":
-                return from_logits(np.asarray(programs.latent_logits(latent))[0], mask.probability)
+                return thresholded(np.asarray(programs.latent_logits(latent))[0])
             case "input":
                 return from_input(to_unit_range(frames), target, mask.input_tau)
             case "oracle":

@@ -24,6 +24,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import pad_frames, patch_of_frame, token_grid
 from skipsr_jax.inference.chunks import DeviceFrame, cross_fade, overlapping
 from skipsr_jax.inference.coding_plan import CodingPlan
+from skipsr_jax.inference.finite_check import FiniteCheck
 from skipsr_jax.inference.masks import keep_mask
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
@@ -51,6 +52,7 @@ def decode_and_composite(
     keep: Bool[HostArray, "t r q"],
     plan: CodingPlan,
     pixels: Pixels,
+    check: FiniteCheck,
 ) -> Iterator[tuple[Float[Array, "h w 3"], ...]]:
     """The output frames of a chunk in [0, 1], at the target size, one slice after the other.
 
@@ -62,6 +64,7 @@ def decode_and_composite(
       keep: the mask.
       plan: of the decoder.
       pixels: colour fix and compositing.
+      check: is asked of each slice.
     """
     slices = plan.slices(upscaled.count)
     if plan.mode == "skip":
@@ -69,10 +72,13 @@ def decode_and_composite(
     decoded = programs.coder.decode(latent, upscaled.signed_slices(slices), plan)
     keep = keep_of_frames(keep, slices[-1].stop)
     after = {"size": upscaled.target, **dataclasses.asdict(pixels)}
-    return (
-        programs.composite(frames, upscaled.unit(part), keep[part], **after)
-        for frames, part in zip(decoded, slices, strict=True)
-    )
+
+    def composited(frames: Array, part: slice) -> tuple[Float[Array, "h w 3"], ...]:
+        pictures, finite = programs.composite(frames, upscaled.unit(part), keep[part], **after)
+        check.ask(finite)
+        return pictures
+
+    return map(composited, decoded, slices)
 
 
 def keep_of_frames(keep: Bool[HostArray, "t r q"], frames: int) -> Bool[HostArray, "f r q"]:
@@ -94,17 +100,21 @@ def download(
     formats: Sequence[OutputFormat],
     programs: Programs,
     report: Report,
+    check: FiniteCheck,
 ) -> Iterator[OutputFrame]:
     """Frames as codes on the host, each downloaded while the device makes the ones after it.
 
-    The report is closed at the end: nothing is asked of the device any more.
+    The report is closed at the end: nothing is asked of the device any more. Raises UserError in
+    place of the first frame that is not finite.
     """
-    in_flight: deque[tuple[list[tuple[Array, ...]], HostArray]] = deque()
+    in_flight: deque[tuple[list[tuple[Array, ...]], HostArray, int]] = deque()
 
     def finished() -> OutputFrame:
-        codes, keep = in_flight.popleft()
+        codes, keep, slices = in_flight.popleft()
         with report.stage("download"):
-            return [tuple(map(np.asarray, arrays)) for arrays in codes], keep
+            on_host = [tuple(map(np.asarray, arrays)) for arrays in codes]
+        check.require(slices)
+        return on_host, keep
 
     with contextlib.closing(report):
         for frame, keep in frames:
@@ -113,7 +123,7 @@ def download(
             for array in itertools.chain(*codes):
                 array.copy_to_host_async()
             report.watch("decode", codes, called)
-            in_flight.append((codes, keep))
+            in_flight.append((codes, keep, check.asked))
             limit = BYTES_IN_FLIGHT // sum(array.nbytes for array in itertools.chain(*codes))
             oldest = itertools.chain(*in_flight[0][0])
             if len(in_flight) > FRAMES_IN_FLIGHT and (
@@ -132,6 +142,7 @@ def _upscale_chunk(
     programs: Programs,
     settings: Settings,
     report: Report,
+    check: FiniteCheck,
 ) -> Iterator[DeviceFrame]:
     """The output frames of one chunk, whose index in the clip is ``number``, on the device."""
     coder, grid = programs.coder, token_grid(len(frames), *target)
@@ -163,7 +174,7 @@ def _upscale_chunk(
     decoding = choice.decoding(keep)
     attention = programs.attention(bucket) if bucket else None
     report.chunk(keep, bucket, attention, {"encode": encoding, "decode": decoding})
-    made = decode_and_composite(programs, refined, upscaled, keep, decoding, settings.pixels)
+    made = decode_and_composite(programs, refined, upscaled, keep, decoding, settings.pixels, check)
     masks = keep_of_frames(keep, len(frames))
     called, index = time.perf_counter(), 0
     for pixels in made:
@@ -196,13 +207,14 @@ def upscale_frames(
 
     Raises:
       UserError: settings that the model or the devices cannot satisfy; a reference that does not
-        hold the input's frames, one for one, at the target size.
+        hold the input's frames, one for one, at the target size; results that are not finite.
     """
     check_sparse(programs, settings)
     report.coder = programs.model.coder_kind
     report.products = programs.model.products
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
+    check = FiniteCheck(programs.model.source, programs.model.dit.dtype)
     truths = itertools.repeat((None, False))
     if reference is not None:
         truths = overlapping(reference, length, overlap)
@@ -217,7 +229,8 @@ def upscale_frames(
                     f"config.mask.reference must hold the input's frames, one for one, at "
                     f"{target[1]}x{target[0]} pixels"
                 )
-            yield _upscale_chunk(chunk, truth, target, number, programs, settings, report), last
+            made = _upscale_chunk(chunk, truth, target, number, programs, settings, report, check)
+            yield made, last
 
     blended = cross_fade(chunks(), overlap, programs.blend)
-    return download(blended, formats, programs, report)
+    return download(blended, formats, programs, report, check)

@@ -20,11 +20,13 @@ def composite(
     colour: str,
     keep_skipped: bool,
     feather: int,
-) -> tuple[Float[Array, "h2 w2 3"], ...]:
-    """Decoded frames in [-1, 1] -> the composited output in [0, 1], cropped, one by one.
+) -> tuple[tuple[Float[Array, "h2 w2 3"], ...], Bool[Array, ""]]:
+    """The composited output in [0, 1], cropped, one by one, and whether all of it is finite.
+
+    What is decoded has to be finite, and the output before it is clipped, which hides infinity.
 
     Args:
-      decoded: by the autoencoder.
+      decoded: by the autoencoder, in [-1, 1].
       upscaled: the input at the same size, in [0, 1].
       keep: which patches of each frame were kept.
       size: (height, width) of the output.
@@ -37,4 +39,5 @@ def composite(
     frames = fix_colour(0.5 * decoded[0, :, :height, :width] + 0.5, reference, colour)
     if keep_skipped:
         frames = compose_pixels(frames, reference, keep, feather)
-    return tuple(jnp.clip(frames, 0, 1))
+    finite = jnp.isfinite(decoded).all() & jnp.isfinite(frames).all()
+    return tuple(jnp.clip(frames, 0, 1)), finite

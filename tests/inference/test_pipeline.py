@@ -1,9 +1,11 @@
 """The pipeline on arrays: masks, seeds and what each setting changes."""
 
 import dataclasses
+import itertools
 import pathlib
 import runpy
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_model
@@ -15,6 +17,7 @@ from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, from_config
 from skipsr_jax.media.resize import upscale
+from skipsr_jax.models.params import flatten, unflatten
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = (32, 40)
@@ -209,3 +212,44 @@ def test_auto_loads_the_light_coder_alone_where_there_is_one(light_programs, tmp
     path = small_model.write_small_model(tmp_path / "model", light_coder=True)
     model = load_model(path, "float32", coder="full")
     assert model.coder_kind == "full" and "down_blocks" in model.params["coder"]["encoder"]
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "value", "says"),
+    [
+        ("coder", "decoder/conv_out/bias", np.nan, "the frames are not finite"),
+        ("coder", "decoder/conv_out/bias", np.inf, "the frames are not finite"),  # clipped: white
+        ("dit", "vid_out/bias", np.nan, "the frames are not finite"),
+        ("predictor", "layers/3/bias", np.nan, "the logits of the mask predictor are not finite"),
+    ],
+)
+def test_no_frame_comes_of_numbers_that_are_not_finite(
+    programs, settings, clip, monkeypatch, part, path, value, says
+):
+    flat = flatten(programs.model.params[part])
+    damaged = unflatten(flat | {path: jnp.full_like(flat[path], value)})
+    monkeypatch.setitem(programs.model.params, part, damaged)
+    source = "predictor" if part == "predictor" else "none"
+    of_all = dataclasses.replace(settings, mask=Mask(source))
+    frames = upscale_frames(iter(clip), TARGET, programs, of_all, Report())
+    with pytest.raises(UserError, match=says):
+        next(frames)
+
+
+def test_frames_before_the_ones_that_are_not_finite_come(programs, settings, clip, monkeypatch):
+    """In chunks of 5 frames, of which the second one is damaged."""
+    composite, calls = programs.composite, itertools.count()
+
+    def second_is_bad(*args, **named):
+        frames, finite = composite(*args, **named)
+        return frames, finite & (next(calls) < 2)  # a chunk has two slices
+
+    monkeypatch.setattr(programs, "composite", second_is_bad)
+    chunk = dataclasses.replace(settings.chunk, frames=5, overlap=1)
+    short = dataclasses.replace(settings, chunk=chunk, mask=Mask("none"))
+    twice = itertools.chain(clip, clip)
+    came = []
+    with pytest.raises(UserError, match="not finite"):
+        for codes, _ in upscale_frames(twice, TARGET, programs, short, Report()):
+            came.append(codes)
+    assert len(came) == 4
