@@ -21,10 +21,12 @@ from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.media.alpha import on_black
 from skipsr_jax.media.colour import ColourTags, RgbFrame, bit_depth_of, to_rgb
 from skipsr_jax.media.icc import grey_to_srgb, rgb_profile, space_of, to_srgb
-from skipsr_jax.media.tiff_reader import scaled_to_16_bits, tiff_samples, wide_values
+from skipsr_jax.media.tiff_reader import STILLS, scaled_to_16_bits, tiff_samples, wide_values
 from skipsr_jax.types import HostArray
 
 _ORIENTATION = 0x0112  # the Exif tag; values 5 to 8 swap the sides
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+"""Of Pillow's formats those that start no other program (as EPS does) and open no other file."""
 _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may state an orientation
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGE = (
@@ -173,7 +175,7 @@ def _opened(
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb") if data is None else io.BytesIO(data))
-            image = stack.enter_context(Image.open(file))
+            image = stack.enter_context(Image.open(file, formats=_FORMATS))
         except UnidentifiedImageError as error:
             file.seek(0)
             if file.read(4) not in _TIFF_MAGIC:
@@ -276,7 +278,7 @@ def _read_deep(
 
 def _by_libav(data: bytes) -> HostArray | None:
     """The image as uint16 (h, w, 3 or 4); None where it has 8 bits."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), options=STILLS) as container:
         stream = container.streams.video[0]
         if stream.format is None or bit_depth_of(stream.format) == 8:
             return None

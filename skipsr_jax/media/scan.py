@@ -34,6 +34,13 @@ _LENGTH_TOLERANCE = Fraction(1, 2)  # seconds that a container's stated length m
 # PyAV reads tags so by itself from version 19 on.
 _TAGS = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "surrogateescape"}
 _STATE_LENGTH = ("matroska", "flv")  # formats that state the length of the whole
+_DEMUXERS = (
+    "mov,matroska,avi,mpegts,mpegtsraw,mpeg,mpegvideo,asf,flv,gif,yuv4mpegpipe,mxf,"
+    "ogg,nut,ivf,rm,wtv,dv,nuv,swf,mjpeg,h264,hevc,m4v,obu,"  # under other names
+    "srt,ass"  # subtitles within AVI
+)
+"""FFmpeg's readers of files that hold what they show. Those that are left out open what a file
+names: other files, devices or hosts (concat, hls, dash, sdp, image2, lavfi, ...)."""
 _TRIED_PACKETS = 64  # that are decoded to see whether they hold fields or frames
 _PROGRESSIVE = 1  # AVFieldOrder; 0: not stated
 _ONE_FRAME_A_PACKET = frozenset(
@@ -85,10 +92,21 @@ class VideoScan:
 
 
 def open_container(path: pathlib.Path, data: bytes | None = None) -> av.container.InputContainer:
-    """Opens the file at ``path``, or ``data`` as if it were that file. Raises av.FFmpegError."""
+    """Opens the file at ``path``, or ``data`` as if it were that file.
+
+    Raises av.FFmpegError, and UserError for a file that names others instead of holding a video.
+    """
     # "file:" keeps a colon in a name from being taken for a protocol. Tags may be in any encoding.
     file = f"file:{path}" if data is None else io.BytesIO(data)
-    return av.open(file, **_TAGS)
+    try:
+        return av.open(file, options={"format_whitelist": _DEMUXERS}, **_TAGS)
+    except av.error.ArgumentError as error:
+        if "whitelist" not in str(error):
+            raise
+        raise UserError(
+            f"{path} is no video, whatever its name says: it is read as a list of other files or "
+            "addresses, or as no file of a known kind; nothing but the file itself is read"
+        ) from error
 
 
 def packets_of(

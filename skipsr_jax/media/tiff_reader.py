@@ -23,6 +23,8 @@ _KINDS = {_UNSIGNED: "unsigned", _SIGNED: "signed", _FLOAT: "float"}
 _MIN_IS_WHITE = 0
 _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLES = 258, 262, 274, 277  # numbers of tags
 _FORMAT, _ICC_PROFILE = 339, 34675
+STILLS = {"format_whitelist": "tiff_pipe,png_pipe,apng"}
+"""For ``av.open``: readers that open no other files."""
 _LIBAV_FLOATS = ("rgbf32le", "rgbaf32le", "rgbf32be", "rgbaf32be")
 
 
@@ -77,7 +79,7 @@ def wide_values(path: pathlib.Path, data: bytes, samples: TiffSamples) -> HostAr
         if samples.form == _UNSIGNED:
             values = values.view(np.uint32)
     elif samples.count in (3, 4) and samples.form == _FLOAT and samples.bits == 32:
-        with av.open(io.BytesIO(data)) as container:
+        with av.open(io.BytesIO(data), options=STILLS) as container:
             frame = next(container.decode(video=0))
         if frame.format.name not in _LIBAV_FLOATS:
             raise ValueError(f"its samples are read as {frame.format.name}")

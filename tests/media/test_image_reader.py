@@ -133,3 +133,10 @@ def test_bad_images_get_one_line(tmp_path):
         with pytest.raises(UserError, match=words) as caught:
             read_image(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_program_in_postscript_is_no_image(tmp_path):
+    """Pillow would start Ghostscript for it."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_image(tmp_path / "a.png")

@@ -28,6 +28,29 @@ def faststart(source, target):
     return target
 
 
+LISTS = {
+    "ffconcat version 1.0\nfile real.mp4\n": ".mp4",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nreal.mp4\n#EXT-X-ENDLIST\n": ".ts",
+    "#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nfile:real.mp4\n#EXT-X-ENDLIST\n": ".mkv",
+    "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n": ".mp4",
+    "<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'>"
+    "<Period><AdaptationSet><Representation id='a' bandwidth='1'><BaseURL>real.mp4</BaseURL>"
+    "</Representation></AdaptationSet></Period></MPD>": ".mp4",
+}
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_of_other_files_is_no_video(tmp_path, text):
+    """Whatever it is called, and in memory too; the file that it names is never opened."""
+    write_clip(tmp_path / "real.mp4")
+    disguised = tmp_path / f"film{LISTS[text]}"
+    disguised.write_text(text)
+    for data in (None, disguised.read_bytes()):
+        with pytest.raises(UserError, match=r"film.* is no video|film.* cannot be read as a video"):
+            scan_video(disguised, data)
+
+
 @pytest.mark.parametrize("kept", [0.35, 0.6, 0.9, 0.999])
 def test_truncated_mp4(tmp_path, kept):
     clip = faststart(write_clip(tmp_path / "a.mp4", frames=60), tmp_path / "b.mp4")
