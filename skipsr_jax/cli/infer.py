@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Sequence
 
+import jax
 from absl import flags
 from jax.sharding import Mesh
 
@@ -42,6 +43,8 @@ from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
 from skipsr_jax.inference.done_notes import is_done, note_done
 from skipsr_jax.inference.fingerprint import fingerprint
+from skipsr_jax.inference.host_memory import limited_allocations
+from skipsr_jax.inference.out_of_memory import memory_errors
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.protected import check_protected, check_unchanged
 from skipsr_jax.inference.report import Report
@@ -210,9 +213,9 @@ def sizes_of_inputs(
     return sorted(found)
 
 
-def run(argv: Sequence[str], failures: Failures) -> None:
+def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) -> None:
     """The program. Raises UserError for what the user can mend; ``failures`` notes inputs of
-    several that could not be done."""
+    several that could not be done. ``stack`` ends with the program."""
     started = time.perf_counter()
     values, config = commandline.parse(
         argv, DEFAULT_CONFIG, define_flags(), __doc__, complete, explain
@@ -240,7 +243,9 @@ def run(argv: Sequence[str], failures: Failures) -> None:
     clips = [(job.media.num_frames, job.target) for job in jobs]
 
     began = time.perf_counter()
-    with waiting("loading the model"):
+    if jax.default_backend() == "cpu":
+        stack.enter_context(limited_allocations())
+    with memory_errors("loading the model"), waiting("loading the model"):
         upscaler = Upscaler(settings, cache=cache, clips=clips)
     loading = time.perf_counter() - began
     print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
@@ -253,7 +258,7 @@ def run(argv: Sequence[str], failures: Failures) -> None:
     work, counts = forecast.Stopwatch(started), upscaler.programs.cache.counts
     for job in jobs:
         masks = [] if values.page else None
-        with failures.of(job.media.path):
+        with failures.of(job.media.path), memory_errors(str(job.media.path)):
             for path, before in job.before.items():
                 check_unchanged(path, before)
             made_from = fingerprint(job.media, job.target, settings)
@@ -305,7 +310,8 @@ def main(argv: Sequence[str]) -> int:
     warnings.formatwarning = _message_of_warning
     failures = Failures(say)
     try:
-        run(argv, failures)
+        with contextlib.ExitStack() as stack:
+            run(argv, failures, stack)
     except UserError as error:
         failures.report(program)
         print(f"{program}: {one_line(str(error))}", file=sys.stderr)

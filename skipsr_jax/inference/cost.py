@@ -44,6 +44,9 @@ PROCESS_BYTES = 11 * _GIB // 10
 _CPU_COPIES = 1.9
 """On a CPU, what stages take over what their arrays take: convolutions copy their operands. Both
 numbers are fitted to the tiny model's peaks at 320x192, 704x576 and 1280x720 on two cores."""
+_FRAMES_OF_FILES = 90
+"""Frames of 8 bits on the host: 8 that are read before they are asked for, 8 that are ready, those
+on their way, and about 64 that an encoder of video keeps to look ahead."""
 _NAMES = {"coder": "the autoencoder", "dit": "the transformer", "predictor": "the mask predictor"}
 
 SHORTER_CHUNKS = (65, 33, 17)
@@ -85,7 +88,10 @@ class MemoryNeed:
 
 
 def memory_limit(model: Model) -> int | None:
-    """The bytes that a device of the model may hold; None where it does not say."""
+    """The bytes that a device of the model may hold; None where it does not say.
+
+    On a CPU: what this process holds, and what is free on the host and in its control groups.
+    """
     device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
     if device.platform == "cpu":
         return host_limit()
@@ -124,7 +130,7 @@ def memory_need(model: Model, settings: Settings, clip: Clip) -> MemoryNeed:
         "the autoencoder at work": coding // devices + _ARRAYS_OF_FRAMES * in_flight,
     }
     if _platform(model) == "cpu":
-        held = {"the process": PROCESS_BYTES} | held
+        held = {"the process": PROCESS_BYTES, "frames of files": _of_files(clip)} | held
         stages = {name: int(_CPU_COPIES * size) for name, size in stages.items()}
     return MemoryNeed(_platform(model), held, stages)
 
@@ -137,11 +143,29 @@ def largest_need(model: Model, settings: Settings, clips: Iterable[Clip]) -> Mem
     needs = [(memory_need(model, settings, clip), clip) for clip in dict.fromkeys(clips)]
     if not needs:
         return None
+    for clip in dict.fromkeys(clip for _, clip in needs):
+        _check_host(model, clip)
     need, clip = max(needs, key=lambda pair: pair[0].total)
     limit = memory_limit(model)
     if limit is not None and need.total > limit:
         raise UserError(_refusal(need, limit, model, settings, clip))
     return need
+
+
+def _of_files(clip: Clip) -> int:
+    """Bytes of the frames that the host holds."""
+    return min(clip[0], _FRAMES_OF_FILES) * math.prod(clip[1]) * 3
+
+
+def _check_host(model: Model, clip: Clip) -> None:
+    """Raises UserError where a clip's frames do not fit on the host beside a device."""
+    limit, need = host_limit(), PROCESS_BYTES + _of_files(clip)
+    if _platform(model) != "cpu" and limit is not None and need > limit:
+        height, width = clip[1]
+        raise UserError(
+            f"frames of {width}x{height} need about {need / _GIB:.1f} GiB on the host; there are "
+            f"{limit / _GIB:.1f} GiB; take a smaller size (config.size)"
+        )
 
 
 def _refusal(need: MemoryNeed, limit: int, model: Model, settings: Settings, clip: Clip) -> str:

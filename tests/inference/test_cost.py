@@ -104,3 +104,13 @@ def test_shapes_stand_for_the_parameters_that_are_loaded(small):
     loaded = load_model(settings.checkpoint, "float32", settings.mask, None, "full")
     assert cost._bytes(loaded.params, loaded) == cost._bytes(model.params, loaded)
     assert jax.tree.structure(loaded.params) == jax.tree.structure(model.params)
+
+
+def test_frames_have_to_fit_on_the_host_beside_a_device(small, monkeypatch):
+    settings, model = small
+    monkeypatch.setattr(cost, "_platform", lambda model: "gpu")
+    monkeypatch.setattr(cost, "memory_limit", lambda model: None)
+    monkeypatch.setattr(cost, "host_limit", lambda: cost.PROCESS_BYTES + 90 * 512 * 512 * 3)
+    assert largest_need(model, settings, [(200, (512, 512))]).platform == "gpu"
+    with pytest.raises(UserError, match=r"frames of 528x512 need .* on the host.*config\.size"):
+        largest_need(model, settings, [(9, (64, 96)), (200, (512, 528))])
