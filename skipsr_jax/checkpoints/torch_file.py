@@ -5,7 +5,7 @@ storages' bytes. Since torch 1.6 both are entries of a zip file: <name>/data.pkl
 <name>/data/<key> for each storage. In older files the storages follow the pickle. The pickle is
 read by an unpickler that knows the few names that weights need and refuses all others; torch's
 ``weights_only=True`` works alike. Invariants: reading never calls a function that a file names;
-each tensor is memory-mapped on its own; time and memory are bounded by the size of the file,
+each tensor is memory-content on its own; time and memory are bounded by the size of the file,
 whatever it says of itself: nothing is decompressed, and no tensor has more elements than its
 storage.
 """
@@ -17,6 +17,7 @@ import pathlib
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -192,11 +193,22 @@ def _rebuild_from_type(build: object, _kind: object, args: tuple, _state: object
     return build(*args)
 
 
-def _map(path: pathlib.Path, start: int, nbytes: int) -> Callable[[], np.ndarray]:
-    """A function that maps ``nbytes`` bytes of a file; the mapping lives as long as the array."""
+def _map(path: pathlib.Path, start: int, nbytes: int, crc32: int = 0) -> Callable[[], np.ndarray]:
+    """A function that maps ``nbytes`` bytes of a file; the mapping lives as long as the array.
+
+    The first call compares their checksum with ``crc32``, unless that is 0: torch can be told to
+    write none.
+    """
+    unchecked = [crc32] if crc32 else []
 
     def read() -> np.ndarray:
-        return np.memmap(path, np.uint8, mode="r", offset=start, shape=(nbytes,)).view(np.ndarray)
+        content = np.memmap(path, np.uint8, mode="r", offset=start, shape=(nbytes,))
+        if unchecked and zlib.crc32(content) != unchecked.pop():
+            raise UserError(
+                f"{path}: damaged: the {nbytes} bytes at {start} have another checksum than the "
+                "file states; copy it anew"
+            )
+        return content.view(np.ndarray)
 
     return read
 
@@ -232,7 +244,7 @@ def _read_zip(path: pathlib.Path) -> object:
             start = info.header_offset + 30 + name_length + extra_length
             if start + info.file_size > size:
                 raise UserError(f"{path}: cut short: storage {storage.key} ends beyond the file")
-            return _map(path, start, info.file_size)
+            return _map(path, start, info.file_size, info.CRC)
 
         with archive.open(pickles[0]) as file:
             return _Unpickler(_Memory(file.read()), str(path), reader).load()

@@ -41,10 +41,10 @@ def host_free() -> int | None:
     machine = _entry("meminfo", "MemAvailable") + _entry("meminfo", "SwapFree")
     found = [machine] if machine else []
     for folder, version in _cgroups():
-        limit, used, given_back = _FILES[version]
+        limit, used, reclaimed = _FILES[version]
         maximum, current = _number(folder / limit), _number(folder / used)
         if maximum is not None and current is not None:
-            caches = _stat(folder / "memory.stat", given_back)
+            caches = _stat(folder / "memory.stat", reclaimed)
             found.append(max(0, maximum - current + caches))
     return min(found, default=None)
 

@@ -256,6 +256,16 @@ def test_damage_is_named(tmp_path):
         torch_file.read(tmp_path / "big.pth")
 
 
+def test_a_flipped_bit_of_a_storage_is_found(tmp_path):
+    path, weights = tmp_path / "a.pth", np.arange(12, dtype=np.float32)
+    write(path, {"w": weights})
+    data = bytearray(path.read_bytes())
+    data[data.index(weights.tobytes()) + 5] ^= 8
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.pth: damaged: .*checksum"):
+        torch_file.read(path)["w"].load()
+
+
 def test_an_existing_file_is_never_overwritten(tmp_path):
     (tmp_path / "mine.pth").write_text("precious")
     with pytest.raises(UserError, match="exists already"):
