@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 
 from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.kernels.quantized import FORMATS
+from skipsr_jax.models.adapter import Adapter, frozen_shapes, with_adapter
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
-from skipsr_jax.models.params import abstract, flatten, to_dict, unflatten
+from skipsr_jax.models.params import Params, abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.presets import DIT_PRESETS, LIGHT_CODER_PRESETS, VAE_PRESETS
 from skipsr_jax.models.quantized_params import quantize_params, unquantized
 from skipsr_jax.models.vae import VAE, VAEConfig
@@ -42,6 +43,18 @@ def abstract_dit(
     """A transformer as shapes, stored and computed in ``dtype``, with products of ``precision``."""
     kinds = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(dtype), "attention": attention}
     return abstract(lambda rngs: DiT(config, rngs=rngs, format=FORMATS.get(precision), **kinds))
+
+
+def abstract_base(
+    config: DiTConfig, adapter: Adapter, dtype: Any, text_lengths: tuple[int, int]
+) -> Params:
+    """The frozen transformer and texts of a training run with an adapter, as shapes."""
+    module = with_adapter(abstract_dit(config, dtype), adapter)
+    text = (jax.ShapeDtypeStruct((n, config.text_width), np.dtype(dtype)) for n in text_lengths)
+    return {
+        "dit": frozen_shapes(module),
+        "text": dict(zip(("positive", "negative"), text, strict=True)),
+    }
 
 
 def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:

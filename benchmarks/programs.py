@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from benchmarks.models import TEXT_TOKENS, abstract_dit, abstract_vae
+from benchmarks.models import TEXT_TOKENS, abstract_base, abstract_dit, abstract_vae
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing, bucket_of
@@ -24,7 +24,7 @@ from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.kernels.quantized import UNQUANTIZED
 from skipsr_jax.models.dit import DiTConfig
-from skipsr_jax.models.flops import BACKWARD, dit_flops, traced_flops, vae_flops
+from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, traced_flops, vae_flops
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.models.vae.slices import decode_step, encode_step
@@ -235,7 +235,10 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     """
     dtype = jnp.dtype(settings.dtype)
     vae = abstract_vae(SEEDVR, dtype, jnp.float32)
-    stage = sr.make(settings, config, autoencoder=(vae, {"vae": to_dict(vae)}))
+    base = None
+    if settings.adapter.rank:
+        base = abstract_base(config, settings.adapter, dtype, settings.loss.text_lengths)
+    stage = sr.make(settings, config, (vae, {"vae": to_dict(vae)}), base)
     stage = fit_to_mesh(stage, settings, mesh)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: fresh_state(stage, settings.optimizer, key), key)
@@ -264,7 +267,8 @@ def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:
     )
     step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
     again = config.remat == "full"  # the backward pass runs the forward pass once more
-    flops = number * dit_flops(config, plan).total * (1 + BACKWARD + again)
+    backward = BACKWARD_FROZEN if settings.adapter.rank else BACKWARD
+    flops = number * dit_flops(config, plan).total * (1 + backward + again)
     for shape in shapes:  # the true clip and the input
         encoding, _ = vae_flops(vae, (1, shape.frames, shape.height, shape.width))
         flops += 2 * shape.batch * encoding

@@ -85,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
         settings.mask,
         coder=settings.coder,
         precision=settings.precision,
+        adapter=settings.adapter,
         any_device=True,  # scores do not depend on what the device multiplies fast
     )
     settings = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))

@@ -3,12 +3,14 @@
     python -m benchmarks.train_step --skip=0.4 --out=train_step.json
     python -m benchmarks.train_step --model=tiny --frames=5 --height=64 --width=64 --dtype=float32
     JAX_PLATFORMS=cpu python -m benchmarks.train_step --compile_only
+    python -m benchmarks.train_step --adapter_rank=16 --frames=17 --include_vae
 
 Parameters and data are random and made on the device. Parameters, averages and Adam moments are
 float32, products are in --dtype, blocks are rematerialised as --remat says. The masks are connected
 blobs, and each step has the bucket that its kept tokens need. A batch holds latents; with
 --include_vae it holds frames, and the step encodes clip and input with the frozen autoencoder. MFU
-is the model FLOPs utilisation (skipsr_jax.models.flops).
+is the model FLOPs utilisation (skipsr_jax.models.flops). With --adapter_rank an adapter (LoRA) is
+trained, and the transformer is frozen, with kernels stored as --adapter_precision says.
 
 ``peak_gib`` is the most memory that the device has used since the process began. The skipped step
 runs first, so that its number is its own, and the later one that of the dense step.
@@ -35,13 +37,15 @@ from benchmarks.measure import (
     run_program,
     write_json,
 )
-from benchmarks.models import TEXT_TOKENS, abstract_vae
+from benchmarks.models import TEXT_TOKENS, abstract_base, abstract_vae
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
+from skipsr_jax.kernels.quantized import PRECISIONS
+from skipsr_jax.models.adapter import Adapter
 from skipsr_jax.models.dit import REMAT_POLICIES
-from skipsr_jax.models.flops import BACKWARD, dit_flops, vae_flops
-from skipsr_jax.models.params import count, to_dict
+from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
+from skipsr_jax.models.params import count, nbytes, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.parallel.device_peaks import peak_flops
@@ -69,6 +73,10 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of products.", flag_values=values)
     policies = sorted(REMAT_POLICIES)
     flags.DEFINE_enum("remat", "full", policies, "What is recomputed.", flag_values=values)
+    text = "Of the adapter that is trained; 0: the whole transformer is."
+    flags.DEFINE_integer("adapter_rank", 0, text, flag_values=values)
+    text = "What numbers the frozen kernels are stored as."
+    flags.DEFINE_enum("adapter_precision", "bf16", PRECISIONS, text, flag_values=values)
     text = "Encode clip and input with the frozen autoencoder in the step."
     flags.DEFINE_bool("include_vae", False, text, flag_values=values)
     text = "Compile for this device and report the planned memory; run nothing."
@@ -81,7 +89,9 @@ def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
     """Stage ``sr`` for random parameters, and its autoencoder as shapes."""
     dtype = jnp.dtype(values.dtype)
     vae = abstract_vae(VAE_PRESETS[values.model], dtype, jnp.float32)
-    weight = sr.SrLoss(pixel_weight=0.0, text_lengths=(TEXT_TOKENS, TEXT_TOKENS))
+    adapter = Adapter(values.adapter_rank, precision=values.adapter_precision)
+    texts = (TEXT_TOKENS, TEXT_TOKENS)
+    weight = sr.SrLoss(pixel_weight=0.0, train_text=not adapter.rank, text_lengths=texts)
     crop = values.height, values.width
     settings = Settings(
         stage="sr",
@@ -91,12 +101,14 @@ def make_stage(values: flags.FlagValues) -> tuple[Stage, VAE]:
         loss=weight,
         model=values.model,
         dtype=values.dtype,
+        adapter=adapter,
     )
     config = dataclasses.replace(DIT_PRESETS[values.model], remat=values.remat)
-    stage = sr.make(settings, config, (vae, {"vae": to_dict(vae)}))
+    base = abstract_base(config, adapter, dtype, texts) if adapter.rank else None
+    stage = sr.make(settings, config, (vae, {"vae": to_dict(vae)}), base)
     if values.include_vae:
         return stage, vae
-    return dataclasses.replace(stage, prepare=None, frozen={}), vae
+    return dataclasses.replace(stage, prepare=None, frozen=base or {}), vae
 
 
 def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
@@ -121,7 +133,8 @@ def make_batch(values: flags.FlagValues, vae: VAE, skip: float) -> Batch:
 
 def operations(values: flags.FlagValues, vae: VAE, batch: Batch) -> float:
     """Counts the model operations of a step."""
-    total = (1 + BACKWARD) * dit_flops(DIT_PRESETS[values.model], batch.plan).total
+    backward = BACKWARD_FROZEN if values.adapter_rank else BACKWARD
+    total = (1 + backward) * dit_flops(DIT_PRESETS[values.model], batch.plan).total
     if values.include_vae:
         total += 2 * vae_flops(vae, batch.hr[0].shape[:4])[0]
     return total
@@ -173,21 +186,26 @@ def main(argv: Sequence[str]) -> int:
     def start() -> Any:
         return fresh_state(stage, Optimizer(float(RATE)), jax.random.key(0))
 
-    def autoencoder() -> Any:
+    def constants() -> Any:
+        """The frozen parameters: the autoencoder, and the transformer of an adapter."""
         real = VAE(vae.config, rngs=nnx.Rngs(1), dtype=jnp.dtype(values.dtype))
-        return {"vae": to_dict(real)} if values.include_vae else {}
+        rest = {name: part for name, part in stage.frozen.items() if name != "vae"}
+        small = jax.tree.map(lambda x: jnp.full(x.shape, 0.01).astype(x.dtype), rest)
+        return small | ({"vae": to_dict(real)} if values.include_vae else {})
 
     make = jax.eval_shape if values.compile_only else lambda build: jax.jit(build)()
-    state, frozen = make(start), make(autoencoder)
+    state, frozen = make(start), make(constants)
     facts = device_facts() | {
         "model": values.model,
-        "parameters": count(jax.eval_shape(start)["params"]["dit"]),
+        "parameters": count(jax.eval_shape(start)["params"]),
+        "frozen_gib": nbytes(frozen) / 2**30,
+        "adapter": [values.adapter_rank, values.adapter_precision],
         "clip": [values.packs, values.frames, values.height, values.width],
         "skip": values.skip,
         "dtype": values.dtype,
         "remat": values.remat,
         "include_vae": values.include_vae,
-        "state_gib": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) / 2**30,
+        "state_gib": nbytes(state) / 2**30,
         "peak_gib_after_start": peak_gib(),
     }
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)

@@ -87,6 +87,8 @@ TESTED_IN = {
     "inference/done_notes.py": "cli/test_batch.py",
     "inference/fingerprint.py": "cli/test_batch.py",
     "inference/coding_plan.py": "inference/test_coder.py",
+    "models/adapter.py": "training/test_adapter.py",
+    "models/layers/lora.py": "training/test_adapter.py",
     "models/dit/memory.py": "inference/test_cost.py",
     "inference/sparse_coding.py": "inference/test_pipeline.py",
     "inference/upscaled_input.py": "inference/test_pipeline.py",

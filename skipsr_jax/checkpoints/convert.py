@@ -3,12 +3,13 @@
     python -m skipsr_jax.checkpoints.convert --dit=seedvr2_ema_3b.pth --vae=ema_vae.pth \\
         --positive=pos_emb.pt --negative=neg_emb.pt --out=checkpoints/seedvr2_3b
     python -m skipsr_jax.checkpoints.convert --checkpoint=checkpoints/seedvr2_3b \\
-        --to=safetensors --out=official
+        --to=safetensors --out=official --adapter=runs/lora
 
 Files are .pth, .pt or .safetensors, of the 3B or 7B kind, in any float dtype. The network is
 recognised by the names and shapes of its tensors. Either direction writes a new folder and needs as
-much free disk again for temporary files; memory holds one array at a time. Invariant: a tensor
-converted there and back is the same, byte for byte.
+much free disk again for temporary files; memory holds one array at a time. --adapter merges an
+adapter (LoRA) into what is written. Invariant: a tensor converted there and back is the same, byte
+for byte.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from skipsr_jax.checkpoints import (
     torch_file,
     torch_writer,
 )
+from skipsr_jax.checkpoints.adapter import StoredAdapter, read_adapter
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.config import from_json, to_json
@@ -182,12 +184,14 @@ def _batches(
     return read
 
 
-def export_official(checkpoint: str, out: str, form: str) -> list[str]:
+def export_official(checkpoint: str, out: str, form: str, adapter: str | None = None) -> list[str]:
     """Writes the networks and text embeddings of a checkpoint as official files.
 
     ``form`` is ``pth`` or ``safetensors``; text embeddings are .pt files in both. A light coder and
-    a mask predictor have no official form and are left out. Returns the names of the files. Raises
-    UserError when the checkpoint cannot be read or ``out`` exists.
+    a mask predictor have no official form and are left out. ``adapter``: a workdir or checkpoint of
+    an adapter, which is merged into the transformer. Returns the names of the files. Raises
+    UserError when the checkpoint cannot be read, the adapter is for another transformer, or ``out``
+    exists.
     """
     folder = pathlib.Path(store.absolute(out))
     check_absent(folder)
@@ -201,6 +205,11 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
             f"{checkpoint}: its kernels are {config['precision']}; official files hold unquantised "
             "ones: name the checkpoint that it was exported from"
         )
+    merging = None if adapter is None else read_adapter(adapter)
+    if merging is not None:
+        if "dit" not in parts:
+            raise UserError(f"{checkpoint}: holds no transformer to merge {adapter} into")
+        merging.check(from_json(DiTConfig, config["dit"], checkpoint), checkpoint)
     writer = torch_writer if form == "pth" else safetensors_file
     with new_folder(folder) as done, temporary_folder(folder) as scratch:
         for part in parts:
@@ -212,6 +221,8 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
                 raise UserError(f"{source}: its arrays are not those of its config")
 
             read = _batches(checkpoint, part, flatten(shapes[part]))
+            if part == "dit" and merging is not None:
+                read = _merging(read, merging)
             mixed = config.get("mixed_dtypes", {}).get(part, {})
             tensors = staging.scatter(entries, stored, read, mixed, scratch / part)
             writer.write(done / f"{part}.{form}", tensors)
@@ -219,6 +230,13 @@ def export_official(checkpoint: str, out: str, form: str) -> list[str]:
             for name, array in store.restore_host(checkpoint, ("text",))["text"].items():
                 torch_writer.write(done / TEXT_FILES[name], {"": lazy.of_array(array)})
     return sorted(file.name for file in folder.iterdir())
+
+
+def _merging(
+    read: Callable[[str], np.ndarray], adapter: StoredAdapter
+) -> Callable[[str], np.ndarray]:
+    """``read`` with the adapter merged into the arrays that it returns."""
+    return lambda path: adapter.merged_array(path, read(path))
 
 
 def _flags() -> flags.FlagValues:
@@ -233,6 +251,7 @@ def _flags() -> flags.FlagValues:
     define("negative", "Embedding of the negative text, .pt (neg_emb.pt).")
     define("out", "The folder to write; must not exist.")
     define("checkpoint", "One of our checkpoints: convert back.")
+    define("adapter", "Adapter (LoRA) to merge into the transformer when converting back.")
     define("section", "Which section of the files to take when they hold several, e.g. ema.")
     flags.DEFINE_enum(
         "to", "safetensors", ["pth", "safetensors"], "Format when converting back.",
@@ -255,12 +274,14 @@ def run(argv: Sequence[str]) -> str:
     if values.checkpoint:
         if sources or texts:
             raise UserError("--checkpoint converts back; give it alone, or --dit/--vae/... alone")
-        files = export_official(values.checkpoint, values.out, values.to)
+        files = export_official(values.checkpoint, values.out, values.to, values.adapter)
         left = sorted(
             store.stored_shapes(values.checkpoint).keys() - CONFIG_CLASSES.keys() - {"text"}
         )
         without = f"; left out, as it has no official form: {', '.join(left)}" if left else ""
         return f"{values.out}: wrote {', '.join(files)}{without}"
+    if values.adapter:
+        raise UserError("--adapter is merged when converting back: give --checkpoint too")
     if not sources and not texts:
         raise UserError("nothing to convert: give --dit and --vae, or --checkpoint")
     config = import_official(

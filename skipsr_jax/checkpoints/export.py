@@ -4,10 +4,14 @@
         --predictor=runs/predictor --out=checkpoints/mine --dtype=bfloat16 --ema --precision=fp8
     python -m skipsr_jax.checkpoints.export --model=checkpoints/mine --light_coder=runs/coder \\
         --out=checkpoints/light --dtype=bfloat16 --ema
+    python -m skipsr_jax.checkpoints.export --model=checkpoints/mine --adapter=runs/lora --ema \\
+        --out=checkpoints/tuned
+    python -m skipsr_jax.checkpoints.export --adapter=runs/lora --ema --out=checkpoints/lora
 
 Each network comes from the last step of its own run, and what has no run from --model. The text
 embeddings come from the transformer's run, or from --positive / --negative. With --precision the
 kernels of the transformer's blocks are quantised, which halves the checkpoint, for inference alone.
+An adapter (LoRA) is merged into the transformer; without one it is written alone, in float32.
 Invariant: the config describes exactly what is in the checkpoint, and ``exported`` says which run
 and step each part comes from.
 """
@@ -21,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from skipsr_jax.checkpoints import adapter as adapters
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
@@ -68,6 +73,7 @@ def merge(
     runs: dict[str, str],
     *,
     model: str | None = None,
+    adapter: str | None = None,
     texts: dict[str, str] | None = None,
     dtype: str | None = None,
     ema: bool = False,
@@ -80,6 +86,7 @@ def merge(
       runs: {"dit", "vae", "light_coder", "predictor": a workdir, step folder or model folder}, or
         fewer.
       model: a model folder that gives the parts without a run, with what its config says of them.
+      adapter: a workdir or checkpoint of an adapter, which is merged into the transformer.
       texts: {"positive", "negative": a .pt file}; they replace the run's own.
       dtype: of floating numbers (rope_freqs aside); None keeps the stored ones.
       precision: of the transformer's kernels: fp8 or int8, which infer.py then takes as they are;
@@ -88,8 +95,8 @@ def merge(
 
     Raises:
       UserError: a run has no complete checkpoint or lacks the network, no run has averaged
-        weights although ``ema`` asks for them, kernels are quantised in another format, or ``out``
-        exists.
+        weights although ``ema`` asks for them, kernels are quantised in another format, the
+        adapter is for another transformer or there is none, or ``out`` exists.
     """
     params: Params = {}
     config: dict[str, Any] = {"exported": {}}
@@ -97,9 +104,16 @@ def merge(
     runs = {part: model for part in PARTS if part in of_model} | runs
     target = None if dtype is None else dtype_named(dtype)
     taus = {}
-    branches = {part: store.best_branch(run) if ema else "params" for part, run in runs.items()}
+    all_runs = runs | ({adapters.PART: adapter} if adapter else {})
+    branches = {part: store.best_branch(run) if ema else "params" for part, run in all_runs.items()}
     if ema and "ema" not in branches.values():
-        raise UserError(f"none of {', '.join(runs.values())} has averaged weights: leave out --ema")
+        named = ", ".join(all_runs.values())
+        raise UserError(f"none of {named} has averaged weights: leave out --ema")
+    merging = None
+    if adapter:
+        merging = adapters.read_adapter(adapter, branches[adapters.PART])
+        if "dit" not in runs:
+            raise UserError(f"{adapter}: to merge it, give its transformer as --dit or --model")
     for part, run in runs.items():
         found, branch = store.step_folder(run), branches[part]
         its_config = store.load_config(found)
@@ -107,6 +121,10 @@ def merge(
             raise UserError(f"{found}: its config has no {part!r}")
         read = store.restore_host(found, (part,), branch=branch)[part]
         if part == "dit":
+            if merging is not None:
+                merging.check(from_json(DiTConfig, its_config["dit"], str(found)), found)
+                read = merging.merged(read)
+                config["exported"][adapters.PART] = _origin(merging)
             read, name = _with_precision(read, its_config, precision, found)
             config |= {} if name is None else {"precision": name}
         params[part] = _cast(read, target)
@@ -131,6 +149,24 @@ def merge(
     return config
 
 
+def _origin(adapter: adapters.StoredAdapter) -> dict[str, Any]:
+    return {"run": adapter.source, "step": adapter.step, "branch": adapter.branch}
+
+
+def write_adapter(out: str, run: str, ema: bool = False) -> dict[str, Any]:
+    """Writes the adapter of a run alone, in float32, and returns its config.
+
+    ``ema``: take its average. Raises UserError as ``merge``.
+    """
+    branch = store.best_branch(run) if ema else "params"
+    if ema and branch != "ema":
+        raise UserError(f"{run} has no averaged weights: leave out --ema")
+    found = adapters.read_adapter(run, branch)
+    config = found.config | {"exported": {adapters.PART: _origin(found)}}
+    store.save_model(out, {adapters.PART: found.params}, config)
+    return config
+
+
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
 
@@ -139,6 +175,7 @@ def _flags() -> flags.FlagValues:
 
     for part in PARTS:
         define(part, f"Workdir of the run that trained the {part}.")
+    define(adapters.PART, "Adapter (LoRA) to merge into the transformer, or to write alone.")
     define("model", "Model checkpoint that gives the parts without a run.")
     for name, file in TEXT_FILES.items():
         define(name, f"Embedding of the {name} text, .pt ({file}).")
@@ -157,18 +194,16 @@ def run(argv: Sequence[str]) -> str:
     values = parse_flags(argv, _flags(), __doc__, "dit")
     runs = {part: values[part].value for part in PARTS if values[part].value}
     texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
-    if not values.out or not runs:
-        flag_names = ", ".join(f"--{part}" for part in PARTS)
+    if not values.out or not (runs or values.adapter):
+        flag_names = ", ".join(f"--{part}" for part in (*PARTS, adapters.PART))
         raise UserError(f"give --out and at least one of {flag_names}")
-    config = merge(
-        values.out,
-        runs,
-        model=values.model,
-        texts=texts,
-        dtype=values.dtype,
-        ema=values.ema,
-        precision=values.precision,
-    )
+    others = {name: values[name].value for name in ("model", "dtype", "precision")}
+    if runs or texts or any(others.values()):
+        config = merge(
+            values.out, runs, adapter=values.adapter, texts=texts, ema=values.ema, **others
+        )
+    else:
+        config = write_adapter(values.out, values.adapter, values.ema)
     parts = [f"{part} of step {origin['step']}" for part, origin in config["exported"].items()]
     return f"{values.out}: wrote {', '.join(parts)}"
 

@@ -47,10 +47,12 @@ PathLike = str | os.PathLike
 # Types of entries of the config; what their parts may be is checked where they are used.
 _KINDS = {
     **dict.fromkeys(("dit", "vae", "light_coder", "predictor"), (dict,)),
+    **dict.fromkeys(("adapter", "base"), (dict,)),
     **dict.fromkeys(("checksums", "exported", "mixed_dtypes", "sources"), (dict,)),
     "tau": (float, int),
     "elapsed_seconds": (float, int),
     "precision": (str,),
+    "base_checkpoint": (str,),
 }
 
 

@@ -83,6 +83,8 @@ class Upscaler:
       config: the name of a config that comes with the package ("tiny", "seedvr2_3b", ...), the path
         of a Python file with ``get_config()``, or finished ``Settings``.
       checkpoint: the folder or URL of the model, if it is not the config's.
+      adapter: the folder or URL of an adapter (LoRA), which is merged into the transformer when it
+        is loaded: the workdir of a training run, or what export wrote of one.
       cache: a folder in which compiled programs are kept between processes; None: they are not.
       clips: clips to come, as ``reserve`` takes them. Their programs are compiled or loaded while
         the model is read.
@@ -106,12 +108,15 @@ class Upscaler:
         config: str | os.PathLike | Settings = "tiny",
         *,
         checkpoint: str | os.PathLike | None = None,
+        adapter: str | os.PathLike | None = None,
         cache: str | os.PathLike | None = None,
         clips: Iterable[tuple[int, tuple[int, int]]] = (),
         **overrides: Any,
     ):
         if checkpoint is not None:
             overrides["checkpoint"] = os.fspath(checkpoint)
+        if adapter is not None:
+            overrides["adapter"] = os.fspath(adapter)
         settings = settings_from(config, overrides)
         model = open_model(
             settings.checkpoint,
@@ -120,6 +125,7 @@ class Upscaler:
             mesh_of(settings.mesh),
             settings.coder,
             precision=settings.precision,
+            adapter=settings.adapter,
         )
         mask = chosen_mask(settings.mask, model)
         self.settings = dataclasses.replace(settings, mask=mask)

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints.adapter import read_adapter
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.precision import (
@@ -24,6 +25,7 @@ from skipsr_jax.inference.precision import (
     with_precision,
 )
 from skipsr_jax.inference.settings import Mask
+from skipsr_jax.kernels.quantized import UNQUANTIZED
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import Params, abstract, nbytes, to_dict
@@ -67,6 +69,7 @@ class Model:
       predictor: the mask predictor, on latents or on pixels; None when there is none, or when the
         model was loaded without it.
       predictor_source: the checkpoint that the predictor comes from; empty without one.
+      adapter: the adapter that is merged into the transformer, in words; empty without one.
       params: ``{"coder": ..., "dit": ..., "predictor": ..., "text": {"positive": (m, i), ...}}``,
         or their ``jax.ShapeDtypeStruct`` until the model is loaded.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
@@ -80,6 +83,7 @@ class Model:
     params: Params
     mesh: Mesh | None = None
     predictor_source: str = ""
+    adapter: str = ""
     read: Callable[[], Params] | None = None
 
     def load(self) -> None:
@@ -139,6 +143,7 @@ def open_model(
     coder: str = "auto",
     *,
     precision: str = "auto",
+    adapter: str = "",
     any_device: bool = False,
 ) -> Model:
     """The networks that are stored at ``path``, before their parameters are read.
@@ -167,6 +172,10 @@ def open_model(
     wanted = {part: to_dict(module), "dit": to_dict(transformer(dit_config, stored, kind))}
     shapes = _open(source, wanted, kind, mesh, ("text",))
     _check_text(shapes["text"], dit_config, source)
+    merging = None
+    if adapter:
+        merging = read_adapter(adapter)
+        merging.check(dit_config, source)
     predictor, of_predictor = None, {}
     predictor_source = find_predictor(mask, source, config)
     if predictor_source:
@@ -176,7 +185,13 @@ def open_model(
         params = store.read_params(source, shapes)
         if of_predictor:
             params |= store.read_params(predictor_source, of_predictor)
+        # As few roundings as can be: an adapter is merged where kernels are unquantised.
+        before = stored == UNQUANTIZED or chosen == stored
+        if merging is not None and before:
+            params["dit"] = merging.merged(params["dit"])
         params["dit"] = with_precision(dit, params["dit"], stored, mesh)
+        if merging is not None and not before:
+            params["dit"] = merging.merged(params["dit"])
         params["coder"] = params.pop(part)
         return params
 
@@ -185,7 +200,10 @@ def open_model(
         "dit": shapes["dit"] if chosen == stored else to_dict(dit),
         "text": shapes["text"],
     }
-    return Model(source, module, dit, predictor, known | of_predictor, mesh, predictor_source, read)
+    return Model(
+        source, module, dit, predictor, known | of_predictor, mesh, predictor_source,
+        "" if merging is None else merging.description, read,
+    )  # fmt: skip
 
 
 def load_model(
@@ -196,6 +214,7 @@ def load_model(
     coder: str = "auto",
     *,
     precision: str = "auto",
+    adapter: str = "",
     any_device: bool = False,
 ) -> Model:
     """Loads the networks that are stored at ``path``.
@@ -206,15 +225,21 @@ def load_model(
       mask: whose source says whether to load a mask predictor, and which; None: without one.
       mesh: each device of it reads its shard of the parameters; None: the default device.
       coder: full, light, or auto: light where the checkpoint has one. Only that one is loaded.
-      precision: of the transformer's products, as in ``Settings``. any_device: quantised products
-        also where the device has no matrix unit for them, slowly, for tests.
+      precision: of the transformer's products, as in ``Settings``.
+      adapter: workdir or checkpoint of an adapter to merge into the transformer; "": none.
+      any_device: quantised products also where the device has no matrix unit for them, slowly, for
+        tests.
 
     Raises:
       UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its
-        attention heads do not divide over the mesh; or ``mask`` needs a predictor and there is
-        none; or the checkpoint or the device does not have the precision.
+        attention heads do not divide over the mesh; or the adapter is for another transformer; or
+        ``mask`` needs a predictor and there is none; or the checkpoint or the device does not have
+        the precision.
     """
-    model = open_model(path, dtype, mask, mesh, coder, precision=precision, any_device=any_device)
+    model = open_model(
+        path, dtype, mask, mesh, coder,
+        precision=precision, adapter=adapter, any_device=any_device,
+    )  # fmt: skip
     model.load()
     return model
 

@@ -212,6 +212,7 @@ def upscale_frames(
     check_sparse(programs, settings)
     report.coder = programs.model.coder_kind
     report.products = programs.model.products
+    report.adapter = programs.model.adapter
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     inputs = overlapping(frames, length, overlap)
     check = FiniteCheck(programs.model.source, programs.model.dit.dtype)

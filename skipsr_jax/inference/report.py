@@ -43,6 +43,7 @@ class Report:
       mask_source: where the keep masks came from.
       coder: which autoencoder ran: "full" or "light".
       products: the precision of the transformer's products: fp8, int8 or a dtype.
+      adapter: which adapter was merged into the transformer; empty: none.
       buckets: in how many chunks each bucket ran.
       attention: the attention implementations that ran; for each the faster ones that could not
         run, with reasons.
@@ -51,7 +52,7 @@ class Report:
     def __init__(self, progress: Callable[[str, float], None] = lambda stage, frames: None):
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.kept = self.patches = self.frames = 0
-        self.mask_source = self.coder = self.products = ""
+        self.mask_source = self.coder = self.products = self.adapter = ""
         self.buckets: dict[Bucket, int] = {}
         self.attention: dict[str, Mapping[str, str]] = {}
         self._coded: dict[str, tuple[int, int]] = {}
@@ -156,6 +157,7 @@ class Report:
             f"video      {' and '.join(coded)} by the {self.coder} coder",
             f"tokens     {tokens or 'none, the transformer did not run'}",
             *([f"products   {self.products}"] if self.buckets else []),
+            *([f"adapter    {self.adapter}"] if self.adapter else []),
             *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
             f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}; busy: {seconds}",
             f"memory     {peak_memory()}",

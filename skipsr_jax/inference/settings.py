@@ -199,6 +199,7 @@ class Settings:
 
     Attributes:
       checkpoint: folder or URL of the model; checkpoints/NAME is also looked for in the package.
+      adapter: workdir or checkpoint of an adapter (LoRA) to merge into the transformer; "": none.
       seed: of all noise.
       dtype: type of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on
         CPUs.
@@ -226,6 +227,7 @@ class Settings:
     """
 
     checkpoint: str = ""
+    adapter: str = ""
     seed: int = 0
     dtype: str = "auto"
     precision: str = "auto"

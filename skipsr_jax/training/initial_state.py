@@ -31,7 +31,7 @@ def initial_state(stage: Stage, settings: Settings, mesh: Mesh) -> State:
     key = jax.random.key(settings.seed)
     sharding = shardings(jax.eval_shape(fresh, key), mesh)
     state = jax.jit(fresh, out_shardings=sharding)(key)
-    if settings.init_from:
+    if settings.init_from and not settings.adapter.rank:  # then it is the frozen transformer's
         source = store.absolute(settings.init_from)
         logging.info("parameters from %s", source)
         branch = store.best_branch(source)
@@ -74,6 +74,15 @@ def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, float
             "to begin anew, name another --workdir"
         )
     return state, 0.0
+
+
+def frozen_on(stage: Stage, mesh: Mesh) -> Params:
+    """The frozen parameters of a stage, sharded; what ``stage.load`` reads is never held whole."""
+    if stage.load is None:
+        return sharded(stage.frozen, mesh)
+    loaded = stage.load(mesh)
+    others = {name: part for name, part in stage.frozen.items() if name not in loaded}
+    return sharded(others, mesh) | loaded
 
 
 def sharded(params: Params, mesh: Mesh) -> Params:

@@ -30,7 +30,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.training.held_out import HeldOutLoss, HeldOutQuality
-from skipsr_jax.training.initial_state import initial_state, restored, sharded
+from skipsr_jax.training.initial_state import frozen_on, initial_state, restored
 from skipsr_jax.training.mesh_checks import fit_to_mesh
 from skipsr_jax.training.metrics import MetricWriter, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
@@ -84,7 +84,7 @@ class StepRunner:
 
     def __init__(self, run: Run, state: State):
         stage, settings = run.stage, run.settings
-        self.state, self.frozen = state, sharded(stage.frozen, run.mesh)
+        self.state, self.frozen = state, frozen_on(stage, run.mesh)
         self.throughput = Throughput(stage, pack_hosts(run.mesh)[1])
         self._run = run
         self._step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)

@@ -34,7 +34,8 @@ def fit_to_mesh(stage: Stage, settings: Settings, mesh: Mesh) -> Stage:
                 f"mesh.seq is {shards}, but a sequence of data.{name} has {tokens} tokens: make "
                 "mesh.seq smaller or the crop larger"
             )
-        transformer = stage.config.get("dit") or stage.config["generator"]
+        names = ("dit", "generator", "base")
+        transformer = next(stage.config[name] for name in names if name in stage.config)
         check_shards(shards, transformer["heads"], bucket.tokens)
     return dataclasses.replace(stage, recipe=recipe)
 

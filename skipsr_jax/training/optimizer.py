@@ -31,9 +31,10 @@ def learning_rate(settings: Optimizer, step: int, progress: float) -> float:
 
 
 def _kernels(params: Params) -> Any:
-    """True for the parameters that weight decay acts on."""
+    """True for the parameters that weight decay acts on: kernels, those of adapters too."""
+    names = ("kernel", "lora_a", "lora_b")
     return jax.tree_util.tree_map_with_path(
-        lambda keys, _: path_of(keys).rsplit("/", 1)[-1] == "kernel", params
+        lambda keys, _: path_of(keys).rsplit("/", 1)[-1] in names, params
     )
 
 

@@ -20,6 +20,7 @@ from skipsr_jax.data.degradation.realworld import RESIZES
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length
 from skipsr_jax.media.resize import Method
+from skipsr_jax.models.adapter import Adapter
 from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import MeshSizes
@@ -255,19 +256,24 @@ class TokenSettings:
         )
 
 
+ADAPTED_STAGES = ("sr",)
+"""The stages that can train an adapter in place of the transformer."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One training run.
 
     Attributes:
       stage: what is trained: vae, predictor, sr, distill, adversarial or coder.
-      data, optimizer, loop: see their classes.
+      data, optimizer, loop, adapter: see their classes.
       loss: the stage's own section, a dataclass in its module.
       model: size of the transformer.
       dtype: type of matrix products and convolutions; parameters and their updates are float32.
       remat: what the forward pass of the transformer stores for the backward pass: full: the block
         inputs only; dots: results of dense layers too; none: everything.
       init_from: checkpoint or workdir to start the trained parameters from; "" for random ones.
+        Where an adapter is trained: of the frozen transformer.
       mesh: devices along each axis.
       vae: checkpoint or workdir with the trained autoencoder, for the stages that need one.
       seed: of everything random.
@@ -283,10 +289,14 @@ class Settings:
     remat: str = "none"
     init_from: str = ""
     vae: str = ""
+    adapter: Adapter = dataclasses.field(default_factory=Adapter)
     mesh: MeshSizes = dataclasses.field(default_factory=MeshSizes)
     seed: int = 0
 
     def __post_init__(self):
+        good = not self.adapter.rank or self.stage in ADAPTED_STAGES
+        rule = f"0 in stage {self.stage}: adapters are trained in stage {', '.join(ADAPTED_STAGES)}"
+        require(good, "adapter.rank", self.adapter.rank, rule)
         require_one_of("model", self.model, sorted(DIT_PRESETS))
         require_one_of("dtype", self.dtype, DTYPES)
         require_one_of("remat", self.remat, sorted(REMAT_POLICIES))

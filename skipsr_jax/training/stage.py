@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh
 
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
@@ -71,13 +72,14 @@ class Stage:
       loss: (trained parameters, frozen parameters, batch on the device, key) -> (loss, metrics).
       prepare: (frozen parameters, batch on the device, key) -> the batch with what all trainees
         need of it (latents), computed once a step and without gradients; None for no change.
-      frozen: parameters that the loss reads and that are not trained.
+      frozen: parameters that the loss reads and that are not trained; shapes of those that ``load``
+        reads.
       fixed: paths of entries of the trained parameters that are not updated: buffers, and texts
         that are not trained.
       recipe: of the training batches.
       config: what a checkpoint says about the model, as JSON.
       trainees: what is updated in a step, in this order, each after the updates before it; () means
-        that ``loss`` trains everything. ``loss`` is the last one's.
+        that ``loss`` trains everything. ``loss`` is the last one's, or what it is in evaluation.
       auxiliary: top-level keys of parameters that are no part of the finished model (a
         discriminator, a teacher): ``init_from`` does not hold them, and they have no moving
         average.
@@ -86,6 +88,8 @@ class Stage:
       phases: optimizer steps of each phase; () is one phase for the whole run. Each phase starts
         from the averages of the one before, through ``begin``, with a new optimizer state, moving
         average and learning rate schedule.
+      load: mesh -> those of ``frozen`` that are shapes, sharded: for parameters that no device
+        could hold twice, nor whole; None: there are none.
       preview: (trained parameters, frozen parameters, batch on the device, key) -> Preview, pure;
         None for a stage without pictures.
       flops: batch on the host -> model operations of a step on it (skipsr_jax.models.flops).
@@ -102,6 +106,7 @@ class Stage:
     auxiliary: frozenset[str] = frozenset()
     begin: Callable[[Params], Params] = _unchanged
     phases: tuple[int, ...] = ()
+    load: Callable[[Mesh], Params] | None = None
     preview: Callable[[Params, Params, Batch, Array], Preview] | None = None
     flops: Callable[[Batch], float] | None = None
 

@@ -6,7 +6,6 @@ import pytest
 from small_model import SMALLEST_DIT
 
 from benchmarks import train_step
-from benchmarks.models import TEXT_TOKENS
 
 SMALL = "train_step --model=tiny --frames=5 --height=32 --width=48 --dtype=float32 --steps=1"
 
@@ -23,8 +22,7 @@ def test_skipped_and_dense_side_by_side(tmp_path, monkeypatch):
     assert skipped["tflop"] < dense["tflop"]
     assert skipped["seconds"] > 0 and skipped["mfu_percent"] is None
     # In float32 parameters, averages and two Adam moments, of the two texts too.
-    numbers = found["parameters"] + 2 * TEXT_TOKENS * SMALLEST_DIT.text_width
-    assert found["state_gib"] * 2**30 == pytest.approx(16 * numbers, rel=1e-3)
+    assert found["state_gib"] * 2**30 == pytest.approx(16 * found["parameters"], rel=1e-3)
 
 
 def test_the_3b_step_needs_no_arrays_to_be_described(tmp_path):

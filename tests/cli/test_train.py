@@ -14,9 +14,11 @@ import pytest
 from media_clips import write_clip
 from PIL import Image
 
+from skipsr_jax import Upscaler
 from skipsr_jax.checkpoints import store
 from skipsr_jax.cli import train
 from skipsr_jax.files import is_temporary
+from skipsr_jax.models.params import flatten, nbytes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 14
@@ -128,6 +130,54 @@ def test_killed_and_stopped_it_repeats_an_uninterrupted_run(clips, compiled, tmp
     got = losses(tmp_path)
     assert list(got) == list(want)
     np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-4, atol=0)
+
+
+def adapter_arguments(clips, workdir, steps):
+    """An adapter of the shipped tiny transformer, fine-tuned to one clip."""
+    return [
+        f"--config={ROOT}/configs/tiny_lora_sr.py",
+        f"--workdir={workdir}",
+        f"--config.init_from={ROOT}/checkpoints/tiny",
+        f"--config.vae={ROOT}/checkpoints/tiny",
+        f"--config.data.root=('{clips}',)",
+        "--config.data.workers=0",
+        "--config.data.frames=5",
+        "--config.data.crop=(48, 64)",
+        "--config.data.pan_share=0.0",
+        "--config.loss.pixel_weight=0.0",
+        "--config.loss.dense_share=1.0",
+        "--config.loss.random_drop=0.0",
+        "--config.optimizer.learning_rate=0.005",
+        f"--config.loop.steps={steps}",
+        "--config.loop.log_every=1",
+        "--config.loop.save_every=10",
+    ]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_tuned_to_a_clip_killed_resumed_and_merged(clips, compiled, tmp_path):
+    workdir, steps = tmp_path / "lora", 40
+    process = start(adapter_arguments(clips, workdir, steps), compiled)
+    wait_for(process, workdir, 15)
+    process.kill()
+    assert finish(process)[0] == -signal.SIGKILL
+    status, said = finish(start(adapter_arguments(clips, workdir, steps), compiled))
+    assert status == 0 and "resumed after step" in said, said
+    found = losses(workdir)
+    assert list(found) == list(range(1, steps + 1))
+    first, last = (np.mean([found[i] for i in part]) for part in (range(1, 6), range(36, 41)))
+    assert last < 0.8 * first, found
+
+    held = flatten(store.restore_host(workdir))
+    assert held and all("/lora/" in path for path in held)
+    size = sum(x.nbytes for x in held.values())
+    assert size < 2**21 < nbytes(store.stored_shapes(ROOT / "checkpoints/tiny", branch="params"))
+    clip = np.random.default_rng(0).integers(0, 256, (5, 12, 16, 3), np.uint8)
+    made = [
+        Upscaler("tiny", adapter=adapter, mask={"source": "none"}).upscale(clip)
+        for adapter in (None, workdir)
+    ]
+    assert made[0].shape == made[1].shape and (made[0] != made[1]).any()
 
 
 @pytest.mark.slow

@@ -6,15 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_model import write_small_model
+from small_model import DIT_CONFIG, write_small_model
 
+from benchmarks.models import abstract_dit
 from skipsr_jax.checkpoints import convert, export, store
+from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import precision
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.programs import description
-from skipsr_jax.kernels.quantized import PRECISIONS
+from skipsr_jax.kernels.quantized import PRECISIONS, Quantized, dequantize_kernel
 from skipsr_jax.kernels.target import Target
+from skipsr_jax.models.adapter import Adapter, adapter_shapes, with_adapter
 from skipsr_jax.models.params import flatten
 
 HOPPER, AMPERE = Target("gpu", (9, 0)), Target("gpu", (8, 0))
@@ -113,3 +116,30 @@ def test_other_tools_refuse_quantised_kernels(checkpoints, tmp_path):
         export.merge(str(tmp_path / "again"), {"dit": checkpoints["fp8"]}, precision="int8")
     export.merge(str(tmp_path / "same"), {"dit": checkpoints["fp8"]}, dtype="bfloat16")
     assert store.load_config(tmp_path / "same")["precision"] == "fp8"
+
+
+def test_an_adapter_is_merged_into_unquantised_kernels_where_there_are_some(checkpoints, tmp_path):
+    adapter = Adapter(2, targets=("qkv",), alpha=2.0)
+    shapes = adapter_shapes(with_adapter(abstract_dit(DIT_CONFIG, np.float32), adapter))
+    ones = jax.tree.map(lambda x: np.full(x.shape, 0.1, np.float32), shapes)
+    config = {"adapter": to_json(adapter), "base": to_json(DIT_CONFIG), "base_checkpoint": ""}
+    store.save_model(tmp_path / "lora", {"adapter": ones}, config)
+
+    def kernel(path, asked="auto", adapter=""):
+        model = load_model(path, "float32", precision=asked, adapter=adapter, any_device=True)
+        assert model.adapter == (f"{adapter}/0 (rank 2)" if adapter else "")
+        qkv = model.params["dit"]["mm_blocks"]["vid"]["qkv"]
+        if "kernel" in qkv:
+            return np.asarray(qkv["kernel"])
+        stored = Quantized(qkv["quantized_kernel"], qkv["kernel_scale"])
+        return np.asarray(dequantize_kernel(stored, jnp.float32))
+
+    lora, update = str(tmp_path / "lora"), 0.02
+    plain = kernel(checkpoints["bf16"])
+    np.testing.assert_allclose(kernel(checkpoints["bf16"], adapter=lora), plain + update, atol=1e-6)
+    within = np.abs(plain).max() / 16
+    for path, asked in ((checkpoints["bf16"], "fp8"), (checkpoints["fp8"], "auto")):
+        np.testing.assert_allclose(kernel(path, asked, lora), plain + update, atol=within)
+    stored = kernel(checkpoints["fp8"], "bf16")
+    made = kernel(checkpoints["fp8"], "bf16", lora)
+    np.testing.assert_allclose(made, stored + update, atol=1e-6)  # not quantised again

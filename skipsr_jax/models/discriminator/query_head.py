@@ -15,7 +15,7 @@ from jax import Array
 from skipsr_jax.models.dit.config import DiTConfig
 from skipsr_jax.models.dit.mlp import MLP, GatedMLP
 from skipsr_jax.models.layers.initial import drawn
-from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.models.layers.linear import Linear, linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.types import Bool, DType, Float
@@ -28,7 +28,7 @@ class QueryHead(nnx.Module):
         """Args: ``dtype``: of computations. ``param_dtype``: of stored parameters."""
         d, inner, eps = config.width, config.heads * config.head_dim, config.norm_eps
 
-        def layer(in_features: int, out_features: int, use_bias: bool = False) -> nnx.Linear:
+        def layer(in_features: int, out_features: int, use_bias: bool = False) -> Linear:
             return linear(
                 in_features,
                 out_features,

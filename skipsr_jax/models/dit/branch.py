@@ -82,12 +82,12 @@ class Branch(nnx.Module):
         if self.format is not None:
             values, scale = self.qkv.kernel()
             return values.T, scale
-        return self.qkv.kernel[...].astype(self.qkv.dtype)
+        return self.qkv.columns()
 
     def project(self, x: Float[Array, "b n d"] | Quantized, kernel: Any) -> Float[Array, "b n i"]:
         """The projection to heads. ``kernel``: columns of ``qkv_kernel``."""
         if self.format is None:
-            return x @ kernel
+            return self.qkv.product(x, kernel)
         values, scale = kernel
         return multiply(x, Quantized(values.T, scale), self.dtype).scaled()
 

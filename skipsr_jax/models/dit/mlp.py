@@ -8,7 +8,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.kernels.quantized import Format, Quantized, quantize_gated, quantize_gelu
-from skipsr_jax.models.layers.linear import QuantizedLinear, linear
+from skipsr_jax.models.layers.linear import Linear, QuantizedLinear, linear
 from skipsr_jax.types import DType, Float
 
 HIDDEN_MULTIPLE = 256
@@ -35,7 +35,7 @@ class GatedMLP(nnx.Module):
     ):
         hidden = gated_hidden(width, expand_ratio)
 
-        def layer(in_features: int, out_features: int) -> nnx.Linear | QuantizedLinear:
+        def layer(in_features: int, out_features: int) -> Linear | QuantizedLinear:
             return linear(
                 in_features,
                 out_features,
@@ -71,7 +71,7 @@ class MLP(nnx.Module):
         param_dtype: DType,
         format: Format | None = None,
     ):
-        def layer(in_features: int, out_features: int) -> nnx.Linear | QuantizedLinear:
+        def layer(in_features: int, out_features: int) -> Linear | QuantizedLinear:
             return linear(
                 in_features,
                 out_features,

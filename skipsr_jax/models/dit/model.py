@@ -24,7 +24,7 @@ from skipsr_jax.models.dit.block import Block
 from skipsr_jax.models.dit.config import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.dit.modulation import ATTENTION, TimeEmbedding, modulate, per_token
 from skipsr_jax.models.layers.initial import ShapesOnly, around, drawn, stacked_shapes
-from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.models.layers.linear import Linear, linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.parallel.activations import constrain_text, constrain_tokens
 from skipsr_jax.parallel.fsdp import gathered
@@ -62,7 +62,7 @@ class Body(nnx.Module):
         self.format = format
         d = config.width
 
-        def layer(in_features: int, out_features: int) -> nnx.Linear:
+        def layer(in_features: int, out_features: int) -> Linear:
             return linear(
                 in_features, out_features, rngs=rngs, dtype=dtype, param_dtype=param_dtype
             )

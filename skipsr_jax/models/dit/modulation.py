@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from skipsr_jax.models.layers.linear import linear
+from skipsr_jax.models.layers.linear import Linear, linear
 from skipsr_jax.types import DType, Float, Int
 
 FREQUENCIES = 128
@@ -36,7 +36,7 @@ class TimeEmbedding(nnx.Module):
     """timestep in 0..1000 -> 6 numbers per channel."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
-        def layer(in_features: int, out_features: int) -> nnx.Linear:
+        def layer(in_features: int, out_features: int) -> Linear:
             return linear(
                 in_features, out_features, rngs=rngs, dtype=dtype, param_dtype=param_dtype
             )

@@ -1,19 +1,101 @@
 """Dense layers with the initialisation of the networks that we match: U(+-1/sqrt(fan_in)).
 
-A layer is made for products in its compute dtype or for quantised ones (``QuantizedLinear``).
+A layer is made for products in its compute dtype (``Linear``) or for quantised ones
+(``QuantizedLinear``). ``models.adapter`` gives frozen layers adapters, and may replace layers by
+those whose kernels are stored in 8 bits (``StoredLinear``).
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
-from skipsr_jax.kernels.quantized import Format, Product, Quantized, multiply
+from skipsr_jax.kernels.quantized import (
+    Format,
+    Product,
+    Quantized,
+    dequantize_kernel,
+    multiply,
+)
 from skipsr_jax.models.layers.initial import Initializer, drawn, filled, or_shape
+from skipsr_jax.models.layers.lora import LoRA
+from skipsr_jax.parallel.fsdp import GATHERED
 from skipsr_jax.types import DType, Float
+
+Columns = tuple[Array, ...]
+"""A kernel (i, o) and, of an adapted layer, what it adds: arrays with the output channels last."""
 
 KERNEL_INIT = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """Uniform with variance 1 / (3 fan_in), which is U(+-1/sqrt(fan_in))."""
+
+
+class Linear(nnx.Linear):
+    """A dense layer with products in its compute dtype, and maybe an adapter ``lora``."""
+
+    lora: LoRA | None = None
+
+    def columns(self) -> Columns:
+        """The kernel, and the part of the adapter that has output channels."""
+        return _columns(self.kernel[...].astype(self.dtype), self.lora)
+
+    def product(self, x: Float[Array, "b n i"], columns: Columns) -> Float[Array, "b n columns"]:
+        """The product with some of ``columns()``, without bias."""
+        return _product(x, columns, self.lora)
+
+    def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
+        """The layer's result, in its compute dtype."""
+        if self.lora is None:
+            return super().__call__(x)
+        return _with_bias(self.product(x.astype(self.dtype), self.columns()), self.bias)
+
+
+class StoredLinear(nnx.Module):
+    """A frozen dense layer whose kernel is stored in 8 bits and multiplied in the compute dtype.
+
+    Parameters: as of ``QuantizedLinear``. The kernel in the compute dtype is made where it is used,
+    and made again in the backward pass.
+    """
+
+    lora: LoRA | None = None
+
+    def __init__(
+        self,
+        quantized_kernel: nnx.Param,
+        kernel_scale: nnx.Param,
+        bias: nnx.Param | None,
+        *,
+        dtype: DType,
+    ):
+        self.quantized_kernel, self.kernel_scale = quantized_kernel, kernel_scale
+        self.bias, self.dtype = bias, dtype
+
+    def columns(self) -> Columns:
+        """As of ``Linear``."""
+        stored = Quantized(self.quantized_kernel[...], self.kernel_scale[...])
+        kernel = checkpoint_name(dequantize_kernel(stored, self.dtype), GATHERED)
+        return _columns(kernel, self.lora)
+
+    def product(self, x: Float[Array, "b n i"], columns: Columns) -> Float[Array, "b n columns"]:
+        """As of ``Linear``."""
+        return _product(x, columns, self.lora)
+
+    def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
+        """The layer's result, in its compute dtype."""
+        return _with_bias(self.product(x.astype(self.dtype), self.columns()), self.bias)
+
+
+def _columns(kernel: Float[Array, "i o"], lora: LoRA | None) -> Columns:
+    return (kernel,) if lora is None else (kernel, lora.columns())
+
+
+def _product(x: Array, columns: Columns, lora: LoRA | None) -> Array:
+    result = x @ columns[0]
+    return result if lora is None else result + lora.reduced(x) @ columns[1]
+
+
+def _with_bias(x: Array, bias: nnx.Param | None) -> Array:
+    return x if bias is None else x + bias[...].astype(x.dtype)
 
 
 class QuantizedLinear(nnx.Module):
@@ -64,7 +146,7 @@ def linear(
     param_dtype: DType,
     use_bias: bool = True,
     format: Format | None = None,
-) -> nnx.Linear | QuantizedLinear:
+) -> Linear | QuantizedLinear:
     """A dense layer with this initialisation.
 
     ``dtype``: of the computation. ``param_dtype``: of the stored parameters. ``format``: of
@@ -84,7 +166,7 @@ def linear(
             param_dtype=param_dtype,
             bias_init=bias_init if use_bias else None,
         )
-    return nnx.Linear(
+    return Linear(
         in_features,
         out_features,
         use_bias=use_bias,

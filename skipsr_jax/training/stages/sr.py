@@ -18,10 +18,12 @@ from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.packing import Packing
 from skipsr_jax.diffusion.schedule import TERMINAL
 from skipsr_jax.diffusion.timesteps import sample_training_timesteps, shift_factor
+from skipsr_jax.models.adapter import with_adapter
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.models.flops import BACKWARD, dit_flops
+from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae import VAE
+from skipsr_jax.training.adapter import adapted
 from skipsr_jax.training.frozen_vae import coding_flops, load_vae, with_latents
 from skipsr_jax.training.losses.composited import composited_loss
 from skipsr_jax.training.losses.flow import (
@@ -151,19 +153,24 @@ def make(
     settings: Settings,
     config: DiTConfig | None = None,
     autoencoder: tuple[VAE, Params] | None = None,
+    base: Params | None = None,
 ) -> Stage:
-    """Returns the stage.
+    """Returns the stage, which trains the transformer, or an adapter of it.
 
     Args:
       settings: of the run; ``loss`` is an SrLoss.
       config: replaces the transformer of ``settings.model``.
       autoencoder: module and ``{"vae": parameters}``, which may be shapes; replaces the one that
         ``settings.vae`` names.
+      base: the frozen transformer and texts of an adapter, as ``training.adapter.adapted`` takes
+        them.
     """
     config = config or settings.transformer
     loss_config: SrLoss = settings.loss
     vae, frozen_params = autoencoder or load_vae(settings)
-    module = abstract_dit(config, jnp.dtype(settings.dtype))
+    module, adapter = abstract_dit(config, jnp.dtype(settings.dtype)), settings.adapter
+    if adapter.rank:
+        module = with_adapter(module, adapter)
 
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
@@ -183,9 +190,10 @@ def make(
         codes = coding(
             batch, lambda samples: _decoded_samples(loss_config, samples // micro) * micro
         )
-        return codes + (1 + BACKWARD) * dit_flops(config, batch.plan).total
+        backward = BACKWARD_FROZEN if adapter.rank else BACKWARD
+        return codes + (1 + backward) * dit_flops(config, batch.plan).total
 
-    return Stage(
+    stage = Stage(
         init=functools.partial(fresh_params, config=config, text_lengths=loss_config.text_lengths),
         loss=loss,
         frozen=frozen_params,
@@ -196,3 +204,4 @@ def make(
         preview=one_step_preview(module, vae, loss_config.condition_noise),
         flops=flops,
     )
+    return adapted(stage, settings, config, module, base) if adapter.rank else stage
