@@ -5,7 +5,7 @@ storages' bytes. Since torch 1.6 both are entries of a zip file: <name>/data.pkl
 <name>/data/<key> for each storage. In older files the storages follow the pickle. The pickle is
 read by an unpickler that knows the few names that weights need and refuses all others; torch's
 ``weights_only=True`` works alike. Invariants: reading never calls a function that a file names;
-each tensor is memory-content on its own; time and memory are bounded by the size of the file,
+each tensor is memory-mapped on its own; time and memory are bounded by the size of the file,
 whatever it says of itself: nothing is decompressed, and no tensor has more elements than its
 storage.
 """

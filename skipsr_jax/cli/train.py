@@ -31,7 +31,7 @@ from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import complete, explain, from_config
 from skipsr_jax.training.stages import registry as stages
 
-QUIET_LIBRARIES = ("orbax", "grain")
+QUIET_LIBRARIES = ("orbax", "grain", "asyncio")
 """Their messages below WARNING are not logged, nor their tracebacks."""
 
 
