@@ -44,6 +44,7 @@ _SLICES = (" slice(", " dynamic-slice(")
 _COPIES = {"copy-start": (1, 0), "slice-start": (0, 1)}
 """Asynchronous copies: the positions of source and copy in the type of the start operation."""
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
+_SCOPE = re.compile(r'op_name="([^"]*)"')
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _BOUND = re.compile(r"compare\([^%]*%([\w.\-]+),[^%]*%([\w.\-]+)\), direction=LT")
 _CONSTANT = re.compile(r"constant\((\d+)\)")
@@ -90,6 +91,25 @@ class Moved:
     def waited_for(self) -> float:
         """Bytes that the chip waits for."""
         return sum(traffic.bytes for traffic in self.collectives.values()) - self.overlapped
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """An instruction of the program, with what it moves to and from memory in one run.
+
+    Attributes:
+      kind: its name in HLO ("fusion", "copy").
+      result: the type of its result, with the layout.
+      scope: where in the source it comes from: jax's scopes and the primitive.
+      runs: how often it runs.
+      bytes: bytes that all runs read from and write to memory.
+    """
+
+    kind: str
+    result: str
+    scope: str
+    runs: int
+    bytes: float
 
 
 def received(kind: str, result: float, group: int) -> float:
@@ -217,7 +237,7 @@ class _Totals:
         self.devices = devices
         self.found: dict[str, Traffic] = {}
         self.open_loops: list[str] = []
-        self.hbm_bytes = 0.0
+        self.operations: list[Operation] = []
         self.visit(entry, 1)
 
     def _traffic(self, computation: str, line: str, operation: re.Match) -> float:
@@ -260,7 +280,12 @@ class _Totals:
                 continue
             kind = operation[1].removesuffix("-start")
             if not fused and not operation[1].endswith("-done"):
-                self.hbm_bytes += times * self._traffic(name, line, operation)
+                size = times * self._traffic(name, line, operation)
+                scope = _SCOPE.search(line)
+                result = line[: operation.start()].strip()
+                self.operations.append(
+                    Operation(operation[1], result, scope[1] if scope else "", times, size)
+                )
             if loop := _LOOP.search(line):
                 trips = _trip_count(self.computations[loop[1]])
                 self.visit(loop[2], times * (1 if trips is None else trips))
@@ -294,4 +319,10 @@ def moved(text: str, devices: int) -> Moved:
     """
     totals = _Totals(text, devices)
     found = {kind: totals.found[kind] for kind in KINDS if kind in totals.found}
-    return Moved(found, totals.hbm_bytes, tuple(totals.open_loops))
+    size = sum(operation.bytes for operation in totals.operations)
+    return Moved(found, size, tuple(totals.open_loops))
+
+
+def operations(text: str, devices: int) -> list[Operation]:
+    """Returns the instructions that read or write memory. Args: as `moved`."""
+    return [one for one in _Totals(text, devices).operations if one.bytes]

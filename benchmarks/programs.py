@@ -14,17 +14,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from benchmarks.models import TEXT_TOKENS, abstract_base, abstract_dit, abstract_vae
+from benchmarks.models import (
+    TEXT_TOKENS,
+    abstract_base,
+    abstract_dit,
+    abstract_light_coder,
+    abstract_vae,
+)
 from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import Packing, bucket_of
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA, SPACE_FACTOR, TIME_FACTOR, token_grid
+from skipsr_jax.inference.coder import LIGHT_SLICE_PIXELS
 from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.kernels.quantized import UNQUANTIZED
+from skipsr_jax.models import light_coder
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, traced_flops, vae_flops
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import to_dict
 from skipsr_jax.models.vae import SEEDVR, VAE
 from skipsr_jax.models.vae.slices import decode_step, encode_step
@@ -175,10 +184,28 @@ def refine(
     )
 
 
-def _vae_on(mesh: Mesh, dtype: Any) -> tuple[VAE, Any]:
-    vae = abstract_vae(SEEDVR, dtype)
-    params = to_dict(vae)
-    return vae, _with_shardings(params, shardings(params, mesh))
+def _coder_on(mesh: Mesh, coder: str, dtype: Any) -> tuple[VAE | LightCoder, Any]:
+    """The "full" or "light" coder as shapes, and its parameters."""
+    if coder == "light":
+        module = abstract_light_coder(light_coder.SEEDVR, dtype)
+    else:
+        module = abstract_vae(SEEDVR, dtype)
+    params = to_dict(module)
+    return module, _with_shardings(params, shardings(params, mesh))
+
+
+def _slice_latents(clip: Clip, coder: str) -> int:
+    """Latent frames of a slice after the first, as inference takes them."""
+    if coder == "full":
+        return 1
+    most = LIGHT_SLICE_PIXELS // (clip.height * clip.width)
+    return max(1, min(most, clip.frames // TIME_FACTOR))
+
+
+def _frames_of(mesh: Mesh, clip: Clip, count: int) -> jax.ShapeDtypeStruct:
+    shape = (clip.number(mesh), count, clip.height, clip.width, 3)
+    sharding = spatial_sharding(mesh, shape, SPACE_FACTOR)
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
 
 
 def _sharded_cache(mesh: Mesh, cache: Any, height: int) -> Any:
@@ -194,38 +221,43 @@ def _sharded_cache(mesh: Mesh, cache: Any, height: int) -> Any:
     return jax.tree.map(sharded, cache)
 
 
-def encode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
-    """The encoder on a slice after the first: four frames to one latent frame."""
-    vae, params = _vae_on(mesh, dtype)
-    clips = clip.number(mesh)
+def encode(mesh: Mesh, clip: Clip, coder: str = "full", dtype: Any = jnp.bfloat16) -> Program:
+    """The encoder on a slice after the first: four frames to each latent frame of the slice.
 
-    def frames(count: int) -> jax.ShapeDtypeStruct:
-        shape = (clips, count, clip.height, clip.width, 3)
-        sharding = spatial_sharding(mesh, shape, SPACE_FACTOR)
-        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
-
-    step = encode_step(vae)
+    ``coder``: "full", with one latent frame, or "light".
+    """
+    module, params = _coder_on(mesh, coder, dtype)
+    frames = _frames_of(mesh, clip, TIME_FACTOR * _slice_latents(clip, coder))
+    step = encode_step(module)
     with jax.set_mesh(mesh):  # layers depend on whether devices share a frame
-        _, cache = jax.eval_shape(step, params, frames(1), None)
-        arguments = (params, frames(TIME_FACTOR), _sharded_cache(mesh, cache, clip.height))
-        return Program(step, arguments, clips, traced_flops(step, *arguments))
+        _, cache = jax.eval_shape(step, params, _frames_of(mesh, clip, 1), None)
+        arguments = (params, frames, _sharded_cache(mesh, cache, clip.height))
+        return Program(step, arguments, clip.number(mesh), traced_flops(step, *arguments))
 
 
-def decode(mesh: Mesh, clip: Clip, dtype: Any = jnp.bfloat16) -> Program:
-    """The decoder on a slice after the first: one latent frame to four frames."""
-    vae, params = _vae_on(mesh, dtype)
-    clips = clip.number(mesh)
+def decode(mesh: Mesh, clip: Clip, coder: str = "full", dtype: Any = jnp.bfloat16) -> Program:
+    """The decoder on a slice after the first; as ``encode``. The light one takes the upscaled input
+    too."""
+    module, params = _coder_on(mesh, coder, dtype)
     pixels = (clip.height // SPACE_FACTOR, clip.width // SPACE_FACTOR)
-    shape = (clips, 1, *pixels, SEEDVR.latent_channels)
-    latent = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spatial_sharding(mesh, shape))
-    step = decode_step(vae)
+
+    def latents(count: int) -> jax.ShapeDtypeStruct:
+        shape = (clip.number(mesh), count, *pixels, SEEDVR.latent_channels)
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spatial_sharding(mesh, shape))
+
+    def upscaled(count: int) -> jax.ShapeDtypeStruct | None:
+        return _frames_of(mesh, clip, count) if coder == "light" else None
+
+    count = _slice_latents(clip, coder)
+    step = decode_step(module)
     with jax.set_mesh(mesh):
-        _, cache = jax.eval_shape(step, params, latent, None, None)
-        arguments = (params, latent, _sharded_cache(mesh, cache, clip.height), None)
-        return Program(step, arguments, clips, traced_flops(step, *arguments))
+        _, cache = jax.eval_shape(step, params, latents(1), None, upscaled(1))
+        cache = _sharded_cache(mesh, cache, clip.height)
+        arguments = (params, latents(count), cache, upscaled(TIME_FACTOR * count))
+        return Program(step, arguments, clip.number(mesh), traced_flops(step, *arguments))
 
 
-VAE_PROGRAMS = {"encode": encode, "decode": decode}
+CODER_PROGRAMS = {"encode": encode, "decode": decode}
 
 
 def train(settings: Settings, config: DiTConfig, mesh: Mesh) -> Program:

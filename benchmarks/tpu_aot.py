@@ -29,7 +29,9 @@ from jax.sharding import Mesh
 
 from benchmarks import measure, programs
 from benchmarks.chips import Chip, chip_named, devices_of, use_compiler_only
-from benchmarks.hlo import Moved, moved
+from benchmarks.hlo import moved, operations
+from benchmarks.hlo_table import memory_table
+from benchmarks.tpu_rows import Row, gigabytes, table, write_json
 from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.quantized import UNQUANTIZED
@@ -56,41 +58,20 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A program compiled for a slice; bytes, FLOPs and seconds are those of one chip and step.
+class Options:
+    """What is compiled and shown beside the rows.
 
-    ``overlapped_seconds`` and ``waiting_seconds`` are the times of the links while the chip
-    computes and while it waits, with each collective on the links of one axis of the torus. For a
-    program that does not fit, ``peak_bytes`` is what the compiler asked for and the rest is unknown
-    (NaN, None).
+    Attributes:
+      precision: of the products in refine's blocks.
+      coder: which one encode and decode run, "full" or "light".
+      dump: a folder for the compiled HLO.
+      top: how many operations with the most memory traffic are printed for each program.
     """
 
-    program: str
-    model: str
-    topology: str
-    chips: int
-    mesh: dict[str, int]
-    clips: int
-    tokens: int
-    skip: float
-    precision: str
-    attention: str
-    compile_seconds: float
-    fits: bool
-    peak_bytes: float
-    hbm_bytes: float
-    flops: float = float("nan")
-    moved: Moved | None = None
-    compute_seconds: float = float("nan")
-    memory_seconds: float = float("nan")
-    overlapped_seconds: float = float("nan")
-    waiting_seconds: float = float("nan")
-
-    @property
-    def step_seconds(self) -> float:
-        """The longest of computing, memory and overlapped links, plus the links waited for."""
-        busy = max(self.compute_seconds, self.memory_seconds, self.overlapped_seconds)
-        return busy + self.waiting_seconds
+    precision: str = UNQUANTIZED
+    coder: str = "full"
+    dump: str | None = None
+    top: int = 0
 
 
 def define_flags() -> flags.FlagValues:
@@ -111,20 +92,32 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_integer("clips", 0, text, flag_values=values)
     text = "Of the products in refine's blocks: bf16 or int8; no chip of the table multiplies fp8."
     flags.DEFINE_enum("precision", UNQUANTIZED, [UNQUANTIZED, "int8"], text, flag_values=values)
+    text = "Which coder encode and decode run."
+    flags.DEFINE_enum("coder", "full", ["full", "light"], text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    text = "Operations with the most memory traffic to print for each program."
+    flags.DEFINE_integer("top", 0, text, lower_bound=0, flag_values=values)
     flags.DEFINE_string("dump", None, "Folder for the compiled HLO.", flag_values=values)
     return values
 
 
 def build(
-    name: str, settings: Settings, mesh: Mesh, clip: programs.Clip, precision: str
+    name: str, settings: Settings, mesh: Mesh, clip: programs.Clip, options: Options
 ) -> programs.Program:
-    """Makes the program of this name for a mesh; ``precision``: of refine's products."""
+    """Makes the program of this name for a mesh."""
     if name == "refine":
-        return programs.refine(settings.transformer, mesh, clip, precision=precision)
+        return programs.refine(settings.transformer, mesh, clip, precision=options.precision)
     if name == "train":
         return programs.train(settings, settings.transformer, mesh)
-    return programs.VAE_PROGRAMS[name](mesh, clip)
+    return programs.CODER_PROGRAMS[name](mesh, clip, options.coder)
+
+
+def _dump(folder: str, row: Row, text: str) -> None:
+    os.makedirs(folder, exist_ok=True)
+    facts = (row.topology.replace(":", "_"), row.model, row.program, row.coder, row.skip)
+    path = "-".join(map(str, (*facts, row.precision))) + ".hlo"
+    with open(os.path.join(folder, path), "w") as file:
+        file.write(text)
 
 
 def _out_of_memory(error: jax.errors.JaxRuntimeError) -> tuple[float, float] | None:
@@ -143,12 +136,11 @@ def compile_row(
     topology: str,
     mesh: Mesh,
     clip: programs.Clip,
-    dump: str | None = None,
-    precision: str = UNQUANTIZED,
+    options: Options,
 ) -> Row:
     """Compiles a program for a slice and estimates its step."""
     chip = chip_named(topology)
-    program = build(name, settings, mesh, clip, precision)
+    program = build(name, settings, mesh, clip, options)
     row = Row(
         program=name,
         model=settings.model,
@@ -158,7 +150,8 @@ def compile_row(
         clips=program.clips,
         tokens=program.tokens,
         skip=clip.skip if name == "refine" else 0.0,
-        precision=precision if name == "refine" else UNQUANTIZED,
+        precision=options.precision if name == "refine" else UNQUANTIZED,
+        coder=options.coder if name in programs.CODER_PROGRAMS else "",
         attention=program.attention,
         compile_seconds=0.0,
         fits=False,
@@ -179,11 +172,10 @@ def compile_row(
         )
     seconds = time.perf_counter() - began
     text = compiled.as_text()
-    if dump:
-        os.makedirs(dump, exist_ok=True)
-        path = f"{topology.replace(':', '_')}-{settings.model}-{name}-{clip.skip}-{precision}.hlo"
-        with open(os.path.join(dump, path), "w") as file:
-            file.write(text)
+    if options.dump:
+        _dump(options.dump, row, text)
+    if options.top:
+        print(memory_table(operations(text, mesh.size), options.top), flush=True)
     found, flops = moved(text, mesh.size), program.flops / mesh.size
     link = chip.link_bandwidth / chip.link_axes
     return dataclasses.replace(
@@ -225,76 +217,26 @@ def rows_of(
     mesh: Mesh,
     settings: Settings,
     queue: Sequence,
-    dump: str | None,
-    precision: str,
+    options: Options,
 ) -> Iterator[Row]:
     """Yields a row for each job on one slice, up to the first that does not fit."""
     for name, clip in queue:
-        row = compile_row(name, fitted(settings, mesh), topology, mesh, clip, dump, precision)
+        row = compile_row(name, fitted(settings, mesh), topology, mesh, clip, options)
         yield row
         if not row.fits:
             return
 
 
-def smallest(
-    chip: Chip, settings: Settings, queue: Sequence, dump: str | None, precision: str
-) -> Iterator[Row]:
+def smallest(chip: Chip, settings: Settings, queue: Sequence, options: Options) -> Iterator[Row]:
     """Yields the rows of each slice of a chip, from the smallest on, until all jobs fit."""
     for topology in chip.topologies:
         devices = devices_of(topology)
         seq = seq_of(settings.transformer.heads, len(devices))
         mesh = make_mesh(1, -1, seq, devices)
-        rows = list(rows_of(topology, mesh, settings, queue, dump, precision))
+        rows = list(rows_of(topology, mesh, settings, queue, options))
         yield from rows
         if rows[-1].fits:
             return
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2f}" if size < 1e10 else f"{size / 1e9:.1f}"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-    heads = (
-        "program", "model", "slice", "data, fsdp, seq", "tokens", "products", "attention",
-        "GB of HBM",
-        "TFLOP", "received GB (overlapped)", "compute, memory, links ms", "step ms", "clips/s",
-    )  # fmt: skip
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in rows:
-        cells = [row.program, row.model, row.topology, ", ".join(map(str, row.mesh.values()))]
-        cells += [str(row.tokens or "-"), row.precision, row.attention or "-"]
-        cells.append(f"{_gigabytes(row.peak_bytes)} of {_gigabytes(row.hbm_bytes)}")
-        cells += _estimate_cells(row) if row.moved else ["does not fit", *["-"] * 4]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _estimate_cells(row: Row) -> list[str]:
-    kinds = [
-        f"{kind} {_gigabytes(found.bytes)} ({_gigabytes(found.overlapped)})"
-        for kind, found in row.moved.collectives.items()
-        if found.bytes >= 5e6
-    ]
-    links = row.overlapped_seconds + row.waiting_seconds
-    parts = (row.compute_seconds, row.memory_seconds, links)
-    return [
-        f"{row.flops / 1e12:.1f}",
-        ", ".join(kinds) or "-",
-        ", ".join(f"{1e3 * seconds:.0f}" for seconds in parts),
-        f"{1e3 * row.step_seconds:.0f}",
-        f"{row.clips / row.step_seconds:.2f}",
-    ]
-
-
-def write_json(path: str, argv: Sequence[str], rows: Sequence[Row]) -> None:
-    """Writes all rows and the command; unknown numbers are null."""
-    entries = []
-    for row in rows:
-        entry = dataclasses.asdict(row) | {"step_seconds": row.step_seconds}
-        entries.append({k: None if v != v else v for k, v in entry.items()})
-    measure.write_json(path, {"argv": list(argv), "jax": jax.__version__, "rows": entries})
 
 
 def main(argv: Sequence[str]) -> int:
@@ -319,13 +261,14 @@ def main(argv: Sequence[str]) -> int:
     shape = (values.frames, values.height, values.width)
     clips = [programs.Clip(*shape, skip, values.clips) for skip in skips]
     queue = jobs(values.programs, clips)
+    options = Options(values.precision, values.coder, values.dump, values.top)
     use_compiler_only()
     if values.smallest:
-        found = smallest(chip, settings, queue, values.dump, values.precision)
+        found = smallest(chip, settings, queue, options)
     else:
         sizes = settings.mesh
         mesh = make_mesh(sizes.data, sizes.fsdp, sizes.seq, devices_of(values.topology))
-        found = rows_of(values.topology, mesh, settings, queue, values.dump, values.precision)
+        found = rows_of(values.topology, mesh, settings, queue, options)
     rows: list[Row] = []
     for row in found:
         rows.append(row)
@@ -337,7 +280,7 @@ def main(argv: Sequence[str]) -> int:
     if not last.fits:
         raise UserError(
             f"{last.program} of {last.model} does not fit {last.topology}: it needs "
-            f"{_gigabytes(last.peak_bytes)} GB of a chip's {_gigabytes(last.hbm_bytes)} GB; take "
+            f"{gigabytes(last.peak_bytes)} GB of a chip's {gigabytes(last.hbm_bytes)} GB; take "
             "more chips, or more of them along mesh.seq or mesh.fsdp"
         )
     if values.smallest:

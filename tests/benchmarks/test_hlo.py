@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from benchmarks.hlo import Traffic, moved, received
+from benchmarks.hlo import Operation, Traffic, moved, operations, received
+from benchmarks.hlo_table import memory_table
 
 PROGRAM = """
 HloModule jit_step, is_scheduled=true
@@ -126,6 +127,23 @@ def test_only_the_slice_of_a_stack_is_read_and_fast_memory_is_free(found):
     summed = 64 * 4 + 8 * 4
     sent_and_copied = (2 + 1) * 2 * 64  # a start writes its result, not its operand again
     assert found.hbm_bytes == loop + started + gathered + summed + sent_and_copied
+
+
+def test_operations_add_up_to_the_traffic_and_name_their_source():
+    text = PROGRAM.replace("copy(%a)", 'copy(%a), metadata={op_name="jit(step)/work/copy"}')
+    found = operations(text, devices=8)
+    assert sum(one.bytes for one in found) == moved(text, devices=8).hbm_bytes
+    (copy,) = (one for one in found if one.kind == "copy")
+    assert copy == Operation("copy", "bf16[8,4]{1,0}", "jit(step)/work/copy", 1, 2 * 64)
+    (layer,) = (one for one in found if one.runs == 10)
+    assert layer.bytes == 10 * 32 * 4
+
+
+def test_the_table_has_the_heaviest_operations_and_the_rest():
+    twice = [Operation("copy", "f32[8]{0}", "a/copy", 2, 3e9)] * 2
+    lines = memory_table([Operation("dot", "f32[1]", "a/dot", 1, 4e9), *twice], top=1).splitlines()
+    assert lines[2] == "| 6.00 | 60.0 | 4 | copy | f32[8]{0} | a/copy |"
+    assert lines[3] == "| 4.00 | 40.0 | | 1 others | | |"
 
 
 def test_a_copy_ahead_reads_its_slice_alone_once():

@@ -23,10 +23,11 @@ def test_devices_that_share_a_clip(at_once, clips, devices):
     assert program.flops > 0 and program.tokens == 2 * 4 * 4
 
 
-@pytest.mark.parametrize("build", programs.VAE_PROGRAMS.values())
-def test_slices_of_the_autoencoder_over_devices(build):
+@pytest.mark.parametrize("coder", ["full", "light"])
+@pytest.mark.parametrize("build", programs.CODER_PROGRAMS.values())
+def test_slices_of_a_coder_over_devices(build, coder):
     mesh = make_mesh(1, 1, 4, devices=jax.devices()[:4])
-    program = build(mesh, programs.Clip(5, 64, 64, 0.0, 1))
+    program = build(mesh, programs.Clip(5, 64, 64, 0.0, 1), coder)
     assert program.arguments[1].sharding.shard_shape(program.arguments[1].shape)[2] in (2, 16)
     with jax.set_mesh(mesh):
         program.function.trace(*program.arguments)  # the cache is the one that it takes there

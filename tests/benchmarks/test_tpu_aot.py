@@ -76,7 +76,7 @@ def a_row(fits, topology="v5e:2x2", mesh=None, **changes):
     row = tpu_aot.Row(
         program="refine", model="tiny", topology=topology, chips=4,
         mesh=mesh or {"data": 1, "fsdp": 4, "seq": 1}, clips=4, tokens=64, skip=0.0,
-        precision="bf16", attention="xla", compile_seconds=1.0, fits=fits, peak_bytes=4e10,
+        precision="bf16", coder="", attention="xla", compile_seconds=1.0, fits=fits, peak_bytes=4e10,
         hbm_bytes=1.6e10,
     )  # fmt: skip
     if fits:
@@ -92,7 +92,7 @@ def compiled(monkeypatch):
     """Slices of this host's devices; programs fit on eight chips and more."""
     seen = []
 
-    def compile_row(name, settings, topology, mesh, clip, dump=None, precision="bf16"):
+    def compile_row(name, settings, topology, mesh, clip, options):
         seen.append((name, topology, clip.skip, settings.data.batch))
         return a_row(mesh.size >= 8, topology, dict(mesh.shape), program=name, skip=clip.skip)
 
