@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from benchmarks.hlo import Operation
 
 _LAYOUT = re.compile(r"\{[^{}]*\}")
-_SHOWN = 100
+_WIDTH = 100
 """Characters of a scope; its end names the source best."""
 
 
@@ -28,14 +28,14 @@ def memory_table(operations: Iterable[Operation], top: int) -> str:
     total = sum(one.bytes for one in merged)
     lines = ["| GB | % | runs | operation | result | scope |", "|---" * 6 + "|"]
     for one in merged[:top]:
-        result = one.result if len(one.result) <= _SHOWN else _LAYOUT.sub("", one.result)[:_SHOWN]
+        result = one.result if len(one.result) <= _WIDTH else _LAYOUT.sub("", one.result)[:_WIDTH]
         cells = (
             f"{one.bytes / 1e9:.2f}", f"{100 * one.bytes / total:.1f}", str(one.runs), one.kind,
-            result, one.scope[-_SHOWN:],
+            result, one.scope[-_WIDTH:],
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     rest = merged[top:]
     left = sum(one.bytes for one in rest)
-    share = 100 * left / total if total else 0.0
-    lines.append(f"| {left / 1e9:.2f} | {share:.1f} | | {len(rest)} others | | |")
+    percent = 100 * left / total if total else 0.0
+    lines.append(f"| {left / 1e9:.2f} | {percent:.1f} | | {len(rest)} others | | |")
     return "\n".join(lines)

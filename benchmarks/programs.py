@@ -173,8 +173,10 @@ def refine(
         _with_shardings(_batched(plan, clips), over_packs),
     )
     attention = _attention_of(mesh, config, bucket, TEXT_TOKENS, dtype, clips)
+    with jax.set_mesh(mesh):  # the compiler's options depend on the devices
+        function = velocity_step(dit)
     return Program(
-        velocity_step(dit),
+        function,
         arguments,
         clips,
         clips * flops.total,

@@ -71,13 +71,27 @@ def velocity_step(dit: DiT) -> Callable[..., Float[Array, "b n o"]]:
 def compiler_options(format: Format | None, target: Target) -> dict[str, bool]:
     """XLA's options for a transformer with products of ``format`` on the target.
 
-    Quantised products are left to cuBLASLt. XLA would else also compile and time a Triton kernel of
-    its own for each of many tilings of each product, and there is nothing for them to fuse: rows
-    are quantised before, and scales follow in the computation that reads the product.
+    On GPUs quantised products are left to cuBLASLt. XLA would else also compile and time a Triton
+    kernel of its own for each of many tilings of each product, and there is nothing for them to
+    fuse: rows are quantised before, and scales follow in the computation that reads the product.
+
+    On TPUs a layer's parameters are gathered while the products before it run. The compiler does so
+    by itself on v5e, and on v5p and v6e with these options.
     """
+    if target.platform == "tpu":
+        return dict.fromkeys(_GATHER_BEHIND_PRODUCTS, True)
     if format is None or target.platform != "gpu":
         return {}
     return {"xla_gpu_enable_triton_gemm": False}
+
+
+_GATHER_BEHIND_PRODUCTS = (
+    "xla_enable_async_all_gather",
+    "xla_tpu_enable_async_collective_fusion",
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather",
+    "xla_tpu_enable_async_collective_fusion_multiple_steps",
+    "xla_tpu_overlap_compute_collective_tc",
+)
 
 
 def predictor_step(

@@ -136,7 +136,7 @@ def exchange(chunk_qkv: Float[Array, "shards three b n a p"]) -> ChunkByHeads:
     sharding = activation_sharding(packs)
     check_shards(sharding.shards, shards * heads, tokens)
     return jax.shard_map(
-        lambda chunk_qkv: _all_to_all(chunk_qkv, sharding),
+        lambda chunk_qkv: all_to_all(chunk_qkv, sharding),
         in_specs=sharding.spec(CHUNK_BY_TOKENS),
         out_specs=sharding.spec(CHUNK_BY_HEADS),
         check_vma=False,
@@ -195,7 +195,7 @@ def attend_by_heads(
 # together: no change of layout but those that are part of what is computed anyway.
 
 
-def _all_to_all(
+def all_to_all(
     x: Float[Array, "shards *rest"], sharding: ActivationSharding
 ) -> Float[Array, "shards *rest"]:
     """Sends entry i to device i, of those that share the pack, and receives its entry for this."""
@@ -208,4 +208,4 @@ def _heads_to_tokens(
 ) -> Float[Array, "b shard_tokens shards a p"]:
     """All tokens of a device's heads -> all heads of a device's tokens."""
     by_shard = rearrange(x, "b (shards n) a p -> shards b n a p", shards=sharding.shards)
-    return rearrange(_all_to_all(by_shard, sharding), "shards b n a p -> b n shards a p")
+    return rearrange(all_to_all(by_shard, sharding), "shards b n a p -> b n shards a p")

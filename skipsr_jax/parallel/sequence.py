@@ -32,19 +32,24 @@ QKV = tuple[Array, Array, Array]
 """Queries, keys and values."""
 
 
+Tokens = tuple[Any, ...]
+"""What attention takes of tokens: queries, keys and values, or what it makes these from. Arrays of
+video have the axes b and n first, those of text the axis b."""
+
+
 class Attention(NamedTuple):
     """Attention of video and text in two steps, for any subset of packs and heads.
 
     Attributes:
-      attend: from queries, keys and values of video and text, and a layout, to attention rows.
+      attend: from video, text and a layout to attention rows.
       collect: from attention rows and the layout to the results of stored tokens (an array, or a
         pytree of arrays with the axes b and n first) and of text tokens.
     """
 
-    attend: Callable[[QKV, QKV, Any], Array]
+    attend: Callable[[Tokens, Tokens, Any], Array]
     collect: Callable[[Array, Any], tuple[Any, Array]]
 
-    def __call__(self, video: QKV, text: QKV, layout: Any) -> tuple[Any, Array]:
+    def __call__(self, video: Any, text: Tokens, layout: Any) -> tuple[Any, Array]:
         return self.collect(self.attend(video, text, layout), layout)
 
 
@@ -68,12 +73,12 @@ def check_shards(shards: int, heads: int, tokens: int) -> None:
 
 
 def attend_by_packs(
-    attention: Attention, video: QKV, text: QKV, layout: Any
-) -> tuple[Any, Float[Array, "b m a p"]]:
+    attention: Attention, video: Tokens, text: Tokens, layout: Any
+) -> tuple[Any, Float[Array, "b m *heads"]]:
     """``attention(video, text, layout)`` where no devices share a pack: each runs its own packs.
 
     Args:
-      video: queries, keys and values (b, n, a, p). text: (b, m, a, p) each.
+      video, text: for all heads.
       layout: arrays with the packs as first axis, which all heads share.
     """
     if multi_device_mesh() is None:
@@ -86,8 +91,8 @@ def attend_by_packs(
 
 
 def attend_by_windows(
-    attention: Attention, video: QKV, text: QKV, shard_layouts: Any
-) -> tuple[Any, Float[Array, "b m a p"]]:
+    attention: Attention, video: Tokens, text: Tokens, shard_layouts: Any
+) -> tuple[Any, Float[Array, "b m *heads"]]:
     """``attention`` with all heads in the token shards, to which whole windows are assigned.
 
     Args: as ``attend_by_packs``; ``shard_layouts``: the layouts of the token shards, arrays with
@@ -102,7 +107,7 @@ def attend_by_windows(
             f"sequence: build the plan with shards={sharding.shards}"
         )
 
-    def on_device(video: QKV, text: QKV, shard_layouts: Any) -> tuple[Any, Array]:
+    def on_device(video: Tokens, text: Tokens, shard_layouts: Any) -> tuple[Any, Array]:
         layout = jax.tree.map(lambda array: array[:, 0], shard_layouts)
         video_out, text_out = attention(video, text, layout)
         # Left to itself, the compiler would put the sum of the text between the next layer's heads.

@@ -13,7 +13,22 @@
 segment).
 """
 
-from skipsr_jax.kernels.attention.api import IMPLEMENTATIONS, choose, varlen_attention
+from skipsr_jax.kernels.attention.api import (
+    IMPLEMENTATIONS,
+    choose,
+    merged_attention,
+    merged_heads_run,
+    varlen_attention,
+)
 from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention.tpu.op import block_rows
 
-__all__ = ["IMPLEMENTATIONS", "Problem", "choose", "varlen_attention"]
+__all__ = [
+    "IMPLEMENTATIONS",
+    "Problem",
+    "block_rows",
+    "choose",
+    "merged_attention",
+    "merged_heads_run",
+    "varlen_attention",
+]

@@ -6,6 +6,8 @@ why each faster one did not. A name means that implementation or an error: nothi
 silence.
 """
 
+import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from skipsr_jax.kernels.attention import cudnn, xla
@@ -15,7 +17,7 @@ from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.attention.tpu import op as pallas_tpu
 from skipsr_jax.kernels.choice import Implementation, everywhere, first_supported, log_choice
 from skipsr_jax.kernels.target import Target, current_target
-from skipsr_jax.types import Float, Int
+from skipsr_jax.types import DType, Float, Int
 
 # Fastest first; the last one runs everywhere. pallas_gpu is the folder hopper/.
 IMPLEMENTATIONS = {
@@ -94,3 +96,42 @@ def varlen_attention(
     name, refused = choose(Problem.of(q, cu_seqlens), implementation=implementation)
     log_choice("attention runs on", name, refused)
     return IMPLEMENTATIONS[name].run(q, k, v, cu_seqlens, scale=scale)
+
+
+def merged_attention(
+    qkv: Float[Array, "b s i"],
+    cu_seqlens: Int[Array, "b g1"],
+    *,
+    heads: int,
+    scale: float,
+    implementation: str | None = None,
+) -> Float[Array, "b s d"]:
+    """``varlen_attention`` of rows in which the channels of all heads follow one another.
+
+    On TPUs no axis of heads is ever made, for which the chip would lay the rows out anew.
+
+    Args:
+      qkv: queries, keys and values of ``heads`` heads, i = 3 a p. Rows of no segment hold finite
+        numbers.
+      Others as ``varlen_attention``.
+
+    Returns:
+      The heads' results, d = a p.
+    """
+    width = qkv.shape[2] // (3 * heads)
+    problem = Problem(*qkv.shape[:2], heads, width, cu_seqlens.shape[1] - 1, qkv.dtype)
+    name, refused = choose(problem, implementation=implementation)
+    if name == "pallas_tpu" and pallas_tpu.merged_supported(problem, current_target()) is None:
+        log_choice("attention runs on", name, refused)
+        return pallas_tpu.merged_attention(qkv, cu_seqlens, heads=heads, scale=scale)
+    q, k, v = rearrange(qkv, "b s (three a p) -> three b s a p", three=3, a=heads)
+    out = varlen_attention(q, k, v, cu_seqlens, scale=scale, implementation=implementation)
+    return rearrange(out, "b s a p -> b s (a p)")
+
+
+def merged_heads_run(head_dim: int, dtype: DType, implementation: str | None) -> bool:
+    """Whether ``merged_attention`` of heads of this width runs without an axis of heads here."""
+    if implementation not in (None, "pallas_tpu"):
+        return False
+    problem = Problem(1, 1, 1, head_dim, 1, jnp.dtype(dtype))
+    return pallas_tpu.merged_supported(problem, current_target()) is None

@@ -10,15 +10,15 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from skipsr_jax.kernels.attention import varlen_attention
+from skipsr_jax.kernels.attention import merged_heads_run, varlen_attention
+from skipsr_jax.kernels.qk_norm_rope import rotate
 from skipsr_jax.kernels.quantized import Format, Quantized, quantize_rows
 from skipsr_jax.models.dit.branch import Branch
-from skipsr_jax.models.dit.rope import rotate
-from skipsr_jax.models.dit.window_rows import from_windows, to_windows
+from skipsr_jax.models.dit.merged_attention import attend_merged
+from skipsr_jax.models.dit.window_rows import from_windows, text_mean, to_windows
 from skipsr_jax.parallel.activations import activation_sharding
 from skipsr_jax.parallel.overlapped_attention import attend_by_heads, project_head_chunks
 from skipsr_jax.parallel.sequence import QKV, Attention, attend_by_packs, attend_by_windows
@@ -44,8 +44,9 @@ def joint_attention(
     shifted: Int[Array, ""] | int,
     *,
     implementation: str | None,
-) -> tuple[Float[Array, "b n a p"] | Quantized, Float[Array, "b m a p"]]:
-    """The heads' results for video and text; video is quantised where products are.
+) -> tuple[Float[Array, "b n *heads"] | Quantized, Float[Array, "b m *heads"]]:
+    """The heads' results (a, p), or on TPUs (a p), for video and text; video is quantised where
+    products are.
 
     Args:
       vid, txt: what the projections receive.
@@ -55,12 +56,25 @@ def joint_attention(
     """
     video_branch, text_branch = branches
     text = _project(txt, angles.text, text_branch)
+    by_windows = plan.shard_layouts is not None and shifted == REGULAR
+    if merged_heads_run(video_branch.head_dim, video_branch.dtype, implementation):
+        with jax.named_scope("qkv"):
+            projected = video_branch.project(vid, video_branch.qkv_kernel())
+        return attend_merged(
+            projected,
+            angles.video,
+            text,
+            video_branch,
+            of_partition(plan.layout, shifted),
+            plan.shard_layouts if by_windows else None,
+            implementation=implementation,
+        )
     scale = video_branch.head_dim**-0.5
     attend = functools.partial(_attend_in_windows, scale=scale, implementation=implementation)
     collect = functools.partial(_collect, format=video_branch.format)
     attention = Attention(attend, collect)
     packs = len(angles.video)
-    if plan.shard_layouts is not None and shifted == REGULAR:
+    if by_windows:
         video = _project(vid, angles.video, video_branch)
         return attend_by_windows(attention, video, text, plan.shard_layouts)
     layout = of_partition(plan.layout, shifted)
@@ -126,9 +140,7 @@ def _collect(
     """
     with jax.named_scope("from_windows"):
         video, text = from_windows(rows, layout)
-        weight = layout.text_weight.max(axis=2)  # of one window, the same for all of a sample
-        weights = jnp.repeat(weight, text.shape[1] // weight.shape[1], axis=1)
         if format is not None:
             all_heads = rearrange(rows, "b s a p -> b s (a p)")
             video = quantize_rows(all_heads, format, layout.video_rows)
-        return video, (text * weights[..., None, None]).astype(rows.dtype)
+        return video, text_mean(text, layout).astype(rows.dtype)

@@ -98,7 +98,7 @@ class Branch(nnx.Module):
         return self.norm_q(q), self.norm_k(k), v
 
     def add_attention(
-        self, x: Float[Array, "b n d"], heads: Float[Array, "b n a p"] | Quantized, m: Modulation
+        self, x: Float[Array, "b n d"], heads: Float[Array, "b n *heads"] | Quantized, m: Modulation
     ) -> Float[Array, "b n d"] | Residual:
         """x after the residual update of attention, from the heads' results.
 
@@ -106,7 +106,7 @@ class Branch(nnx.Module):
         sum is left to what reads it.
         """
         if not isinstance(heads, Quantized):
-            heads = rearrange(heads, "b n a p -> b n (a p)")
+            heads = heads.reshape(*heads.shape[:2], -1)
         if self.format is None:
             return _gated_add(x, self.proj_out(heads), m, self.attn_gate)
         if not isinstance(heads, Quantized):

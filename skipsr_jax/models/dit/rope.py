@@ -1,8 +1,8 @@
 """Three-dimensional rotary positions inside windows, mask-aware (paper section 4.2, Eq. 2).
 
 A kept token is rotated by its position in its whole window, not by its index among the kept ones.
-Channels are rotated in neighbouring pairs: (a, b) -> (a cos - b sin, b cos + a sin). The time axis
-owns the first pairs, then height, then width; pairs beyond are left alone. Two sets of positions:
+Channels are rotated in neighbouring pairs (``kernels.qk_norm_rope``). The time axis owns the first
+pairs, then height, then width; pairs beyond are left alone. Two sets of positions:
 
 * ``window_angles`` (SeedVR2-3B, "mmrope3d"): positions count from 0 in each window, video frames
   are offset by the length of the text, and text token j sits at (j, j, j);
@@ -13,7 +13,6 @@ Frequencies are numbers of the checkpoint. All angles are float32.
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -67,32 +66,3 @@ def _angles(
     """Angles of the pairs of all axes, axis by axis."""
     angles = position[..., None] * frequencies.astype(jnp.float32)
     return angles.reshape(*position.shape[:-1], AXES * frequencies.shape[0])
-
-
-def rotate(
-    x: Float[Array, "b n a p"], angles: Float[Array, "#b n pairs"]
-) -> Float[Array, "b n a p"]:
-    """``x`` with the first pairs of its last axis rotated, in float32; others are left alone."""
-    unrotated = x.shape[-1] // 2 - angles.shape[-1]
-    angles = jnp.pad(angles, ((0, 0), (0, 0), (0, unrotated)))
-    return jax.lax.platform_dependent(
-        x.astype(jnp.float32), angles, tpu=_rotated_channels, default=_rotated_pairs
-    )
-
-
-def _rotated_pairs(x: Float[Array, "b n a p"], angles: Float[Array, "#b n half"]) -> Array:
-    """Each channel from itself and its neighbour: one pass over memory, no slices and stacks."""
-    angles = angles[..., None, :, None]
-    pairs = x.reshape(*x.shape[:-1], -1, 2)
-    rotated = pairs[..., ::-1] * jnp.float32([-1, 1])
-    return (pairs * jnp.cos(angles) + rotated * jnp.sin(angles)).reshape(x.shape)
-
-
-def _rotated_channels(x: Float[Array, "b n a p"], angles: Float[Array, "#b n half"]) -> Array:
-    """``_rotated_pairs`` without an axis of 2, for which a TPU would change the array's layout."""
-    angles = jnp.repeat(angles, 2, axis=-1)[..., None, :]
-    ends = ((0, 0),) * 3
-    after = jnp.pad(x[..., 1:], (*ends, (0, 1)))
-    before = jnp.pad(x[..., :-1], (*ends, (1, 0)))
-    rotated = jnp.where(jnp.arange(x.shape[-1]) % 2 == 0, -after, before)
-    return x * jnp.cos(angles) + rotated * jnp.sin(angles)

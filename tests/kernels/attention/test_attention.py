@@ -14,6 +14,7 @@ from skipsr_jax.kernels.attention import (
     Problem,
     choose,
     cudnn,
+    merged_attention,
     varlen_attention,
     xla,
 )
@@ -48,6 +49,27 @@ def interpreted_pallas_tpu(q, k, v, cu_seqlens, *, scale):
     )
 
 
+def interpreted_merged_pallas_tpu(q, k, v, cu_seqlens, *, scale):
+    """The TPU kernel on rows with merged heads: 128 channels each, finite rows of no segment."""
+    heads, head_dim = q.shape[2:]
+    inside = jnp.arange(q.shape[1])[None, :, None, None] < cu_seqlens[:, -1, None, None, None]
+    wide = [
+        jnp.pad(jnp.where(inside, x, 0), (*[(0, 0)] * 3, (0, 128 - head_dim))) for x in (q, k, v)
+    ]
+    out = pallas_tpu.merged_attention(
+        jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in wide], axis=2), cu_seqlens,
+        heads=heads, scale=scale, blocks=Blocks(16, 8, 8), interpret=True,
+    )  # fmt: skip
+    return out.reshape(*q.shape[:3], 128)[..., :head_dim]
+
+
+def merged_xla(q, k, v, cu_seqlens, *, scale):
+    """``merged_attention`` where no kernel takes merged heads."""
+    qkv = jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in (q, k, v)], axis=2)
+    out = merged_attention(qkv, cu_seqlens, heads=q.shape[2], scale=scale, implementation="xla")
+    return out.reshape(q.shape)
+
+
 def cudnn_in_short_rows(q, k, v, cu_seqlens, *, scale):
     """cuDNN with segments over the ends of rows, and some that are longer than a row."""
     packs, rows, segments = *q.shape[:2], cu_seqlens.shape[1] - 1
@@ -71,6 +93,8 @@ def interpreted_pallas_triton(q, k, v, cu_seqlens, *, scale):
 RUNS = {
     "xla_blocks_of_8": blocked_xla,
     "pallas_tpu_interpreted": interpreted_pallas_tpu,
+    "merged_pallas_tpu_interpreted": interpreted_merged_pallas_tpu,
+    "merged_xla": merged_xla,
     "pallas_triton_interpreted": interpreted_pallas_triton,
     "cudnn_in_short_rows": cudnn_in_short_rows,
 } | {name: named(name) for name in IMPLEMENTATIONS}
@@ -98,6 +122,8 @@ DTYPES = {
     "pallas_gpu": [jnp.bfloat16, jnp.float16],
     "pallas_triton": [jnp.bfloat16, jnp.float16],
     "pallas_triton_interpreted": [jnp.bfloat16],
+    "merged_pallas_tpu_interpreted": [jnp.float32],
+    "merged_xla": [jnp.float32],
 }
 GPU_ONLY = ("real_heads", "more_tiles_than_cores")  # shapes that take a CPU too long
 # Interpreted kernels take seconds to compile: where one shape shows what the dtype changes.
@@ -107,7 +133,7 @@ INTERPRETED_TRITON = ("uneven", "longer_than_a_block")
 
 def shapes_of(name, dtype, shapes):
     """Those of ``shapes`` that this run is tested at."""
-    if (name, dtype) == ONE_SHAPE:
+    if (name, dtype) == ONE_SHAPE or name in ("merged_pallas_tpu_interpreted", "merged_xla"):
         return shapes[:1]
     if name == "pallas_triton_interpreted":
         return [shape for shape in shapes if shape in INTERPRETED_TRITON]

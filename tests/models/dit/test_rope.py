@@ -1,39 +1,23 @@
-"""Rotary positions: each platform's form of one rotation."""
+"""Rotary angles: positions counted in windows, and spread over them."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from skipsr_jax.models.dit import rope
 
 
-@pytest.mark.parametrize(("channels", "rotated"), [(128, 63), (128, 30), (6, 3)])
-def test_both_forms_are_the_rotation_of_each_pair(channels, rotated):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 5, 3, channels)).astype(np.float32)
-    angles = rng.normal(size=(1, 5, rotated)).astype(np.float32)
-    want = x.astype(np.float64)
-    cos, sin = (f(angles.astype(np.float64))[:, :, None] for f in (np.cos, np.sin))
-    a, b = want[..., : 2 * rotated : 2].copy(), want[..., 1 : 2 * rotated : 2].copy()
-    want[..., : 2 * rotated : 2], want[..., 1 : 2 * rotated : 2] = (
-        a * cos - b * sin,
-        b * cos + a * sin,
-    )
-    x, angles = jnp.asarray(x), jnp.asarray(angles)
-    np.testing.assert_allclose(rope.rotate(x, angles), want, atol=1e-6)
-    padded = jnp.pad(angles, ((0, 0), (0, 0), (0, channels // 2 - rotated)))
-    pairs, rolls = rope._rotated_pairs(x, padded), rope._rotated_channels(x, padded)
-    np.testing.assert_allclose(rolls, want, atol=1e-6)
-    np.testing.assert_array_equal(pairs, rolls)
+def test_positions_are_counted_behind_the_text():
+    frequencies = rope.language_frequencies(12)
+    np.testing.assert_allclose(frequencies, [1, 0.01])
+    position = jnp.asarray([[[1, 2, 3]]])
+    angles = rope.window_angles(position, jnp.asarray([[5]]), jnp.asarray(frequencies))
+    np.testing.assert_allclose(angles[0, 0], [6, 0.06, 2, 0.02, 3, 0.03], rtol=1e-6)
+    text = rope.text_angles(3, jnp.asarray(frequencies))
+    np.testing.assert_allclose(text[2], [2, 0.02] * 3, rtol=1e-6)
 
 
-def test_gradients_of_both_forms_agree():
-    rng = np.random.default_rng(1)
-    x = jnp.asarray(rng.normal(size=(1, 4, 2, 8)), jnp.float32)
-    angles, weights = rng.normal(size=(1, 4, 4)), rng.normal(size=x.shape)
-    gradients = [
-        jax.grad(lambda x, form=form: (weights * form(x, jnp.asarray(angles))).sum())(x)
-        for form in (rope._rotated_pairs, rope._rotated_channels)
-    ]
-    np.testing.assert_allclose(*gradients, atol=1e-6)
+def test_positions_are_spread_over_a_window():
+    frequencies = jnp.asarray([1.0])
+    position, extent = jnp.asarray([[[0, 4, 1], [0, 2, 0]]]), jnp.asarray([[[1, 5, 2]] * 2])
+    angles = rope.pixel_angles(position, extent, frequencies)
+    np.testing.assert_allclose(angles[0], [[-1, 1, 1], [-1, 0, -1]])

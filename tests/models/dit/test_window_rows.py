@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.models.dit.window_rows import from_windows, to_windows
+from skipsr_jax.models.dit.window_rows import (
+    from_merged_windows,
+    from_windows,
+    to_merged_windows,
+    to_windows,
+)
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import build_plan, stack_plans
 
@@ -71,3 +76,48 @@ def test_gradients_are_those_of_the_plain_gather(layout, tokens):
     real = np.asarray(layout.gather) < BUCKET.tokens + tokens[1].shape[1]
     want = np.where(real[..., None, None], plainly(*tokens, layout), 0)
     np.testing.assert_allclose(jax.grad(back)(weights), want, atol=1e-5)
+
+
+def merged(x):
+    return x.reshape(*x.shape[:2], -1)
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_merged_heads_are_gathered_as_heads_are(layout, tokens, more):
+    """At all rows but padding, with as many rows as the layout has, and with more."""
+    rows = layout.gather.shape[1] + more
+    got = to_merged_windows(*map(merged, tokens), layout, rows)
+    want = merged(to_windows(*tokens, layout))
+    real = np.asarray(layout.gather) < BUCKET.tokens + tokens[1].shape[1]
+    assert got.shape[1] == rows and np.isfinite(got).all()
+    np.testing.assert_array_equal(got[:, : rows - more][real], want[real])
+    # Attention gives zeros there, and the rows of missing text slots point to the first of them.
+    video, text = from_merged_windows(got.at[:, rows - more :].set(0), layout)
+    wanted_video, wanted_text = from_windows(to_windows(*tokens, layout), layout)
+    real = np.asarray(layout.video_rows) < rows - more
+    np.testing.assert_array_equal(video[real], merged(wanted_video)[real])
+    np.testing.assert_allclose(text, merged(wanted_text), rtol=1e-6)
+
+
+def test_gradients_of_merged_heads_are_those_of_heads(layout, tokens):
+    """With no weight on padding, which attention gives no gradient."""
+    rng = np.random.default_rng(3)
+    rows = layout.gather.shape[1]
+    real = np.asarray(layout.gather) < BUCKET.tokens + tokens[1].shape[1]
+    weights = jnp.asarray(rng.normal(size=(2, rows, HEADS, WIDTH)) * real[..., None, None])
+    back = [jnp.asarray(rng.normal(size=x.shape), jnp.float32) for x in tokens]
+    kept = jnp.asarray(np.asarray(layout.video_rows) < rows)[..., None, None]
+    back[0] = back[0] * kept
+
+    def loss(pair):
+        taken = to_windows(*pair, layout)
+        video, text = from_windows(taken * weights, layout)
+        return jnp.vdot(video, back[0]) + jnp.vdot(text, back[1])
+
+    def merged_loss(pair):
+        taken = to_merged_windows(*map(merged, pair), layout, rows)
+        video, text = from_merged_windows(taken * merged(weights), layout)
+        return jnp.vdot(video, merged(back[0])) + jnp.vdot(text, merged(back[1]))
+
+    for got, want in zip(jax.grad(merged_loss)(tokens), jax.grad(loss)(tokens), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)

@@ -13,12 +13,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax import Array
 
 from skipsr_jax.kernels.attention.problem import Problem
 from skipsr_jax.kernels.attention.segments import row_bounds
 from skipsr_jax.kernels.attention.tpu.backward import backward
-from skipsr_jax.kernels.attention.tpu.forward import forward
+from skipsr_jax.kernels.attention.tpu.forward import forward, forward_merged
 from skipsr_jax.kernels.attention.tpu.stream import (
     LANES,
     BlockRanges,
@@ -114,3 +115,60 @@ def varlen_attention(
     """
     blocks = blocks or blocks_for(q.shape[1])
     return _attention(q, k, v, cu_seqlens, float(scale), blocks, interpret)
+
+
+def merged_supported(problem: Problem, target: Target) -> str | None:
+    """As ``supported``, for ``merged_attention``."""
+    if problem.head_dim != LANES:
+        return f"merged heads must be {LANES} wide, not {problem.head_dim}"
+    return supported(problem, target)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _merged(qkv, cu_seqlens, heads, scale, blocks, interpret):
+    return _merged_forward(qkv, cu_seqlens, heads, scale, blocks, interpret)[0]
+
+
+def _merged_forward(qkv, cu_seqlens, heads, scale, blocks, interpret):
+    rows = qkv.shape[1]
+    ranges, bounds, _ = _prepare(cu_seqlens, rows, blocks)
+    padded = jnp.pad(qkv, ((0, 0), (0, -rows % blocks.stationary), (0, 0)))
+    settings = {"heads": heads, "blocks": blocks, "scale": scale, "interpret": interpret}
+    out, lse = forward_merged(ranges, bounds, padded, **settings)
+    out = out[:, :rows]
+    return out, (qkv, cu_seqlens, out, lse)
+
+
+def _merged_backward(heads, scale, blocks, interpret, residuals, d_out):
+    qkv, cu_seqlens, out, lse = residuals
+    q, k, v = rearrange(qkv, "b s (three a p) -> three b s a p", three=3, a=heads)
+    out, d_out = (rearrange(x, "b s (a p) -> b s a p", a=heads) for x in (out, d_out))
+    saved = q, k, v, cu_seqlens, out, lse
+    grads = _attention_backward(scale, blocks, interpret, saved, d_out)[:3]
+    return rearrange(jnp.stack(grads), "three b s a p -> b s (three a p)"), None
+
+
+_merged.defvjp(_merged_forward, _merged_backward)
+
+
+def merged_attention(
+    qkv: Float[Array, "b s i"],
+    cu_seqlens: Int[Array, "b g1"],
+    *,
+    heads: int,
+    scale: float,
+    blocks: Blocks | None = None,
+    interpret: object = False,
+) -> Float[Array, "b s d"]:
+    """See ``api.merged_attention``; call it only where ``merged_supported`` gives None.
+
+    Nothing is copied before or after the kernel where the rows fill whole blocks
+    (``block_rows``). Other args as ``varlen_attention``.
+    """
+    blocks = blocks or blocks_for(qkv.shape[1])
+    return _merged(qkv, cu_seqlens, heads, float(scale), blocks, interpret)
+
+
+def block_rows(rows: int) -> int:
+    """``rows``, rounded up to whole blocks of the kernels."""
+    return rows + -rows % blocks_for(rows).stationary

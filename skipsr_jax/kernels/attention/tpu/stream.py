@@ -117,6 +117,18 @@ def rows_of(ref: jax.Ref, at: GridIndex, size: int) -> Callable[[Int[Array, ""]]
     return source
 
 
+def head_columns_of(
+    ref: jax.Ref, at: GridIndex, size: int, first: int
+) -> Callable[[Int[Array, ""]], jax.Ref]:
+    """Block j of one head in (b, s, a p), with heads as columns of 128, from head ``first``."""
+
+    def source(j):
+        columns = pl.ds(pl.multiple_of((first + at.head) * LANES, LANES), LANES)
+        return ref.at[at.pack, pl.ds(pl.multiple_of(j * size, size), size), columns]
+
+    return source
+
+
 def columns_of(ref: jax.Ref, index: tuple, size: int) -> Callable[[Int[Array, ""]], jax.Ref]:
     """Block j along the last axis of (..., count, s), whose leading axes are taken at ``index``."""
 
