@@ -75,13 +75,14 @@ def use_compiler_only() -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
-def devices_of(topology: str) -> list[jax.Device]:
-    """The devices of a slice, to compile for; it need not exist.
+def devices_of(topology: str, slices: int = 1) -> list[jax.Device]:
+    """The devices of one or more slices, to compile for; they need not exist.
 
     Raises UserError where libtpu is not installed, and for a name that it does not know.
     """
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        several = {"num_slices": slices} if slices > 1 else {}
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **several)
     except (RuntimeError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
         raise UserError(

@@ -43,6 +43,9 @@ _NO_TRAFFIC = {
 _SLICES = (" slice(", " dynamic-slice(")
 _COPIES = {"copy-start": (1, 0), "slice-start": (0, 1)}
 """Asynchronous copies: the positions of source and copy in the type of the start operation."""
+_BETWEEN_SLICES = re.compile(
+    r'_xla_megascale_target="\{([\d,]+)\}[^"]*",_xla_megascale_transfer_type="(\w+)"'
+)
 _CALLED = re.compile(r"(?:calls|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _SCOPE = re.compile(r'op_name="([^"]*)"')
 _LOOP = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
@@ -76,11 +79,14 @@ class Moved:
       collectives: the traffic of each kind of collective that the program has.
       hbm_bytes: bytes read from and written to the chip's memory.
       open_loops: names of loops whose number of trips is unknown; they count once.
+      between_slices: what goes over the network between slices, through the host. Its bytes are
+        those that this chip sends, and as many that it receives.
     """
 
     collectives: dict[str, Traffic]
     hbm_bytes: float
     open_loops: tuple[str, ...]
+    between_slices: Traffic = Traffic()
 
     @property
     def overlapped(self) -> float:
@@ -237,6 +243,7 @@ class _Totals:
         self.devices = devices
         self.found: dict[str, Traffic] = {}
         self.open_loops: list[str] = []
+        self.between_slices = Traffic()
         self.operations: list[Operation] = []
         self.visit(entry, 1)
 
@@ -263,7 +270,10 @@ class _Totals:
             lines = inner if updates else around
             written = min(written, _hbm_bytes(_type_of(lines.get(part, ""))))
         read = 0.0
-        for number, operand in enumerate(_OPERANDS.findall(arguments)):
+        names = _OPERANDS.findall(arguments)
+        for number, operand in enumerate(names):
+            if operand in names[:number]:  # a kernel that takes an array twice has parts of it
+                continue
             size = _hbm_bytes(_type_of(around.get(operand, "")))
             read += min(size, sliced.get(number, size))
         return read + written
@@ -279,6 +289,8 @@ class _Totals:
             if operation is None:
                 continue
             kind = operation[1].removesuffix("-start")
+            if kind == "send" and (through_host := _BETWEEN_SLICES.search(line)):
+                self._add_between_slices(line, operation, *through_host.groups(), times)
             if not fused and not operation[1].endswith("-done"):
                 size = times * self._traffic(name, line, operation)
                 scope = _SCOPE.search(line)
@@ -303,6 +315,16 @@ class _Totals:
             elif (called := _CALLED.search(line)) and called[1] in self.computations:
                 self.visit(called[1], times, fused=True)
 
+    def _add_between_slices(
+        self, line: str, operation: re.Match, target: str, kind: str, times: int
+    ) -> None:
+        """A transfer to the hosts, which exchange it with those of the other slices."""
+        slices = len(target.split(","))
+        size = max(_array_bytes(*shape) for shape in _SHAPE.findall(line[: operation.start()]))
+        more = times * received(kind.lower().replace("_", "-"), size, slices)
+        old = self.between_slices
+        self.between_slices = Traffic(old.count + times, old.bytes + more)
+
     def _add(self, kind: str, size: float, line: str, times: int, hidden: bool) -> None:
         more = times * received(kind, size, _group_size(line, self.devices))
         old = self.found.get(kind, Traffic())
@@ -320,7 +342,7 @@ def moved(text: str, devices: int) -> Moved:
     totals = _Totals(text, devices)
     found = {kind: totals.found[kind] for kind in KINDS if kind in totals.found}
     size = sum(operation.bytes for operation in totals.operations)
-    return Moved(found, size, tuple(totals.open_loops))
+    return Moved(found, size, tuple(totals.open_loops), totals.between_slices)
 
 
 def operations(text: str, devices: int) -> list[Operation]:

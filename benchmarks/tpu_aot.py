@@ -266,8 +266,8 @@ def main(argv: Sequence[str]) -> int:
     if values.smallest:
         found = smallest(chip, settings, queue, options)
     else:
-        sizes = settings.mesh
-        mesh = make_mesh(sizes.data, sizes.fsdp, sizes.seq, devices_of(values.topology))
+        devices = devices_of(values.topology, settings.mesh.slices)
+        mesh = make_mesh(**dataclasses.asdict(settings.mesh), devices=devices)
         found = rows_of(values.topology, mesh, settings, queue, options)
     rows: list[Row] = []
     for row in found:

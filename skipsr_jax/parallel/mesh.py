@@ -1,6 +1,7 @@
 """The mesh of devices: axes ``data``, ``fsdp`` and ``seq``. One device is a mesh of one.
 
-Packs are sharded over (data, fsdp), parameters over fsdp, and tokens over seq.
+Packs are sharded over (data, fsdp), parameters over fsdp, and tokens over seq. Several slices, with
+a slow network between them, divide ``data``.
 """
 
 import dataclasses
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -33,24 +35,57 @@ class MeshSizes:
     seq: int = 1
 
 
-def check_one_slice(devices: Sequence[Any]) -> None:
-    """Raises UserError for TPUs of several slices, which no torus connects."""
-    slices = {getattr(device, "slice_index", 0) for device in devices}
-    if len(slices) > 1:
+@dataclasses.dataclass(frozen=True)
+class TrainingMeshSizes(MeshSizes):
+    """``MeshSizes`` of a training run.
+
+    Attributes:
+      slices: groups of devices with a fast network inside and a slow one between: TPU slices. They
+        divide ``data``, which counts the devices along that axis in all slices together, so that
+        gradients are all that passes between slices.
+    """
+
+    slices: int = 1
+
+
+def slices_of(devices: Sequence[Any], slices: int) -> list[list[Any]]:
+    """The devices of each slice.
+
+    TPUs know their slice. Others are cut into equal parts, in the order of hosts and numbers.
+    Raises UserError when there are other slices than ``slices``, or unequal ones.
+    """
+    groups: dict[int, list[Any]] = {}
+    for device in devices:
+        number = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        groups.setdefault(number, []).append(device)
+    if len(groups) > 1 and len(groups) != slices:
         raise UserError(
-            f"the devices are of {len(slices)} slices of TPUs, but a mesh is limited to one: start "
-            "a program on each slice"
+            f"the devices are of {len(groups)} slices, and mesh.slices is {slices}: set "
+            f"mesh.slices={len(groups)} to train on all of them (infer.py runs on one slice: start "
+            "a program on each)"
         )
+    if len({len(group) for group in groups.values()}) > 1 or len(devices) % slices:
+        sizes = ", ".join(str(len(group)) for group in groups.values())
+        raise UserError(f"mesh.slices is {slices}, which does not divide devices evenly: {sizes}")
+    if len(groups) > 1 or slices == 1:
+        return [groups[number] for number in sorted(groups)]
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    each = len(ordered) // slices
+    return [ordered[first : first + each] for first in range(0, len(ordered), each)]
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, seq: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = -1,
+    fsdp: int = 1,
+    seq: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+    slices: int = 1,
 ) -> Mesh:
     """The mesh of ``devices``, by default of all.
 
-    At most one size may be -1, which means as many devices as the others leave. Raises UserError
-    when the sizes do not multiply to the number of devices, and for devices of several slices,
-    which no torus connects.
+    At most one size may be -1, which means as many devices as the others leave. ``slices`` as in
+    ``TrainingMeshSizes``: each has consecutive entries along ``data``. Raises UserError when the
+    sizes do not multiply to the number of devices, and for slices that do not fit.
     """
     devices = jax.devices() if devices is None else devices
     sizes, count = [data, fsdp, seq], len(devices)
@@ -65,10 +100,20 @@ def make_mesh(
             f"a mesh of {axes} does not use the {count} devices there are: change a size, or make "
             "one of them -1"
         )
-    check_one_slice(devices)
+    groups = slices_of(devices, slices)
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.slices is {slices}, but mesh.data is {sizes[0]}: it must be a multiple, since "
+            "only data goes between slices"
+        )
+    inside = [sizes[0] // slices, *sizes[1:]]
     # A torus of 16 x 16 offers divided axes too: 64 x 4 is as good as 16 x 16.
-    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    # mesh_utils.create_hybrid_device_mesh does the same, for devices that know their slice alone.
+    grids = [
+        mesh_utils.create_device_mesh(inside, group, allow_split_physical_axes=True)
+        for group in groups
+    ]
+    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def mesh_of(sizes: MeshSizes) -> Mesh:

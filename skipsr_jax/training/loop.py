@@ -192,7 +192,7 @@ def train(
     good checkpoint is named then.
     """
     started = time.monotonic()
-    mesh = make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.seq)
+    mesh = make_mesh(**dataclasses.asdict(settings.mesh))
     stage = fit_to_mesh(stage, settings, mesh)
     dataset = batches(
         find_sources(settings.data.root, settings.data.strict), stage.recipe, pack_hosts(mesh)

@@ -23,7 +23,7 @@ from skipsr_jax.media.resize import Method
 from skipsr_jax.models.adapter import Adapter
 from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
-from skipsr_jax.parallel.mesh import MeshSizes
+from skipsr_jax.parallel.mesh import TrainingMeshSizes
 from skipsr_jax.types import DTYPES
 
 
@@ -274,7 +274,7 @@ class Settings:
         inputs only; dots: results of dense layers too; none: everything.
       init_from: checkpoint or workdir to start the trained parameters from; "" for random ones.
         Where an adapter is trained: of the frozen transformer.
-      mesh: devices along each axis.
+      mesh: devices along each axis, and slices.
       vae: checkpoint or workdir with the trained autoencoder, for the stages that need one.
       seed: of everything random.
     """
@@ -290,7 +290,7 @@ class Settings:
     init_from: str = ""
     vae: str = ""
     adapter: Adapter = dataclasses.field(default_factory=Adapter)
-    mesh: MeshSizes = dataclasses.field(default_factory=MeshSizes)
+    mesh: TrainingMeshSizes = dataclasses.field(default_factory=TrainingMeshSizes)
     seed: int = 0
 
     def __post_init__(self):

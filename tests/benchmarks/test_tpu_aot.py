@@ -76,8 +76,8 @@ def a_row(fits, topology="v5e:2x2", mesh=None, **changes):
     row = tpu_aot.Row(
         program="refine", model="tiny", topology=topology, chips=4,
         mesh=mesh or {"data": 1, "fsdp": 4, "seq": 1}, clips=4, tokens=64, skip=0.0,
-        precision="bf16", coder="", attention="xla", compile_seconds=1.0, fits=fits, peak_bytes=4e10,
-        hbm_bytes=1.6e10,
+        precision="bf16", coder="", attention="xla", compile_seconds=1.0, fits=fits,
+        peak_bytes=4e10, hbm_bytes=1.6e10,
     )  # fmt: skip
     if fits:
         row = dataclasses.replace(
@@ -96,7 +96,7 @@ def compiled(monkeypatch):
         seen.append((name, topology, clip.skip, settings.data.batch))
         return a_row(mesh.size >= 8, topology, dict(mesh.shape), program=name, skip=clip.skip)
 
-    def devices_of(topology):
+    def devices_of(topology, slices=1):
         return jax.devices()[: {"2x2": 4, "2x4": 8}[topology.split(":")[1]]]
 
     monkeypatch.setattr(tpu_aot, "compile_row", compile_row)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel.activations import constrain
-from skipsr_jax.parallel.mesh import check_one_slice, make_mesh, pack_sharding, pack_shards
+from skipsr_jax.parallel.mesh import make_mesh, pack_sharding, pack_shards, slices_of
 from skipsr_jax.parallel.rules import shardings, spec_for
 
 
@@ -26,11 +26,27 @@ def test_mesh_refuses_sizes_that_do_not_fit(sizes):
         make_mesh(*sizes)
 
 
-def test_mesh_refuses_devices_of_several_slices():
-    chips = [SimpleNamespace(slice_index=number // 2) for number in range(4)]
-    with pytest.raises(UserError, match="2 slices"):
-        check_one_slice(chips)
-    check_one_slice(chips[:2])
+def test_devices_of_several_slices_are_grouped_or_refused():
+    chips = [
+        SimpleNamespace(platform="tpu", slice_index=number % 2, id=number) for number in range(4)
+    ]
+    with pytest.raises(UserError, match=r"2 slices, and mesh\.slices is 1: set mesh\.slices=2"):
+        slices_of(chips, 1)
+    assert [[chip.id for chip in group] for group in slices_of(chips, 2)] == [[0, 2], [1, 3]]
+    with pytest.raises(UserError, match="does not divide devices evenly: 2, 1"):
+        slices_of(chips[:3], 2)
+
+
+def test_slices_divide_data_alone():
+    """Eight virtual devices as two slices: entries along data are of one slice after the other."""
+    mesh = make_mesh(-1, 2, 2, slices=2)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "seq": 2}
+    first, second = ({device.id for device in part.flat} for part in mesh.devices)
+    assert max(first) < min(second)
+    with pytest.raises(UserError, match="2, but mesh\\.data is 1"):
+        make_mesh(1, 4, 2, slices=2)
+    with pytest.raises(UserError, match=r"mesh\.slices is 3"):
+        make_mesh(-1, 1, 1, slices=3)
 
 
 def test_rules_shard_the_last_axes_and_skip_what_does_not_divide():
