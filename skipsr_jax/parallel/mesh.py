@@ -91,6 +91,8 @@ def make_mesh(
     sizes, count = [data, fsdp, seq], len(devices)
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise UserError(f"mesh sizes {sizes} must be positive, or -1 for one of them")
+    if slices < 1:
+        raise UserError(f"mesh.slices is {slices}: it must be 1 or more")
     if -1 in sizes:
         known = -sizes[0] * sizes[1] * sizes[2]
         sizes[sizes.index(-1)] = max(1, count // known)
