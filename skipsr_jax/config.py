@@ -32,6 +32,8 @@ from skipsr_jax.errors import UserError
 
 T = TypeVar("T")
 
+_LONGEST_VALUE = 80  # characters of a value in a message
+
 
 class OutOfRange(UserError):
     """A key has a value outside its range. The message names the key, the value and the rule.
@@ -51,7 +53,7 @@ def require(good: bool, key: str, value: object, rule: str) -> None:
     if rules is not None:
         rules[key] = f"{rules[key]}; {rule}" if key in rules else rule
     elif not good:
-        raise OutOfRange(f"{key} is {value!r}: it must be {rule}")
+        raise OutOfRange(f"{key} is {value_text(value)}: it must be {rule}")
 
 
 def require_between(
@@ -230,16 +232,28 @@ def _fitted(kind: Any, value: Any, name: str, wrong: list[str]) -> Any:
     elif origin is typing.Literal:
         if value in inner:
             return value
-        wrong.append(f"{name} is {value!r}: it must be one of {', '.join(map(str, inner))}")
+        wrong.append(
+            f"{name} is {value_text(value)}: it must be one of {', '.join(map(str, inner))}"
+        )
         return value
     elif kind is Any or (kind is type(None) and value is None):
         return value
     elif kind is float and type(value) in (int, float):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # an int beyond all floats
+            return float(value)
     elif type(value) is kind:
         return value
-    wrong.append(f"{name} is {value!r}, not {getattr(kind, '__name__', kind)}")
+    wrong.append(f"{name} is {value_text(value)}, not {getattr(kind, '__name__', kind)}")
     return value
+
+
+def value_text(value: Any) -> str:
+    """The value in a message, where it is not too long for a line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return f"a number of {value.bit_length()} bits"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _built(cls: type[T], values: dict[str, Any], prefix: str, wrong: list[str]) -> T | None:
@@ -287,6 +301,8 @@ def from_json(cls: type[T], values: dict[str, Any], source: str) -> T:
 
     Raises UserError naming unknown and missing fields, wrong types and values out of range.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"{source}: its config is not a {cls.__name__}: it is {value_text(values)}")
     wrong: list[str] = []
     built = _built(cls, values, "", wrong)
     if built is None:

@@ -204,7 +204,7 @@ def run(argv: Sequence[str]) -> str:
         )
     else:
         config = write_adapter(values.out, values.adapter, values.ema)
-    parts = [f"{part} of step {origin['step']}" for part, origin in config["exported"].items()]
+    parts = [f"{part} of step {origin.get('step')}" for part, origin in config["exported"].items()]
     return f"{values.out}: wrote {', '.join(parts)}"
 
 

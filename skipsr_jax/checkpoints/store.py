@@ -10,8 +10,6 @@ was saved (each array has a checksum) and never depends on the topology that sav
 under its final name is complete.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterable
@@ -24,17 +22,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from skipsr_jax.checkpoints import config_item
 from skipsr_jax.checkpoints.array_reader import cast, read_arrays
 from skipsr_jax.checkpoints.checksums import device_checksums, host_checksums
-from skipsr_jax.checkpoints.damage import DamagedCheckpointError, damage_as_one_line
+from skipsr_jax.checkpoints.damage import damage_as_one_line
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
 from skipsr_jax.models.params import Params, flatten, shape_mismatches, unflatten
-
-FORMAT_VERSION = 1
-_DIGEST = "config_sha256"
-"""The entry of a config with the digest of its other entries."""
 
 # Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
 # Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
@@ -43,17 +38,6 @@ NEVER_CAST = ("rope_freqs", "quantized_kernel")
 _WRITE_GB = 1  # what Orbax may hold in memory on top of the arrays themselves
 _CASTING_THREADS = 8
 PathLike = str | os.PathLike
-
-# Types of entries of the config; what their parts may be is checked where they are used.
-_KINDS = {
-    **dict.fromkeys(("dit", "vae", "light_coder", "predictor"), (dict,)),
-    **dict.fromkeys(("adapter", "base"), (dict,)),
-    **dict.fromkeys(("checksums", "exported", "mixed_dtypes", "sources"), (dict,)),
-    "tau": (float, int),
-    "elapsed_seconds": (float, int),
-    "precision": (str,),
-    "base_checkpoint": (str,),
-}
 
 
 def absolute(path: PathLike) -> epath.Path:
@@ -121,38 +105,9 @@ def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
 def load_config(path: PathLike, step: int | None = None) -> dict[str, Any]:
     """Returns the config JSON of a checkpoint.
 
-    Raises UserError as `step_folder` does, and for a format that this version does not read, and
-    DamagedCheckpointError when the file is no JSON or an entry is of a wrong type.
+    Raises UserError as `step_folder` and `config_item.read` do.
     """
-    found = step_folder(path, step)
-    with damage_as_one_line(found):
-        config = json.loads((found / "config" / "metadata").read_text())
-    version = config.get("format_version") if isinstance(config, dict) else None
-    if version != FORMAT_VERSION:
-        raise UserError(f"{found}: format_version {version}; this code reads {FORMAT_VERSION}")
-    if config.pop(_DIGEST, None) not in (None, _digest(config)):
-        raise DamagedCheckpointError(
-            f"{found}: its config is not the one that was saved (who changed it on purpose, "
-            f"removes {_DIGEST} from it)"
-        )
-    for name, kind in _KINDS.items():
-        if name in config and type(config[name]) not in kind:
-            raise DamagedCheckpointError(
-                f"{found}: in its config, {name} is {type(config[name]).__name__}, "
-                f"not {kind[0].__name__}"
-            )
-    return config
-
-
-def facts(config: dict[str, Any], checksums: dict[str, str]) -> dict[str, Any]:
-    """What is saved as the config of a checkpoint whose arrays have these checksums."""
-    whole = config | {"format_version": FORMAT_VERSION, "checksums": checksums}
-    return whole | {_DIGEST: _digest(whole)}
-
-
-def _digest(config: dict[str, Any]) -> str:
-    """The SHA-256 of a config, whatever the order of its entries."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return config_item.read(step_folder(path, step))
 
 
 def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params") -> Params:
@@ -351,7 +306,7 @@ def _write_model(folder: epath.Path, params: Params, config: dict[str, Any], ste
             step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeSave({"params": params}, save_args={"params": save_args}),
-                config=ocp.args.JsonSave(facts(config, _checksums(params))),
+                config=ocp.args.JsonSave(config_item.facts(config, _checksums(params))),
             ),
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints import config_item
 from skipsr_jax.checkpoints.array_reader import check_equal, say_unverified
 from skipsr_jax.checkpoints.checksums import device_checksums
 from skipsr_jax.checkpoints.damage import (
@@ -85,7 +85,7 @@ def save_step(
       step: the number of finished optimizer steps.
       state: {params, and optionally ema, opt_state, step, ...}: arrays in any pytree. Random keys
         as ``jax.random.key_data``.
-      config: the JSON item; `store.facts` adds to it.
+      config: the JSON item; `config_item.facts` adds to it.
       force: save also when ``save_interval_steps`` says that the step is not due.
 
     Raises:
@@ -97,7 +97,7 @@ def save_step(
     if step in manager.all_steps():
         return False
     plain = {name: _to_plain(part) for name, part in state.items()}
-    facts = store.facts(config, device_checksums(plain))
+    facts = config_item.facts(config, device_checksums(plain))
     items = {"state": ocp.args.StandardSave(plain), "config": ocp.args.JsonSave(facts)}
     with _one_line_for_failures(manager):
         return manager.save(step, args=ocp.args.Composite(**items), force=force)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from skipsr_jax.config import value_text
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.quantized import FORMATS, PRECISIONS, UNQUANTIZED, refusal
 from skipsr_jax.kernels.target import current_target
@@ -25,7 +26,9 @@ def stored_precision(config: dict[str, Any], source: str) -> str:
     """
     stored = config.get("precision", UNQUANTIZED)
     if stored not in PRECISIONS:
-        raise UserError(f"{source} has {stored} kernels; this code knows {', '.join(FORMATS)}")
+        raise UserError(
+            f"{source} has {value_text(stored)} kernels; this code knows {', '.join(FORMATS)}"
+        )
     return stored
 
 

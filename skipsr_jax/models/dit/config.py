@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 
+from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.parallel.fsdp import GATHERED
 
 REMAT_POLICIES = {
@@ -13,6 +14,12 @@ REMAT_POLICIES = {
 }
 """What the backward pass finds stored: everything but parameters that were gathered for a layer,
 results of dense layers, or block inputs alone."""
+
+_LARGEST = {
+    **dict.fromkeys(("width", "text_width", "head_dim", "in_channels", "out_channels"), 1 << 16),
+    **dict.fromkeys(("heads", "layers", "expand_ratio"), 1 << 10),
+}
+"""Sizes beyond any transformer: a config of them is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +61,15 @@ class DiTConfig:
     remat: str = "none"
 
     def __post_init__(self):
+        for name, most in _LARGEST.items():
+            require_between(name, getattr(self, name), 1, most)
+        require_between("rope_dim", self.rope_dim, 1, self.head_dim)
+        require(0 < self.norm_eps < 1, "norm_eps", self.norm_eps, "above 0 and below 1")
         if not 0 <= self.mm_layers <= self.layers or self.layers < 1:
             raise ValueError(
                 f"mm_layers must lie in 0..layers, got {self.mm_layers} of {self.layers} layers"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat must be one of {sorted(REMAT_POLICIES)}, got {self.remat!r}")
+        require_one_of("remat", self.remat, tuple(REMAT_POLICIES))
 
 
 SEEDVR2_3B = DiTConfig(

@@ -2,6 +2,9 @@
 
 import dataclasses
 
+from skipsr_jax.config import require, require_between
+from skipsr_jax.models.vae.config import MOST_BLOCKS, MOST_CHANNELS, SCALING_FACTORS
+
 LEVELS = 3
 """Resolutions at which the light coder works: 1/2, 1/4 and 1/8."""
 
@@ -28,10 +31,12 @@ class LightCoderConfig:
     def __post_init__(self):
         for name in ("encoder_channels", "encoder_blocks", "decoder_channels", "decoder_blocks"):
             sizes = getattr(self, name)
-            if len(sizes) != LEVELS or min(sizes) < 1:
-                raise ValueError(f"{name} is {sizes}: it must be {LEVELS} numbers of at least 1")
-        if self.latent_channels < 1:
-            raise ValueError(f"latent_channels {self.latent_channels} must be at least 1")
+            require(len(sizes) == LEVELS, name, sizes, f"{LEVELS} numbers")
+            most = MOST_BLOCKS if name.endswith("blocks") else MOST_CHANNELS
+            for index, size in enumerate(sizes):
+                require_between(f"{name}[{index}]", size, 1, most)
+        require_between("latent_channels", self.latent_channels, 1, MOST_CHANNELS)
+        require_between("scaling_factor", self.scaling_factor, *SCALING_FACTORS)
 
     @property
     def encoder_halo(self) -> int:

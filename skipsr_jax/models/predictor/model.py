@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.config import require_between
 from skipsr_jax.geometry import PATCH, PATCH_FRAMES
 from skipsr_jax.models.layers.causal_conv import conv3d
 from skipsr_jax.models.layers.initial import drawn, filled
@@ -32,6 +33,10 @@ from skipsr_jax.parallel.spatial import constrain_spatial
 from skipsr_jax.types import DType, Float
 
 _LAYERS = 4
+
+
+_MOST_CHANNELS = 1 << 16
+"""Beyond any predictor: a config of such sizes is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +56,8 @@ class PredictorConfig:
     filters: int = 16
 
     def __post_init__(self):
-        if self.filters < 1:
-            raise ValueError(f"filters {self.filters} must be at least 1")
-        if self.width < 1 or self.latent_channels < 1:
-            raise ValueError(
-                f"width {self.width} and latent_channels {self.latent_channels} must be at least 1"
-            )
+        for name in ("width", "latent_channels", "filters"):
+            require_between(name, getattr(self, name), 1, _MOST_CHANNELS)
 
 
 PAPER = PredictorConfig()  # 22,974,193 parameters; the paper says 23 M

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+from skipsr_jax.config import require_between
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
 
 LEVELS = 4
 """Resolutions: full, 1/2, 1/4 and 1/8."""
+MOST_CHANNELS, MOST_BLOCKS, SCALING_FACTORS = 1 << 16, 64, (1e-4, 1e4)
+"""Beyond any autoencoder: a config of such sizes is damaged."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +40,16 @@ class VAEConfig:
                 f"block_channels has {len(self.block_channels)} entries; an autoencoder of "
                 f"{SPACE_FACTOR} x {SPACE_FACTOR} x {TIME_FACTOR} has {LEVELS}"
             )
-        wrong = [c for c in self.block_channels if c < 1 or c % self.norm_groups]
+        for index, channels in enumerate(self.block_channels):
+            require_between(f"block_channels[{index}]", channels, 1, MOST_CHANNELS)
+        require_between("norm_groups", self.norm_groups, 1, MOST_CHANNELS)
+        require_between("latent_channels", self.latent_channels, 1, MOST_CHANNELS)
+        require_between("layers_per_block", self.layers_per_block, 1, MOST_BLOCKS)
+        require_between("scaling_factor", self.scaling_factor, *SCALING_FACTORS)
+        wrong = [c for c in self.block_channels if c % self.norm_groups]
         if wrong:
             raise ValueError(
-                f"block_channels {wrong} are not positive multiples of norm_groups "
-                f"{self.norm_groups}"
-            )
-        if self.layers_per_block < 1 or self.latent_channels < 1:
-            raise ValueError(
-                f"layers_per_block {self.layers_per_block} and latent_channels "
-                f"{self.latent_channels} must be at least 1"
+                f"block_channels {wrong} are not multiples of norm_groups {self.norm_groups}"
             )
 
 

@@ -201,5 +201,5 @@ def test_a_profile_names_the_sub_layers():
 def test_impossible_configurations_are_refused():
     with pytest.raises(ValueError, match=r"mm_layers must lie in 0\.\.layers"):
         dataclasses.replace(SHARED_STYLE, mm_layers=9)
-    with pytest.raises(ValueError, match="remat must be one of"):
+    with pytest.raises(ValueError, match=r"remat is .some.: it must be one of"):
         dataclasses.replace(SHARED_STYLE, remat="some")

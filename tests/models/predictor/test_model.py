@@ -78,9 +78,9 @@ def test_reach_of_one_latent(small):
 def test_refused(small):
     with pytest.raises(ValueError, match=r"3 x 4; both must be even.*16 pixels"):
         small(jnp.ones((1, 1, 3, 4, 16)))
-    with pytest.raises(ValueError, match="width 0"):
+    with pytest.raises(ValueError, match="width is 0"):
         PredictorConfig(width=0)
-    with pytest.raises(ValueError, match="filters 0"):
+    with pytest.raises(ValueError, match="filters is 0"):
         PredictorConfig(filters=0)
 
 
