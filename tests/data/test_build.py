@@ -2,13 +2,14 @@
 
 import fractions
 import json
+import pathlib
 import pickle
 import sys
 
 import av
 import numpy as np
 import pytest
-from media_clips import trimmed, write_clip
+from media_clips import field_coded_h264, trimmed, write_clip
 from PIL import Image
 
 from skipsr_jax.data.build import build, main
@@ -116,19 +117,48 @@ def test_open_groups_of_pictures_lose_only_frames_at_the_seam(tmp_path):
     assert after == len(want)
 
 
+def remuxed(source, target, change):
+    """A clip whose list of packets ``change`` has changed."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        packets = [packet for packet in read.demux(stream) if packet.size]
+        for packet in change(packets):
+            packet.stream = copy
+            write.mux(packet)
+
+
+def with_a_time_twice(packets):
+    packets[4].pts = packets[4].dts = packets[3].pts
+    return packets
+
+
 def test_a_video_that_cannot_be_cut_stays_whole(tmp_path):
     """An edit list that begins behind a key frame, fields in packets of their own, a codec that
-    Matroska does not take, a tag in another encoding."""
+    Matroska does not take, a tag in another encoding, joined recordings, a stream that begins in
+    the middle of a group of pictures, a time stamp that repeats: as in inference."""
     raw = tmp_path / "raw"
     raw.mkdir()
     trimmed(write_clip(tmp_path / "whole.mp4", frames=12), raw / "trimmed.mp4", 3)
     write_clip(raw / "old.flv", frames=12, codec="flv")
     title = write_clip(raw / "title.mp4", frames=12, tags={"title": "Caf?"})
     title.write_bytes(title.read_bytes().replace(b"Caf?", b"Caf\xe9"))
+    for name in ("one.ts", "two.ts"):
+        write_clip(tmp_path / name, frames=12, codec="mpeg2video", options={"g": "6"})
+    joined = [(tmp_path / name).read_bytes() for name in ("one.ts", "two.ts")]
+    (raw / "joined.ts").write_bytes(b"".join(joined))
+    remuxed(tmp_path / "one.ts", raw / "late.ts", lambda packets: packets[2:])
+    write_clip(tmp_path / "plain.mkv", frames=9, options={"g": "3", "bf": "0"})
+    remuxed(tmp_path / "plain.mkv", raw / "again.mkv", with_a_time_twice)
+    (raw / "fields.mpg").write_bytes(b"".join(field_coded_h264(6)))
     want = {source.path: source.frames for source in find_sources([str(raw)])}
-    assert sorted(want.values()) == [9, 12, 12]
+    assert {pathlib.Path(path).name: frames for path, frames in want.items()} == {
+        "trimmed.mp4": 9, "old.flv": 12, "title.mp4": 12, "joined.ts": 24, "late.ts": 6,
+        "again.mkv": 9, "fields.mpg": 6,
+    }  # fmt: skip
     index = build(str(raw), str(tmp_path / "out"), longest=5)
-    for name in ("trimmed.mp4", "old.flv", "title.mp4"):
+    assert index["passed_over"] == []
+    for name in (pathlib.Path(path).name for path in want):
         found = pieces_of((tmp_path / "out", index), name)
         assert sum(source.frames for source, _ in found) == want[str(raw / name)]
         (whole,) = (source for source in find_sources([str(raw)]) if source.path.endswith(name))
@@ -183,7 +213,7 @@ def test_the_same_source_gives_the_same_bytes(folder, built, tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-def test_nothing_stays_of_a_build_that_fails(tmp_path):
+def test_nothing_stays_of_a_build_that_fails_and_files_are_passed_over(tmp_path, capsys):
     raw = tmp_path / "raw"
     raw.mkdir()
     write_video(raw / "good.mkv", CLIPS["short"])
@@ -194,8 +224,19 @@ def test_nothing_stays_of_a_build_that_fails(tmp_path):
     data[(start + stop) // 2 : stop] = bytes(stop - (start + stop) // 2)
     (raw / "worse.mp4").write_bytes(bytes(data))
     with pytest.raises(UserError, match=r"worse\.mp4"):
-        build(str(raw), str(tmp_path / "out"))
+        build(str(raw), str(tmp_path / "out"), strict=True)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+    (raw / "letter.mp4").write_text("Dear reader")
+    (raw / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9))
+    assert main(["build", f"--source={raw}", f"--out={tmp_path / 'out'}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.endswith("; passed over 3:"))
+    assert "wrote 1 videos of" in lines[start]
+    named = ["cut.png", "letter.mp4", "worse.mp4"]
+    assert all(name in line for name, line in zip(named, lines[start + 1 :], strict=True))
+    (raw / "good.mkv").unlink()
+    with pytest.raises(UserError, match="no clip can be decoded"):
+        build(str(raw), str(tmp_path / "none"))
 
 
 def test_refusals(built, folder, tmp_path, capsys):
