@@ -1,11 +1,11 @@
 """Detail for the tiny one-step model: adversarial training against a discriminator of its size.
 
-    python train.py --config=tiny_adversarial --workdir=/tmp/tiny/adversarial \\
-        --config.init_from=/tmp/tiny/sr --config.vae=/tmp/tiny/vae
+    python train.py --config=tiny_adversarial --workdir=workdirs/adversarial \\
+        --config.init_from=workdirs/sr --config.vae=workdirs/vae
 
 --config.init_from=checkpoints/tiny --config.vae=checkpoints/tiny start from the shipped model. The
 result is exported as that of stage sr is, with python -m skipsr_jax.checkpoints.export
---dit=/tmp/tiny/adversarial; the export leaves the discriminator out.
+--dit=workdirs/adversarial; the export leaves the discriminator out.
 
 This config shows, at the tiny size, the stage that the large models need. The shipped model was not
 made this way: it is measured in PSNR, which this stage trades for detail. No number is expected,
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     """Returns what differs from the defaults in skipsr_jax/training/settings.py."""
     config = read_config("tiny_sr")
     config.stage = "adversarial"
-    config.init_from = "/tmp/tiny/sr"
+    config.init_from = "workdirs/sr"
 
     config.loss = loss = ConfigDict()
     loss.depths = (2, 3, 4)

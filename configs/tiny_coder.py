@@ -1,7 +1,7 @@
 """Stage 4 of the tiny model: the light coder, distilled from its autoencoder.
 
-    python train.py --config=tiny_coder --workdir=/tmp/tiny/coder \\
-        --config.vae=/tmp/tiny/vae --config.loss.generator=/tmp/tiny/sr
+    python train.py --config=tiny_coder --workdir=workdirs/coder \\
+        --config.vae=workdirs/vae --config.loss.generator=workdirs/sr
 
 As it stands, autoencoder and transformer are those of the shipped model, and stay as they are. The
 decoder learns on what the transformer makes of the light encoder's latents, as in inference, so one

