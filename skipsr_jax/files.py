@@ -271,6 +271,15 @@ def new_folder(path: pathlib.Path, *, overwrite: bool = False) -> Iterator[pathl
         commit(folder, path, overwrite=overwrite)
 
 
+def sync_file(path: pathlib.Path) -> None:
+    """Waits until a file is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def cache_folder() -> pathlib.Path:
     """The folder of the user for what can be made again: XDG_CACHE_HOME, else ~/.cache.
 

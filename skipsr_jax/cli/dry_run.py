@@ -12,12 +12,15 @@ from skipsr_jax.inference.cost import described, largest_need, memory_limit
 from skipsr_jax.inference.model import chosen_mask, mask_origin
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.programs import description
+from skipsr_jax.inference.segments import plan_of
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.reader import Media
 
 GIB = 2**30
 VIDEO_BITS_PER_PIXEL = 0.25
 """Of H.264 as the writer codes it by default: three clips took 0.17 to 0.22."""
+STATE_BYTES = 12
+"""Of a pixel of a frame that a run would go on with: three channels in float32."""
 
 
 def lines(jobs: Sequence[Any], settings: Settings, cache: str | None) -> Iterator[str]:
@@ -50,7 +53,7 @@ def lines(jobs: Sequence[Any], settings: Settings, cache: str | None) -> Iterato
         yield f"  tokens     at most {found.bucket} in a chunk"
         there = "" if limit is None else f"; there are {limit / GIB:.1f}"
         yield f"  memory     {found.memory}{there}"
-        yield f"  disk       {_disk(job.output, media, clip)}"
+        yield f"  disk       {_disk(job.output, media, clip, settings)}"
         yield f"  time       about {found.seconds:.0f} s"
         yield from (f"  note       {note}" for note in job.notes)
     source = "as an earlier run here took" if speed else "by operations; no run here was measured"
@@ -63,13 +66,20 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _disk(output: pathlib.Path, media: Media, clip: tuple[int, tuple[int, int]]) -> str:
+def _disk(
+    output: pathlib.Path, media: Media, clip: tuple[int, tuple[int, int]], settings: Settings
+) -> str:
     frames, (height, width) = clip
     video = media.frame_rate is not None
     bits = VIDEO_BITS_PER_PIXEL if video else 8.0 * 3
     size = frames * height * width * bits / 8
+    peak = ""
+    if plan_of(settings.chunk, settings.output.segment_frames, frames):
+        state = 2 * STATE_BYTES * settings.chunk.overlap * height * width  # the old one goes last
+        whole = (2 * size if video else size) + state
+        peak = f", and {whole / 2**20:.1f} MiB until its segments are joined"
     folder = output.absolute().parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(os.fspath(folder)).free
-    return f"about {size / 2**20:.1f} MiB; {free / GIB:.1f} GiB are free in {folder}"
+    return f"about {size / 2**20:.1f} MiB{peak}; {free / GIB:.1f} GiB are free in {folder}"

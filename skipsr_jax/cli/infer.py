@@ -24,7 +24,7 @@ import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import jax
 from absl import flags
@@ -37,17 +37,20 @@ from skipsr_jax.cli.batch import Failures
 from skipsr_jax.cli.progress import ProgressBar, waiting
 from skipsr_jax.errors import UserError, message_of, one_line
 from skipsr_jax.files import Identity, identity, remove_leftovers
-from skipsr_jax.geometry import SPACE_FACTOR, padded_size
+from skipsr_jax.geometry import SPACE_FACTOR, padded_size, token_grid
 from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
-from skipsr_jax.inference.done_notes import is_done, note_done
-from skipsr_jax.inference.fingerprint import fingerprint
+from skipsr_jax.inference.done_notes import done_already, note_done
+from skipsr_jax.inference.fingerprint import Fingerprint, fingerprint
 from skipsr_jax.inference.host_memory import limited_allocations
+from skipsr_jax.inference.job_output import SegmentedOutput, Target, WholeOutput, output_of
 from skipsr_jax.inference.out_of_memory import memory_errors
+from skipsr_jax.inference.pipeline import OutputFrame
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.protected import check_protected, check_unchanged
 from skipsr_jax.inference.report import Report
+from skipsr_jax.inference.segments import discard_segments
 from skipsr_jax.inference.settings import Settings, complete, explain, from_config
 from skipsr_jax.inference.warmup import warm_up
 from skipsr_jax.media.mask_overlay import mask_overlay
@@ -63,20 +66,29 @@ class Job:
     """One input and the files of its results.
 
     Attributes:
-      media: the input.
-      target: (height, width) that it is brought to.
-      output: the path of the result.
-      mask: the path of the mask pictures; None: none are made.
+      files: the input and the outputs.
       notes: a line for each thing that the result will not have as the input has it.
-      before: the identity of what had these paths when the run began.
+      before: the identity of what had the outputs' paths when the run began.
     """
 
-    media: Media
-    target: tuple[int, int]
-    output: pathlib.Path
-    mask: pathlib.Path | None
+    files: Target
     notes: tuple[str, ...] = ()
     before: dict[pathlib.Path, Identity] = dataclasses.field(default_factory=dict)
+
+    @property
+    def media(self) -> Media:
+        """The input."""
+        return self.files.media
+
+    @property
+    def target(self) -> tuple[int, int]:
+        """(height, width) that it is brought to."""
+        return self.files.size
+
+    @property
+    def output(self) -> pathlib.Path:
+        """The path of the result."""
+        return self.files.output
 
 
 def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) -> list[Job]:
@@ -94,17 +106,19 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
     jobs = []
     for m, target, path, mask in zip(media, targets, paths, masks, strict=True):
         with failures.of(m.path):
-            if not values.overwrite and is_done(path, mask, m, target, settings):
-                say(f"{path} is done already, by an earlier run (--overwrite: do it again)")
-                continue
+            wanted = [path, mask] if mask else [path]
+            done = frozenset(wanted)  # what is replaced, if it exists
+            if not values.overwrite:
+                done = done_already(wanted, m, target, settings)
+                if done == frozenset(wanted):
+                    say(f"{path} is done already, by an earlier run (--overwrite: do it again)")
+                    discard_segments(path)
+                    continue
             m, alpha_notes = outputs.with_alpha(m, path, settings.output)
-            checked = m, target, settings.output, values.overwrite
-            notes = outputs.check_output(path, *checked)
-            if mask:
-                outputs.check_output(mask, *checked)
-            notes = (*m.notes, *alpha_notes, *notes)
-            before = {each: identity(each) for each in (path, mask) if each}
-            jobs.append(Job(m, target, path, mask, notes, before))
+            job = Target(m, target, path, mask, settings.output, done)
+            lines = [outputs.check_output(*job.of(each)) for each in wanted]
+            before = {each: identity(each) for each in wanted}
+            jobs.append(Job(job, (*m.notes, *alpha_notes, *lines[0]), before))
     return jobs
 
 
@@ -126,52 +140,63 @@ def write_mask_picture(writer: outputs.Writer, report: Report, frame: HostArray,
 
 
 def run_job(
-    job: Job, upscaler: Upscaler, overwrite: bool, masks: list[HostArray] | None = None
-) -> tuple[list[str], Report]:
-    """Upscales one input; returns its summary and report. Appends frames' masks to ``masks``."""
+    job: Job, upscaler: Upscaler, made_from: Fingerprint, with_masks: bool
+) -> tuple[list[str], Report, list[HostArray]]:
+    """Upscales one input; returns its summary, its report, and with ``with_masks`` the mask of each
+    frame."""
     media, settings = job.media, upscaler.settings
-
-    def open_writer(path: pathlib.Path) -> outputs.Writer:
-        return outputs.open_writer(path, media, job.target, settings.output, overwrite)
-
-    writer = open_writer(job.output)
-    mask_writer = open_writer(job.mask) if job.mask else None
-    codes = outputs.format_of(writer, media)
-    # Pictures of the mask are drawn on RGB, whatever the file of the result takes.
-    formats = [codes, outputs.rgb_bits(media)] if mask_writer else [codes]
     with contextlib.ExitStack() as stack:
+        output = stack.enter_context(output_of(job.files, settings.chunk, made_from, say))
         title, counts = one_line(media.path.name), upscaler.programs.cache.counts
-        report = Report(stack.enter_context(ProgressBar(title, media.num_frames, counts)))
-        results = upscaler.stream_codes(media.frames(), formats, settings.size, report, media.first)
+        bar = stack.enter_context(ProgressBar(title, media.num_frames - output.first, counts))
+        report = Report(bar, output.first)
+        results = upscaled_frames(job, upscaler, output, report)
         stack.enter_context(contextlib.closing(results))
-        stack.enter_context(writer)
-        if mask_writer:
-            stack.enter_context(mask_writer)
+        stack.enter_context(output)
         background = stack.enter_context(Background(PREFETCHED))
-        for (frame, *rgb), keep in results:
-            if mask_writer:  # drawn and written beside the frame, for it may take as long
-                background.submit(write_mask_picture, mask_writer, report, *rgb[0], keep)
+        for index, ((frame, *rgb), keep) in enumerate(results, output.first):
+            output.begin(index, background.wait)
+            if output.mask_writer:  # drawn and written beside the frame, for it may take as long
+                background.submit(write_mask_picture, output.mask_writer, report, *rgb[0], keep)
             with report.stage("write"):
-                outputs.write(writer, frame)
-            if masks is not None:
-                masks.append(keep)
-        if report.frames == 0:
+                output.write(frame, keep)
+        if report.frames == 0 and not output.first:
             raise UserError(f"{media.path} holds no frames")
-    return summary(job, upscaler, report), report
+    return summary(job, upscaler, report), report, list(output.keep) if with_masks else []
+
+
+def upscaled_frames(
+    job: Job, upscaler: Upscaler, output: WholeOutput | SegmentedOutput, report: Report
+) -> Generator[OutputFrame, None, None]:
+    """The frames of an input that are still to be made, in the formats of its outputs."""
+    if output.is_whole:
+        return
+    settings, count = upscaler.settings, job.media.num_frames
+    rest, boundaries = job.media.part(output.first), output.boundaries
+    with contextlib.ExitStack() as stack:
+        if boundaries is not None:
+            length = min(count, settings.chunk.frames)
+            grids = [token_grid(length, *job.target)]
+            stack.enter_context(upscaler.programs.repeatable_choices(grids))
+        yield from upscaler.stream_codes(
+            rest.frames(), job.files.formats(), settings.size, report, rest.first, boundaries
+        )
 
 
 def summary(job: Job, upscaler: Upscaler, report: Report) -> list[str]:
     """The closing lines of one input."""
     sizes = [f"{w}x{h}" for h, w in ((job.media.height, job.media.width), job.target)]
-    plural = "" if report.frames == 1 else "s"
+    frames = report.first + report.frames
     facts = [
-        f"size       {sizes[0]} -> {sizes[1]}, {report.frames} frame{plural}",
-        *part_line(job.media, report.frames),
+        f"size       {sizes[0]} -> {sizes[1]}, {dry_run.plural(frames, 'frame')}",
+        *part_line(job.media, frames),
         f"device     {devices_of(upscaler.programs.model.mesh, job.target)}",
         *report.lines(),
     ]
-    if job.mask:
-        facts.append(f"mask       {job.mask}")
+    if report.first:
+        facts.append(f"resumed    at frame {report.first}, which an earlier run had come to")
+    if job.files.mask:
+        facts.append(f"mask       {job.files.mask}")
     return [f"{job.media.path} -> {job.output}", *(f"  {fact}" for fact in facts)]
 
 
@@ -257,16 +282,17 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
     finished = []
     work, counts = forecast.Stopwatch(started), upscaler.programs.cache.counts
     for job in jobs:
-        masks = [] if values.page else None
         with failures.of(job.media.path), memory_errors(str(job.media.path)):
             for path, before in job.before.items():
                 check_unchanged(path, before)
             made_from = fingerprint(job.media, job.target, settings)
             with work.clip(counts):
-                lines, report = run_job(job, upscaler, values.overwrite, masks)
-            work.done(upscaler.programs.model, settings, (report.frames, job.target))
-            for path in filter(None, (job.output, job.mask)):
+                lines, report, masks = run_job(job, upscaler, made_from, bool(values.page))
+            if report.frames:
+                work.done(upscaler.programs.model, settings, (report.frames, job.target))
+            for path in job.files.paths:
                 note_done(path, made_from)
+            discard_segments(job.output)
             for line in lines:
                 say(line)
             if masks:

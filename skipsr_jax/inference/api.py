@@ -25,6 +25,7 @@ from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
+from skipsr_jax.inference.boundaries import Boundaries
 from skipsr_jax.inference.cost import largest_need
 from skipsr_jax.inference.model import chosen_mask, mask_origin, open_model
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
@@ -240,6 +241,7 @@ class Upscaler:
         size: Size,
         report: Report,
         first: int = 0,
+        boundaries: Boundaries | None = None,
     ) -> Generator[OutputFrame, None, None]:
         """As ``stream``, with frames as the codes of a file, converted on the device.
 
@@ -249,6 +251,8 @@ class Upscaler:
           size: of the output.
           report: where to note how it goes.
           first: the frame of the reference of an oracle mask that the first of ``frames`` is.
+          boundaries: where to go on from, and where to keep what a later run needs to go on;
+            ``frames`` begin there.
 
         Returns:
           A generator of pairs (codes, keep). ``codes`` has an entry for each format: three planes
@@ -259,17 +263,17 @@ class Upscaler:
         limit = settings.max_frames or None
         taken = _timed(itertools.islice(_checked(frames), limit), report)
         with contextlib.closing(prefetch(taken, PREFETCHED)) as inputs:
-            first = next(inputs, None)
-            if first is None:
+            beginning = next(inputs, None)
+            if beginning is None:
                 return
-            target = target_size(*first.shape[:2], size)
+            target = target_size(*beginning.shape[:2], size)
             reference = None
             if settings.mask.reference:
                 truth = open_media(settings.mask.reference).part(first)
                 reference = itertools.islice(truth.frames(), limit)
             results = upscale_frames(
-                itertools.chain([first], inputs), target, self.programs, settings, report,
-                reference, formats,
+                itertools.chain([beginning], inputs), target, self.programs, settings, report,
+                reference, formats, boundaries,
             )  # fmt: skip
             with contextlib.closing(prefetch(results, PREFETCHED)) as ready:
                 for result in ready:

@@ -71,6 +71,11 @@ class Background(contextlib.AbstractContextManager):
             self._calls.popleft().result()
         self._calls.append(self._pool.submit(function, *arguments))
 
+    def wait(self) -> None:
+        """Waits for the calls that were asked for. Raises what one of them raised."""
+        while self._calls:
+            self._calls.popleft().result()
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -6,7 +6,9 @@ or loaded when the padding that they would have spared adds up to what they cost
 short runs compile one program, long runs come to pad by 1/32 at most.
 """
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +39,13 @@ class BucketChoice:
       parameters: of the transformer, whose number says how long a token takes.
       devices: that share each clip.
       device_kind: of these devices.
+      ask: as of ``SizeChoice``.
     """
 
-    def __init__(self, parameters: int, devices: int, device_kind: str):
+    def __init__(self, parameters: int, devices: int, device_kind: str, ask: bool = True):
         self._devices = devices
         self._seconds_per_token = 2 * parameters / (device_flops(device_kind) * devices)
-        self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
+        self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS, ask)
         self.ready: set[Bucket] = set()
 
     def reserve(self, grids: Iterable[tuple[int, int, int]]) -> None:
@@ -72,7 +75,7 @@ class BucketChoice:
             kept = int(keep.sum())
             fits = [
                 bucket
-                for bucket in self.ready
+                for bucket in sorted(self.ready)
                 if usable_tokens(bucket.tokens, self._devices) >= kept
                 and bucket.windows >= needed.windows
             ]
@@ -81,6 +84,16 @@ class BucketChoice:
             wanted = self._choice.choose(wanted, fits, lambda b: seconds * b.tokens, is_kept)
         self.ready.add(wanted)
         return wanted
+
+    def state(self) -> dict[str, Any]:
+        """What the next choice depends on, for JSON."""
+        ready = [dataclasses.astuple(bucket) for bucket in sorted(self.ready)]
+        return {"ready": ready, "wasted": self._choice.wasted_seconds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state`` returned."""
+        self.ready = {Bucket(*sizes) for sizes in state["ready"]}
+        self._choice.wasted_seconds = state["wasted"]
 
     def _whole(self, grid: tuple[int, ...]) -> Bucket:
         """The bucket that holds every token of a grid."""

@@ -5,15 +5,16 @@ on a pixel exactly, the blended pixel is that pixel exactly.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from jax import Array
 
 from skipsr_jax.types import HostArray
 
-DeviceFrame = tuple[Array, HostArray]
-"""Pixels (h, w, 3) in [0, 1] on the device, and keep mask (rows, columns), of one frame."""
+DeviceFrame = tuple[Array | HostArray, HostArray]
+"""Pixels (h, w, 3) in [0, 1] on the device, and keep mask (rows, columns), of one frame. Pixels
+that an earlier run made come from the host."""
 
 
 def overlapping(
@@ -37,6 +38,8 @@ def cross_fade(
     chunks: Iterable[tuple[Iterable[DeviceFrame], bool]],
     overlap: int,
     blend: Callable[[Array, Array, np.float32], Array],
+    tail: Iterable[DeviceFrame] = (),
+    after_chunk: Callable[[Sequence[DeviceFrame]], None] = lambda tail: None,
 ) -> Iterator[DeviceFrame]:
     """The frames of consecutive ``overlapping`` chunks as one stream, blended where they overlap.
 
@@ -44,8 +47,11 @@ def cross_fade(
       chunks: per chunk, its frames (taken as they come) and whether it is the last.
       overlap: frames that consecutive chunks share.
       blend: ``pixels.compose.blend``, compiled.
+      tail: the last ``overlap`` frames of the chunk before these, where there was one.
+      after_chunk: called after each chunk but the last with its last ``overlap`` frames, before
+        anything of the next one is made.
     """
-    tail: deque[DeviceFrame] = deque()
+    tail = deque(tail)
     for frames, last in chunks:
         shared = len(tail)
         waiting: deque[DeviceFrame] = deque()
@@ -60,4 +66,6 @@ def cross_fade(
             if last or len(waiting) > overlap:
                 yield waiting.popleft()
         tail = waiting
+        if not last:
+            after_chunk(tuple(tail))
     yield from tail

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from skipsr_jax.errors import UserError
@@ -23,9 +24,15 @@ _PARTS = ("input", "config", "checkpoint")
 _LOG = logging.getLogger(__name__)
 
 
-def note_done(path: pathlib.Path, made_from: Fingerprint) -> None:
-    """Notes that the output at ``path`` is finished. A note that cannot be written is no error."""
-    line = json.dumps({"name": path.name, "made_from": dict(made_from), "state": _state(path)})
+def note_done(
+    path: pathlib.Path, made_from: Fingerprint, complete: pathlib.Path | None = None
+) -> None:
+    """Notes that an output is finished. A note that cannot be written is no error.
+
+    ``complete``: what is about to be renamed to ``path``, where it has another name yet.
+    """
+    state = _state(complete or path)
+    line = json.dumps({"name": path.name, "made_from": dict(made_from), "state": state})
     try:
         with (path.parent / NAME).open("a") as file:
             file.write(line + "\n")
@@ -33,28 +40,30 @@ def note_done(path: pathlib.Path, made_from: Fingerprint) -> None:
         _LOG.warning("%s is not noted as finished: %s", path, error.strerror)
 
 
-def is_done(
-    path: pathlib.Path,
-    mask: pathlib.Path | None,
-    media: Media,
-    target: tuple[int, int],
-    settings: Settings,
-) -> bool:
-    """Whether an earlier run finished an output, and its mask pictures if they are wanted.
+def done_already(
+    paths: Sequence[pathlib.Path], media: Media, target: tuple[int, int], settings: Settings
+) -> frozenset[pathlib.Path]:
+    """Those of the outputs of an input that an earlier run finished.
 
-    Raises UserError when it finished the output from another input, config or checkpoint.
+    Raises UserError when it finished one of them from another input, config or checkpoint.
     """
-    found = [_noted(each) for each in (path, mask) if each is not None]
-    if found[0] is None:
-        return False
+    found = {path: made_from for path in paths if (made_from := _noted(path)) is not None}
+    if not found:
+        return frozenset()
     wanted = fingerprint(media, target, settings)
-    changed = differences(found[0], wanted, _PARTS)
-    if changed:
-        raise UserError(
-            f"{path} exists and was made from another {' and '.join(changed)}: give --overwrite to "
-            "replace it, or another --output"
-        )
-    return all(each is not None and not differences(each, wanted, _PARTS) for each in found)
+    for path, made_from in found.items():
+        changed = differences(made_from, wanted, _PARTS)
+        if changed:
+            raise UserError(
+                f"{path} exists and was made from another {' and '.join(changed)}: give "
+                "--overwrite to replace it, or another --output"
+            )
+    return frozenset(found)
+
+
+def is_noted(path: pathlib.Path, made_from: Fingerprint) -> bool:
+    """Whether the output at ``path`` was finished and made from exactly this."""
+    return _noted(path) == made_from
 
 
 def _noted(path: pathlib.Path) -> Fingerprint | None:
@@ -78,6 +87,11 @@ def _noted(path: pathlib.Path) -> Fingerprint | None:
 
 def _state(path: pathlib.Path) -> str:
     """What changes when a file, or a file of a folder, is written."""
-    files = sorted(os.scandir(path), key=lambda entry: entry.name) if path.is_dir() else [path]
-    facts = [(item.name, item.stat().st_size, item.stat().st_mtime_ns) for item in files]
+
+    def of(item: os.stat_result) -> tuple[int, int]:
+        return item.st_size, item.st_mtime_ns
+
+    facts: list[tuple] = [of(path.stat())]
+    if path.is_dir():
+        facts = sorted((entry.name, *of(entry.stat())) for entry in os.scandir(path))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]

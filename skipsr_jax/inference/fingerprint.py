@@ -69,10 +69,11 @@ def _files_below(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _checkpoints(settings: Settings) -> Iterator[Any]:
-    """Facts of the checkpoints of the model and of its mask predictor."""
+    """Facts of the checkpoints of the model, its mask predictor and its adapter."""
     source = find_checkpoint(settings.checkpoint)
     config = store.load_config(source)
-    for path in dict.fromkeys((source, find_predictor(settings.mask, source, config))):
+    adapter = str(store.step_folder(settings.adapter)) if settings.adapter else ""
+    for path in dict.fromkeys((source, find_predictor(settings.mask, source, config), adapter)):
         if not path:
             continue
         yield json.dumps(store.load_config(path), sort_keys=True)

@@ -24,6 +24,7 @@ from skipsr_jax.media.image_writer import (
     write_image,
 )
 from skipsr_jax.media.reader import Media
+from skipsr_jax.media.segment_writer import SegmentWriter
 from skipsr_jax.media.video_writer import (
     WRITABLE_VIDEO_EXTENSIONS,
     VideoWriter,
@@ -229,6 +230,44 @@ def open_writer(
         audio=output.audio,
         overwrite=overwrite,
     )
+
+
+def can_be_segmented(
+    path: pathlib.Path, media: Media, size: tuple[int, int], output: Output, overwrite: bool
+) -> bool:
+    """Whether a result can be written in segments: a folder of frames, and nearly any video."""
+    kind = _holds(path, media)
+    if kind != "video":
+        return kind == "frames"
+    writer = open_writer(path, media, size, output, overwrite)
+    return isinstance(writer, VideoWriter) and writer.can_be_joined
+
+
+def open_segment_writer(
+    path: pathlib.Path,
+    media: Media,
+    size: tuple[int, int],
+    output: Output,
+    overwrite: bool,
+    first: int,
+    packets: pathlib.Path,
+    frames: pathlib.Path,
+) -> Writer:
+    """Opens the writer for a segment of a result.
+
+    Args:
+      path, media, size, output, overwrite: as of ``open_writer``, of the whole.
+      first: index of the first frame of the segment.
+      packets: the file for a segment of a video.
+      frames: the folder for a segment of a folder of frames.
+    """
+    if _holds(path, media) == "frames":
+        return FrameFolderWriter(path, source=media.part(first), overwrite=overwrite, into=frames)
+    return SegmentWriter(
+        packets, first, path, media,
+        height=size[0], width=size[1], encoding=_encoding(output), audio="none",
+        overwrite=overwrite,
+    )  # fmt: skip
 
 
 def _encoding(output: Output) -> Encoding:

@@ -22,6 +22,7 @@ from jax import Array
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import pad_frames, patch_of_frame, token_grid
+from skipsr_jax.inference.boundaries import Boundaries
 from skipsr_jax.inference.chunks import DeviceFrame, cross_fade, overlapping
 from skipsr_jax.inference.coding_plan import CodingPlan
 from skipsr_jax.inference.finite_check import FiniteCheck
@@ -193,6 +194,7 @@ def upscale_frames(
     report: Report,
     reference: Iterable[HostArray] | None = None,
     formats: Sequence[OutputFormat] = (8,),
+    boundaries: Boundaries | None = None,
 ) -> Iterator[OutputFrame]:
     """Frames at the target size, as codes, each with its keep mask, as they get ready.
 
@@ -204,6 +206,7 @@ def upscale_frames(
       report: where the stages note their time and what was skipped.
       reference: the true frames at the target size; the oracle mask needs them.
       formats: what is made of each frame.
+      boundaries: where to go on from, and where to keep what a later run needs to go on.
 
     Raises:
       UserError: settings that the model or the devices cannot satisfy; a reference that does not
@@ -214,6 +217,8 @@ def upscale_frames(
     report.products = programs.model.products
     report.adapter = programs.model.adapter
     length, overlap = settings.chunk.frames, settings.chunk.overlap
+    boundaries = boundaries or Boundaries()
+    boundaries.begin(programs, report)
     inputs = overlapping(frames, length, overlap)
     check = FiniteCheck(programs.model.source, programs.model.dit.dtype)
     truths = itertools.repeat((None, False))
@@ -221,7 +226,7 @@ def upscale_frames(
         truths = overlapping(reference, length, overlap)
 
     def chunks() -> Iterator[tuple[Iterator[DeviceFrame], bool]]:
-        for number, (chunk, last) in enumerate(inputs):
+        for number, (chunk, last) in enumerate(inputs, boundaries.first.chunks):
             truth, _ = next(truths, (None, False))
             if reference is not None and (
                 truth is None or truth.shape[:3] != (len(chunk), *target)
@@ -233,5 +238,6 @@ def upscale_frames(
             made = _upscale_chunk(chunk, truth, target, number, programs, settings, report, check)
             yield made, last
 
-    blended = cross_fade(chunks(), overlap, programs.blend)
+    tail, after_chunk = boundaries.first.tail, boundaries.after_chunk
+    blended = cross_fade(chunks(), overlap, programs.blend, tail, after_chunk)
     return download(blended, formats, programs, report, check)

@@ -6,8 +6,9 @@ length alone: resolution, frame count and mask reach it as index arrays. Latents
 the autoencoder's ``scaling_factor``).
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -161,18 +162,48 @@ class Programs:
             jax.jit(lambda latent, index: gather_patches(condition(latent), index)),
         )
         self._compose = own("compose latent", jax.jit(compose_latent))
-        device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
-        self.buckets = BucketChoice(parameters, model.devices, device.device_kind)
-        self.slots = {
-            direction: SlotChoice(flops_per_slot(direction, model), device.device_kind)
-            for direction in ("encode", "decode")
-        }
+        self.buckets, self.slots = self._choices(ask=True)
         if model.predictor is not None:
             self._logits = own("predictor", predictor_step(model.predictor))
             self._cell_weights = functools.cache(
                 lambda *sizes: jax.device_put(cell_weights(*sizes))
             )
+
+    def _choices(self, ask: bool) -> tuple[BucketChoice, dict[str, SlotChoice]]:
+        model = self.model
+        device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
+        slots = {
+            direction: SlotChoice(flops_per_slot(direction, model), device.device_kind, ask)
+            for direction in ("encode", "decode")
+        }
+        return BucketChoice(parameters, model.devices, device.device_kind, ask), slots
+
+    @contextlib.contextmanager
+    def repeatable_choices(self, grids: Iterable[tuple[int, int, int]]) -> Iterator[None]:
+        """Chooses buckets and slots inside as if nothing had run before and no program were kept.
+
+        Results then are the same bit for bit whatever ran before, where the state of the choices
+        is handed on. ``grids``: the token grids (t, r, q) of the clip's chunks.
+        """
+        before = self.buckets, self.slots
+        self.buckets, self.slots = self._choices(ask=False)
+        self.buckets.reserve(grids)
+        try:
+            yield
+        finally:
+            self.buckets, self.slots = before
+
+    def choice_state(self) -> dict[str, Any]:
+        """What the next choices depend on, for JSON."""
+        slots = {direction: choice.state() for direction, choice in self.slots.items()}
+        return {"buckets": self.buckets.state(), "slots": slots}
+
+    def restore_choices(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``choice_state`` returned."""
+        self.buckets.restore(state["buckets"])
+        for direction, choice in self.slots.items():
+            choice.restore(state["slots"][direction])
 
     @property
     def compiled_transformers(self) -> int:

@@ -1,6 +1,7 @@
 """Collects how the upscaling of one clip went: the one place for it, and the lines that say it."""
 
 import contextlib
+import dataclasses
 import math
 import resource
 import sys
@@ -35,10 +36,11 @@ class Report:
     Args:
       progress: called with the name of a stage and the frames' worth of progress that it made: 0.0
         when it begins, and in sum the number of frames at the end. Threads call it.
+      first: index of the first frame that this run makes; an earlier one made those before.
 
     Attributes:
       seconds: of each stage.
-      frames: how many came out.
+      frames: how many came out of this run.
       kept, patches: how many patches the transformer computed, of how many.
       mask_source: where the keep masks came from.
       coder: which autoencoder ran: "full" or "light".
@@ -49,7 +51,12 @@ class Report:
         run, with reasons.
     """
 
-    def __init__(self, progress: Callable[[str, float], None] = lambda stage, frames: None):
+    def __init__(
+        self,
+        progress: Callable[[str, float], None] = lambda stage, frames: None,
+        first: int = 0,
+    ):
+        self.first = first
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.kept = self.patches = self.frames = 0
         self.mask_source = self.coder = self.products = self.adapter = ""
@@ -118,6 +125,18 @@ class Report:
                 ran + plan.blocks_run(keep.shape),
                 total + math.prod(keep.shape),
             )
+
+    def counts(self) -> dict[str, Any]:
+        """What was counted of the chunks so far, for JSON."""
+        buckets = [[*dataclasses.astuple(bucket), n] for bucket, n in self.buckets.items()]
+        return {"kept": self.kept, "patches": self.patches, "buckets": buckets,
+                "coded": dict(self._coded)}  # fmt: skip
+
+    def go_on_from(self, counts: Mapping[str, Any]) -> None:
+        """Adds the chunks that an earlier run counted."""
+        self.kept, self.patches = counts["kept"], counts["patches"]
+        self.buckets = {Bucket(tokens, windows): n for tokens, windows, n in counts["buckets"]}
+        self._coded = {name: (ran, total) for name, (ran, total) in counts["coded"].items()}
 
     @property
     def passed(self) -> float:

@@ -181,15 +181,20 @@ class Output:
       pixel_format: FFmpeg's name of the file's pixel format, such as yuv444p10le; empty: the
         smallest one that loses nothing.
       audio: auto: copied, or converted where the file cannot hold it; none: left out.
+      segment_frames: a clip of more frames is written in segments of about so many, and a run that
+        was killed goes on from the last finished one; 0: never.
     """
 
     codec: str = ""
     crf: int = -1
     pixel_format: str = ""
     audio: str = "auto"
+    segment_frames: int = 480
 
     def __post_init__(self):
         require_one_of("audio", self.audio, AUDIO_CHOICES)
+        good = self.segment_frames >= 0
+        require(good, "segment_frames", self.segment_frames, "at least 0 (0: no segments)")
         require(-1 <= self.crf <= 63, "crf", self.crf, "from 0 to 63, or -1 for default")
 
 

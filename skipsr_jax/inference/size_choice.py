@@ -22,10 +22,13 @@ class SizeChoice:
     Args:
       compile_seconds: what it takes to compile a program that is not kept anywhere.
       load_seconds: what it takes to load one that is.
+      ask: whether to ask which programs are kept. Else every program has the price of compiling,
+        and the decisions are the same whatever ran before.
     """
 
-    def __init__(self, compile_seconds: float, load_seconds: float):
+    def __init__(self, compile_seconds: float, load_seconds: float, ask: bool = True):
         self._compile_seconds, self._load_seconds = compile_seconds, load_seconds
+        self._ask = ask
         self.wasted_seconds = 0.0
 
     def choose(
@@ -47,7 +50,7 @@ class SizeChoice:
         if best is None or best == wanted:
             return wanted
         self.wasted_seconds += max(0.0, seconds(best) - seconds(wanted))
-        price = self._load_seconds if is_kept(wanted) else self._compile_seconds
+        price = self._load_seconds if self._ask and is_kept(wanted) else self._compile_seconds
         if self.wasted_seconds < price:
             return best
         self.wasted_seconds = 0.0

@@ -4,7 +4,8 @@ The dense programs are compiled in any case. A sparse one is compiled or loaded 
 it would have spared add up to what it costs (``size_choice``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from skipsr_jax.inference.bucket_choice import device_flops
 from skipsr_jax.inference.model import Model
@@ -42,11 +43,12 @@ class SlotChoice:
     Args:
       flops: operations for a slot, as ``flops_per_slot`` says.
       device_kind: of the device that it runs on.
+      ask: as of ``SizeChoice``.
     """
 
-    def __init__(self, flops: float, device_kind: str):
+    def __init__(self, flops: float, device_kind: str, ask: bool = True):
         self._seconds_per_block = flops / device_flops(device_kind)
-        self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS)
+        self._choice = SizeChoice(COMPILE_SECONDS, LOAD_SECONDS, ask)
         self._ready: set[tuple[int, int]] = set()
 
     def choose(self, wanted: int, blocks: int, latents: int, is_kept: Callable[[int], bool]) -> int:
@@ -58,9 +60,20 @@ class SlotChoice:
           latents: latent frames of the chunk.
           is_kept: whether the programs of a number of slots can be loaded.
         """
-        fits = [slots for slots, total in self._ready if total == blocks and slots >= wanted]
+        fits = [
+            slots for slots, total in sorted(self._ready) if total == blocks and slots >= wanted
+        ]
         seconds = self._seconds_per_block * latents
         chosen = self._choice.choose(wanted, [*fits, blocks], lambda s: seconds * s, is_kept)
         if chosen != blocks:
             self._ready.add((chosen, blocks))
         return chosen
+
+    def state(self) -> dict[str, Any]:
+        """What the next choice depends on, for JSON."""
+        return {"ready": sorted(self._ready), "wasted": self._choice.wasted_seconds}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``state`` returned."""
+        self._ready = {(slots, total) for slots, total in state["ready"]}
+        self._choice.wasted_seconds = state["wasted"]

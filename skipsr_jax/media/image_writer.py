@@ -15,7 +15,15 @@ import numpy as np
 from PIL import Image
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.files import Identity, commit_or_rename, hold, identity, new_file, temporary_path
+from skipsr_jax.files import (
+    Identity,
+    commit_or_rename,
+    hold,
+    identity,
+    new_file,
+    sync_file,
+    temporary_path,
+)
 from skipsr_jax.media.alpha import upscaled_alpha
 from skipsr_jax.media.colour import RgbFrame
 from skipsr_jax.media.inputs import is_image
@@ -92,10 +100,18 @@ class FrameFolderWriter:
 
     The folder appears when all is written. An existing one is refused unless it is empty, or
     ``overwrite`` is True and it holds nothing but images.
+
+    ``into``: a folder for the files, which stays as it is in the end: a part of the frames is
+    written. Else they go into a temporary one, which becomes ``path``.
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, source: Media | None = None, overwrite: bool = False
+        self,
+        path: str | os.PathLike,
+        *,
+        source: Media | None = None,
+        overwrite: bool = False,
+        into: pathlib.Path | None = None,
     ):
         """Checks that the folder can be made; raises UserError."""
         self.path = pathlib.Path(path)
@@ -104,14 +120,15 @@ class FrameFolderWriter:
         self._names = [file.stem for file in source.files] if source else []
         self._profile = source.icc_profile if source else None
         self._alphas = source.alphas() if source and source.keep_alpha else None
-        self._partial = temporary_path(self.path)
+        self._partial, self._stays = into or temporary_path(self.path), into is not None
         self._overwrite, self._before = overwrite, identity(self.path)
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> "FrameFolderWriter":
         try:
-            self._partial.mkdir()
-            self._held.enter_context(hold(self._partial))
+            self._partial.mkdir(exist_ok=self._stays)
+            if not self._stays:
+                self._held.enter_context(hold(self._partial))
         except OSError as error:
             raise write_error(self.path, error) from error
         return self
@@ -122,7 +139,10 @@ class FrameFolderWriter:
         name = self._names[index] if index < len(self._names) else f"{index:06d}"
         try:
             alpha = upscaled_alpha(next(self._alphas), frame.shape[:2]) if self._alphas else None
-            _save_rgb(self._partial / f"{name}.png", frame, self._profile, alpha)
+            file = self._partial / f"{name}.png"
+            _save_rgb(file, frame, self._profile, alpha)
+            if self._stays:
+                sync_file(file)
         except OSError as error:
             raise write_error(self.path, error) from error
         self.frames_written += 1
@@ -139,12 +159,15 @@ class FrameFolderWriter:
         except OSError as failure:
             raise write_error(self.path, failure) from failure
         finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            if not self._stays:
+                shutil.rmtree(self._partial, ignore_errors=True)
             self._held.close()
 
     def _finish(self) -> None:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
+        if self._stays:
+            return
         commit_or_rename(self._partial, self.path, overwrite=self._overwrite, before=self._before)
 
 

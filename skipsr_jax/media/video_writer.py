@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from types import TracebackType
 
@@ -34,6 +34,7 @@ from skipsr_jax.media.frame_clock import FrameClock, first_audio
 from skipsr_jax.media.hardware_encoders import is_hevc, layout_for
 from skipsr_jax.media.hdr import encoder_options as hdr_options
 from skipsr_jax.media.outputs import check_writable, write_error
+from skipsr_jax.media.pixel_aspect import pixel_aspect
 from skipsr_jax.media.reader import Media
 from skipsr_jax.media.scan import open_container, video_stream_index
 from skipsr_jax.media.tags import chapters_within, global_tags, has_timecode, track_tags
@@ -46,7 +47,6 @@ WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
 _TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
 _DEFAULT_ENCODING = Encoding()
 _DNXHD_MATRICES = (BT709, 9)  # its header states no others, and players take them for BT.709
-_NEARLY_SQUARE = Fraction(1, 50)
 _MUXER_OPTIONS = {".mkv": {"default_mode": "passthrough"}}  # flags are those of the source
 
 
@@ -77,6 +77,7 @@ class VideoWriter:
       path: of the file.
       frames_written: so far.
       notes: one line for each thing that the result does not have as the source has it.
+      before_commit: called with the complete file before it gets its name.
     """
 
     def __init__(
@@ -103,14 +104,15 @@ class VideoWriter:
             raise UserError(f"a frame rate is needed to write {self.path}: the input states none")
         if height < 1 or width < 1:
             raise ValueError(f"a video of {width}x{height} pixels cannot be written")
-        self.frames_written = 0
+        self.frames_written, self._is_joined = 0, False
+        self.before_commit: Callable[[pathlib.Path], None] = lambda partial: None
         self._height, self._width, self._rate = height, width, Fraction(rate)
         self._source = source
         same_rate = source is not None and source.frame_rate == rate
         self._colour = source.colour if source else SRGB_VIDEO
         if encoding.codec == "dnxhd" and self._colour.matrix not in _DNXHD_MATRICES:
             self._colour = dataclasses.replace(self._colour, matrix=BT709)
-        self._pixel_aspect = _pixel_aspect(source, height, width) if source else Fraction(1)
+        self._pixel_aspect = pixel_aspect(source, height, width) if source else Fraction(1)
         depth = bit_depth or (8 if not source or source.bit_depth == 8 else 10)
         extension = self.path.suffix.lower()
         keep = bool(source and source.keep_alpha)
@@ -180,10 +182,30 @@ class VideoWriter:
         planes = [*planes, *([] if alpha is None else [alpha])]
         self._encode(frame_of_planes(planes, self._colour, self.pixel_format))
 
+    def write_packets(self, packets: Iterable[av.Packet]) -> None:
+        """Appends frames that a `SegmentWriter` encoded; then nothing else can be appended."""
+        self._is_joined = True
+        try:
+            for packet in packets:
+                begins = (packet.pts if packet.dts is None else packet.dts) * packet.time_base
+                packet.stream = self._stream
+                if self._container:
+                    self._container.mux(packet)
+                if self._copy:
+                    self._copy.copy_until(begins)
+                self.frames_written += 1
+        except (av.FFmpegError, OSError) as error:
+            raise self._writing_error(error) from error
+
     @property
     def yuv_format(self) -> YuvFormat:
         """What the codes of the file mean, for those who make them (``pixels.yuv``)."""
         return yuv_format(self.pixel_format, self._colour.matrix, self._colour.full_range)
+
+    @property
+    def can_be_joined(self) -> bool:
+        """Whether the video can be encoded in segments: the alpha of VP9 is not in its packets."""
+        return not (self._encoding.codec == "libvpx-vp9" and has_alpha(self.pixel_format))
 
     @property
     def pixel_format(self) -> str:
@@ -251,12 +273,7 @@ class VideoWriter:
         encoding = self._encoding
         if encoding.codec == "libsvtav1":
             os.environ.setdefault("SVT_LOG", "1")  # errors only: it prints by itself
-        self._held.enter_context(hold(self._partial))
-        self._container = av.open(
-            f"file:{self._partial}",
-            "w",
-            container_options=_MUXER_OPTIONS.get(self.path.suffix.lower(), {}),
-        )
+        self._container = self._open_container()
         if in_pyav(encoding.codec or ""):
             stream = self._add_stream(self._container)
         else:
@@ -267,6 +284,11 @@ class VideoWriter:
         if self._source and self._source.video and self._clock.timing:
             self._carry_over(self._source, self._container)
         self._container.start_encoding()
+
+    def _open_container(self) -> av.container.OutputContainer:
+        self._held.enter_context(hold(self._partial))
+        options = _MUXER_OPTIONS.get(self.path.suffix.lower(), {})
+        return av.open(f"file:{self._partial}", "w", container_options=options)
 
     def _add_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
         encoding = self._encoding
@@ -330,7 +352,8 @@ class VideoWriter:
     def _finish(self) -> None:
         if self.frames_written == 0:
             raise UserError(f"no frame was written to {self.path}")
-        self._mux(self._encoder.encode(None))
+        if not self._is_joined:
+            self._mux(self._encoder.encode(None))
         if self._copy:
             source = self._source
             whole = source and not source.after and source.num_frames <= self.frames_written
@@ -340,6 +363,7 @@ class VideoWriter:
             self._copy.close()
         if self._container:
             self._container.close()
+        self.before_commit(self._partial)
         commit_or_rename(self._partial, self.path, overwrite=self._overwrite, before=self._before)
 
     def _abandon(self) -> None:
@@ -372,15 +396,3 @@ class VideoWriter:
         return UserError(
             f"cannot write {self.path} ({error}); without its audio: --config.output.audio=none"
         )
-
-
-def _pixel_aspect(source: Media, height: int, width: int) -> Fraction:
-    """Width over height of a pixel of the result, so that it is shown with the source's aspect.
-
-    Square pixels stay square: who gives both sides of such a picture wants them.
-    """
-    ratio = source.sample_aspect_ratio
-    if ratio == 1 or abs(source.width * height - width * source.height) < source.height:
-        return ratio  # both sides grow alike, to a pixel
-    ratio *= Fraction(source.width * height, source.height * width)
-    return Fraction(1) if abs(ratio - 1) < _NEARLY_SQUARE else ratio.limit_denominator(1000)

@@ -32,6 +32,9 @@ def test_it_says_what_an_input_takes_and_does_nothing(arguments, tmp_path, capsy
     assert "GiB on the cpu: the process" in said and "GiB are free in" in said
     assert "by operations; no run here was measured; programs have to be compiled" in said
     assert sorted(tmp_path.iterdir()) == before
+    assert infer.main([*arguments, "--config.output.segment_frames=4"]) == 0
+    said = capsys.readouterr().out
+    assert "about 0.0 MiB, and 0.1 MiB until its segments are joined" in said
 
 
 def test_what_cannot_fit_is_said_before_anything_starts(arguments, monkeypatch, capsys):
