@@ -7,6 +7,7 @@ from skipsr_jax.config import suggestion
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.clips import OpenPair
 from skipsr_jax.evaluation.measures import (
+    crispness,
     dists,
     lpips,
     ms_ssim,
@@ -88,6 +89,10 @@ METRICS = {
     "tpsnr": Metric(
         "PSNR of frame differences in dB, without motion compensation",
         True, True, lambda w: lambda pair: temporal.TemporalPsnr(),
+    ),
+    "crispness": Metric(
+        "mean absolute horizontal difference of luma over the truth's; 1: as crisp as the truth",
+        True, True, _plain(crispness.crispness),
     ),
     "niqe": Metric("NIQE of luma", False, False, _niqe),
     "brisque": Metric("BRISQUE of luma, by pyiqa", False, False, _pyiqa("brisque")),
