@@ -86,6 +86,7 @@ def main(argv: Sequence[str]) -> int:
         coder=settings.coder,
         precision=settings.precision,
         adapter=settings.adapter,
+        sharpness=settings.sharpness,
         any_device=True,  # scores do not depend on what the device multiplies fast
     )
     settings = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))

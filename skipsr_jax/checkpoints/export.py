@@ -7,11 +7,15 @@
     python -m skipsr_jax.checkpoints.export --model=checkpoints/mine --adapter=runs/lora --ema \\
         --out=checkpoints/tuned
     python -m skipsr_jax.checkpoints.export --adapter=runs/lora --ema --out=checkpoints/lora
+    python -m skipsr_jax.checkpoints.export --dit=runs/faithful --light_coder=runs/faithful \\
+        --sharp=runs/sharp --out=checkpoints/two --dtype=bfloat16 --ema
 
 Each network comes from the last step of its own run, and what has no run from --model. The text
 embeddings come from the transformer's run, or from --positive / --negative. With --precision the
 kernels of the transformer's blocks are quantised, which halves the checkpoint, for inference alone.
 An adapter (LoRA) is merged into the transformer; without one it is written alone, in float32.
+--sharp adds a second run's weights as changes, between which ``config.sharpness`` of inference
+chooses; --sharpness makes one set of weights of both.
 Invariant: the config describes exactly what is in the checkpoint, and ``exported`` says which run
 and step each part comes from.
 """
@@ -34,14 +38,25 @@ from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.quantized import FORMATS
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.models.params import Params, abstract, flatten, to_dict, unflatten
+from skipsr_jax.models.params import (
+    Params,
+    abstract,
+    flatten,
+    shape_mismatches,
+    to_dict,
+    unflatten,
+)
 from skipsr_jax.models.quantized_params import quantize_params
+from skipsr_jax.models.sharpness import changes, sharpened
 
 PARTS = ("dit", "vae", "light_coder", "predictor")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 # The threshold of Eq. 1 comes from the first of these runs whose config has one.
 _TAU_FROM = ("predictor", "dit")
+
+_SHARPENED = ("dit", "light_coder", "text")
+"""Parts that a second run may change."""
 
 
 def _cast(params: Params, dtype: np.dtype | None) -> Params:
@@ -78,6 +93,8 @@ def merge(
     dtype: str | None = None,
     ema: bool = False,
     precision: str | None = None,
+    sharp: str | None = None,
+    sharpness: float | None = None,
 ) -> dict[str, Any]:
     """Writes the model checkpoint ``out`` and returns its config.
 
@@ -92,6 +109,9 @@ def merge(
       precision: of the transformer's kernels: fp8 or int8, which infer.py then takes as they are;
         None: as stored.
       ema: take the averaged weights of every run that has them; at least one run must.
+      sharp: the workdir or model folder of a second, sharper set of weights, which is added as
+        changes; None: those of ``model``, if it has any.
+      sharpness: 0 to 1: write one set of weights, so far between both; None: write both.
 
     Raises:
       UserError: a run has no complete checkpoint or lacks the network, no run has averaged
@@ -142,6 +162,18 @@ def merge(
     text = {name: read_text(path) for name, path in (texts or {}).items()}
     if text or "text" in params:
         params["text"] = _cast(params.get("text", {}) | text, target)
+    moved = _changes(params, runs, model, sharp, ema)
+    if moved and config.get("precision"):
+        raise UserError(
+            "sharper weights are changes of unquantised kernels: leave out --precision, or first "
+            "write one set of weights with --sharpness"
+        )
+    if sharpness is not None:
+        params, moved = _between(params, moved, sharpness), {}
+        config["sharpness"] = sharpness
+    if moved:
+        params["sharp"] = moved
+        config["sharp"] = sorted(moved["change"])
     known = [taus[part] for part in _TAU_FROM if part in taus]
     if known:
         config["tau"] = known[0]
@@ -167,6 +199,48 @@ def write_adapter(out: str, run: str, ema: bool = False) -> dict[str, Any]:
     return config
 
 
+def _changes(
+    params: Params, runs: dict[str, str], model: str | None, sharp: str | None, ema: bool
+) -> Params:
+    """The changes from ``params`` to the weights of ``sharp``, or those of ``model``; {}: none."""
+    if sharp is None:
+        if model is None or "sharp" not in store.stored_shapes(model):
+            return {}
+        moved = store.restore_host(model, ("sharp",))["sharp"]
+        replaced = [part for part in moved["change"] if runs.get(part, model) != model]
+        if replaced:
+            raise UserError(
+                f"{model}: has sharper weights as changes of its {', '.join(replaced)}, which "
+                "another run replaces: name the run that sharpens that as --sharp"
+            )
+        return moved
+    found = store.step_folder(sharp)
+    branch = store.best_branch(found) if ema else "params"
+    stored = store.stored_shapes(found)
+    parts = [part for part in _SHARPENED if part in params and part in stored]
+    if not set(parts) - {"text"}:
+        raise UserError(f"{found}: has no part of {', '.join(sorted(params))} that can be sharper")
+    before, after = {}, {}
+    for part in parts:
+        of_text = part == "text"  # as above: the texts as they are, not their averages
+        read = store.restore_host(found, (part,), branch="params" if of_text else branch)
+        before[part], after[part] = params[part], read[part]
+    wrong = shape_mismatches(flatten(before), flatten(after))
+    if wrong:
+        raise UserError(f"{found}: its weights do not fit, {len(wrong)} differ: {wrong[0]}")
+    return changes(before, after)
+
+
+def _between(params: Params, moved: Params, sharpness: float) -> Params:
+    if not moved:
+        raise UserError("--sharpness is between two sets of weights: name the sharper one: --sharp")
+    if not 0 <= sharpness <= 1:
+        raise UserError(f"--sharpness is {sharpness}; it must be from 0 to 1")
+    parts = {part: params[part] for part in moved["change"]}
+    made = sharpened(parts, moved["change"], moved["scale"], sharpness)
+    return params | jax.tree.map(np.asarray, made)
+
+
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
 
@@ -180,6 +254,9 @@ def _flags() -> flags.FlagValues:
     for name, file in TEXT_FILES.items():
         define(name, f"Embedding of the {name} text, .pt ({file}).")
     define("out", "The folder to write; must not exist.")
+    define("sharp", "Workdir or model of a second, sharper set of weights, added as changes.")
+    text = "0 to 1: write one set of weights, between both; default: write both."
+    flags.DEFINE_float("sharpness", None, text, flag_values=values)
     flags.DEFINE_enum(
         "dtype", None, _DTYPES, "Of floating numbers; default: as stored.", flag_values=values
     )
@@ -194,10 +271,12 @@ def run(argv: Sequence[str]) -> str:
     values = parse_flags(argv, _flags(), __doc__, "dit")
     runs = {part: values[part].value for part in PARTS if values[part].value}
     texts = {name: values[name].value for name in TEXT_FILES if values[name].value}
-    if not values.out or not (runs or values.adapter):
+    baking = values.model and values.sharpness is not None
+    if not values.out or not (runs or values.adapter or baking):
         flag_names = ", ".join(f"--{part}" for part in (*PARTS, adapters.PART))
         raise UserError(f"give --out and at least one of {flag_names}")
-    others = {name: values[name].value for name in ("model", "dtype", "precision")}
+    names = ("model", "dtype", "precision", "sharp", "sharpness")
+    others = {name: values[name].value for name in names}
     if runs or texts or any(others.values()):
         config = merge(
             values.out, runs, adapter=values.adapter, texts=texts, ema=values.ema, **others
@@ -205,6 +284,7 @@ def run(argv: Sequence[str]) -> str:
     else:
         config = write_adapter(values.out, values.adapter, values.ema)
     parts = [f"{part} of step {origin.get('step')}" for part, origin in config["exported"].items()]
+    parts += [f"sharper weights of {', '.join(config['sharp'])}"] if "sharp" in config else []
     return f"{values.out}: wrote {', '.join(parts)}"
 
 

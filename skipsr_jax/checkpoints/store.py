@@ -4,10 +4,10 @@
     <folder>/<step>/config   JSON: the model dataclasses, tau, sources, format_version, checksums
 
 In a model checkpoint ``params`` is any subset of {dit, vae, light_coder, predictor, text:
-{positive, negative}}. Every function takes a model folder, a workdir (then its ``checkpoints``), or
-one step's folder, local (also relative) or on ``gs://``. Invariant: what is restored equals what
-was saved (each array has a checksum) and never depends on the topology that saved it, and a folder
-under its final name is complete.
+{positive, negative}, sharp: {change, scale}}; ``sharp`` is of ``models.sharpness``. Every function
+takes a model folder, a workdir (then its ``checkpoints``), or one step's folder, local (also
+relative) or on ``gs://``. Invariant: what is restored never depends on the topology that saved it,
+and a folder under its final name is complete.
 """
 
 import os

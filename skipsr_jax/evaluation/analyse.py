@@ -129,7 +129,13 @@ def make_analysis(values: flags.FlagValues, config: ConfigDict) -> Analysis:
         settings = dataclasses.replace(settings, mask=mask)
     programs = None
     if values.swap or values.predictor or values.figure:
-        model = load_model(settings.checkpoint, settings.dtype, settings.mask, coder=settings.coder)
+        model = load_model(
+            settings.checkpoint,
+            settings.dtype,
+            settings.mask,
+            coder=settings.coder,
+            sharpness=settings.sharpness,
+        )
         settings = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
         programs = Programs(model)
         if values.predictor and model.predictor is None:

@@ -127,6 +127,7 @@ class Upscaler:
             settings.coder,
             precision=settings.precision,
             adapter=settings.adapter,
+            sharpness=settings.sharpness,
         )
         mask = chosen_mask(settings.mask, model)
         self.settings = dataclasses.replace(settings, mask=mask)

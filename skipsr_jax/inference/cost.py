@@ -214,7 +214,7 @@ def described(settings: Settings) -> Model:
     """The model of these settings with shapes instead of parameters."""
     return open_model(
         settings.checkpoint, settings.dtype, settings.mask, mesh_of(settings.mesh), settings.coder,
-        precision=settings.precision, adapter=settings.adapter,
+        precision=settings.precision, adapter=settings.adapter, sharpness=settings.sharpness,
     )  # fmt: skip
 
 

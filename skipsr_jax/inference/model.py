@@ -25,6 +25,7 @@ from skipsr_jax.inference.precision import (
     with_precision,
 )
 from skipsr_jax.inference.settings import Mask
+from skipsr_jax.inference.sharpness import check_sharpness, read_sharpened
 from skipsr_jax.kernels.quantized import UNQUANTIZED
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
@@ -74,6 +75,7 @@ class Model:
         or their ``jax.ShapeDtypeStruct`` until the model is loaded.
       mesh: of the devices that hold the parameters and share each clip; None: the default device.
       read: reads the parameters; None where they are there.
+      sharpness: of the parameters, 0 for the faithful ones.
     """
 
     source: str
@@ -85,6 +87,7 @@ class Model:
     predictor_source: str = ""
     adapter: str = ""
     read: Callable[[], Params] | None = None
+    sharpness: float = 0.0
 
     def load(self) -> None:
         """Reads the parameters, unless they are there. Raises UserError for damaged files."""
@@ -144,6 +147,7 @@ def open_model(
     *,
     precision: str = "auto",
     adapter: str = "",
+    sharpness: float = 0.0,
     any_device: bool = False,
 ) -> Model:
     """The networks that are stored at ``path``, before their parameters are read.
@@ -171,6 +175,7 @@ def open_model(
     dit = transformer(dit_config, chosen, kind)
     wanted = {part: to_dict(module), "dit": to_dict(transformer(dit_config, stored, kind))}
     shapes = _open(source, wanted, kind, mesh, ("text",))
+    check_sharpness(sharpness, config, source)
     _check_text(shapes["text"], dit_config, source)
     merging = None
     if adapter:
@@ -182,7 +187,7 @@ def open_model(
         predictor, of_predictor = _open_predictor(predictor_source, kind, mesh)
 
     def read() -> Params:
-        params = store.read_params(source, shapes)
+        params = read_sharpened(source, shapes, sharpness)
         if of_predictor:
             params |= store.read_params(predictor_source, of_predictor)
         # As few roundings as can be: an adapter is merged where kernels are unquantised.
@@ -202,7 +207,7 @@ def open_model(
     }
     return Model(
         source, module, dit, predictor, known | of_predictor, mesh, predictor_source,
-        "" if merging is None else merging.description, read,
+        "" if merging is None else merging.description, read, sharpness,
     )  # fmt: skip
 
 
@@ -215,6 +220,7 @@ def load_model(
     *,
     precision: str = "auto",
     adapter: str = "",
+    sharpness: float = 0.0,
     any_device: bool = False,
 ) -> Model:
     """Loads the networks that are stored at ``path``.
@@ -229,6 +235,9 @@ def load_model(
       adapter: workdir or checkpoint of an adapter to merge into the transformer; "": none.
       any_device: quantised products also where the device has no matrix unit for them, slowly, for
         tests.
+      sharpness: as in ``Settings``.
+      precision: of the transformer's products, as in ``Settings``. any_device: quantised products
+        also where the device has no matrix unit for them, slowly, for tests.
 
     Raises:
       UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its
@@ -238,7 +247,7 @@ def load_model(
     """
     model = open_model(
         path, dtype, mask, mesh, coder,
-        precision=precision, adapter=adapter, any_device=any_device,
+        precision=precision, adapter=adapter, sharpness=sharpness, any_device=any_device,
     )  # fmt: skip
     model.load()
     return model

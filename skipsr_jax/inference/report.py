@@ -46,6 +46,7 @@ class Report:
       coder: which autoencoder ran: "full" or "light".
       products: the precision of the transformer's products: fp8, int8 or a dtype.
       adapter: which adapter was merged into the transformer; empty: none.
+      sharpness: of the weights: 0 for the faithful ones.
       buckets: in how many chunks each bucket ran.
       attention: the attention implementations that ran; for each the faster ones that could not
         run, with reasons.
@@ -60,6 +61,7 @@ class Report:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.kept = self.patches = self.frames = 0
         self.mask_source = self.coder = self.products = self.adapter = ""
+        self.sharpness = 0.0
         self.buckets: dict[Bucket, int] = {}
         self.attention: dict[str, Mapping[str, str]] = {}
         self._coded: dict[str, tuple[int, int]] = {}
@@ -177,6 +179,7 @@ class Report:
             f"tokens     {tokens or 'none, the transformer did not run'}",
             *([f"products   {self.products}"] if self.buckets else []),
             *([f"adapter    {self.adapter}"] if self.adapter else []),
+            *([f"sharpness  {self.sharpness:g}"] if self.sharpness else []),
             *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
             f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}; busy: {seconds}",
             f"memory     {peak_memory()}",

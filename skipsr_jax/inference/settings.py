@@ -210,6 +210,8 @@ class Settings:
         CPUs.
       precision: of the products in the transformer's blocks: bf16 (in dtype, whatever that is), fp8
         or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16.
+      sharpness: 0 to 1: from the faithful weights to the sharper ones, of a checkpoint that holds
+        both.
       max_frames: stop after so many input frames; 0: never.
       sample_frames: max_frames of a run without --input, for the sample clip.
       coder: full: the autoencoder of the model; light: the small one that was distilled from it, if
@@ -236,6 +238,7 @@ class Settings:
     seed: int = 0
     dtype: str = "auto"
     precision: str = "auto"
+    sharpness: float = 0.0
     max_frames: int = 0
     sample_frames: int = 17
     coder: str = "auto"
@@ -260,6 +263,7 @@ class Settings:
         require_one_of("dtype", self.dtype, ("auto", *DTYPES))
         require_one_of("coder", self.coder, CODERS)
         require_one_of("precision", self.precision, ("auto", *PRECISIONS))
+        require_between("sharpness", self.sharpness, 0, 1)
         for name in ("encode", "decode"):
             require_one_of(name, getattr(self, name), CODINGS)
         require_one_of("buckets", self.buckets, ("auto", "fine"))

@@ -104,3 +104,56 @@ def test_the_branch_must_be_there(runs, tmp_path):
     mixed = {"vae": str(tmp_path / "m"), "dit": str(runs / "sr")}
     exported = export.merge(str(tmp_path / "o"), mixed, ema=True)["exported"]
     assert {part: exported[part]["branch"] for part in mixed} == {"vae": "params", "dit": "ema"}
+
+
+@pytest.fixture(scope="module")
+def two(runs, tmp_path_factory):
+    """A model of two sets of weights: those of run sr, and the averages of a run that went on."""
+    root = tmp_path_factory.mktemp("two")
+    weights = np.arange(6, dtype=np.float32).reshape(2, 3) / 8
+    dit = {"mm_blocks": {"rope_freqs": weights, "w": weights + 0.5}}
+    train(root / "sharp", {"dit": dit, "text": {"positive": weights}}, {"dit": {"size": 3}}, 9)
+    parts = {"dit": f"{runs}/sr", "vae": f"{runs}/vae"}
+    config = export.merge(str(root / "model"), parts, sharp=str(root / "sharp"), dtype="bfloat16")
+    assert config["sharp"] == ["dit", "text"]
+    return root
+
+
+def test_one_set_of_weights_is_made_of_two(two, tmp_path):
+    before = store.restore_host(two / "model")
+    assert before["sharp"]["change"]["dit"]["mm_blocks"]["w"].dtype == np.int8
+    for sharpness in (0.0, 0.5, 1.0):
+        out = tmp_path / f"{sharpness}"
+        argv = ["export", f"--model={two}/model", f"--sharpness={sharpness}", f"--out={out}"]
+        assert export.main(argv) == 0
+        after, config = store.restore_host(out), store.load_config(out)
+        assert "sharp" not in after and "sharp" not in config
+        moved = [x["dit"]["mm_blocks"]["w"].astype(np.float32) for x in (before, after)]
+        np.testing.assert_allclose(moved[1] - moved[0], 0.5 * sharpness, atol=0.01)
+        np.testing.assert_array_equal(after["vae"]["w"], before["vae"]["w"])
+
+
+def test_sharper_weights_stay_with_what_they_change(two, runs, tmp_path, capsys):
+    argv = ["export", f"--model={two}/model", f"--predictor={runs}/predictor"]
+    assert export.main([*argv, f"--out={tmp_path}/kept"]) == 0
+    assert "sharper weights of dit, text" in capsys.readouterr().out
+    kept, before = (store.restore_host(x)["sharp"] for x in (tmp_path / "kept", two / "model"))
+    jax.tree.map(np.testing.assert_array_equal, kept, before)
+    argv = ["export", f"--model={two}/model", f"--dit={runs}/sr", f"--out={tmp_path}/none"]
+    assert export.main(argv) == 1
+    assert "name the run that sharpens that as --sharp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model={two}/model", "--sharpness=1.5"], "it must be from 0 to 1"),
+        (["--vae={runs}/vae", "--sharpness=0.5"], "name the sharper one: --sharp"),
+        (["--vae={runs}/vae", "--sharp={two}/sharp"], "has no part of vae that can be sharper"),
+    ],
+)
+def test_sharpness_that_cannot_be(two, runs, tmp_path, capsys, arguments, message):
+    argv = [argument.format(two=two, runs=runs) for argument in arguments]
+    assert export.main(["export", *argv, f"--out={tmp_path}/none"]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
