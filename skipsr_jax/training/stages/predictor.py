@@ -24,7 +24,14 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.metrics import mask_agreement
 from skipsr_jax.models.flops import BACKWARD, traced_flops, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
-from skipsr_jax.models.predictor import PAPER, TINY, PredictorConfig, make_predictor
+from skipsr_jax.models.predictor import (
+    PAPER,
+    TINY,
+    PixelMaskPredictor,
+    PredictorConfig,
+    cell_weights,
+    make_predictor,
+)
 from skipsr_jax.tokens.criterion import TAU
 from skipsr_jax.training.frozen_vae import encode, latent_shape, load_vae
 from skipsr_jax.training.pixels import patches_to_pixels, signed, unit, upscaled
@@ -75,6 +82,15 @@ def agreement(logits: Float[Array, "..."], truth: Bool[Array, "..."]) -> Metrics
     }
 
 
+def _of_pixels(
+    predictor: PixelMaskPredictor, frames: Float[Array, "b f h w 3"], target: tuple[int, int]
+) -> Float[Array, "b t r q"]:
+    """The logits for a target of this size, from frames in [0, 1] that any factor made smaller."""
+    size = frames.shape[2:4]
+    exact = tuple(4 * side for side in size) == target
+    return predictor(frames, None if exact else cell_weights(size, target))
+
+
 def regression_loss(
     logits: Float[Array, "..."], error: Float[Array, "..."], weight: Float[Array, "..."]
 ) -> Float[Array, ""]:
@@ -114,7 +130,7 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
         predictor = bind(module, params["predictor"])
         (hr,), (lr,) = batch.hr, batch.lr
         if vae is None:
-            return predictor(lr / 255.0)
+            return _of_pixels(predictor, lr / 255.0, hr.shape[2:4])
         frames = upscaled(lr, hr.shape[2:4])
         noise = jax.random.normal(key, latent_shape(vae, frames))
         with jax.named_scope("encode"):
@@ -145,8 +161,9 @@ def make(settings: Settings, config: PredictorConfig | None = None) -> Stage:
     @functools.cache
     def cost(shape: tuple[int, ...], low: tuple[int, ...]) -> float:
         def own(params: Params, frames: Array) -> Array:
-            inputs = frames if vae is None else jnp.zeros(latent_shape(vae, frames))
-            return bind(module, params)(inputs)
+            if vae is None:
+                return _of_pixels(bind(module, params), frames, shape[2:4])
+            return bind(module, params)(jnp.zeros(latent_shape(vae, frames)))
 
         frames = jax.ShapeDtypeStruct(low if vae is None else shape, jnp.float32)
         learning = (1 + BACKWARD) * traced_flops(own, to_dict(module), frames)

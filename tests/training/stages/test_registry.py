@@ -103,6 +103,23 @@ def test_pixel_predictor_learns_a_batch_without_an_autoencoder(root, autoencoder
         predictor.make(settings_for("predictor", loss, root, 1e-2, autoencoder))
 
 
+def test_pixel_predictor_takes_inputs_of_any_factor(root):
+    loss = predictor.PredictorLoss(space="pixels")
+    settings = settings_for("predictor", loss, root, 1e-2)
+    data = dataclasses.replace(settings.data, factors=((4.0, 1.0), (2.0, 1.0), (1.0, 1.0)))
+    stage = predictor.make(
+        dataclasses.replace(settings, data=data), PredictorConfig(width=8, filters=4)
+    )
+    dataset = batches(find_sources(settings.data.root), stage.recipe)
+    key = jax.random.key(0)
+    params, costs = jax.eval_shape(stage.init, key), {}
+    for batch in (dataset[i] for i in range(3)):
+        loss, _ = jax.eval_shape(stage.loss, params, stage.frozen, batch, key)
+        assert loss.shape == ()
+        costs[batch.lr[0].shape[2]] = stage.flops(batch)
+    assert sorted(costs) == [8, 16, 32] and costs[8] < costs[16] < costs[32]
+
+
 def test_regression_wants_the_logarithm_of_the_error():
     slope, tau = predictor.LOG_ERROR_OF_LOGIT, predictor.TAU
     logits, share = jax.numpy.array([-3.0, 0.0, 5.0]), jax.numpy.ones(3)

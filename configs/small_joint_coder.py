@@ -1,0 +1,38 @@
+"""Stage 7 of the small model: transformer and light coder together, in pixels.
+
+    python -m skipsr_jax.checkpoints.export --dit=/tmp/small/distill \\
+        --light_coder=/tmp/small/coder --out=/tmp/small/both --ema
+    python train.py --config=small_joint_coder --workdir=/tmp/small/faithful \\
+        --config.init_from=/tmp/small/both --config.vae=/tmp/small/vae
+    python train.py --config=small_joint_coder --workdir=/tmp/small/sharp \\
+        --config.init_from=/tmp/small/faithful --config.vae=/tmp/small/vae \\
+        --config.loss.adversarial=0.05 --config.optimizer.learning_rate=1e-4
+
+The first run gives the faithful model, the second one, against a patch discriminator in pixels that
+is conditioned on latents, the sharp one. They start from the same weights and differ little, which
+``sharpness`` of inference relies on: it interpolates between them. No number is expected yet. In
+metrics.jsonl read ``psnr`` and, in the second run, ``logit_real`` and ``logit_fake``.
+"""
+
+from ml_collections import ConfigDict
+
+from skipsr_jax.commandline import read_config
+
+
+def get_config() -> ConfigDict:
+    """Returns what differs from the defaults in skipsr_jax/training/settings.py."""
+    config = read_config("small_coder")
+    config.init_from = "/tmp/small/both"
+    config.data.crop = (176, 304)
+
+    loss = config.loss
+    loss.joint = True
+    loss.own_share = 1.0  # inference has no other encoder
+    loss.teacher = 0.0
+    loss.latent = 0.1
+    loss.text_lengths = (4, 4)
+    loss.dense_share = 0.3
+
+    config.optimizer.learning_rate = 2e-4
+    config.loop.max_seconds = 240.0
+    return config
