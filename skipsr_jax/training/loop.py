@@ -32,7 +32,7 @@ from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.training.held_out import HeldOutLoss, HeldOutQuality
 from skipsr_jax.training.initial_state import frozen_on, initial_state, restored
 from skipsr_jax.training.mesh_checks import fit_to_mesh
-from skipsr_jax.training.metrics import MetricWriter, mean_by_kind
+from skipsr_jax.training.metrics import Board, MetricWriter, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
 from skipsr_jax.training.panels import Panels
 from skipsr_jax.training.profile import ProfileWindow
@@ -41,6 +41,7 @@ from skipsr_jax.training.stage import Metrics, Stage
 from skipsr_jax.training.step import State, make_next_phase, make_step, on_devices
 from skipsr_jax.training.stopping import Clock, Preemption
 from skipsr_jax.training.throughput import Throughput
+from skipsr_jax.training.wandb_writer import WandbWriter
 from skipsr_jax.training.workdir import claimed, set_aside_incomplete
 
 FIRST_STEPS = (1, 2, 5, 10, 20, 50)
@@ -153,6 +154,14 @@ class StepRunner:
         )
 
 
+def _boards(run: Run) -> list[Board]:
+    """What metrics are written to beside TensorBoard."""
+    project = run.settings.loop.wandb
+    if not project or jax.process_index() != 0:
+        return []
+    return [WandbWriter(project, str(run.folder), to_json(run.settings))]
+
+
 def _hooks(run: Run, writer: MetricWriter, frozen: Params) -> list[tuple[int, Hook]]:
     """(steps between two calls, what to call) for evaluation and pictures."""
     settings, stage, mesh = run.settings, run.stage, run.mesh
@@ -236,7 +245,8 @@ def _train_steps(
         train_state.save_step(run.manager, steps, runner.state, config, force=True)
 
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(contextlib.closing(MetricWriter(str(run.folder), first)))
+        writer = MetricWriter(str(run.folder), first, _boards(run))
+        stack.enter_context(contextlib.closing(writer))
         quiet = None if jax.process_index() == 0 else True  # None: on a terminal only
         progress = tqdm(total=loop.steps, initial=first, disable=quiet, desc=settings.stage)
         bar = stack.enter_context(contextlib.closing(progress))

@@ -1,4 +1,4 @@
-"""Writes the metrics and pictures of a run: metrics.jsonl, samples/, TensorBoard, the log.
+"""Writes the metrics and pictures of a run: metrics.jsonl, samples/, TensorBoard, others, the log.
 
 Invariants: metrics.jsonl has one line per logged step, in order, also after a restart from an
 earlier step, which drops the lines of later steps. What cannot be written, because the disk is full
@@ -12,6 +12,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.files import AnyPath, new_file
 from skipsr_jax.training.stage import Metrics
 from skipsr_jax.training.tensorboard import TensorBoardWriter
-from skipsr_jax.types import Float, HostArray
+from skipsr_jax.types import Float, HostArray, UInt8
 
 OVER_ALL_KINDS = ("loss", "grad_norm", "nonfinite")
 
@@ -47,29 +48,50 @@ def mean_by_kind(entries: Sequence[tuple[str, Metrics]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in sorted(found.items())}
 
 
-class MetricWriter:
-    """Writes on the first host; does nothing on the others."""
+@runtime_checkable
+class Board(Protocol):
+    """Where curves and pictures are shown: TensorBoard, Weights & Biases."""
 
-    def __init__(self, workdir: str, first_step: int):
+    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        """Appends one value for each name."""
+
+    def write_image(self, step: int, name: str, pixels: UInt8[HostArray, "h w 3"]) -> None:
+        """Appends a picture, 0..255."""
+
+    def close(self) -> None:
+        """Finishes what is written."""
+
+
+class MetricWriter:
+    """Writes on the first host; does nothing on the others.
+
+    Args:
+      workdir: of the run.
+      first_step: that the run starts from: the lines of later steps are dropped.
+      boards: to write to beside TensorBoard.
+    """
+
+    def __init__(self, workdir: str, first_step: int, boards: Sequence[Board] = ()):
         self._active = jax.process_index() == 0
         if not self._active:
             return
         folder = store.absolute(workdir)
         self._lines = MetricLines(folder / "metrics.jsonl", first_step)
         self._samples = folder / "samples"
-        self._board = TensorBoardWriter(os.path.join(workdir, "tb"), first_step + 1)
+        self._boards = [TensorBoardWriter(os.path.join(workdir, "tb"), first_step + 1), *boards]
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """``step`` counts finished optimizer steps."""
         if not self._active:
             return
         self._lines.append(json.dumps({"step": step, **metrics}))
-        self._board.write_scalars(step, metrics)
+        for board in self._boards:
+            board.write_scalars(step, metrics)
         line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         logging.info("step %d  %s", step, line)
 
     def write_pictures(self, step: int, pictures: Sequence[Float[HostArray, "h w 3"]]) -> None:
-        """Pixels in [0, 1] -> samples/<step>_<number>.png, and to TensorBoard."""
+        """Pixels in [0, 1] -> samples/<step>_<number>.png, and to the boards."""
         if not self._active:
             return
         for number, picture in enumerate(pictures):
@@ -81,12 +103,14 @@ class MetricWriter:
                     Image.fromarray(pixels).save(file, "PNG")
             except OSError as error:
                 logging.warning("%s cannot be written: %s", path, error)
-            self._board.write_image(step, f"samples/{number}", pixels)
+            for board in self._boards:
+                board.write_image(step, f"samples/{number}", pixels)
 
     def close(self) -> None:
         """Closes the files."""
         if self._active:
-            self._board.close()
+            for board in self._boards:
+                board.close()
 
 
 class MetricLines:

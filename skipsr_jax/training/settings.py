@@ -197,6 +197,7 @@ class Loop:
       panel_every: steps between pictures of the stage's output, of data.eval_root if set, else
         of the last batch; 0: none.
       keep: how many of the last checkpoints are kept.
+      wandb: project of Weights & Biases to which metrics and pictures are written too; "": none.
     """
 
     steps: int = 20_000
@@ -209,6 +210,7 @@ class Loop:
     quality_clips: int = 8
     panel_every: int = 0
     keep: int = 2
+    wandb: str = ""
 
     def __post_init__(self):
         for name in ("steps", "log_every", "save_every", "eval_batches", "quality_clips", "keep"):
