@@ -5,6 +5,9 @@
     python -m skipsr_jax.checkpoints.convert --checkpoint=checkpoints/seedvr2_3b \\
         --to=safetensors --out=official --adapter=runs/lora
 
+    python -m skipsr_jax.checkpoints.convert --hub=OWNER/NAME@REVISION --vae=ema_vae.pth \\
+        --sha256=ema_vae.pth=HEX --out=checkpoints/vae
+
 Files are .pth, .pt or .safetensors, of the 3B or 7B kind, in any float dtype. The network is
 recognised by the names and shapes of its tensors. Either direction writes a new folder and needs as
 much free disk again for temporary files; memory holds one array at a time. --adapter merges an
@@ -14,6 +17,7 @@ for byte.
 
 import hashlib
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,6 +29,7 @@ from tqdm import tqdm
 
 from skipsr_jax.checkpoints import (
     architecture,
+    hub,
     keys,
     lazy,
     safetensors_file,
@@ -114,6 +119,7 @@ def import_official(
     *,
     section: str | None = None,
     norm_groups: int | None = None,
+    origins: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Writes official weight files as the checkpoint ``out`` and returns its config.
 
@@ -123,6 +129,7 @@ def import_official(
       texts: {"positive": file, "negative": file}, or fewer.
       section: the first name of the keys to take when a file has several (``ema``).
       norm_groups: the groups of the autoencoder's norms, where they are not the usual ones.
+      origins: repository and commit of files that come from the hub, by the same names.
 
     Raises:
       UserError: ``out`` holds something, or a file cannot be read, is of another network, or has
@@ -141,6 +148,8 @@ def import_official(
                 )
     config: dict[str, Any] = {part: to_json(found[part][0]) for part in found}
     config["sources"] = {name: _sha256(path) for name, path in (sources | texts).items()}
+    for name, origin in (origins or {}).items():
+        config["sources"][name]["hub"] = origin
     config["mixed_dtypes"] = {
         part: staging.mixed_dtypes(entries, tensors)
         for part, (_, entries, tensors) in found.items()
@@ -253,6 +262,9 @@ def _flags() -> flags.FlagValues:
     define("checkpoint", "One of our checkpoints: convert back.")
     define("adapter", "Adapter (LoRA) to merge into the transformer when converting back.")
     define("section", "Which section of the files to take when they hold several, e.g. ema.")
+    define("hub", "OWNER/NAME@REVISION on the Hugging Face hub: the files are those of it.")
+    text = "FILE=SHA256 of files of --hub; without one the hub's own is compared."
+    flags.DEFINE_list("sha256", [], text, flag_values=values)
     flags.DEFINE_enum(
         "to", "safetensors", ["pth", "safetensors"], "Format when converting back.",
         flag_values=values,
@@ -284,11 +296,46 @@ def run(argv: Sequence[str]) -> str:
         raise UserError("--adapter is merged when converting back: give --checkpoint too")
     if not sources and not texts:
         raise UserError("nothing to convert: give --dit and --vae, or --checkpoint")
+    options = {"section": values.section, "norm_groups": values.vae_norm_groups}
+    if values.hub:
+        return _import_from_hub(values.hub, values.sha256, values.out, sources, texts, options)
+    if values.sha256:
+        raise UserError("--sha256 pins files of --hub: give --hub too")
+    config = import_official(values.out, sources, texts, **options)
+    return _wrote(values.out, config, sources, texts)
+
+
+def _import_from_hub(
+    spec: str,
+    pins: list[str],
+    out: str,
+    sources: dict[str, str],
+    texts: dict[str, str],
+    options: dict[str, Any],
+) -> str:
+    """Imports files of a repository; returns what to print. They are kept until it is done."""
+    target = pathlib.Path(store.absolute(out))
+    check_absent(target, folder=True)
+    names = sources | texts
+    kept = target.with_name(target.name + ".hub")
+    fetched = hub.fetch(spec, list(names.values()), kept, hub.parse_pins(pins))
+    found = dict(zip(names, fetched, strict=True))
+    here = {name: str(one.path) for name, one in found.items()}
     config = import_official(
-        values.out, sources, texts, section=values.section, norm_groups=values.vae_norm_groups
+        out,
+        {name: here[name] for name in sources},
+        {name: here[name] for name in texts},
+        origins={name: one.origin for name, one in found.items()},
+        **options,
     )
+    shutil.rmtree(kept)
+    lines = [f"  {names[name]} of {one.origin}, sha256 {one.sha256}" for name, one in found.items()]
+    return "\n".join([_wrote(out, config, sources, texts), *lines])
+
+
+def _wrote(out: str, config: dict[str, Any], sources: dict[str, str], texts: dict[str, str]) -> str:
     parts = [f"{part} {_summary(config[part])}" for part in sources] + sorted(texts)
-    return f"{values.out}: wrote {', '.join(parts)}"
+    return f"{out}: wrote {', '.join(parts)}"
 
 
 def _summary(config: dict[str, Any]) -> str:
