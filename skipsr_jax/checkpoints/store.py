@@ -26,6 +26,7 @@ from skipsr_jax.checkpoints import config_item
 from skipsr_jax.checkpoints.array_reader import cast, read_arrays
 from skipsr_jax.checkpoints.checksums import device_checksums, host_checksums
 from skipsr_jax.checkpoints.damage import damage_as_one_line
+from skipsr_jax.checkpoints.public_weights import where_to_get
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
@@ -74,7 +75,7 @@ def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
     if not root.exists():
         raise UserError(
             f"{root}: no such checkpoint; name a folder that train.py, checkpoints.convert or "
-            "checkpoints.export wrote"
+            f"checkpoints.export wrote{where_to_get(str(root))}"
         )
     if not root.is_dir():
         raise UserError(f"{root}: a file; a checkpoint is a folder (see checkpoints.convert)")
