@@ -99,6 +99,7 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
     media, targets = find_inputs(values, settings, failures)
     several = failures.count > 1
     paths = outputs.output_paths(media, targets, settings.size, values.output, several)
+    outputs.check_options(paths, media, settings.output)
     masks = [outputs.mask_path(path) if values.save_mask else None for path in paths]
     if settings.mask.reference:
         open_media(settings.mask.reference)

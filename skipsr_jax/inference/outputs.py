@@ -135,6 +135,15 @@ def output_paths(
     return [folder / name for name in names]
 
 
+def check_options(paths: Sequence[pathlib.Path], inputs: Sequence[Media], output: Output) -> None:
+    """Raises UserError for settings of videos where no result is one: they would do nothing."""
+    chosen = [f.name for f in dataclasses.fields(output) if getattr(output, f.name) != f.default]
+    kinds = {_holds(path, media) for path, media in zip(paths, inputs, strict=True)}
+    if chosen and kinds and "video" not in kinds:
+        names = " and ".join(f"config.output.{name}" for name in chosen)
+        raise UserError(f"{names} is for videos, and {paths[0]} is none: leave it out")
+
+
 def mask_path(path: pathlib.Path) -> pathlib.Path:
     """The path of the mask pictures of a result: <name>_mask beside it."""
     return path.with_name(f"{path.stem}_mask{path.suffix}")

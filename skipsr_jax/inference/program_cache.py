@@ -181,6 +181,7 @@ class ProgramCache:
         self._preloaded: dict[str, Future] = {}
         self._recent: recent_programs.RecentPrograms | None = None
         self._used: dict[str, None] = {}
+        self._warned = False
 
     def program(
         self, name: str, function: Callable, description: str = "", mesh: Mesh | None = None
@@ -280,7 +281,9 @@ class ProgramCache:
                 temporary.write_bytes(content)
             self._trim(path)
         except (OSError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
-            _LOG.warning("compiled programs are not kept: %s", error)
+            if not self._warned:
+                _LOG.warning("compiled programs are not kept in %s: %s", path.parent, error)
+            self._warned = True
 
     def _trim(self, newest: pathlib.Path) -> None:
         remove_leftovers(newest.parent)

@@ -272,6 +272,10 @@ class Settings:
             "dense or auto without pixels.keep_skipped: it shows decoded pixels of skipped patches"
         )
         require(good, "decode", self.decode, rule)
+        for name in ("encode", "decode"):
+            good = getattr(self, name) != "sparse" or self.mask.source != "none"
+            rule = "dense or auto with mask.source=none, which keeps all blocks"
+            require(good, name, getattr(self, name), rule)
         require_between("sparse_up_to", self.sparse_up_to, 0, 1)
         for name in ("max_frames", "sample_frames"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0 (0: all)")

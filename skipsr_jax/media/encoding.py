@@ -19,6 +19,7 @@ from skipsr_jax.media.yuv_format import PIXEL_FORMATS, has_alpha
 _CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
 _WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 8 bits
 _CRF = {"libx264": 14, "libx265": 15, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
+_CRF_LIMIT = {"libx264": 51, "libx265": 51}  # which they clip to without a word; others have 63
 _ALPHA_EXTENSIONS = (".mov", ".mkv", ".webm")
 X265_LEAST = 64
 """Pixels of the longer side: in smaller frames x265 writes past its buffers and may abort."""
@@ -81,6 +82,11 @@ def resolved(
         raise UserError(f"{pixel_format} needs even sizes; choose yuv444p or an even output size")
     if encoding.crf is not None and not (interface(codec) or _takes(codec, "crf")):
         raise UserError(f"{codec} has no constant rate factor: leave out config.output.crf")
+    limit = _CRF_LIMIT.get(codec, 63)
+    if (encoding.crf or 0) > limit:
+        raise UserError(
+            f"config.output.crf is {encoding.crf}: it must be from 0 to {limit} for {codec}"
+        )
     return Encoding(
         codec,
         encoding.crf if encoding.crf is not None else _CRF.get(codec),

@@ -101,3 +101,17 @@ def test_what_a_format_cannot_hold_by_its_size_is_refused_before_any_work(tmp_pa
         with pytest.raises(UserError, match="at most"):
             outputs.check_output(tmp_path / name, media("p.png", "image"), size, Output(), False)
     outputs.check_output(tmp_path / "a.png", media("p.png", "image"), (16, 65536), Output(), False)
+
+
+def test_settings_of_videos_are_refused_where_no_result_is_one(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    picture = open_media(tmp_path / "a.png")
+    video = open_media(write_clip(tmp_path / "a.mp4"))
+    for options in ({"codec": "libx265"}, {"crf": 3}, {"audio": "none"}):
+        output = Output(**options)
+        with pytest.raises(UserError, match=f"config.output.{next(iter(options))} is for videos"):
+            outputs.check_options([tmp_path / "b.png"], [picture], output)
+        with pytest.raises(UserError, match="is for videos"):
+            outputs.check_options([tmp_path / "frames"], [video], output)
+        outputs.check_options([tmp_path / "b.png", tmp_path / "b.mp4"], [picture, video], output)
+    outputs.check_options([tmp_path / "b.png"], [picture], Output())

@@ -133,3 +133,11 @@ def test_a_broken_config_file_is_one_line(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=says):
             parse(f"--config={path}")
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_sparse_coding_without_a_mask_is_refused(direction):
+    with pytest.raises(UserError, match=f"{direction} is 'sparse'.*mask.source=none"):
+        settings.Settings(
+            checkpoint="x", mask=settings.Mask(source="none"), **{direction: "sparse"}
+        )

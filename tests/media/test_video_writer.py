@@ -384,3 +384,11 @@ def test_the_same_frames_make_the_same_file(tmp_path):
                 writer.write(frame)
         made.add(path.read_bytes())
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_rate_factor_beyond_what_the_encoder_has_is_refused(tmp_path, codec):
+    size = {"height": 64, "width": 64, "rate": Fraction(25)}
+    with pytest.raises(UserError, match=f"crf is 52: it must be from 0 to 51 for {codec}"):
+        VideoWriter(tmp_path / "a.mp4", encoding=Encoding(codec, 52), **size)
+    VideoWriter(tmp_path / "a.webm", encoding=Encoding("libvpx-vp9", 63), **size)
