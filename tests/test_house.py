@@ -15,7 +15,7 @@ TESTS = ROOT / "tests"
 LONGEST = 400  # lines; most files end by 300
 
 # Modules that every package may import.
-FLOOR = {"types", "errors", "geometry", "files", "config", "holding"}
+FLOOR = {"types", "errors", "geometry", "files", "disk_space", "config", "holding"}
 # Each package directly under skipsr_jax and the packages that it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "config": set(),
     "geometry": set(),
     "files": set(),
+    "disk_space": set(),
     "holding": set(),
     "resources": set(),
     "commandline": {"resources"},

@@ -42,10 +42,11 @@ from skipsr_jax.checkpoints.adapter import StoredAdapter, read_adapter
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.config import from_json, to_json
+from skipsr_jax.disk_space import disk_errors_as_one_line, require_space
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder, temporary_folder
 from skipsr_jax.models.dit import DiTConfig
-from skipsr_jax.models.params import flatten, unflatten
+from skipsr_jax.models.params import flatten, nbytes, unflatten
 from skipsr_jax.models.vae import VAEConfig
 
 CONFIG_CLASSES = {"dit": DiTConfig, "vae": VAEConfig}
@@ -154,7 +155,9 @@ def import_official(
         part: staging.mixed_dtypes(entries, tensors)
         for part, (_, entries, tensors) in found.items()
     }
-    with temporary_folder(folder) as scratch:  # on the disk of the result: its size is foreseeable
+    weights = sum(t.nbytes for _, _, tensors in found.values() for t in tensors.values())
+    require_space(folder, 2 * weights, "the checkpoint, with temporary files,")
+    with disk_errors_as_one_line(folder), temporary_folder(folder) as scratch:
         params: dict[str, Any] = {"text": text} if text else {}
         for part, (_, entries, tensors) in found.items():
             (scratch / part).mkdir()
@@ -176,10 +179,10 @@ def _batches(
     batch_of: dict[str, int] = {}
     filled, number = 0, 0
     for path, leaf in leaves.items():
-        nbytes = leaf.size * leaf.dtype.itemsize
-        if filled and filled + nbytes > _BATCH_BYTES:
+        size = leaf.size * leaf.dtype.itemsize
+        if filled and filled + size > _BATCH_BYTES:
             filled, number = 0, number + 1
-        filled += nbytes
+        filled += size
         batch_of[path] = number
     waiting: dict[str, np.ndarray] = {}
 
@@ -220,7 +223,12 @@ def export_official(checkpoint: str, out: str, form: str, adapter: str | None = 
             raise UserError(f"{checkpoint}: holds no transformer to merge {adapter} into")
         merging.check(from_json(DiTConfig, config["dit"], checkpoint), checkpoint)
     writer = torch_writer if form == "pth" else safetensors_file
-    with new_folder(folder) as done, temporary_folder(folder) as scratch:
+    require_space(folder, 2 * nbytes(shapes), "the result, with temporary files,")
+    with (
+        disk_errors_as_one_line(folder),
+        new_folder(folder) as done,
+        temporary_folder(folder) as scratch,
+    ):
         for part in parts:
             (scratch / part).mkdir()
             source = f"{checkpoint} ({part})"

@@ -1,7 +1,6 @@
 """The error for checkpoints that were complete once and cannot be read as they were saved."""
 
 import contextlib
-import functools
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from etils import epath
 
 from skipsr_jax.errors import UserError, message_of
 
+_LOGGERS = ("asyncio", "absl")
 _LONGEST = 200  # characters of another library's message
 
 
@@ -31,35 +31,41 @@ def damage_as_one_line(folder: epath.Path) -> Iterator[None]:
     shapes, of memory. Raises UserError when files may not be read. A UserError passes.
     """
     try:
-        yield
+        with quiet_after_failure():
+            yield
     except UserError:
         raise
     except PermissionError as error:
         raise UserError(f"{folder}: {first_words(error)}") from error
     except Exception as error:
-        _silence_other_reads()
         raise DamagedCheckpointError(
             f"{folder}: cannot be read, perhaps damaged or half-copied: {first_words(error)}"
         ) from error
 
 
-@functools.cache
-def _silence_other_reads() -> None:
-    """Keeps reads that were under way when another one failed from writing tracebacks to stderr.
+@contextlib.contextmanager
+def quiet_after_failure() -> Iterator[None]:
+    """Wraps what Orbax does to many arrays at a time. After it failed, the rest fails silently.
 
-    Orbax reads arrays at the same time and closes its event loop at the first error. asyncio then
-    logs the errors of the others, and TensorStore's threads cannot tell the loop that they are
-    done, which Python reports as exceptions that nobody can catch.
+    Orbax logs what its threads raise, with tracebacks, before it raises it again. It closes its
+    event loop at the first error. asyncio then logs the errors of the other arrays, and
+    TensorStore's threads cannot tell the loop that they are done, which Python reports on stderr as
+    exceptions that nobody can catch. Both can come long after.
     """
+    loggers, report = [logging.getLogger(name) for name in _LOGGERS], sys.unraisablehook
 
-    def unretrieved(record: logging.LogRecord) -> bool:
-        return "never retrieved" not in record.getMessage()
-
-    report = sys.unraisablehook
+    def is_news(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return "never retrieved" not in message and "_SignalingThread.run()" not in message
 
     def without_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             report(unraisable)
 
-    logging.getLogger("asyncio").addFilter(unretrieved)
+    for logger in loggers:
+        logger.addFilter(is_news)
     sys.unraisablehook = without_closed_loops
+    yield  # an exception leaves both in place
+    for logger in loggers:
+        logger.removeFilter(is_news)
+    sys.unraisablehook = report

@@ -14,6 +14,7 @@ import numpy as np
 
 from skipsr_jax.checkpoints.keys import Entry
 from skipsr_jax.checkpoints.lazy import LazyTensor, dtype_named
+from skipsr_jax.disk_space import allocate
 from skipsr_jax.errors import UserError
 
 # (name, bits of mantissa, bits of exponent): enough to say which float type holds another.
@@ -56,6 +57,9 @@ def mixed_dtypes(entries: list[Entry], tensors: dict[str, LazyTensor]) -> dict[s
 
 def _map(file: pathlib.Path, dtype: np.dtype, shape: tuple[int, ...], mode: str) -> np.ndarray:
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if mode == "w+":
+        allocate(file, max(nbytes, 1))
+        mode = "r+"
     raw = np.memmap(file, np.uint8, mode=mode, shape=(max(nbytes, 1),))
     return raw[:nbytes].view(np.ndarray).view(dtype).reshape(shape)
 

@@ -10,9 +10,12 @@ relative) or on ``gs://``. Invariant: what is restored never depends on the topo
 and a folder under its final name is complete.
 """
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Iterable
+import shutil
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,12 +28,13 @@ from etils import epath
 from skipsr_jax.checkpoints import config_item
 from skipsr_jax.checkpoints.array_reader import cast, read_arrays
 from skipsr_jax.checkpoints.checksums import device_checksums, host_checksums
-from skipsr_jax.checkpoints.damage import damage_as_one_line
+from skipsr_jax.checkpoints.damage import damage_as_one_line, quiet_after_failure
 from skipsr_jax.checkpoints.public_weights import where_to_get
 from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
+from skipsr_jax.disk_space import disk_errors_as_one_line, require_space
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
-from skipsr_jax.models.params import Params, flatten, shape_mismatches, unflatten
+from skipsr_jax.models.params import Params, flatten, nbytes, shape_mismatches, unflatten
 
 # Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
 # Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
@@ -38,6 +42,7 @@ NEVER_CAST = ("rope_freqs", "quantized_kernel")
 
 _WRITE_GB = 1  # what Orbax may hold in memory on top of the arrays themselves
 _CASTING_THREADS = 8
+_TIMES_ABSENT, _CHECK_SECONDS = 3, 0.1
 PathLike = str | os.PathLike
 
 
@@ -283,8 +288,8 @@ def save_model(
     ``config``.
 
     It is written under a temporary name, then renamed (on ``gs://`` Orbax's own commit marker
-    stands for that). Raises UserError when ``path`` holds anything already, ValueError when params
-    nest wrongly.
+    stands for that). Raises UserError when ``path`` holds anything already, or when the disk has
+    not the space for it, ValueError when params nest wrongly.
     """
     root = absolute(path)
     check_absent(root, folder=True)
@@ -293,9 +298,32 @@ def save_model(
         root.mkdir(parents=True)
         _write_model(root, params, config, step)
     else:
-        with new_folder(pathlib.Path(root)) as folder:
+        require_space(pathlib.Path(root), nbytes(params), "the checkpoint")
+        with (
+            disk_errors_as_one_line(root),
+            new_folder(pathlib.Path(root)) as folder,
+            _removed_after_failure(folder),
+            quiet_after_failure(),
+        ):
             _write_model(epath.Path(folder), params, config, step)
     return root
+
+
+@contextlib.contextmanager
+def _removed_after_failure(folder: pathlib.Path) -> Iterator[None]:
+    """Removes the folder after an exception, until it stays away.
+
+    TensorStore's threads go on with what they were asked to write, and make its folders anew.
+    """
+    try:
+        yield
+    except BaseException:
+        absent = 0
+        while absent < _TIMES_ABSENT:
+            absent = 0 if folder.exists() else absent + 1
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(_CHECK_SECONDS)
+        raise
 
 
 def _write_model(folder: epath.Path, params: Params, config: dict[str, Any], step: int) -> None:

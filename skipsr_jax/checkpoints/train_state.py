@@ -6,8 +6,6 @@ equals what was saved, on any mesh: each array has a checksum in the config item
 """
 
 import contextlib
-import errno
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +23,8 @@ from skipsr_jax.checkpoints.damage import (
     first_words,
 )
 from skipsr_jax.checkpoints.store import PathLike, absolute, load_config
-from skipsr_jax.errors import UserError, message_of
+from skipsr_jax.disk_space import disk_words
+from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten, shape_mismatches
 
 # What Orbax and TensorStore raise for files that are missing, cut short or changed. Errors of the
@@ -124,7 +123,8 @@ def _one_line_for_failures(manager: ocp.CheckpointManager) -> Iterator[None]:
         kept = _complete_steps(manager)
         last = f"the last one is {max(kept)}" if kept else "there is none yet"
         raise UserError(
-            f"{manager.directory}: a checkpoint cannot be saved, {last}: {_reason(error)}"
+            f"{manager.directory}: a checkpoint cannot be saved, {last}: "
+            f"{disk_words(error) or first_words(error)}"
         ) from error
 
 
@@ -133,19 +133,6 @@ def _complete_steps(manager: ocp.CheckpointManager) -> list[int]:
     directory = absolute(manager.directory)
     names = [child.name for child in directory.iterdir()] if directory.is_dir() else []
     return [int(name) for name in names if name.isdigit()]
-
-
-def _reason(error: BaseException) -> str:
-    """The system's own words in a long message or in what caused it, where there are any."""
-    messages, cause = [], error
-    while cause is not None:
-        messages.append(message_of(cause))
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(messages)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
-        if (words := os.strerror(number)) in text:
-            return words
-    return first_words(error)
 
 
 def restore_step(

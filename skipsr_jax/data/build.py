@@ -21,6 +21,7 @@ from skipsr_jax.commandline import parse_flags
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.record_builder import SkipsrClips
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
+from skipsr_jax.disk_space import disk_errors_as_one_line, require_space
 from skipsr_jax.errors import UserError, imports_of_extra, one_line
 from skipsr_jax.files import commit, temporary_folder
 
@@ -43,6 +44,12 @@ def _index(folder: pathlib.Path) -> dict[str, Any]:
     return {"format": INDEX_FORMAT, "clips": clips}
 
 
+def _bytes_of(path: str) -> int:
+    """The bytes of a file, or of all files of a folder of frames: records take about as many."""
+    whole = pathlib.Path(path)
+    return sum(file.stat().st_size for file in (whole.iterdir() if whole.is_dir() else (whole,)))
+
+
 def build(source: str, out: str, longest: int = LONGEST, strict: bool = False) -> dict[str, Any]:
     """Writes the dataset of everything below the folder ``source``; returns its index.
 
@@ -54,8 +61,9 @@ def build(source: str, out: str, longest: int = LONGEST, strict: bool = False) -
       longest: videos with more frames are cut at key frames into pieces of at least this many.
       strict: whether a file that cannot be read to its end ends the build; else it is passed over.
 
-    Raises UserError when ``out`` exists or cannot be made, when ``longest`` is below 1, when no
-    file of the source can be read, and with ``strict`` when one cannot.
+    Raises UserError when ``out`` exists or cannot be made, when the disk has no space for it, when
+    ``longest`` is below 1, when no file of the source can be read, and with ``strict`` when one
+    cannot.
     """
     target = pathlib.Path(out).absolute()
     if target.exists():
@@ -66,8 +74,9 @@ def build(source: str, out: str, longest: int = LONGEST, strict: bool = False) -
         raise UserError(f"{source} is a built dataset already: name the folder it was made from")
     passed_over: list[str] = []
     sources = find_sources([source], strict, passed_over)
+    require_space(target, sum(_bytes_of(clip.path) for clip in sources), "the dataset")
     try:
-        with temporary_folder(target) as scratch:
+        with disk_errors_as_one_line(out), temporary_folder(target) as scratch:
             builder = SkipsrClips(sources, source, longest, str(scratch), strict)
             try:
                 builder.download_and_prepare()

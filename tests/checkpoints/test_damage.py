@@ -1,15 +1,22 @@
 """Whatever happens to the files of a checkpoint, reading gives the numbers or one line."""
 
+import logging
 import pathlib
 import random
 import shutil
+import sys
+import types
 
 import numpy as np
 import pytest
 from etils import epath
 
 from skipsr_jax.checkpoints import store
-from skipsr_jax.checkpoints.damage import DamagedCheckpointError, damage_as_one_line
+from skipsr_jax.checkpoints.damage import (
+    DamagedCheckpointError,
+    damage_as_one_line,
+    quiet_after_failure,
+)
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten
 
@@ -64,6 +71,31 @@ def test_errors_that_say_something_else_pass():
     assert not isinstance(raised.value, DamagedCheckpointError)
     with pytest.raises(KeyboardInterrupt), damage_as_one_line(epath.Path("/m")):
         raise KeyboardInterrupt
+
+
+def test_what_fails_after_the_first_failure_is_silent_and_other_things_are_not(monkeypatch, caplog):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    closed, other = (
+        types.SimpleNamespace(exc_value=RuntimeError(text))
+        for text in ("Event loop is closed", "mine")
+    )
+    with quiet_after_failure():
+        pass
+    assert sys.unraisablehook == reported.append
+    with pytest.raises(KeyError), quiet_after_failure():
+        raise KeyError
+    sys.unraisablehook(closed)
+    sys.unraisablehook(other)
+    assert reported == [other]
+    for name in ("asyncio", "absl"):
+        logger = logging.getLogger(name)
+        logger.error("Future exception was never retrieved\nfuture: ...")
+        logger.error("_SignalingThread.run() raised an exception: ...")
+        logger.error("news")
+        for added in logger.filters[:]:
+            logger.removeFilter(added)
+    assert [record.getMessage() for record in caplog.records] == ["news", "news"]
 
 
 def data_files(path: pathlib.Path) -> list[pathlib.Path]:

@@ -2,7 +2,9 @@
 
 import json
 import pathlib
+import resource
 import shutil
+import signal
 
 import jax
 import ml_dtypes
@@ -200,3 +202,23 @@ def test_a_later_format_is_refused(saved, tmp_path):
     file.write_text(json.dumps(CONFIG | {"format_version": 99}))
     with pytest.raises(UserError, match="format_version 99; this code reads 1"):
         store.load_config(tmp_path / "copy")
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    """Whether that shows before, or while the arrays are written."""
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 100))
+    with pytest.raises(UserError, match=r"the checkpoint takes up to .* has 0\.00 MiB free"):
+        store.save_model(tmp_path / "m", model(), CONFIG)
+    monkeypatch.undo()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(store, "require_space", lambda *_: None)
+    large = {"dit": {"w": np.random.default_rng(0).integers(0, 255, 1 << 20, np.uint8)}}
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"^cannot write .*/m: File too large$"):
+            store.save_model(tmp_path / "m", large, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []

@@ -2,8 +2,10 @@
 
 import fractions
 import json
+import os
 import pathlib
 import pickle
+import shutil
 import sys
 
 import av
@@ -17,6 +19,7 @@ from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.reading import read
+from skipsr_jax.data.record_builder import SkipsrClips
 from skipsr_jax.data.sample import Recipe
 from skipsr_jax.errors import UserError
 
@@ -237,6 +240,24 @@ def test_nothing_stays_of_a_build_that_fails_and_files_are_passed_over(tmp_path,
     (raw / "good.mkv").unlink()
     with pytest.raises(UserError, match="no clip can be decoded"):
         build(str(raw), str(tmp_path / "none"))
+
+
+def test_a_disk_without_space_is_said_before_and_while_records_are_written(tmp_path, monkeypatch):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_video(raw / "a.mkv", CLIPS["short"])
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(9, 9, 100))
+    with pytest.raises(UserError, match="the dataset takes up to"):
+        build(str(raw), str(tmp_path / "out"))
+    monkeypatch.undo()
+
+    def is_full(*_):
+        raise RuntimeError(f"Failed to finalize writing: write() failed: {os.strerror(28)}; ...")
+
+    monkeypatch.setattr(SkipsrClips, "download_and_prepare", is_full)
+    with pytest.raises(UserError, match=r"^cannot write .*out: No space left on device$"):
+        build(str(raw), str(tmp_path / "out"))
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 def test_refusals(built, folder, tmp_path, capsys):
