@@ -109,7 +109,8 @@ def run(argv: Sequence[str]) -> None:
     if jax.default_backend() == "cpu":
         logging.warning(
             "there is no GPU or TPU: the configs are made for one, and a step on a CPU may take "
-            "minutes; to try the program add --config.loop.steps=2 --config.data.batch=1"
+            "minutes; to try the program add --config.loop.steps=2 --config.data.batch=1 "
+            "--config.data.frames=5"
         )
     profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
     stage = stages.make(settings)
