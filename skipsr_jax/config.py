@@ -20,6 +20,7 @@ import contextvars
 import dataclasses
 import difflib
 import inspect
+import math
 import re
 import types
 import typing
@@ -32,6 +33,7 @@ from skipsr_jax.errors import UserError
 
 T = TypeVar("T")
 
+_INT_LIMITS = -(1 << 63), (1 << 63) - 1
 _LONGEST_VALUE = 80  # characters of a value in a message
 
 
@@ -240,7 +242,13 @@ def _fitted(kind: Any, value: Any, name: str, wrong: list[str]) -> Any:
         return value
     elif kind is float and type(value) in (int, float):
         with contextlib.suppress(OverflowError):  # an int beyond all floats
-            return float(value)
+            if math.isfinite(value):
+                return float(value)
+            wrong.append(f"{name} is {value}: it must be a finite number")
+            return value
+    elif kind is int and type(value) is int and not _INT_LIMITS[0] <= value <= _INT_LIMITS[1]:
+        wrong.append(f"{name} is {value_text(value)}: it must be a number of 64 bits")
+        return value
     elif type(value) is kind:
         return value
     wrong.append(f"{name} is {value_text(value)}, not {getattr(kind, '__name__', kind)}")

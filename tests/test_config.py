@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Literal
 
 import pytest
@@ -75,6 +76,11 @@ def test_round_trip_through_json():
         ({"width": 3, "inner": {"speed": 1}}, r"unknown inner\.speed, "),
         ({"width": 3, "low": 2, "high": 1}, "Outer: low 2 is above high 1"),
         ({"width": "3", "other": 1}, "unknown other, .*; width is"),
+        ({"width": 1 << 63}, "width is 9223372036854775808: it must be a number of 64 bits"),
+        ({"width": 10**5000}, "width is a number of 16610 bits: it must be a number of 64 bits"),
+        ({"width": 3, "inner": {"rate": 10**400}}, r"inner.rate is 10+\.\.\., not float"),
+        ({"width": 3, "inner": {"rate": math.nan}}, "inner.rate is nan: it must be a finite"),
+        ({"width": 3, "inner": {"rate": math.inf}}, "inner.rate is inf: it must be a finite"),
     ],
 )
 def test_mistakes_are_named(values, message):

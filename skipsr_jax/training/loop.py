@@ -29,6 +29,7 @@ from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
+from skipsr_jax.training.batch_memory import check_batch_fits
 from skipsr_jax.training.held_out import HeldOutLoss, HeldOutQuality
 from skipsr_jax.training.initial_state import frozen_on, initial_state, restored
 from skipsr_jax.training.mesh_checks import fit_to_mesh
@@ -204,6 +205,7 @@ def train(
     """
     started = time.monotonic()
     mesh = make_mesh(**dataclasses.asdict(settings.mesh))
+    check_batch_fits(settings, mesh)
     stage = fit_to_mesh(stage, settings, mesh)
     dataset = batches(
         find_sources(settings.data.root, settings.data.strict), stage.recipe, pack_hosts(mesh)
