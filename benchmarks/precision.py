@@ -3,17 +3,21 @@
     python -m benchmarks.precision --model=seedvr2_3b --layers=1
     python -m benchmarks.precision --checkpoint=checkpoints/tiny --grid=5,11,20
     python -m benchmarks.precision --model=tiny --layers=2 --grid=2,4,6
+    python -m benchmarks.precision --weights=GOLDEN/A_dit_v2/weights.safetensors --grid=3,8,10
 
-The parameters are those of a checkpoint, or random ones of a preset, with its last layers left out
-where --layers says so. All precisions run the same tokens, noise and text, which are normal random
-numbers, dense or with a blob of tokens skipped. Everything outside quantised products is in
---dtype, as in a run. Errors are norms of differences over all kept tokens divided by the norm of
-the float32 result: ``hidden`` of the residual stream after the last layer, ``update`` of the sum of
-what the layers add to it, ``velocity`` of the model's result. They run on any device: one without
-8-bit matrix units computes the same products in float32 arithmetic.
+The parameters are those of a checkpoint, of a file in the layout of the official weights (the
+golden packs of the parity tests have small ones), or random ones of a preset, with its last layers
+left out where --layers says so. All precisions run the same tokens, noise and text, which are
+normal random numbers, dense or with a blob of tokens skipped. Everything outside quantised products
+is in --dtype, as in a run. Errors are norms of differences over all kept tokens divided by the norm
+of the float32 result: ``hidden`` of the residual stream after the last layer, ``update`` of the sum
+of what the layers add to it, ``velocity`` of the model's result. They run on any device: one
+without 8-bit matrix units computes the same products in float32 arithmetic.
 """
 
 import dataclasses
+import pathlib
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,14 +35,14 @@ from benchmarks.models import (
     random_inputs,
     random_parameters,
 )
-from skipsr_jax.checkpoints import store
+from skipsr_jax.checkpoints import architecture, keys, safetensors_file, staging, store
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.programs import velocity_step
 from skipsr_jax.kernels.quantized import PRECISIONS
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.models.params import Params, bind, to_dict
+from skipsr_jax.models.params import Params, bind, to_dict, unflatten
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.models.quantized_params import quantize_params
 from skipsr_jax.resources import find_checkpoint
@@ -52,6 +56,8 @@ def define_flags() -> flags.FlagValues:
     text = "Preset with random parameters; not with --checkpoint."
     flags.DEFINE_enum("model", "seedvr2_3b", sorted(DIT_PRESETS), text, flag_values=values)
     flags.DEFINE_string("checkpoint", None, "Take its parameters.", flag_values=values)
+    text = "Take those of a transformer in the layout of the official weights (safetensors)."
+    flags.DEFINE_string("weights", None, text, flag_values=values)
     text = "Layers of the preset that are kept; 0: all."
     flags.DEFINE_integer("layers", 0, text, lower_bound=0, flag_values=values)
     flags.DEFINE_list("grid", ["3", "12", "20"], "Tokens: time, rows, columns.", flag_values=values)
@@ -67,6 +73,10 @@ def parameters(values: flags.FlagValues) -> tuple[DiTConfig, Params]:
 
     Raises UserError when the checkpoint has no transformer.
     """
+    if values.checkpoint is not None and values.weights is not None:
+        raise UserError("--checkpoint and --weights name two models: give one")
+    if values.weights is not None:
+        return of_official_layout(values.weights)
     if values.checkpoint is None:
         config = DIT_PRESETS[values.model]
         if values.layers:
@@ -81,6 +91,19 @@ def parameters(values: flags.FlagValues) -> tuple[DiTConfig, Params]:
     return from_json(DiTConfig, stored["dit"], source), store.restore_params(
         source, only=("dit",), dtype="float32"
     )["dit"]
+
+
+def of_official_layout(path: str) -> tuple[DiTConfig, Params]:
+    """``parameters`` of a safetensors file with the names of the official weights."""
+    tensors = safetensors_file.read(path)
+    config = architecture.dit_config(architecture.shapes_of(tensors), path)
+    entries = keys.entries_of(config)
+    if wrong := keys.mismatches(entries, tensors):
+        raise UserError(f"{path}: {len(wrong)} tensors do not fit its sizes, e.g. {wrong[0]}")
+    with tempfile.TemporaryDirectory() as folder:
+        mapped = staging.gather(entries, tensors, pathlib.Path(folder))
+        arrays = {name: np.array(x, np.float32) for name, x in mapped.items()}
+    return config, jax.device_put(unflatten(arrays))
 
 
 def hidden_step(dit: DiT) -> Any:
