@@ -127,6 +127,22 @@ def test_tokens_meet_by_all_to_all_and_by_nothing_larger(spread, alone):
     assert not collectives(alone[2])
 
 
+def test_no_tokens_pass_between_slices_and_gradients_once(spread):
+    """Two slices of four devices, which divide data: no exchange of tokens crosses them, and all
+    that does is no more than a sum of every gradient and a copy of it, once."""
+    mesh = make_mesh(2, 2, 2, slices=2)
+    first, second = ({device.id for device in part.flat} for part in mesh.devices)
+    seen = collectives(spread[2])
+    assert all(c.groups for c in seen)
+    between = [
+        c for c in seen if any(first & set(group) and second & set(group) for group in c.groups)
+    ]
+    assert "all-to-all" in {c.kind for c in seen}.difference(c.kind for c in between)
+    sums = sum(int(np.prod(shape)) for c in between for shape in c.shapes)
+    parameters = sum(x.size for x in jax.tree.leaves(spread[1]["params"]))
+    assert 0.4 * parameters < sums < 2.2 * parameters, sums / parameters
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 1, 4)], ids=str)
 def test_three_steps_on_other_meshes(settings, start, alone, sizes):

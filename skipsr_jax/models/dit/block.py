@@ -103,12 +103,14 @@ class Block(nnx.Module):
         """The weights of video and of text.
 
         Where they are the same, XLA would make one product of both kinds of token, and copy all of
-        the video's rows to put the text's behind them. The barrier keeps the products separate.
+        the video's rows to put the text's behind them. Barriers keep the products separate, one for
+        each array: one for all would make the first product wait for every array to be gathered.
         """
         if not self.shared:
             return self.vid, self.txt
         graphdef, state = nnx.split(self.all)
-        return self.all, nnx.merge(graphdef, jax.lax.optimization_barrier(state))
+        text_state = jax.tree.map(jax.lax.optimization_barrier, state)
+        return self.all, nnx.merge(graphdef, text_state)
 
     def _angles(self, plan: TokenPlan, shifted: Int[Array, ""] | int, text_tokens: int) -> Angles:
         """The rotary angles of stored tokens in one partition, and of text tokens."""
