@@ -77,6 +77,8 @@ def _estimate_cells(row: Row) -> list[str]:
         for kind, found in row.moved.collectives.items()
         if found.bytes >= 5e6
     ]
+    if row.moved.between_slices.count:
+        kinds.append(f"between slices {gigabytes(row.moved.between_slices.bytes)}")
     links = row.overlapped_seconds + row.waiting_seconds
     parts = (row.compute_seconds, row.memory_seconds, links)
     return [

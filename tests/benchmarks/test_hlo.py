@@ -146,6 +146,24 @@ def test_the_table_has_the_heaviest_operations_and_the_rest():
     assert lines[3] == "| 4.00 | 40.0 | | 1 others | | |"
 
 
+def test_what_goes_between_slices_is_counted_where_it_is_sent():
+    """Of an all-reduce over three slices a chip receives two thirds of the array, twice."""
+    program = """
+ENTRY %main (a: f32[100]) -> f32[100] {
+  %a = f32[100]{0} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[100]{0:T(128)}, u32[], token[]) send(%a, %token), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[100]{0:T(128)}, u32[], token[]) recv(%token), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_megascale_target="{1,2,3}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2
+  %come = (f32[100]{0:T(128)}, token[]) recv-done(%recv), channel_id=1
+  ROOT %sum = f32[100]{0} get-tuple-element(%come), index=0
+}
+"""
+    found = moved(program, devices=12)
+    assert found.between_slices == Traffic(1, pytest.approx(400 * 2 * 2 / 3))
+    assert found.collectives == {}
+
+
 def test_a_copy_ahead_reads_its_slice_alone_once():
     program = """
 ENTRY %main (a: bf16[100,8]) -> bf16[4,8] {
