@@ -101,8 +101,8 @@ def of_official_layout(path: str) -> tuple[DiTConfig, Params]:
     if wrong := keys.mismatches(entries, tensors):
         raise UserError(f"{path}: {len(wrong)} tensors do not fit its sizes, e.g. {wrong[0]}")
     with tempfile.TemporaryDirectory() as folder:
-        mapped = staging.gather(entries, tensors, pathlib.Path(folder))
-        arrays = {name: np.array(x, np.float32) for name, x in mapped.items()}
+        gathered = staging.gather(entries, tensors, pathlib.Path(folder))
+        arrays = {name: np.array(x, np.float32) for name, x in gathered.items()}
     return config, jax.device_put(unflatten(arrays))
 
 
