@@ -147,7 +147,6 @@ TESTED_IN = {
     "parallel/rules.py": "parallel/test_mesh_and_rules.py",
     "tokens/kept.py": "tokens/test_plan.py",
     "tokens/layout.py": "tokens/test_plan.py",
-    "training/frozen_vae.py": "training/stages/test_distill.py",
     "training/held_out.py": "training/test_mixed_packs.py",
     "training/light_coder.py": "training/stages/test_coder.py",
     "training/losses/composited.py": "training/stages/test_registry.py",

@@ -16,12 +16,17 @@ from skipsr_jax.models.flops import BACKWARD_FROZEN, vae_flops
 from skipsr_jax.models.params import Params, abstract, bind, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.models.vae.slices import encode_scanned
+from skipsr_jax.parallel.activations import multi_device_mesh
+from skipsr_jax.parallel.mesh import pack_shards
 from skipsr_jax.training.pixels import signed, upscaled
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.types import Float
 
 LONGEST_WHOLE = 33
 """Frames of the longest clip that is encoded at once; 101 frames of 720p would need 100 GB."""
+LARGEST_WHOLE = 16 * 720 * 1280 * 128
+"""Numbers of the first layer's result that a device has at once: 16 frames of 720p in the published
+autoencoder, whose first layer has 128 channels."""
 
 
 def load_vae(settings: Settings) -> tuple[VAE, Params]:
@@ -55,11 +60,15 @@ def encode(
     """A sample of the posterior, scaled as the transformer and the predictor take it.
 
     ``frames`` are in [-1, 1]; ``noise`` is standard normal, None for the posterior's mean. Clips
-    longer than ``LONGEST_WHOLE`` are encoded one latent frame at a time, which is possible because
-    the autoencoder is not trained here: a backward pass would have to store them all.
+    beyond ``LONGEST_WHOLE`` or ``LARGEST_WHOLE`` are encoded one latent frame at a time, which is
+    possible because the autoencoder is not trained here: a backward pass would have to store them
+    all.
     """
     vae = bind(module, params)
-    if frames.shape[1] > LONGEST_WHOLE:
+    mesh = multi_device_mesh()
+    pixels = frames.size // 3 // (1 if mesh is None else pack_shards(mesh))
+    largest = pixels * module.config.block_channels[0]
+    if frames.shape[1] > LONGEST_WHOLE or largest > LARGEST_WHOLE:
         posterior = encode_scanned(vae, frames)
     else:
         posterior, _ = vae.encode(frames)
