@@ -13,7 +13,8 @@
 Each network comes from the last step of its own run, and what has no run from --model. The text
 embeddings come from the transformer's run, or from --positive / --negative. With --precision the
 kernels of the transformer's blocks are quantised, which halves the checkpoint, for inference alone.
-An adapter (LoRA) is merged into the transformer; without one it is written alone, in float32.
+An adapter (LoRA) is merged into the transformer; without one it is written alone, in float32. The
+model card README.md says what the checkpoint holds.
 --sharp adds a second run's weights as changes, between which ``config.sharpness`` of inference
 chooses; --sharpness makes one set of weights of both.
 Invariant: the config describes exactly what is in the checkpoint, and ``exported`` says which run
@@ -33,6 +34,7 @@ from skipsr_jax.checkpoints import adapter as adapters
 from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
+from skipsr_jax.checkpoints.model_card import model_card
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
@@ -177,8 +179,12 @@ def merge(
     known = [taus[part] for part in _TAU_FROM if part in taus]
     if known:
         config["tau"] = known[0]
-    store.save_model(out, params, config)
+    store.save_model(out, params, config, card=model_card(_name(out), params, config))
     return config
+
+
+def _name(out: str) -> str:
+    return store.absolute(out).name
 
 
 def _origin(adapter: adapters.StoredAdapter) -> dict[str, Any]:
@@ -195,7 +201,8 @@ def write_adapter(out: str, run: str, ema: bool = False) -> dict[str, Any]:
         raise UserError(f"{run} has no averaged weights: leave out --ema")
     found = adapters.read_adapter(run, branch)
     config = found.config | {"exported": {adapters.PART: _origin(found)}}
-    store.save_model(out, {adapters.PART: found.params}, config)
+    params = {adapters.PART: found.params}
+    store.save_model(out, params, config, card=model_card(_name(out), params, config))
     return config
 
 

@@ -280,12 +280,12 @@ def restore_host(
 
 
 def save_model(
-    path: PathLike, params: Params, config: dict[str, Any], *, step: int = 0
+    path: PathLike, params: Params, config: dict[str, Any], *, step: int = 0, card: str = ""
 ) -> epath.Path:
     """Writes a model checkpoint and returns its folder.
 
     ``format_version``, the checksums of the arrays and the digest of all that are added to
-    ``config``.
+    ``config``. ``card``: the text of a README.md beside the step; "": none.
 
     It is written under a temporary name, then renamed (on ``gs://`` Orbax's own commit marker
     stands for that). Raises UserError when ``path`` holds anything already, or when the disk has
@@ -296,7 +296,7 @@ def save_model(
     check_plain(params)
     if "://" in os.fspath(root):
         root.mkdir(parents=True)
-        _write_model(root, params, config, step)
+        _write_model(root, params, config, step, card)
     else:
         require_space(pathlib.Path(root), nbytes(params), "the checkpoint")
         with (
@@ -305,7 +305,7 @@ def save_model(
             _removed_after_failure(folder),
             quiet_after_failure(),
         ):
-            _write_model(epath.Path(folder), params, config, step)
+            _write_model(epath.Path(folder), params, config, step, card)
     return root
 
 
@@ -326,7 +326,11 @@ def _removed_after_failure(folder: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _write_model(folder: epath.Path, params: Params, config: dict[str, Any], step: int) -> None:
+def _write_model(
+    folder: epath.Path, params: Params, config: dict[str, Any], step: int, card: str
+) -> None:
+    if card:
+        (folder / "README.md").write_text(card)
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     handlers = {"state": state_handler(_WRITE_GB), "config": ocp.JsonCheckpointHandler()}
     save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
