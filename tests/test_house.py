@@ -15,7 +15,7 @@ TESTS = ROOT / "tests"
 LONGEST = 400  # lines; most files end by 300
 
 # Modules that every package may import.
-FLOOR = {"types", "errors", "geometry", "files", "disk_space", "config", "holding"}
+FLOOR = {"types", "errors", "geometry", "files", "disk_space", "config", "holding", "signals"}
 # Each package directly under skipsr_jax and the packages that it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "files": set(),
     "disk_space": set(),
     "holding": set(),
+    "signals": set(),
     "resources": set(),
     "commandline": {"resources"},
     "media": set(),

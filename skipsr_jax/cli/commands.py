@@ -1,40 +1,70 @@
 """The entry points of the installed commands, of infer.py and of train.py.
 
-Each imports its program when it is called. So a missing extra ends in one line, and a data worker,
-which imports the script of its parent process again, does not import jax with it.
+Each imports its program when it is called. So a missing extra ends in one line, and so does a
+signal that comes meanwhile; and a data worker, which imports the script of its parent process
+again, does not import jax with it.
 """
 
 import importlib
+import os
 import pathlib
 import sys
+from collections.abc import Callable
+from types import ModuleType
 
-from skipsr_jax.commandline import asks_for_help
+from skipsr_jax import signals
 from skipsr_jax.errors import UserError
+
+
+def _imported(module: str, status: Callable[[int], int]) -> ModuleType | int:
+    """The module, or the exit status where it cannot be imported."""
+    name = _name()
+    try:
+        with signals.ended_at_once(name, status):
+            if module.endswith("cli.infer"):
+                _start_device()
+            return importlib.import_module(module)
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+
+
+def _start_device() -> None:
+    """Starts the device, while the program is imported, unless it only prints its help."""
+    if not importlib.import_module("skipsr_jax.commandline").asks_for_help(sys.argv):
+        importlib.import_module("skipsr_jax.cli.device_start").start_device()
+
+
+def _name() -> str:
+    return pathlib.Path(sys.argv[0]).name
 
 
 def _start(module: str) -> int:
     """Runs ``main(sys.argv)`` of a module. Returns the exit status."""
+    program = _imported(module, signals.status_of)
+    if isinstance(program, int):
+        return program
     try:
-        program = importlib.import_module(module)
-    except UserError as error:
-        print(f"{pathlib.Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 1
-    return program.main(sys.argv)
+        with signals.raised(_name()):
+            status = program.main(sys.argv)
+    except signals.Stopped as stopped:
+        signals.end(_name(), stopped.number)
+    if status > 128:  # threads that still compile are not waited for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def infer() -> int:
-    """Runs skipsr-infer: upscales videos, images and folders of frames.
-
-    The device starts while the program is imported.
-    """
-    if not asks_for_help(sys.argv):
-        importlib.import_module("skipsr_jax.cli.device_start").start_device()
+    """Runs skipsr-infer: upscales videos, images and folders of frames."""
     return _start("skipsr_jax.cli.infer")
 
 
 def train() -> int:
-    """Runs skipsr-train: trains one stage of a model."""
-    return _start("skipsr_jax.cli.train")
+    """Runs skipsr-train: trains one stage of a model. It handles signals itself."""
+    program = _imported("skipsr_jax.cli.train", signals.status_of_training)
+    return program if isinstance(program, int) else program.main(sys.argv)
 
 
 def convert() -> int:

@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import signal
 import sys
 import time
 import warnings
@@ -30,7 +31,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from skipsr_jax import commandline
+from skipsr_jax import commandline, signals
 from skipsr_jax.cli import dry_run, result_page
 from skipsr_jax.cli.arguments import define_flags, find_inputs, with_flags
 from skipsr_jax.cli.batch import Failures
@@ -330,7 +331,7 @@ def _handler() -> logging.Handler:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, or 1 after one line that says what is wrong."""
+    """Exit status: 0, 1 after one line that says what is wrong, 128 + n after signal n."""
     program = pathlib.Path(argv[0]).name
     logging.basicConfig(level=logging.WARNING, handlers=[_handler()])
     logging.captureWarnings(True)
@@ -343,7 +344,8 @@ def main(argv: Sequence[str]) -> int:
         failures.report(program)
         print(f"{program}: {one_line(str(error))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
+        print(signals.line(program, number), file=sys.stderr)
+        return signals.status_of(number)
     return failures.report(program)
