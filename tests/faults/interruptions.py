@@ -54,9 +54,9 @@ def job_of(programs: Programs, work: pathlib.Path, name: str) -> Job:
     """The command of a program, with sound inputs in ``work``."""
     source = emptied(work / "source")
     rng = np.random.default_rng(0)
-    for name in "abcd":
+    for letter in "abcd":
         noise = rng.integers(0, 255, (64, 96, 3), np.uint8)
-        Image.fromarray(noise).save(source / f"{name}.png")
+        Image.fromarray(noise).save(source / f"{letter}.png")
     if name == "infer":
         clip = write_clip(work / "clip.mp4", frames=25, audio="aac")
         model = inputs.write_checkpoint(emptied(work / "model"))

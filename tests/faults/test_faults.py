@@ -7,10 +7,12 @@ runs the counts of docs/reliability.md and prints its table.)
 
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 from faults import campaigns, inputs, interruptions
-from faults.harness import HEADER, Outcome, Programs, Row, disk_refusal, report
+from faults.harness import HEADER, ROOT, Outcome, Programs, Row, disk_refusal, report
 from faults.mutations import KINDS, mutated
 
 from skipsr_jax.checkpoints import convert
@@ -89,6 +91,44 @@ def forked(tmp_path_factory):
 def test_damaged_files(together, tmp_path, kind):
     row = campaigns.MUTATED[kind](together, tmp_path / "work", kind, range(MUTATIONS))
     assert row.cases == MUTATIONS and not row.wrong, report([row])
+
+
+@pytest.mark.slow
+def test_files_that_once_ended_in_tracebacks(together, shared, tmp_path):
+    """Every one has a result or a line, in one run over all of them."""
+    source, out = shared / "faults" / "media", tmp_path / "out"
+    model = inputs.write_checkpoint(tmp_path / "model")
+    outcome = together.run(
+        "infer", f"--input={source}", "--folder=files", f"--output={out}",
+        *campaigns.infer_arguments(model, tmp_path / "cache"), folder=tmp_path, limit=600,
+    )  # fmt: skip
+    assert outcome.faults == []
+    files = [path for path in source.iterdir() if path.is_file()]
+    assert files
+    for path in files:
+        refused = any(
+            path.name in line for line in outcome.stderr.splitlines() if "infer: " in line
+        )
+        assert bool(list(out.glob(f"{path.stem}_*"))) != refused, path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mp4", "png", "pth"])
+def test_the_programs_as_a_user_starts_them(tmp_path, kind):
+    write = inputs.write_official if kind == "pth" else inputs.write_medium
+    write(tmp_path, kind)
+    path = tmp_path / f"sound.{kind}"
+    path.write_bytes(path.read_bytes()[:-600])
+    out = tmp_path / ("model" if kind == "pth" else f"out.{kind}")
+    program = ["-m", "skipsr_jax.checkpoints.convert", f"--dit={path}"]
+    if kind != "pth":
+        program = ["infer.py", f"--input={path}", "--compile_cache_dir=none"]
+    done = subprocess.run(
+        [sys.executable, *program, f"--out{'' if kind == 'pth' else 'put'}={out}"],
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and not out.exists()
+    assert done.stderr.count("\n") == 1 and str(path) in done.stderr, done.stderr
 
 
 @pytest.mark.slow
