@@ -349,6 +349,8 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
     ):  # fmt: skip
         # On bytes that are not a pickle the unpickler raises any of these.
         raise UserError(f"{path}: not a file written by torch.save, or damaged") from None
+    except OSError as error:  # also of offsets below zero
+        raise UserError(f"{path}: cannot be read ({error.strerror}), or damaged") from error
     if not tensors:
         raise UserError(f"{path}: holds no tensors")
     return tensors

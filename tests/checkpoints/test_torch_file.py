@@ -266,6 +266,18 @@ def test_a_flipped_bit_of_a_storage_is_found(tmp_path):
         torch_file.read(path)["w"].load()
 
 
+def test_an_archive_without_its_beginning_is_named(tmp_path):
+    """Offsets of entries then lie before the file."""
+    path = tmp_path / "a.pth"
+    write(path, {"w": np.arange(4000, dtype=np.float32), "v": np.arange(9, dtype=np.float32)})
+    data = path.read_bytes()
+    for lost in range(1, len(data), 601):
+        path.write_bytes(data[:40] + data[40 + lost :])
+        with pytest.raises(UserError, match=r"a\.pth: "):
+            for tensor in torch_file.read(path).values():
+                tensor.load()
+
+
 def test_an_existing_file_is_never_overwritten(tmp_path):
     (tmp_path / "mine.pth").write_text("precious")
     with pytest.raises(UserError, match="exists already"):
