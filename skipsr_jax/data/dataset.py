@@ -15,16 +15,16 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from absl import flags
 
-from skipsr_jax.data.batch import collate
+from skipsr_jax.data.batch import Batch, collate
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import bucket_of
 from skipsr_jax.data.sample import Recipe
 from skipsr_jax.data.source import Source
-from skipsr_jax.data.workers import sample_of_any
+from skipsr_jax.data.workers import naming_files, sample_of_any
 from skipsr_jax.errors import UserError, imports_of_extra
 
 with imports_of_extra("train"):
@@ -161,14 +161,14 @@ def batches(
 
 def iterate(
     dataset: grain.MapDataset, workers: int, start: int = 0, threads: int = 4
-) -> grain.DatasetIterator:
+) -> Iterator[Batch]:
     """Returns an iterator of batches ``start``, ``start + 1``, ... in order.
 
     They are prefetched by ``workers`` processes (0: by ``threads`` threads of this process), but by
     no more than there are cores, which is logged.
 
     A batch depends on its number alone, so the number is all that a resumed run needs to know, with
-    other workers and other hosts too.
+    other workers and other hosts too. Raises UserError when a worker has been killed.
     """
     dataset = dataset[start:]
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
@@ -182,4 +182,4 @@ def iterate(
         logging.info("%d data workers, one for each core: data.workers is %d", cores, workers)
     count = min(workers, cores)
     options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1)
-    return iter(dataset.to_iter_dataset(read_options).mp_prefetch(options))
+    return naming_files(iter(dataset.to_iter_dataset(read_options).mp_prefetch(options)))

@@ -1,19 +1,26 @@
-"""What a data worker does besides making samples: it passes over bad files, and ends when alone.
+"""What a data worker does besides making samples.
+
+It passes over bad files, ends when it is alone, and notes which file it reads, so that the process
+that started it can say so if the worker is killed.
 
 Invariant: a batch is a function of its index and of the files alone, also where some are damaged.
 """
 
+import contextlib
 import functools
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import av
 import numpy as np
 
+from skipsr_jax.data.batch import Batch
 from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.sample import Recipe, Sample, make_sample
 from skipsr_jax.data.source import Source
@@ -47,6 +54,7 @@ def sample_of_any(
     """
     end_with_parent()
     for _ in range(TRIES):
+        _note_reading(source.path)
         try:
             return make_sample(source, rng, shape, recipe)
         except _UNREADABLE as error:
@@ -56,6 +64,63 @@ def sample_of_any(
             _warn(source.path, reason)
         source = others[int(rng.integers(len(others)))]
     raise UserError(f"{TRIES} of {len(others)} clips in a row cannot be read, the last: {reason}")
+
+
+def naming_files(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches of worker processes that this process started.
+
+    Raises UserError, which names the file that it was reading, where a worker has been killed.
+    """
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):  # the words of grain
+            raise
+        read = " and ".join(_files_of_the_dead()) or "an unknown file"
+        raise UserError(
+            f"a data worker was killed while it was reading {read}: it may be damaged, or the "
+            "machine may have run out of memory (config.data.workers lowers what is needed)"
+        ) from error
+    finally:
+        for note in _notes():
+            note.unlink(missing_ok=True)
+
+
+def _note_path(parent: int, worker: int) -> pathlib.Path:
+    return pathlib.Path(tempfile.gettempdir()) / f"skipsr_reading-{parent}-{worker}"
+
+
+def _notes() -> list[pathlib.Path]:
+    """Those of all workers that this process started."""
+    return sorted(pathlib.Path(tempfile.gettempdir()).glob(f"skipsr_reading-{os.getpid()}-*"))
+
+
+def _files_of_the_dead() -> list[str]:
+    """The files that workers of this process were reading when they ended."""
+    alive = {process.pid for process in multiprocessing.active_children()}
+    dead = [note for note in _notes() if int(note.name.rsplit("-", 1)[1]) not in alive]
+    return [os.fsdecode(note.read_bytes()) for note in dead]
+
+
+@functools.cache
+def _open_note() -> int | None:
+    """The descriptor of this worker's note; None in a process that is no worker, or without one."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return None
+    path = _note_path(parent.pid, os.getpid())
+    try:
+        return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    except OSError:  # a full disk, say: the note is for a message alone
+        return None
+
+
+def _note_reading(path: str) -> None:
+    note = _open_note()
+    if note is not None:
+        with contextlib.suppress(OSError):
+            os.ftruncate(note, 0)
+            os.pwrite(note, os.fsencode(path), 0)
 
 
 @functools.cache
@@ -75,6 +140,7 @@ def end_with_parent() -> None:
 
     def watch() -> None:
         multiprocessing.connection.wait([parent.sentinel])
+        _note_path(parent.pid, os.getpid()).unlink(missing_ok=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch parent").start()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -34,6 +35,17 @@ if __name__ == "__main__":
     next(iterator)
     print("ready", flush=True)
     time.sleep(600)
+"""
+
+KILL = """
+    import multiprocessing, os, signal
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+    try:
+        for _ in range(20):
+            next(iterator)
+    except ValueError as error:
+        print(error)
 """
 
 
@@ -85,6 +97,39 @@ def command_of(pid):
         return pathlib.Path(f"/proc/{pid}/cmdline").read_text()
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.slow
+def test_a_killed_worker_names_the_file_that_it_was_reading(sources, tmp_path):
+    script = tmp_path / "kill.py"
+    script.write_text(TRAIN.replace("time.sleep(600)", KILL))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, script, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, env=environment, text=True, timeout=120)
+    assert f"a data worker was killed while it was reading {tmp_path}/" in said.stdout, said
+    assert not list(tmp_path.glob("skipsr_reading-*"))
+
+
+def test_only_notes_of_dead_workers_are_read_and_all_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path))
+    alive = types.SimpleNamespace(pid=12)
+    monkeypatch.setattr(workers.multiprocessing, "active_children", lambda: [alive])
+    for parent, worker, name in ((os.getpid(), 11, "a.mp4"), (os.getpid(), 12, "b"), (1, 13, "c")):
+        workers._note_path(parent, worker).write_text(name)
+
+    def batches(message):
+        yield 1
+        raise RuntimeError(message)
+
+    words = "Worker process was terminated unexpectedly with exit code -9."
+    served = workers.naming_files(batches(words))
+    assert next(served) == 1
+    with pytest.raises(UserError, match=r"while it was reading a\.mp4: "):
+        next(served)
+    assert [note.name for note in tmp_path.iterdir()] == ["skipsr_reading-1-13"]
+    with pytest.raises(RuntimeError, match="mine"):
+        list(workers.naming_files(batches("mine")))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
