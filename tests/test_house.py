@@ -160,7 +160,6 @@ TESTED_IN = {
     "training/stages/predictor.py": "training/stages/test_registry.py",
     "training/stages/sr.py": "training/stages/test_registry.py",
     "training/stages/vae.py": "training/stages/test_registry.py",
-    "training/stopping.py": "training/test_loop.py",
     "types.py": "tokens/test_plan.py",
 }
 

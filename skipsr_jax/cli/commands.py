@@ -62,9 +62,12 @@ def infer() -> int:
 
 
 def train() -> int:
-    """Runs skipsr-train: trains one stage of a model. It handles signals itself."""
+    """Runs skipsr-train: trains one stage of a model. It handles signals when it begins to."""
     program = _imported("skipsr_jax.cli.train", signals.status_of_training)
-    return program if isinstance(program, int) else program.main(sys.argv)
+    if isinstance(program, int):
+        return program
+    with signals.ended_at_once(_name(), signals.status_of_training):
+        return program.main(sys.argv)
 
 
 def convert() -> int:

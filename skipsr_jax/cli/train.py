@@ -15,6 +15,7 @@ do. The workdir is one that all hosts see.
 import logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,7 +24,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from skipsr_jax import commandline
+from skipsr_jax import commandline, signals
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop
@@ -127,7 +128,8 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
+        print(signals.line(program, number), file=sys.stderr)
+        return signals.status_of_training(number)
     return 0

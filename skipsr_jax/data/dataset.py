@@ -24,7 +24,7 @@ from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.packing import bucket_of
 from skipsr_jax.data.sample import Recipe
 from skipsr_jax.data.source import Source
-from skipsr_jax.data.workers import naming_files, sample_of_any
+from skipsr_jax.data.workers import begin_worker, naming_files, sample_of_any
 from skipsr_jax.errors import UserError, imports_of_extra
 
 with imports_of_extra("train"):
@@ -182,4 +182,5 @@ def iterate(
         logging.info("%d data workers, one for each core: data.workers is %d", cores, workers)
     count = min(workers, cores)
     options = grain.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=1)
-    return naming_files(iter(dataset.to_iter_dataset(read_options).mp_prefetch(options)))
+    samples = dataset.to_iter_dataset(read_options)
+    return naming_files(iter(samples.mp_prefetch(options, worker_init_fn=begin_worker)))

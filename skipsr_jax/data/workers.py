@@ -13,6 +13,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from skipsr_jax.data.crops import ClipShape
 from skipsr_jax.data.sample import Recipe, Sample, make_sample
 from skipsr_jax.data.source import Source
 from skipsr_jax.errors import UserError, message_of
+from skipsr_jax.signals import STOPPING
 
 TRIES = 10
 """Sources that are tried for a sample before the data counts as unusable."""
@@ -82,6 +84,8 @@ def naming_files(batches: Iterator[Batch]) -> Iterator[Batch]:
             "machine may have run out of memory (config.data.workers lowers what is needed)"
         ) from error
     finally:
+        if hasattr(batches, "close"):  # it is grain's: its workers end and give their memory back
+            batches.close()
         for note in _notes():
             note.unlink(missing_ok=True)
 
@@ -144,3 +148,15 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="watch parent").start()
+
+
+def begin_worker(index: int, count: int) -> None:
+    """Lets a data worker end with its parent alone.
+
+    Batch systems send SIGTERM, and terminals SIGINT, to all processes of a run: the parent needs
+    its workers until it has saved.
+    """
+    end_with_parent()
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            signal.signal(number, signal.SIG_IGN)

@@ -227,6 +227,7 @@ def train(
         first = int(state["step"])
         del state  # donated by the first step
         iterator = iterate(dataset, settings.data.workers, start=first)
+        stack.callback(iterator.close)
         done = _train_steps(run, runner, iterator, clock, first)
         train_state.finish_saving(manager)
         return done
@@ -266,6 +267,7 @@ def _train_steps(
             rate = learning_rate(settings.optimizer, since, max(fraction, by_clock))
             metrics = runner.step(done, batch, rate, waited)
             done += 1
+            run.preemption.has_work = True
             bar.update()
 
             elapsed, preempted = clock.elapsed(), run.preemption.reached()
