@@ -92,8 +92,7 @@ def losses(workdir):
 @pytest.mark.slow
 def test_two_hosts_are_stopped_and_one_goes_on(vae, pictures, tmp_path):
     """The loss of every step is that of an uninterrupted run on one host: it is the mean over a
-    batch of which each host read its half, so each sample was read once, in its place. Each host
-    has the devices of a slice."""
+    batch of which each host read its half, so each sample was read once, in its place."""
     whole, part = tmp_path / "whole", tmp_path / "part"
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -103,8 +102,7 @@ def test_two_hosts_are_stopped_and_one_goes_on(vae, pictures, tmp_path):
     alone = start(8, *arguments(*given, whole, "--config.mesh.fsdp=2", *both))
     hosts = [
         start(
-            4, *arguments(*given, part, "--config.mesh.fsdp=2", *both), "--config.mesh.slices=2",
-            "--distributed",
+            4, *arguments(*given, part, "--config.mesh.fsdp=2", *both), "--distributed",
             f"--coordinator={address}", "--num_processes=2", f"--process_id={number}",
         )
         for number in range(2)

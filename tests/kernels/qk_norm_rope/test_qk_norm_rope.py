@@ -46,6 +46,7 @@ def test_each_shard_has_its_heads_normalised_and_rotated(arrays, run, shards):
     np.testing.assert_allclose(run(*arrays, problem), exact(*arrays, shards), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_kernel_is_that_of_the_reference(arrays):
     problem = QKNormRopeProblem(HEADS, HEAD_DIM, 2, EPS, jnp.dtype(jnp.float32))
     slope = np.random.default_rng(1).normal(size=exact(*arrays, 2).shape).astype(np.float32)
