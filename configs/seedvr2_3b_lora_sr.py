@@ -7,8 +7,8 @@
     python infer.py --config=seedvr2_3b --config.adapter=runs/3b/lora --input=clip.mp4
 
 One device. The transformer is frozen in bfloat16; ``adapter.precision=fp8`` stores its kernels in
-half of that. Adapters, their average and moments are float32. docs/training.md has the memory that
-the compiled step needs.
+half of that. Adapters, their average and moments are float32. docs/training.md says what is known
+of the memory that a step needs.
 
 Rank, targets and alpha are those that fine-tuning of diffusion transformers usually takes. Learning
 rate and number of steps are choices made here; no run of 3B has been made yet, and so no number is
