@@ -118,7 +118,7 @@ def test_the_programs_as_a_user_starts_them(tmp_path, kind):
     write = inputs.write_official if kind == "pth" else inputs.write_medium
     write(tmp_path, kind)
     path = tmp_path / f"sound.{kind}"
-    path.write_bytes(path.read_bytes()[:-600])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     out = tmp_path / ("model" if kind == "pth" else f"out.{kind}")
     program = ["-m", "skipsr_jax.checkpoints.convert", f"--dit={path}"]
     if kind != "pth":
