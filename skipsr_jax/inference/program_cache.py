@@ -14,8 +14,9 @@ flags.
 
 Invariant: a program that comes from the folder is the one that compiling would have given. A file
 that cannot be read, or that belongs to another user, is compiled again and replaced. An executable
-that JAX's own cache supplied is not serialized again: on CPUs the copy loads, and then fails to run
-because it lacks its functions. JAX's cache supplies it to later runs too, after tracing.
+that JAX's own cache supplied, now or earlier in the process, is not serialized again: on CPUs the
+copy loads, and then fails to run because it lacks its functions. JAX's cache supplies it to later
+runs too, after tracing.
 """
 
 import contextlib
@@ -49,12 +50,27 @@ _LOG = logging.getLogger(__name__)
 _OF_THREAD = threading.local()
 
 
-def _count_hits(event: str, **_: Any) -> None:
+def _on_hit(event: str, **_: Any) -> None:
     if event == "/jax/compilation_cache/cache_hits":
         _OF_THREAD.hits = getattr(_OF_THREAD, "hits", 0) + 1
 
 
-jax.monitoring.register_event_listener(_count_hits)  # called by the thread that compiles
+def _on_compile(event: str, *_: Any, **__: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":  # of hits too
+        _OF_THREAD.compiles = getattr(_OF_THREAD, "compiles", 0) + 1
+
+
+jax.monitoring.register_event_listener(_on_hit)  # called by the thread that compiles
+jax.monitoring.register_event_duration_secs_listener(_on_compile)
+
+
+def _compiled_by_this_thread() -> int:
+    """How many executables XLA has made in this thread.
+
+    Neither those that JAX's cache supplied, nor those that JAX had in memory from an earlier call,
+    which may have come from its cache.
+    """
+    return getattr(_OF_THREAD, "compiles", 0) - getattr(_OF_THREAD, "hits", 0)
 
 
 @dataclasses.dataclass
@@ -243,11 +259,11 @@ class ProgramCache:
             loaded = self._load(path) if preloaded is None else preloaded.result()
             if loaded is not None:
                 return loaded
-        began, hits = time.perf_counter(), getattr(_OF_THREAD, "hits", 0)
+        began, earlier = time.perf_counter(), _compiled_by_this_thread()
         compiled = program.compiled(arguments, static)
         self.counts.compiled += 1
         self.counts.compile_seconds += time.perf_counter() - began
-        if path is not None and getattr(_OF_THREAD, "hits", 0) == hits:
+        if path is not None and _compiled_by_this_thread() > earlier:
             self._store(path, compiled)
         return compiled
 

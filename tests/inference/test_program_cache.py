@@ -26,6 +26,10 @@ def test_what_the_cache_of_jax_supplies_is_not_stored_a_second_time(tmp_path, ca
             got = ProgramCache(tmp_path / folder).program("p", traced_function([]))(X, X)
             np.testing.assert_array_equal(got["sum"], 2 * X)
             assert len(list((tmp_path / folder).glob("*" + SUFFIX))) == stored
+        again = traced_function([])
+        again.lower(X, X).compile()  # from the cache of JAX, and now in memory
+        ProgramCache(tmp_path / "c").program("p", again)(X, X)
+        assert not list((tmp_path / "c").glob("*" + SUFFIX))
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", threshold)
 
