@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 import small_model
@@ -196,3 +197,13 @@ def test_a_warm_start_traces_nothing_to_prepare(checkpoint, tmp_path, monkeypatc
     assert [program.signatures for program in warm.programs.coder._dense(1)] == [1, 1]
     got = [frame for frame, _ in warm.stream(frames, scale=4)]
     np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.slow
+def test_the_shipped_model_shows_what_its_transformer_makes():
+    """A decoder that adds to the upscaled input could do without the latent, and nobody sees it."""
+    up = Upscaler("tiny", mask={"source": "none"})
+    frame = up.upscale(picture(), scale=4)
+    params = up.programs.model.params
+    params["dit"] = jax.tree.map(lambda x: 2 * x, params["dit"])
+    assert np.mean(up.upscale(picture(), scale=4) != frame) > 0.5

@@ -207,7 +207,6 @@ def test_a_predictor_on_pixels_needs_no_latent(model):
     [
         (None, "gpu", {}),
         (FORMATS["fp8"], "cpu", {}),
-        (FORMATS["int8"], "tpu", {}),
         (FORMATS["fp8"], "gpu", {"xla_gpu_enable_triton_gemm": False}),
     ],
 )
