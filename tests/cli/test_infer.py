@@ -130,6 +130,7 @@ def test_files_hold_what_the_api_gives(clip, checkpoint, monkeypatch):
     assert 0 < np.mean([keep for _, keep in pairs]) < 1
 
 
+@pytest.mark.slow
 def test_mask_pictures_are_drawn_in_a_thread_of_their_own(clip, checkpoint, monkeypatch):
     threads = set()
 

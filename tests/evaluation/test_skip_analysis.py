@@ -77,6 +77,7 @@ def test_limit_cuts_between_chunks(clip):
     assert row["frames"] == 9
 
 
+@pytest.mark.slow
 def test_swap_scores_every_mask(clip, programs):
     settings = Settings(checkpoint="small", mask=Mask(source="predictor"))
     analysis = dataclasses.replace(

@@ -75,6 +75,7 @@ def test_nothing_skipped_equals_dense(programs, settings, clip):
     np.testing.assert_array_equal(same, dense)
 
 
+@pytest.mark.slow
 def test_the_seed_decides(programs, settings, clip):
     one, again, other = (
         run(programs, settings, clip, mask={"source": "none"}, seed=seed)[0] for seed in (1, 1, 2)

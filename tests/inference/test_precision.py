@@ -118,6 +118,7 @@ def test_other_tools_refuse_quantised_kernels(checkpoints, tmp_path):
     assert store.load_config(tmp_path / "same")["precision"] == "fp8"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_into_unquantised_kernels_where_there_are_some(checkpoints, tmp_path):
     adapter = Adapter(2, targets=("qkv",), alpha=2.0)
     shapes = adapter_shapes(with_adapter(abstract_dit(DIT_CONFIG, np.float32), adapter))

@@ -23,7 +23,8 @@ def paths(tmp_path_factory):
     return {name: str(root / name) for name in ("faithful", "sharp", "both")}
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_weights_are_between_the_two_sets(paths, dtype):
     ends = [load_model(paths[name], dtype).params for name in ("faithful", "sharp")]
     for sharpness in (0.25, 1.0):

@@ -133,6 +133,7 @@ def test_remat_of_kernels_in_8_bits_changes_nothing(root, base, alone):
     assert 0 < abs(losses[0][0] / alone[0][0]["loss"] - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_dropout_is_for_training_alone(root, base):
     settings = settings_for(root, dropout=0.5, targets=("qkv",))
     stage = stage_for(settings, base)

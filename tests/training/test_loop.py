@@ -16,10 +16,11 @@ from PIL import Image
 
 from skipsr_jax.checkpoints import store
 from skipsr_jax.errors import UserError
+from skipsr_jax.parallel.mesh import TrainingMeshSizes
 from skipsr_jax.training import loop as loop_module
 from skipsr_jax.training.loop import train
 from skipsr_jax.training.pixels import signed, upscaled
-from skipsr_jax.training.settings import Data, Loop, MeshSizes, Optimizer, Settings
+from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stage import Stage, Trainee, recipe_of
 
 
@@ -41,7 +42,7 @@ def settings_for(data, init_from="", mesh=None, **loop):
         loop=Loop(**({"steps": 6, "log_every": 1, "save_every": 2} | loop)),
         loss=None,
         init_from=init_from,
-        mesh=mesh or MeshSizes(),
+        mesh=mesh or TrainingMeshSizes(),
     )
 
 
@@ -141,7 +142,10 @@ def test_the_time_limit_stops_and_saves(data, tmp_path):
 
 def test_every_mesh_gives_the_same_losses(data, tmp_path):
     curves = []
-    for name, mesh in (("data", MeshSizes(-1, 1, 1)), ("fsdp", MeshSizes(2, 2, -1))):
+    for name, mesh in (
+        ("data", TrainingMeshSizes(-1, 1, 1)),
+        ("fsdp", TrainingMeshSizes(2, 2, -1)),
+    ):
         settings = settings_for(data, mesh=mesh, steps=3)
         train(settings, colour_stage(settings), str(tmp_path / name))
         curves.append(losses(tmp_path / name)[1])

@@ -73,6 +73,7 @@ def test_vae_learns_a_batch(root):
     assert mean_loss(seen[-3:]) < 0.8 * mean_loss(seen[:3])
 
 
+@pytest.mark.slow
 def test_a_residual_vae_begins_with_the_upscaled_input(root):
     stage, settings = small_vae_stage(root, VAE_CONFIG)
     batch = batches(find_sources(settings.data.root), stage.recipe)[0]
