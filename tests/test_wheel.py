@@ -74,7 +74,7 @@ def test_it_names_the_commands_and_the_extras(unpacked):
     }
     lines = (metadata / "METADATA").read_text().splitlines()
     extras = {line.split(": ")[1] for line in lines if line.startswith("Provides-Extra: ")}
-    assert extras == {"cuda", "tpu", "train", "test", "evaluation"}
+    assert extras == {"cuda", "tpu", "train", "test", "evaluation", "hub", "wandb"}
     required = [line for line in lines if line.startswith("Requires-Dist: ")]
     core = [line for line in required if "extra ==" not in line]
     for name in ("grain", "tensorflow-datasets", "importlib_resources", "tensorboardX"):

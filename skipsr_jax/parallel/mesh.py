@@ -14,7 +14,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.parallel.activations import AXES, PACK_AXES
+from skipsr_jax.parallel.activations import AXES, PACK_AXES, AnyMesh
 
 Result = TypeVar("Result")
 
@@ -136,7 +136,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def pack_shards(mesh: Mesh) -> int:
+def pack_shards(mesh: AnyMesh) -> int:
     """The number of shards that packs are divided into: data times fsdp."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
