@@ -42,6 +42,7 @@ from skipsr_jax.evaluation.figure import side_by_side
 from skipsr_jax.evaluation.measures import lpips
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.model_run import upscaled
+from skipsr_jax.evaluation.program import check_outside, check_folder, status_of, writing
 from skipsr_jax.evaluation.skip_analysis import (
     MASKS,
     TAUS,
@@ -52,7 +53,7 @@ from skipsr_jax.evaluation.skip_analysis import (
 )
 from skipsr_jax.evaluation.speedup import MeasuredTimes
 from skipsr_jax.evaluation.true_clips import read_truth
-from skipsr_jax.files import check_absent, new_folder
+from skipsr_jax.files import new_folder
 from skipsr_jax.geometry import is_clip_length
 from skipsr_jax.inference.model import chosen_mask, load_model
 from skipsr_jax.inference.programs import Programs
@@ -107,7 +108,9 @@ def check_flags(values: flags.FlagValues) -> tuple[float, ...]:
             raise UserError(f"--{name}={count} is not 4k + 1: take {count // 4 * 4 + 1}")
     for folder in (values.out, values.figure):
         if folder:
-            check_absent(pathlib.Path(folder), folder=True)
+            check_folder(pathlib.Path(folder))
+    if values.out and values.figure:
+        check_outside("--out", pathlib.Path(values.out), "--figure", pathlib.Path(values.figure))
     try:
         taus = sorted({float(tau) for tau in values.taus})
     except ValueError as error:
@@ -160,14 +163,10 @@ def draw_figure(path: os.PathLike, out: pathlib.Path, analysis: Analysis) -> Non
 
 def main(argv: Sequence[str]) -> int:
     """Analyses all sources, prints the tables, and writes JSON, plots and figures."""
-    try:
-        return _run(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return status_of(_run, argv)
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: Sequence[str]) -> None:
     values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete, explain)
     analysis = make_analysis(values, config)
     clips = _sources(values.source, values.smallest)
@@ -181,13 +180,14 @@ def _run(argv: Sequence[str]) -> int:
     print(table_of_masks([*rows, *found]))
     print(table_of_sweep(found))
     if values.out:
-        with new_folder(pathlib.Path(values.out)) as folder:
+        out = pathlib.Path(values.out)
+        with writing(out), new_folder(out) as folder:
             _write(folder, list(argv)[1:], rows, found, analysis, values.plots)
     if values.figure:
-        with new_folder(pathlib.Path(values.figure)) as folder:
+        out = pathlib.Path(values.figure)
+        with writing(out), new_folder(out) as folder:
             for name, path in clips.items():
                 draw_figure(path, folder / f"{name}.png", analysis)
-    return 0
 
 
 def _sources(sources: Sequence[str], smallest: int) -> dict[str, pathlib.Path]:

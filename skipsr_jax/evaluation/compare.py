@@ -18,7 +18,6 @@ docs/evaluation.md lists the metrics and where their weights come from.
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import sys
@@ -44,8 +43,9 @@ from skipsr_jax.evaluation.measures.registry import (
 from skipsr_jax.evaluation.measures.stream import Picture, Undefined
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.page.files import check_page
-from skipsr_jax.files import check_absent, new_file
+from skipsr_jax.evaluation.program import check_outside, status_of, write_json, writing
 from skipsr_jax.media.inputs import FolderMeaning
+from skipsr_jax.media.outputs import check_writable
 
 Scores = dict[str, Any]
 """``{"results": {name: {"mean": {metric: x}, "clips": {clip: {metric: x, "frames": n}}}},
@@ -249,14 +249,16 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
-def run(argv: Sequence[str]) -> str:
-    """The command line; returns what to print. ``argv`` starts with the program's name."""
+def run(argv: Sequence[str]) -> None:
+    """The command line: prints the scores, then writes. ``argv`` starts with the program's name."""
     values = parse_flags(argv, define_flags(), __doc__, "result")
     if not values.result:
         raise UserError("--result is missing: name a result, as --result=ours=out.mp4")
     out = pathlib.Path(values.out) if values.out else None
-    if out is not None and not values.overwrite:
-        check_absent(out)
+    if out is not None:
+        check_writable(out, overwrite=values.overwrite)
+        if values.page:
+            check_outside("--out", out, "--page", pathlib.Path(values.page))
     results = named_paths(values.result)
     if values.page:
         page = pathlib.Path(values.page)
@@ -275,23 +277,18 @@ def run(argv: Sequence[str]) -> str:
         jobs=values.jobs or None,
         show_progress=True,
     )
-    if out is not None:
-        with new_file(out, overwrite=values.overwrite) as temporary:
-            temporary.write_text(json.dumps(scores, indent=1))
-    if values.page:
-        write_comparison(page, to_show, scores, plots=values.plots, overwrite=values.overwrite)
     used = [f"{path}: {what}" for path, what in scores["weights"].items()]
-    return "\n".join([table(scores), *scores["notes"], *used])
+    print(table(scores), *scores["notes"], *used, sep="\n", flush=True)
+    if out is not None:
+        write_json(out, scores, overwrite=values.overwrite)
+    if values.page:
+        with writing(page):
+            write_comparison(page, to_show, scores, plots=values.plots, overwrite=values.overwrite)
 
 
 def main(argv: Sequence[str]) -> int:
-    """``run`` with errors as lines on stderr and exit status 1."""
-    try:
-        print(run(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """``run``, with errors and signals as lines on stderr; returns the exit status."""
+    return status_of(run, argv)
 
 
 if __name__ == "__main__":

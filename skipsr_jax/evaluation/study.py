@@ -12,7 +12,6 @@ The last command reads such files of all viewers and prints the preference of a 
 """
 
 import glob
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.clips import find_clips
 from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
 from skipsr_jax.evaluation.page.files import check_page
+from skipsr_jax.evaluation.program import status_of, write_json, writing
 from skipsr_jax.evaluation.study_page import Key, Trial, read_answers, write_study
-from skipsr_jax.files import check_absent, new_file
+from skipsr_jax.media.outputs import check_writable
 
 QUESTION = "Which one has the better quality?"
 
@@ -97,10 +97,11 @@ def build(values: flags.FlagValues) -> list[str]:
     path = pathlib.Path(values.out)
     check_page(path, overwrite=values.overwrite)
     trials, alone = find_trials(a, b, values.input, values.samples, values.seed)
-    write_study(
-        path, trials, (name_a, name_b), title=values.title, question=values.question,
-        seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
-    )  # fmt: skip
+    with writing(path):
+        write_study(
+            path, trials, (name_a, name_b), title=values.title, question=values.question,
+            seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
+        )  # fmt: skip
     lines = [f"{path}: {len(trials)} pairs of {name_a} and {name_b}"]
     if alone:
         lines.append(f"left out, for one result lacks them: {', '.join(alone)}")
@@ -141,8 +142,8 @@ def line_of(name: str, found: Preference) -> str:
 def score(values: flags.FlagValues) -> list[str]:
     """Scores files of answers, writes --out; returns what to print."""
     out = pathlib.Path(values.out) if values.out else None
-    if out is not None and not values.overwrite:
-        check_absent(out)
+    if out is not None:
+        check_writable(out, overwrite=values.overwrite)
     key, answers = read_all(values.score)
     found = preference(answers)
     of_viewers = {
@@ -156,8 +157,7 @@ def score(values: flags.FlagValues) -> list[str]:
             "viewers": {viewer: one.score for viewer, one in of_viewers.items()},
             "answers": [[x.viewer, x.clip, x.value] for x in answers],
         }  # fmt: skip
-        with new_file(out, overwrite=values.overwrite) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1))
+        write_json(out, facts, overwrite=values.overwrite)
     interval = f"{100 * CONFIDENCE:.0f} % interval by bootstrap"
     return [
         f"preference of {key.a} over {key.b}, {interval}: {found.viewers} viewers, "
@@ -174,13 +174,8 @@ def run(argv: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """``run`` with errors as lines on stderr and exit status 1."""
-    try:
-        print(run(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """``run``, with errors and signals as lines on stderr; returns the exit status."""
+    return status_of(lambda argv: print(run(argv)), argv)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The program that compares: layouts in, JSON out, and every gap and mismatch said."""
 
+import contextlib
+import io
 import json
 import resource
 
@@ -32,7 +34,9 @@ def data(tmp_path):
 
 
 def run(*arguments):
-    return compare.run(["compare", *map(str, arguments)])
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        compare.run(["compare", *map(str, arguments)])
+    return printed.getvalue()
 
 
 def test_several_results_side_by_side(data):
@@ -48,8 +52,19 @@ def test_several_results_side_by_side(data):
     assert scores["results"]["same"]["mean"]["ssim"] == pytest.approx(1)
     assert scores["notes"] == [] and list(scores["metrics"]) == ["psnr", "ssim", "flicker"]
     assert "means" in text and "psnr↑" in text and "flicker↓" in text
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="exists: give --overwrite"):
         run(f"--result={data}/same", f"--out={out}", "--metrics=niqe")
+
+
+def test_the_scores_are_printed_before_anything_is_written(data, monkeypatch, capsys):
+    def fail(*arguments, **keywords):
+        raise UserError("no space")
+
+    monkeypatch.setattr(compare, "write_json", fail)
+    arguments = [f"--result=x={data}/same", f"--truth={data}/set", "--metrics=psnr"]
+    assert compare.main(["compare", *arguments, f"--out={data}/scores.json"]) == 1
+    printed = capsys.readouterr()
+    assert "80.0000" in printed.out and printed.err == "error: no space\n"
 
 
 def test_pictures_have_no_flicker_and_it_is_said(data):

@@ -35,8 +35,8 @@ def check_page(path: pathlib.Path, *, overwrite: bool = False) -> None:
     if is_single_file(path):
         check_writable(path, overwrite=overwrite)
         return
-    if path.is_file():
-        raise UserError(f"{path} is a file; name a page *.html, or a folder")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file or a device; name a page *.html, or a folder")
     if path.is_dir() and any(path.iterdir()):
         index = path / "index.html"
         if not index.is_file() or _GENERATOR not in index.read_text(errors="replace")[:4096]:

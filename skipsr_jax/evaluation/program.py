@@ -1,0 +1,75 @@
+"""What the programs of evaluation share: checks of what they write, and how they end.
+
+An output that cannot be written is found before any work, a write that fails later and a signal
+end in one line, and nothing is left half-written.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from skipsr_jax import signals
+from skipsr_jax.errors import UserError
+from skipsr_jax.files import check_absent, new_file
+from skipsr_jax.media.outputs import check_writable, write_error
+
+
+def check_folder(path: pathlib.Path) -> None:
+    """Raises UserError unless a new folder can be made at ``path``; parents will be made too."""
+    try:
+        check_absent(path, folder=True)
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+    except OSError as error:
+        raise write_error(path, error) from error
+    if not parent.is_dir():
+        raise UserError(f"cannot write {path}: {parent} is not a folder")
+    check_writable(parent / "new", overwrite=True)
+
+
+def check_outside(flag: str, path: pathlib.Path, other_flag: str, other: pathlib.Path) -> None:
+    """Raises UserError where ``path`` is ``other`` or lies in it: ``other`` would replace it."""
+    if other.resolve() in (path.resolve(), *path.resolve().parents):
+        raise UserError(f"{flag}={path} is within {other_flag}={other}: name another place")
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError of the block, such as a full disk, into a UserError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_json(path: pathlib.Path, content: Any, *, overwrite: bool) -> None:
+    """Writes a JSON file, whole or not at all. Raises UserError where that fails."""
+    with writing(path), new_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
+def status_of(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Runs a program; returns its exit status.
+
+    Args:
+      run: the program, which prints.
+      argv: begins with the program's name.
+
+    Returns:
+      0; 1 after a UserError, whose message is printed; 128 + n after signal n, with one line.
+    """
+    name = os.path.basename(argv[0])
+    try:
+        with signals.raised(name):
+            run(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, signals.Stopped) else signals.STOPPING[0]
+        print(signals.line(name, number), file=sys.stderr)
+        return signals.status_of(number)
+    return 0

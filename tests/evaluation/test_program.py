@@ -1,0 +1,77 @@
+"""How the programs of evaluation end: mistakes before work, late errors and signals in a line."""
+
+import errno
+import os
+import signal
+import threading
+
+import pytest
+
+from skipsr_jax.errors import UserError
+from skipsr_jax.evaluation import analyse, compare, program, study
+
+PROGRAMS = {
+    "compare": (compare.main, ["--result=nowhere.png"]),
+    "study": (study.main, ["--score=nowhere.json"]),
+    "analyse": (analyse.main, ["--source=nowhere", "--noswap", "--nopredictor"]),
+}
+
+
+def said_of(name, capsys, *arguments):
+    main, given = PROGRAMS[name]
+    assert main([name, *given, *arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_output_that_cannot_be_written_is_found_first(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder/in").mkdir(parents=True)
+    for out in ("file/x", "folder", "file", "/dev/full", "x" * 300):
+        said = said_of(name, capsys, f"--out={out}")
+        assert out in said and "nowhere" not in said
+    assert sorted(os.listdir()) == ["file", "folder"] and (tmp_path / "file").read_text() == "old"
+    if name != "analyse":  # which makes parents, and replaces nothing
+        assert "there is no folder none" in said_of(name, capsys, "--out=none/x.json")
+        assert "give --overwrite" in said_of(name, capsys, "--out=file")
+        assert "nowhere" in said_of(name, capsys, "--out=file", "--overwrite")
+
+
+def test_outputs_are_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = said_of("compare", capsys, "--out=p.html", "--page=p.html")
+    assert "within --page=p.html" in said
+    (tmp_path / "p").mkdir()
+    assert "within --page=p" in said_of("compare", capsys, "--out=p/s.json", "--page=p")
+    for out in ("p", "p/analysis"):
+        said = said_of("analyse", capsys, f"--out={out}", "--figure=p", "--plots=none")
+        assert "within --figure=p" in said
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **keywords):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: No space left"):
+        program.write_json(tmp_path / "a.json", {}, overwrite=False)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_line(name, number, status, monkeypatch, capsys):
+    def stopped(*arguments, **keywords):
+        os.kill(os.getpid(), number)
+        threading.Event().wait(600)
+
+    monkeypatch.setattr(compare, "find_clips", stopped)
+    monkeypatch.setattr(analyse, "find_clips", stopped)
+    monkeypatch.setattr(study, "read_all", stopped)
+    main, arguments = PROGRAMS[name]
+    assert main([f"bin/{name}.py", *arguments]) == status
+    word = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    assert capsys.readouterr().err == f"{name}.py: stopped by {word}\n"
