@@ -25,7 +25,7 @@ from skipsr_jax.evaluation.clips import find_clips
 from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
 from skipsr_jax.evaluation.page.files import check_page
 from skipsr_jax.evaluation.program import status_of, write_json, writing
-from skipsr_jax.evaluation.study_page import Key, Trial, read_answers, write_study
+from skipsr_jax.evaluation.study_page import Key, Trial, cut_clips, read_answers, write_study
 from skipsr_jax.media.outputs import check_writable
 
 QUESTION = "Which one has the better quality?"
@@ -60,7 +60,9 @@ def named(flag: str, text: str | None) -> tuple[str, str]:
         raise UserError(f"--{flag} is missing: name a result, as --{flag}=ours=ours/")
     name, equals, path = text.partition("=")
     if not equals or "/" in name:
-        return pathlib.PurePath(text).stem, text
+        name, path = pathlib.PurePath(text).stem, text
+    if not name or not path:
+        raise UserError(f"--{flag}={text}: write a name and a path, as --{flag}=ours=ours/")
     return name, path
 
 
@@ -92,6 +94,10 @@ def find_trials(
 def build(values: flags.FlagValues) -> list[str]:
     """Writes the page; returns what to print."""
     (name_a, a), (name_b, b) = named("a", values.a), named("b", values.b)
+    if pathlib.Path(a).resolve() == pathlib.Path(b).resolve():
+        raise UserError(f"--a and --b are both {a}: name two results")
+    if name_a == name_b:
+        raise UserError(f"--a and --b have the name {name_a}: write --b=another={b}")
     if not values.out:
         raise UserError("--out is missing: name a folder or a file *.html for the page")
     path = pathlib.Path(values.out)
@@ -103,6 +109,9 @@ def build(values: flags.FlagValues) -> list[str]:
             seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
         )  # fmt: skip
     lines = [f"{path}: {len(trials)} pairs of {name_a} and {name_b}"]
+    cut = cut_clips(trials, values.frames or None)
+    if cut:
+        lines.append(f"cut to the shortest of a, b and the input: {', '.join(cut)}")
     if alone:
         lines.append(f"left out, for one result lacks them: {', '.join(alone)}")
     return lines

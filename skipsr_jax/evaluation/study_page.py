@@ -13,11 +13,11 @@ import pathlib
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.evaluation.gsb import Answer
 from skipsr_jax.evaluation.page.files import PageFiles, new_page
 from skipsr_jax.evaluation.page.viewable import DEFAULT_RATE, browsers_show, make_viewable
@@ -62,26 +62,59 @@ def seal(key: Key) -> str:
 def unseal(line: str) -> Key:
     """The key of `seal`. Raises ValueError for anything else."""
     try:
-        return Key(**json.loads(zlib.decompress(base64.b64decode(line, validate=True))))
-    except (zlib.error, TypeError) as error:
-        raise ValueError(f"no key of a study: {error}") from error
+        found = json.loads(zlib.decompress(base64.b64decode(line, validate=True)))
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise ValueError(f"its key cannot be read ({message_of(error)})") from error
+    clips, x_is_a = _entry(found, "clips", list), _entry(found, "x_is_a", list)
+    kinds = [type(clip) for clip in clips], [type(is_a) for is_a in x_is_a]
+    number = len(clips)
+    if kinds != ([str] * number, [bool] * number) or len(set(clips)) < number:
+        raise ValueError("its key is not that of a study")
+    return Key(_entry(found, "a", str), _entry(found, "b", str), clips, x_is_a)
+
+
+_NAMES = {str: "text", int: "a whole number", list: "a list"}
+_Kind = TypeVar("_Kind", str, int, list)
+
+
+def _entry(holder: Any, name: str, kind: type[_Kind]) -> _Kind:
+    """An entry of an object of JSON. Raises ValueError where it is missing or of another type."""
+    if not isinstance(holder, dict) or name not in holder:
+        raise ValueError(f"{name} is missing")
+    if type(holder[name]) is not kind:  # True is an int
+        raise ValueError(f"{name} is {json.dumps(holder[name])[:40]}, not {_NAMES[kind]}")
+    return holder[name]
 
 
 def read_answers(path: pathlib.Path) -> tuple[Key, list[Answer]]:
-    """The key and the answers in a file that the page saved. Raises UserError for another file."""
+    """The key and the answers in a file that the page saved.
+
+    Raises UserError for a file that cannot be read, and for one that a page has not saved so: of
+    other entries, or with two answers to one pair.
+    """
     try:
-        saved = json.loads(path.read_text("utf-8"))
-        key = unseal(saved["key"])
-        answers = []
-        for entry in saved["answers"]:
-            pair, value = entry["pair"], VALUES[entry["answer"]]
-            sign = 1 if key.x_is_a[pair] else -1
-            answers.append(Answer(saved["viewer"], key.clips[pair], sign * value))
+        return _answers(json.loads(path.read_text("utf-8")))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path} holds no answers of a study ({error!r})") from error
-    return key, answers
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} holds no answers of a study: {message_of(error)}") from error
+
+
+def _answers(saved: Any) -> tuple[Key, list[Answer]]:
+    """`read_answers` of what the JSON holds. Raises ValueError."""
+    key, viewer = unseal(_entry(saved, "key", str)), _entry(saved, "viewer", str)
+    answers: dict[int, Answer] = {}
+    for entry in _entry(saved, "answers", list):
+        pair, answer = _entry(entry, "pair", int), _entry(entry, "answer", str)
+        if not 0 <= pair < len(key.clips):
+            raise ValueError(f"pair is {pair}, but there are pairs 0 to {len(key.clips) - 1}")
+        if answer not in VALUES:
+            raise ValueError(f"answer is {answer!r}, which is none of {', '.join(VALUES)}")
+        if pair in answers:
+            raise ValueError(f"pair {pair} is answered twice")
+        value = VALUES[answer] if key.x_is_a[pair] else -VALUES[answer]
+        answers[pair] = Answer(viewer, key.clips[pair], value)
+    return key, list(answers.values())
 
 
 def write_study(
@@ -122,6 +155,24 @@ def write_study(
         ]
         contents = {"title": title, "question": question, "key": seal(key), "pairs": pairs}
         files.fill("study.html", title, SCRIPTS, contents)
+
+
+def cut_clips(trials: Sequence[Trial], limit: int | None = None) -> list[str]:
+    """The clips of which not all frames are shown, as the files of a pair differ in length.
+
+    Args:
+      trials: the pairs.
+      limit: the most frames of each clip; None: all.
+
+    Returns:
+      For each such clip its name with the numbers of frames.
+    """
+    found = []
+    for trial in trials:
+        counts = [open_media(x).num_frames for x in (trial.a, trial.b, trial.low) if x is not None]
+        if len({min(count, limit or count) for count in counts}) > 1:
+            found.append(f"{trial.clip} ({', '.join(map(str, counts))} frames)")
+    return found
 
 
 def _pair_json(

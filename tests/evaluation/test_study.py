@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from media_clips import picture
+from media_clips import picture, write_clip
 from PIL import Image
 
 from skipsr_jax.errors import UserError
@@ -49,6 +49,9 @@ def test_it_shows_the_clips_that_both_have(results):
         (["--a=ours", "--b=theirs", "--out=s.html", "--samples=3"], "2 clips in common"),
         (["--a=ours", "--b=theirs", "--out=s.html", "--input=ours/a.png"], "no input of b"),
         (["--score=nothing*.json"], "no file has the name"),
+        (["--a=x=ours", "--b=x=theirs", "--out=s.html"], "have the name x: write --b=another="),
+        (["--a=x=ours", "--b=y=./ours/", "--out=s.html"], "are both ours: name two results"),
+        (["--a==ours", "--b=theirs", "--out=s.html"], "--a==ours: write a name and a path"),
     ],
 )
 def test_mistakes_are_said(results, monkeypatch, arguments, says):
@@ -56,6 +59,15 @@ def test_mistakes_are_said(results, monkeypatch, arguments, says):
     with pytest.raises(UserError, match=re.escape(says)):
         run(*arguments)
     assert not (results / "s.html").exists()
+
+
+def test_clips_of_different_lengths_are_said(tmp_path):
+    for name, frames in (("a", 3), ("b", 2)):
+        write_clip(tmp_path / f"{name}.mp4", frames=frames)
+    arguments = [f"--a={tmp_path}/a.mp4", f"--b={tmp_path}/b.mp4"]
+    said = run(*arguments, f"--out={tmp_path}/cut.html")
+    assert "cut to the shortest of a, b and the input: a (3, 2 frames)" in said
+    assert "cut" not in run(*arguments, f"--out={tmp_path}/2.html", "--frames=2").split("\n", 1)[-1]
 
 
 KEY = Key("ours", "theirs", ["a", "b", "c"], [True, False, True])
@@ -90,3 +102,39 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     save(tmp_path / "1.json", "Ada", [])
     with pytest.raises(UserError, match="no answer"):
         run(f"--score={tmp_path}/1.json")
+
+
+GOOD = {"viewer": "Ada", "key": seal(KEY), "answers": [{"pair": 0, "answer": "x"}]}
+
+
+def answered(*pairs):
+    return GOOD | {"answers": [{"pair": pair, "answer": "x"} for pair in pairs]}
+
+
+@pytest.mark.parametrize(
+    ("saved", "says"),
+    [
+        (answered(0, 1, 0), "pair 0 is answered twice"),
+        (answered(-1), "pair is -1, but there are pairs 0 to 2"),
+        (answered(3), "pair is 3, but there are pairs 0 to 2"),
+        (answered(True), "pair is true, not a whole number"),
+        (answered("0"), 'pair is "0", not a whole number'),
+        (GOOD | {"viewer": None}, "viewer is null, not text"),
+        (GOOD | {"viewer": ["Ada"]}, 'viewer is ["Ada"], not text'),
+        (GOOD | {"answers": {}}, "answers is {}, not a list"),
+        (GOOD | {"answers": [7]}, "pair is missing"),
+        (GOOD | {"answers": [{"pair": 0, "answer": "z"}]}, "answer is 'z', which is none of x"),
+        ({"viewer": "Ada"}, "key is missing"),
+        ([], "key is missing"),
+        (GOOD | {"key": "AAAA"}, "its key cannot be read"),
+        (GOOD | {"key": seal(Key("a", "b", ["c", "c"], [True, False]))}, "is not that of a study"),
+        (GOOD | {"key": seal(Key("a", "b", ["c"], []))}, "its key is not that of a study"),
+    ],
+)
+def test_broken_answers_are_one_line(tmp_path, capsys, saved, says):
+    path = tmp_path / "ada.json"
+    path.write_text(json.dumps(saved))
+    assert study.main(["study", f"--score={path}"]) == 1
+    said = capsys.readouterr().err
+    assert f"{path} holds no answers of a study: " in said and says in said
+    assert said.count("\n") == 1
