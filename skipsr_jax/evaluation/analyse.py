@@ -17,6 +17,7 @@ differ.
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import sys
@@ -115,6 +116,11 @@ def check_flags(values: flags.FlagValues) -> tuple[float, ...]:
         taus = sorted({float(tau) for tau in values.taus})
     except ValueError as error:
         raise UserError(f"--taus={','.join(values.taus)}: {error}") from error
+    if not taus:
+        raise UserError("--taus is empty: name a threshold, as --taus=2e-4")
+    for flag, tau in (("tau", values.tau), *(("taus", tau) for tau in taus)):
+        if not (math.isfinite(tau) and tau > 0):
+            raise UserError(f"--{flag}={tau:g}: a threshold is a finite number above 0")
     if values.plots != "none" and values.out:
         plots.check_installed()
     return tuple(taus)

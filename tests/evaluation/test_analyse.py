@@ -128,6 +128,11 @@ def test_figure_of_a_model(pictures, tmp_path):
         (["--source=x", "--frames=6"], r"--frames=6 is not 4k + 1: take 5"),
         (["--source=nowhere"], "there is no file or folder nowhere"),
         (["--source=x", "--taus=a"], "--taus=a"),
+        (["--source=x", "--taus="], "--taus is empty"),
+        (["--source=x", "--taus=1e-4,inf"], "--taus=inf: a threshold is a finite number above 0"),
+        (["--source=x", "--taus=1e-4,-1"], "--taus=-1: a threshold"),
+        (["--source=x", "--tau=nan"], "--tau=nan: a threshold"),
+        (["--source=x", "--tau=0"], "--tau=0: a threshold"),
         (["--source=x", "--times=nowhere.json"], "--times=nowhere.json is not what"),
     ],
 )

@@ -101,6 +101,11 @@ def test_what_cannot_run_is_refused_with_a_line_each(data):
         compare.compare({"x": data / "same"}, None, ["psrn"])
 
 
+def test_no_metric_is_refused(data, capsys):
+    assert compare.main(["compare", f"--result=x={data}/same", "--metrics="]) == 1
+    assert "--metrics is empty" in capsys.readouterr().err
+
+
 def test_names_of_results():
     assert compare.named_paths(["a=x/y", "out/b.mp4", "out/c=d.mp4"]) == {
         "a": "x/y", "b": "out/b.mp4", "c=d": "out/c=d.mp4",
