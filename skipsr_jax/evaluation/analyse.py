@@ -43,7 +43,7 @@ from skipsr_jax.evaluation.figure import side_by_side
 from skipsr_jax.evaluation.measures import lpips
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.model_run import upscaled
-from skipsr_jax.evaluation.program import check_outside, check_folder, status_of, writing
+from skipsr_jax.evaluation.program import check_folder, check_outside, status_of, writing
 from skipsr_jax.evaluation.skip_analysis import (
     MASKS,
     TAUS,
