@@ -139,6 +139,13 @@ def end(program: str, number: int, status: int | None = None) -> None:
     os._exit(status_of(number) if status is None else status)
 
 
+def report(program: str, stop: KeyboardInterrupt, status: Callable[[int], int] = status_of) -> int:
+    """Prints the line of a program that a signal stopped to stderr; returns its exit status."""
+    number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+    print(line(program, number), file=sys.stderr)
+    return status(number)
+
+
 def line(program: str, number: int) -> str:
     """What a program says that a signal ended."""
     return f"{program}: stopped by {name_of(number)}"

@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import signal
 import sys
 import time
 import warnings
@@ -345,7 +344,5 @@ def main(argv: Sequence[str]) -> int:
         print(f"{program}: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
-        print(signals.line(program, number), file=sys.stderr)
-        return signals.status_of(number)
+        return signals.report(program, stop)
     return failures.report(program)

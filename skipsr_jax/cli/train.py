@@ -15,7 +15,6 @@ do. The workdir is one that all hosts see.
 import logging
 import os
 import pathlib
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -129,7 +128,5 @@ def main(argv: Sequence[str]) -> int:
         print(f"{program}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, signals.Stopped) else signal.SIGINT
-        print(signals.line(program, number), file=sys.stderr)
-        return signals.status_of_training(number)
+        return signals.report(program, stop, signals.status_of_training)
     return 0

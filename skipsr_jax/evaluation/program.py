@@ -69,7 +69,5 @@ def status_of(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, signals.Stopped) else signals.STOPPING[0]
-        print(signals.line(name, number), file=sys.stderr)
-        return signals.status_of(number)
+        return signals.report(name, stop)
     return 0
