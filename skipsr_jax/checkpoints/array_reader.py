@@ -16,7 +16,7 @@ from etils import epath
 
 from skipsr_jax.checkpoints.checksums import host_checksums
 from skipsr_jax.checkpoints.damage import DamagedCheckpointError, damage_as_one_line
-from skipsr_jax.models.params import flatten, unflatten
+from skipsr_jax.models.params import flatten, nbytes, unflatten
 from skipsr_jax.types import HostArray
 
 # What Orbax may hold in memory on top of the arrays themselves. Several arrays are read at a time:
@@ -47,7 +47,7 @@ def read_arrays(
     if checksums is None:
         say_unverified(str(folder))
     handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_READ_GB)
-    for batch in _batches(wanted):
+    for batch in batches(wanted, _BATCH_BYTES):
         args = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in batch}
         arguments = ocp.args.PyTreeRestore(
             item={branch: unflatten(batch)},
@@ -95,15 +95,18 @@ def say_unverified(folder: str) -> None:
     logging.warning("%s: saved by a version without checksums; it is not verified", folder)
 
 
-def _batches(wanted: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def batches(wanted: Mapping[str, Any], most_bytes: int) -> Iterator[dict[str, Any]]:
+    """Consecutive arrays that together have at most ``most_bytes``, or one that has more.
+
+    ``wanted``: arrays or what describes them, by path.
+    """
     batch: dict[str, Any] = {}
     filled = 0
     for path, leaf in wanted.items():
-        nbytes = leaf.size * np.dtype(leaf.dtype).itemsize
-        if batch and filled + nbytes > _BATCH_BYTES:
+        if batch and filled + nbytes(leaf) > most_bytes:
             yield batch
             batch, filled = {}, 0
         batch[path] = leaf
-        filled += nbytes
+        filled += nbytes(leaf)
     if batch:
         yield batch

@@ -39,6 +39,7 @@ from skipsr_jax.checkpoints import (
     torch_writer,
 )
 from skipsr_jax.checkpoints.adapter import StoredAdapter, read_adapter
+from skipsr_jax.checkpoints.array_reader import batches
 from skipsr_jax.checkpoints.lazy import LazyTensor
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.config import from_json, to_json
@@ -168,7 +169,7 @@ def import_official(
     return config
 
 
-def _batches(
+def _batch_reader(
     checkpoint: str, part: str, leaves: dict[str, jax.ShapeDtypeStruct]
 ) -> Callable[[str], np.ndarray]:
     """Returns a function that reads one array by its path, for `staging.scatter`.
@@ -176,14 +177,8 @@ def _batches(
     It restores consecutive small arrays together, because every restore takes a while, and returns
     each array once. Nothing is read twice if arrays are asked for in the order of ``leaves``.
     """
-    batch_of: dict[str, int] = {}
-    filled, number = 0, 0
-    for path, leaf in leaves.items():
-        size = leaf.size * leaf.dtype.itemsize
-        if filled and filled + size > _BATCH_BYTES:
-            filled, number = 0, number + 1
-        filled += size
-        batch_of[path] = number
+    numbered = enumerate(batches(leaves, _BATCH_BYTES))
+    batch_of = {path: number for number, batch in numbered for path in batch}
     waiting: dict[str, np.ndarray] = {}
 
     def read(path: str) -> np.ndarray:
@@ -237,7 +232,7 @@ def export_official(checkpoint: str, out: str, form: str, adapter: str | None = 
             if stored.keys() != {entry.path for entry in entries}:
                 raise UserError(f"{source}: its arrays are not those of its config")
 
-            read = _batches(checkpoint, part, flatten(shapes[part]))
+            read = _batch_reader(checkpoint, part, flatten(shapes[part]))
             if part == "dit" and merging is not None:
                 read = _merging(read, merging)
             mixed = config.get("mixed_dtypes", {}).get(part, {})
