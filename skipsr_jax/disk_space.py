@@ -19,15 +19,20 @@ def require_space(path: pathlib.Path, nbytes: int, what: str) -> None:
 
     ``what``: takes the space, for the message.
     """
-    folder = path.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    folder, free = free_space(path)
     if free < nbytes:
         raise UserError(
             f"{path}: {what} takes up to {_size(nbytes)} of disk, and {folder} has {_size(free)} "
             "free: make space or choose another folder"
         )
+
+
+def free_space(path: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """The folder that exists of ``path`` and those above it, and the free bytes of its disk."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder, shutil.disk_usage(folder).free
 
 
 def allocate(path: pathlib.Path, nbytes: int) -> None:

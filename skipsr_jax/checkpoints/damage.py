@@ -43,6 +43,14 @@ def damage_as_one_line(folder: epath.Path) -> Iterator[None]:
         ) from error
 
 
+def is_after_failure(unraisable: "sys.UnraisableHookArgs") -> bool:
+    """Whether what no caller can catch only follows from a failure of Orbax.
+
+    TensorStore's threads report to an event loop that Orbax has closed after the first failure.
+    """
+    return str(unraisable.exc_value) == "Event loop is closed"
+
+
 @contextlib.contextmanager
 def quiet_after_failure() -> Iterator[None]:
     """Wraps what Orbax does to many arrays at a time. After it failed, the rest fails silently.
@@ -59,7 +67,7 @@ def quiet_after_failure() -> Iterator[None]:
         return "never retrieved" not in message and "_SignalingThread.run()" not in message
 
     def without_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not is_after_failure(unraisable):
             report(unraisable)
 
     for logger in loggers:

@@ -1,12 +1,11 @@
 """What ``infer.py --dry_run`` says of each input: what it becomes, and what that takes."""
 
 import dataclasses
-import os
 import pathlib
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from skipsr_jax.disk_space import free_space
 from skipsr_jax.inference import forecast
 from skipsr_jax.inference.cost import described, largest_need, memory_limit
 from skipsr_jax.inference.model import chosen_mask, mask_origin
@@ -78,8 +77,5 @@ def _disk(
         state = 2 * STATE_BYTES * settings.chunk.overlap * height * width  # the old one goes last
         whole = (2 * size if video else size) + state
         peak = f", and {whole / 2**20:.1f} MiB until its segments are joined"
-    folder = output.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(os.fspath(folder)).free
+    folder, free = free_space(output.absolute().parent)
     return f"about {size / 2**20:.1f} MiB{peak}; {free / GIB:.1f} GiB are free in {folder}"

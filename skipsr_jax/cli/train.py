@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from skipsr_jax import commandline, signals
+from skipsr_jax.checkpoints.damage import is_after_failure
 from skipsr_jax.errors import UserError
 from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop
@@ -64,11 +65,8 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 def _report_unraisable(failure: Any) -> None:
-    """Reports what no caller can catch, unless it only follows from a save that failed.
-
-    TensorStore's threads report to an event loop that Orbax has closed after the first failure.
-    """
-    if str(failure.exc_value) != "Event loop is closed":
+    """Reports what no caller can catch, unless it only follows from a save that failed."""
+    if not is_after_failure(failure):
         sys.__unraisablehook__(failure)
 
 
