@@ -19,25 +19,15 @@ def get_config() -> ConfigDict:
     config.stage = "adversarial"
     config.init_from = "/tmp/small/distill"
 
-    config.loss = loss = ConfigDict()
+    of_tiny = read_config("tiny_adversarial")
+    config.loss = loss = of_tiny.loss
     loss.depths = (4, 6, 8)
-    loss.r1 = 100.0
-    loss.r2 = 100.0
     loss.adversarial = 0.3
-    loss.features = 1.0
     loss.latent = 0.3
     loss.pixel_weight = 3.0
-    loss.pixel_samples = 3
-    loss.text_lengths = (4, 4)
-    loss.dense_share = 0.15
 
-    optimizer = config.optimizer
-    optimizer.kind = "rmsprop"
-    optimizer.learning_rate = 1e-4
-    optimizer.weight_decay = 0.0
-    optimizer.clip_norm = 0.0
-    optimizer.b1 = 0.0
-    optimizer.b2 = 0.9
+    config.optimizer = optimizer = of_tiny.optimizer
+    optimizer.warmup_steps = 100
     optimizer.ema_decay = 0.99
     config.loop.max_seconds = 240.0
     return config
