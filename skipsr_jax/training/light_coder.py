@@ -10,6 +10,7 @@ The decoder gets, sample by sample:
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -152,6 +153,24 @@ class CoderNetworks:
         """The full decoder's frames, as constants."""
         latents = jax.lax.stop_gradient(latents) / self.vae.config.scaling_factor
         return decode(bind(self.vae, params["vae"]), latents, upscaled_input)
+
+    def latent_effect(self, params: Params, clips: Sequence[DecodedClips]) -> Metrics:
+        """How much the frames depend on the latents that were decoded: 0 for a decoder that works
+        on the upscaled input alone.
+
+        It is the root mean square of the change of the first sample's frames when its latents are
+        replaced by zeros, the mean of latents, as a fraction of that of what the decoder adds to
+        the upscaled input; 0 where it adds nothing yet. The mean over the shapes; a constant.
+        """
+        light, effects = bind(self.light, jax.lax.stop_gradient(params["light_coder"])), []
+        for of_shape in clips:
+            first = jax.tree.map(lambda x: jax.lax.stop_gradient(x[:1]), of_shape)
+            without = decode(light, jnp.zeros_like(first.latents), first.upscaled_input)
+            change = jnp.where(first.kept, first.frames - without, 0.0)
+            added = first.frames - first.upscaled_input
+            whole = jnp.maximum(jnp.square(added).sum(), 1e-12)
+            effects.append(jnp.sqrt(jnp.square(change).sum() / whole))
+        return {"latent_effect": sum(effects) / len(effects)}
 
     def preview(self, params: Params, batch: Batch, key: Array) -> Preview:
         """What the light coder makes of its own latents: without a transformer of those of the

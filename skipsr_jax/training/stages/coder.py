@@ -251,6 +251,7 @@ def _loss_of_coder(
         clips = networks.decoded(everything, batch, own, loss_config.teacher > 0, key)
         pixel, parts = pixel_loss(clips, *weights)
         total, metrics = loss_config.latent * latent + pixel, metrics | parts
+        metrics |= networks.latent_effect(everything, clips)
         if loss_config.adversarial:
             other = bind(discriminator, params["discriminator"])
             adversarial, parts = patch_generator_loss(other, clips, loss_config.pairing)

@@ -7,6 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from small_training import DIT_CONFIG, QUICK, VAE_CONFIG, random_autoencoder, write_pictures
 
 from skipsr_jax.checkpoints import store
@@ -15,13 +16,20 @@ from skipsr_jax.data.dataset import batches
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.layers.rearrange import depth_to_space, depth_to_time
-from skipsr_jax.models.light_coder import LightCoderConfig
-from skipsr_jax.models.params import flatten
+from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
+from skipsr_jax.models.params import abstract, bind, flatten, to_dict
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.training import loop as loop_module
-from skipsr_jax.training.light_coder import latent_error, with_equal_frames
+from skipsr_jax.training.light_coder import (
+    CoderNetworks,
+    DecoderInputs,
+    latent_error,
+    with_equal_frames,
+)
 from skipsr_jax.training.loop import train
+from skipsr_jax.training.losses.decoded import DecodedClips
+from skipsr_jax.training.losses.reconstruction import decode
 from skipsr_jax.training.mesh_checks import fit_to_mesh
 from skipsr_jax.training.settings import Data, Loop, Optimizer, Settings
 from skipsr_jax.training.stages import coder
@@ -104,6 +112,32 @@ def test_the_latent_error_is_relative_to_the_variance():
     error, metrics = latent_error(own, full)
     assert float(metrics["latent_truth"]) == pytest.approx(1, rel=1e-4)
     assert float(metrics["latent_input"]) == 0 and float(error) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_the_latents_effect_is_zero_where_frames_do_not_depend_on_them():
+    light = abstract(lambda rngs: LightCoder(CONFIG, rngs=rngs))
+    params = to_dict(LightCoder(CONFIG, rngs=nnx.Rngs(0)))
+    decoder = params["decoder"]
+    kernel = jax.random.normal(jax.random.key(0), decoder["conv_out"]["kernel"].shape)
+    decoder["conv_out"]["kernel"] = 0.1 * kernel
+    networks = CoderNetworks(DecoderInputs(), light, random_autoencoder()[0], None)
+    rng = np.random.default_rng(0)
+    latents = jax.numpy.asarray(rng.normal(size=(2, 2, 4, 6, 16)), np.float32)
+    upscaled = jax.numpy.asarray(rng.uniform(-1, 1, (2, 5, 32, 48, 3)), np.float32)
+    scaled = latents / light.config.scaling_factor
+
+    def effect(decoder):
+        coder = params | {"decoder": decoder}
+        frames = decode(bind(light, coder), scaled, upscaled)
+        kept = jax.numpy.ones((2, 5, 32, 48, 1), bool)
+        clips = [DecodedClips(frames, frames, upscaled, kept, latents)]
+        return float(networks.latent_effect({"light_coder": coder}, clips)["latent_effect"])
+
+    assert 0.02 < effect(decoder) < 10
+    nothing = jax.tree.map(jax.numpy.zeros_like, decoder["conv_in"])
+    assert effect(decoder | {"conv_in": nothing}) == 0
+    nothing = jax.tree.map(jax.numpy.zeros_like, decoder["conv_out"])
+    assert effect(decoder | {"conv_out": nothing}) == 0
 
 
 def test_a_run_begins_with_equal_frames():
