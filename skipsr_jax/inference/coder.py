@@ -107,9 +107,11 @@ class Coder:
         else:
             self._sparse = {"decode": sparse_decode.sparse_decode_step(model.coder)}
         self._sparse_steps: dict[tuple[Direction, int, int], Program] = {}
-        self._sample = program("sample posterior", jax.jit(sample))
+        self._sample = program("sample posterior", jax.jit(sample), autotune=False)
         self._unscale = program(
-            "unscale", jax.jit(functools.partial(_unscaled, scale=scale), static_argnames="lengths")
+            "unscale",
+            jax.jit(functools.partial(_unscaled, scale=scale), static_argnames="lengths"),
+            autotune=False,
         )
 
     def latent_shape(self, grid: tuple[int, int, int]) -> tuple[int, int, int, int, int]:

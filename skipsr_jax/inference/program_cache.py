@@ -38,14 +38,15 @@ from jax.sharding import Mesh
 
 from skipsr_jax.files import is_temporary, new_file, remove_leftovers
 from skipsr_jax.inference import recent_programs
-from skipsr_jax.inference.compiling import compile_in_turn
+from skipsr_jax.inference.compiling import compile_for
 from skipsr_jax.inference.program_keys import digest, environment, signature, source_digest
 
 SUFFIX = ".program"
 LIMIT_BYTES = 8 * 2**30
 """What the folder may hold; the programs that were used least recently are removed beyond it."""
 COMPILERS = 4
-"""Programs that are loaded, or traced and compiled, at a time."""
+"""Programs that are loaded, or traced and compiled, at a time, and as many that are not autotuned,
+which would else wait behind those that are (``inference.compiling``)."""
 _LOG = logging.getLogger(__name__)
 _OF_THREAD = threading.local()
 
@@ -111,8 +112,9 @@ class Program:
         function: Callable,
         description: str,
         mesh: Mesh | None,
+        autotune: bool,
     ):
-        self.name, self.function = name, function
+        self.name, self.function, self.autotune = name, function, autotune
         self._cache, self._description, self._mesh = cache, description, mesh
         self._programs: dict[Any, Future] = {}
         self._lock = threading.Lock()
@@ -173,14 +175,14 @@ class Program:
     @functools.cached_property
     def _prefix(self) -> str:
         mesh = None if self._mesh is None else (self._mesh.shape, self._mesh.device_ids.tolist())
-        facts = (self.name, self._description, str(mesh))
+        facts = (self.name, self._description, str(mesh), self.autotune)
         return digest(source_digest(), *environment(), *facts)
 
     def compiled(self, arguments: Any, static: dict[str, Any]) -> jax.stages.Compiled:
         """The program, traced, lowered and compiled now."""
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             lowered = self.function.lower(*arguments, **static)
-        return compile_in_turn(lowered.compile, self.name, jax.default_backend())
+        return compile_for(jax.default_backend(), lowered.compile, self.name, self.autotune)
 
 
 class ProgramCache:
@@ -194,13 +196,19 @@ class ProgramCache:
         self.folder = None if folder is None else pathlib.Path(folder)
         self.counts = Counts()
         self._pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+        self._pool_of_plain = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile plain")
         self._preloaded: dict[str, Future] = {}
         self._recent: recent_programs.RecentPrograms | None = None
         self._used: dict[str, None] = {}
         self._warned = False
 
     def program(
-        self, name: str, function: Callable, description: str = "", mesh: Mesh | None = None
+        self,
+        name: str,
+        function: Callable,
+        description: str = "",
+        mesh: Mesh | None = None,
+        autotune: bool = True,
     ) -> Program:
         """A program of this cache.
 
@@ -210,8 +218,9 @@ class ProgramCache:
           description: every fact that the function closes over and that its arguments do not show
             (sizes of a network, compute dtype).
           mesh: the current mesh while the function is traced.
+          autotune: whether the compiler searches for the fastest kernels; on GPUs alone.
         """
-        return Program(self, name, function, description, mesh)
+        return Program(self, name, function, description, mesh, autotune)
 
     def has_file(self, program: Program, key: Any) -> bool:
         """Whether the folder has the program for a signature."""
@@ -244,11 +253,13 @@ class ProgramCache:
 
     def cancel(self) -> None:
         """Drops the programs that have not begun to be loaded or compiled."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._pool_of_plain):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def submit(self, program: Program, key: Any, arguments: Any, static: dict) -> Future:
         """Loads or compiles a program in a thread of the pool."""
-        return self._pool.submit(self._get, program, key, arguments, static)
+        pool = self._pool if program.autotune else self._pool_of_plain
+        return pool.submit(self._get, program, key, arguments, static)
 
     def _get(self, program: Program, key: Any, arguments: Any, static: dict) -> Callable:
         path = None if self.folder is None else self.folder / program.file_name(key)

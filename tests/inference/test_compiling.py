@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import pytest
 
-from skipsr_jax.inference.compiling import compile_in_turn
+from skipsr_jax.inference.compiling import compile_for, compile_in_turn
 
 
 class Lowered:
@@ -18,7 +18,8 @@ class Lowered:
     def __init__(self, failures=0):
         self.failures = failures
 
-    def compile(self):
+    def compile(self, compiler_options=None):
+        self.options = compiler_options
         with Lowered.lock:
             Lowered.running += 1
             Lowered.most = max(Lowered.most, Lowered.running)
@@ -50,3 +51,13 @@ def test_a_failure_is_said_and_compiled_once_more(caplog):
 def test_failures_that_stay_reach_the_caller(platform, failures):
     with pytest.raises(jax.errors.JaxRuntimeError, match="All configs failed"):
         compile_in_turn(Lowered(failures).compile, "p", platform)
+
+
+def test_programs_without_a_search_take_no_turn():
+    Lowered.most, programs = 0, [Lowered() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda x: compile_for("gpu", x.compile, "p", autotune=False), programs))
+    assert Lowered.most > 1
+    assert all(x.options == {"xla_gpu_autotune_level": 0} for x in programs)
+    for platform, autotune in (("gpu", True), ("cpu", False), ("tpu", False)):
+        assert compile_for(platform, Lowered().compile, "p", autotune).options is None
