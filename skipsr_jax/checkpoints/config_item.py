@@ -21,7 +21,9 @@ _DIGEST = "config_sha256"
 _NETWORKS = ("dit", "vae", "light_coder", "predictor", "adapter")
 _DICTS_OF_DICTS = ("exported", "mixed_dtypes", "sources")
 _TYPES = {
-    **dict.fromkeys((*_NETWORKS, *_DICTS_OF_DICTS, "checksums", "base"), (dict,)),
+    **dict.fromkeys(
+        (*_NETWORKS, *_DICTS_OF_DICTS, "checksums", "base", "goodput_seconds"), (dict,)
+    ),
     **dict.fromkeys(("tau", "elapsed_seconds"), (float, int)),
     **dict.fromkeys(("precision", "base_checkpoint"), (str,)),
 }

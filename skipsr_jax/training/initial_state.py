@@ -1,5 +1,6 @@
 """The state that a run starts from: its last checkpoint, else ``init_from``, else fresh."""
 
+import dataclasses
 import logging
 
 import jax
@@ -43,11 +44,24 @@ def initial_state(stage: Stage, settings: Settings, mesh: Mesh) -> State:
     return state | {"params": begin(state["params"])}
 
 
-def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, float]:
-    """The state of the newest sound checkpoint, and the seconds that the run had taken until then.
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run had taken when a checkpoint was saved.
 
-    Damaged checkpoints are renamed to ``<step>.damaged``, with a warning. Returns ``state`` and 0
-    where there is no checkpoint yet.
+    Attributes:
+      seconds: of training, as ``Clock`` counts them.
+      by_kind: seconds of each kind, as ``Goodput`` counts them; empty in older checkpoints.
+    """
+
+    seconds: float
+    by_kind: dict[str, float]
+
+
+def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, Progress]:
+    """The state of the newest sound checkpoint, and what the run had taken until then.
+
+    Damaged checkpoints are renamed to ``<step>.damaged``, with a warning. Returns ``state`` and no
+    progress where there is no checkpoint yet.
 
     Raises UserError when a checkpoint is of another model, or when all of them are damaged.
     """
@@ -56,12 +70,13 @@ def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, float
         damage = None
         try:
             found = train_state.restore_step(manager, state)
-            seconds = store.load_config(manager.directory, last)["elapsed_seconds"]
+            config = store.load_config(manager.directory, last)
+            before = Progress(config["elapsed_seconds"], config.get("goodput_seconds", {}))
         except DamagedCheckpointError as error:
             damage = error
         if not on_any_host(damage is not None):
-            logging.info("resumed after step %d (%.0f s)", last, seconds)
-            return found, seconds
+            logging.info("resumed after step %d (%.0f s)", last, before.seconds)
+            return found, before
         logging.warning("damaged, and set aside as %d.damaged: %s", last, damage or "another host")
         damaged.append(last)
         if jax.process_index() == 0:
@@ -73,7 +88,7 @@ def restored(manager: ocp.CheckpointManager, state: State) -> tuple[State, float
             f"{manager.directory}: every checkpoint is damaged ({', '.join(map(str, damaged))}); "
             "to begin anew, name another --workdir"
         )
-    return state, 0.0
+    return state, Progress(0.0, {})
 
 
 def frozen_on(stage: Stage, mesh: Mesh) -> Params:

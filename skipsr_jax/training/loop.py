@@ -30,6 +30,7 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
 from skipsr_jax.training.batch_memory import check_batch_fits
+from skipsr_jax.training.goodput import Goodput
 from skipsr_jax.training.held_out import HeldOutLoss, HeldOutQuality
 from skipsr_jax.training.initial_state import frozen_on, initial_state, restored
 from skipsr_jax.training.mesh_checks import fit_to_mesh
@@ -66,6 +67,7 @@ class Run:
       manager: of the workdir's checkpoints.
       preemption: whether SIGTERM came.
       profile: the steps to trace.
+      goodput: what the wall time goes into.
     """
 
     settings: Settings
@@ -75,6 +77,7 @@ class Run:
     manager: ocp.CheckpointManager
     preemption: Preemption
     profile: ProfileWindow
+    goodput: Goodput
 
 
 class StepRunner:
@@ -121,7 +124,8 @@ class StepRunner:
                 self.throughput.add(batch)
             else:
                 self._compiled.add(batch.kind)
-                with self.throughput.paused(self.state):
+                compiling = self._run.goodput.during("compile")
+                with self.throughput.paused(self.state), compiling:
                     self.state, metrics = jax.block_until_ready(self._step(*inputs))
         profile.after(number, metrics)
         self._pending.append((batch.kind, metrics | {"data_seconds": waited}))
@@ -138,7 +142,7 @@ class StepRunner:
         self.check_finite(done)
         means, self._pending = mean_by_kind(self._pending), []
         del means["nonfinite"]
-        return means | self.throughput.report()
+        return means | self.throughput.report() | self._run.goodput.report()
 
     def check_finite(self, done: int) -> None:
         """Raises UserError when a loss or a gradient since the last call of ``means`` was not
@@ -219,17 +223,18 @@ def train(
         stack.callback(train_state.close_quietly, manager)
         profile = profile or ProfileWindow("", folder)
         stack.callback(profile.close)
-        run = Run(settings, stage, folder, mesh, manager, preemption, profile)
-
         stack.enter_context(jax.set_mesh(mesh))
         state, before = restored(manager, initial_state(stage, settings, mesh))
-        runner, clock = StepRunner(run, state), Clock(before, started)
+        goodput = Goodput(folder, started, before.by_kind)
+        run = Run(settings, stage, folder, mesh, manager, preemption, profile, goodput)
+        runner, clock = StepRunner(run, state), Clock(before.seconds, started)
         first = int(state["step"])
         del state  # donated by the first step
         iterator = iterate(dataset, settings.data.workers, start=first)
         stack.callback(iterator.close)
         done = _train_steps(run, runner, iterator, clock, first)
         train_state.finish_saving(manager)
+        goodput.note()
         return done
 
 
@@ -244,7 +249,8 @@ def _train_steps(
 
     def save(steps: int) -> None:
         runner.check_finite(steps)  # what is saved is named as good later
-        config = stage.config | {"elapsed_seconds": clock.elapsed(), "settings": to_json(settings)}
+        spent = {"elapsed_seconds": clock.elapsed(), "goodput_seconds": run.goodput.seconds()}
+        config = stage.config | spent | {"settings": to_json(settings)}
         train_state.save_step(run.manager, steps, runner.state, config, force=True)
 
     with contextlib.ExitStack() as stack:
@@ -255,12 +261,14 @@ def _train_steps(
         bar = stack.enter_context(contextlib.closing(progress))
         hooks = _hooks(run, writer, runner.frozen)
         done, elapsed, stop = first, clock.elapsed(), False
+        run.goodput.enter("steps")
         while done < loop.steps and not stop and not 0 < loop.max_seconds <= elapsed:
             if done in stage.starts[1:]:
                 logging.info("phase %d begins at step %d", stage.starts.index(done) + 1, done)
                 runner.start_phase()
             began_waiting = time.monotonic()
-            batch = next(iterator)
+            with run.goodput.during("data"):
+                batch = next(iterator)
             waited = time.monotonic() - began_waiting
             by_clock = elapsed / loop.max_seconds if loop.max_seconds else 0.0
             since, fraction = stage.progress(done, loop.steps)
@@ -275,14 +283,18 @@ def _train_steps(
             stop = finished or preempted
             if done % loop.log_every == 0 or stop or done - first in FIRST_STEPS:
                 writer.write(done, runner.means(done) | {"learning_rate": rate})
+                run.goodput.note()
             saving = done % loop.save_every == 0 or stop
             due = [hook for every, hook in hooks if done % every == 0 or finished]
             if saving or due:
                 with runner.throughput.paused(metrics):
                     if saving:
-                        save(done)
-                    for hook in due:
-                        hook(done, runner.state["params"] | runner.state["ema"], batch)
+                        with run.goodput.during("save"):
+                            save(done)
+                    with run.goodput.during("evaluation"):
+                        for hook in due:
+                            hook(done, runner.state["params"] | runner.state["ema"], batch)
+        run.goodput.enter("save")  # the last save is waited for
         if stop and not finished:
             logging.info("SIGTERM: saved after step %d; the same command goes on from there", done)
     return done

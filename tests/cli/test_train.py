@@ -111,6 +111,9 @@ def test_killed_and_stopped_it_repeats_an_uninterrupted_run(clips, compiled, tmp
     process.kill()
     assert finish(process)[0] == -signal.SIGKILL
     complete = store.step_folder(tmp_path)
+    noted = json.loads((tmp_path / "goodput.json").read_text())["steps"]
+    lost = noted - store.load_config(tmp_path)["goodput_seconds"]["steps"]
+    assert lost > 0
     half = tmp_path / "checkpoints" / str(STEPS - 1) / "state"  # as if killed in mid-copy
     half.mkdir(parents=True)
 
@@ -130,6 +133,12 @@ def test_killed_and_stopped_it_repeats_an_uninterrupted_run(clips, compiled, tmp
     got = losses(tmp_path)
     assert list(got) == list(want)
     np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-4, atol=0)
+    spent = json.loads((tmp_path / "goodput.json").read_text())
+    assert spent["redo"] >= lost
+    assert min(spent[kind] for kind in ("steps", "start", "compile", "data", "save")) > 0
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    others = [value for name, value in last.items() if name.startswith("badput/")]
+    assert last["goodput_percent"] + sum(others) == pytest.approx(100)
 
 
 def adapter_arguments(clips, workdir, steps):
