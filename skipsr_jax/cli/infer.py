@@ -41,6 +41,7 @@ from skipsr_jax.geometry import SPACE_FACTOR, padded_size, token_grid
 from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
+from skipsr_jax.inference.cost import described, largest_need
 from skipsr_jax.inference.done_notes import done_already, note_done
 from skipsr_jax.inference.fingerprint import Fingerprint, fingerprint
 from skipsr_jax.inference.host_memory import limited_allocations
@@ -121,6 +122,20 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
             before = {each: identity(each) for each in wanted}
             jobs.append(Job(job, (*m.notes, *alpha_notes, *lines[0]), before))
     return jobs
+
+
+def jobs_that_fit(jobs: list[Job], settings: Settings, failures: Failures) -> list[Job]:
+    """The jobs that need no more memory than there is; ``failures`` notes the others.
+
+    Raises UserError where the only input does not fit, with the keys that make it fit, or where
+    the model cannot be opened.
+    """
+    model, fitting = described(settings) if jobs else None, []
+    for job in jobs:
+        with failures.of(job.media.path):
+            largest_need(model, settings, [(job.media.num_frames, job.target)])
+            fitting.append(job)
+    return fitting
 
 
 def devices_of(mesh: Mesh, target: tuple[int, int]) -> str:
@@ -252,6 +267,7 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     sizes = sizes_of_inputs(values, settings, failures) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings, failures)
+    jobs = jobs_that_fit(jobs, settings, failures)
     if not (jobs or values.warmup):
         return
     if values.page:

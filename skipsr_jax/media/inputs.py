@@ -5,7 +5,7 @@ inference and for training. Hidden files (also unfinished results, see `skipsr_j
 passed over everywhere.
 """
 
-import itertools
+import contextlib
 import os
 import pathlib
 import re
@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.frame_folder import frame_numbers, is_nearly_complete
 from skipsr_jax.media.image_reader import image_size
 
 IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -103,19 +104,18 @@ def is_frame_sequence(files: Sequence[pathlib.Path]) -> bool:
     """Whether all media files of a folder, in natural order, are the frames of one clip.
 
     They are when there are two or more, all of them images with one extension, named by one prefix
-    and consecutive numbers (frame_0001.png, frame_0002.png, ...), and all of one size.
-
-    Raises UserError when the header of an image cannot be read.
+    and consecutive numbers (frame_0001.png, frame_0002.png, ...), and all of one size. One number
+    of four may be missing. Images that cannot be read do not count for the size.
     """
     if len(files) < 2 or not is_image(files[0]):
         return False
     if len({file.suffix.lower() for file in files}) > 1:
         return False
-    matches = [re.fullmatch(r"(.*?)(\d+)", file.stem) for file in files]
-    if not all(matches) or len({match[1] for match in matches if match}) > 1:
+    numbers = frame_numbers(files)
+    if numbers is None or not is_nearly_complete(numbers):
         return False
-    numbers = [int(match[2]) for match in matches if match]
-    if any(after - before != 1 for before, after in itertools.pairwise(numbers)):
-        return False
-    size = image_size(files[0])
-    return all(image_size(file) == size for file in files[1:])
+    sizes = set()
+    for file in files:
+        with contextlib.suppress(UserError):  # named when the folder is opened
+            sizes.add(image_size(file))
+    return len(sizes) == 1

@@ -18,7 +18,8 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.media.alpha import opaque
 from skipsr_jax.media.colour import SRGB_VIDEO, ColourTags, RgbFrame
 from skipsr_jax.media.deinterlace import Mode
-from skipsr_jax.media.image_reader import Still, image_header, read_image
+from skipsr_jax.media.frame_folder import checked_headers, missing_note
+from skipsr_jax.media.image_reader import Still, read_image
 from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, checked_file, is_image, media_files
 from skipsr_jax.media.scan import Truncated
 from skipsr_jax.media.timing import Timing
@@ -47,7 +48,7 @@ class Media:
       has_alpha: whether pixels may be transparent.
       keep_alpha: whether `frames` yields colours as they are, beside `alphas`; else they are laid
         on black.
-      note: what was done to an image's values; "" for nothing.
+      note: what was done to an image's values, or which frames a folder lacks; "" for nothing.
     """
 
     path: pathlib.Path
@@ -167,14 +168,14 @@ def _open_frames(folder: pathlib.Path) -> Media:
         raise UserError(
             f"the folder {folder} holds no image ({' '.join(sorted(IMAGE_EXTENSIONS))})"
         )
-    headers = [image_header(file) for file in files]
+    headers = checked_headers(folder, files)
     for file, header in zip(files, headers, strict=True):
         _check_size(file, header[:2], headers[0][:2])
     has_alpha = any(header.has_alpha for header in headers)
     media = dataclasses.replace(_open_stills(folder, "frames", files), has_alpha=has_alpha)
     if media.note:  # a scale of its own for each frame would flicker
         raise UserError(f"{files[0]}: {media.note}; convert the frames to 16 bits first")
-    return media
+    return dataclasses.replace(media, note=missing_note(files))
 
 
 def _open_stills(

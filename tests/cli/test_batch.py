@@ -11,6 +11,8 @@ from PIL import Image
 from skipsr_jax.cli import infer
 from skipsr_jax.cli.batch import Failures
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference import cost
+from skipsr_jax.inference.api import settings_from
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,37 @@ def test_a_broken_file_of_five_is_named_and_a_second_run_does_that_one_alone(
     assert said.err == "" and said.out.count(" -> ") == 1 + 1  # the summary: names, and sizes
     now = made()
     assert len(now) == 5 and now.items() >= first.items()
+
+
+@pytest.fixture
+def one_too_large(folder, checkpoint, monkeypatch):
+    """The command for five pictures, of which c.png needs more memory than there is."""
+    Image.fromarray(picture(0, 64, 96)).save(folder / "c.png")
+    settings = settings_from("tiny", {"checkpoint": str(checkpoint)})
+    model = cost.described(settings)
+    small, large = (cost.memory_need(model, settings, (1, s)).total for s in ((32, 48), (128, 192)))
+    monkeypatch.setattr(cost, "memory_limit", lambda model: (small + large) // 2)
+    return ["infer.py", "--input=in", "--output=out", f"--config.checkpoint={checkpoint}",
+            "--config.size.factor=2", "--config.mask.source=none"]  # fmt: skip
+
+
+def test_an_input_that_needs_too_much_memory_is_named_beside_what_the_others_take(
+    one_too_large, capsys
+):
+    assert infer.main([*one_too_large, "--dry_run"]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("  memory ") == 4
+    (line,) = said.err.splitlines()
+    assert line.startswith("infer.py: 1 of 5 inputs failed: ")
+    assert "c.png: 192x128, 1 frame, needs about" in line
+
+
+@pytest.mark.slow
+def test_an_input_that_needs_too_much_memory_does_not_stop_the_others(one_too_large, capsys):
+    assert infer.main(one_too_large) == 1
+    assert sorted(made()) == [f"{name}_x2.png" for name in "abde"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "c.png: 192x128, 1 frame, needs about" in line
 
 
 def test_what_was_made_from_something_else_is_neither_kept_nor_replaced(folder, checkpoint, capsys):
