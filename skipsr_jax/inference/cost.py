@@ -39,11 +39,13 @@ _ARRAYS_OF_FRAMES = 4
 decoder, and the result."""
 _LATENTS = 6
 """Latents of the chunk: three of noise, of the input, refined, and divided into slices."""
-PROCESS_BYTES = 11 * _GIB // 10
-"""Of the process on a CPU, with its libraries, the compiler and compiled programs."""
+PROCESS_BYTES = 65 * _GIB // 100
+"""Of the process on a CPU, with its libraries and loaded programs."""
+COMPILER_BYTES = 65 * _GIB // 100
+"""Of XLA's compiler and what it leaves behind, in a process that compiles its programs itself."""
 _CPU_COPIES = 1.9
-"""On a CPU, what stages take over what their arrays take: convolutions copy their operands. Both
-numbers are fitted to the tiny model's peaks at 320x192, 704x576 and 1280x720 on two cores."""
+"""On a CPU, what stages take over what their arrays take: convolutions copy their operands. The
+three numbers are fitted to the tiny model's peaks at 256x192, 704x576 and 1280x720 on two cores."""
 _FRAMES_OF_FILES = 90
 """Frames of 8 bits on the host: 8 that are read before they are asked for, 8 that are ready, those
 on their way, and about 64 that an encoder of video keeps to look ahead."""
@@ -98,13 +100,14 @@ def memory_limit(model: Model) -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def memory_need(model: Model, settings: Settings, clip: Clip) -> MemoryNeed:
+def memory_need(model: Model, settings: Settings, clip: Clip, compiled: bool = False) -> MemoryNeed:
     """The memory that a clip needs.
 
     Args:
       model: with parameters or with their shapes.
       settings: of the run.
       clip: what is upscaled; longer ones than a chunk need no more than a chunk.
+      compiled: whether all programs are loaded from a cache, and none is compiled.
     """
     frames, target = min(clip[0], settings.chunk.frames), clip[1]
     size, devices = padded_size(*target), model.devices
@@ -130,7 +133,9 @@ def memory_need(model: Model, settings: Settings, clip: Clip) -> MemoryNeed:
         "the autoencoder at work": coding // devices + _ARRAYS_OF_FRAMES * in_flight,
     }
     if _platform(model) == "cpu":
-        held = {"the process": PROCESS_BYTES, "frames of files": _of_files(clip)} | held
+        compiler = {} if compiled else {"the compiler": COMPILER_BYTES}
+        process = {"the process": PROCESS_BYTES} | compiler
+        held = process | {"frames of files": _of_files(clip)} | held
         stages = {name: int(_CPU_COPIES * size) for name, size in stages.items()}
     return MemoryNeed(_platform(model), held, stages)
 
@@ -159,7 +164,7 @@ def _of_files(clip: Clip) -> int:
 
 def _check_host(model: Model, clip: Clip) -> None:
     """Raises UserError where a clip's frames do not fit on the host beside a device."""
-    limit, need = host_limit(), PROCESS_BYTES + _of_files(clip)
+    limit, need = host_limit(), PROCESS_BYTES + COMPILER_BYTES + _of_files(clip)
     if _platform(model) != "cpu" and limit is not None and need > limit:
         height, width = clip[1]
         raise UserError(

@@ -146,7 +146,7 @@ def forecast(
     return Forecast(
         chunks=len(lengths),
         bucket=bucket_with_window_capacity([grid], model.devices),
-        memory=memory_need(model, settings, clip),
+        memory=memory_need(model, settings, clip, compiled),
         seconds=operations(model, settings, clip) / speed.rate,
         start=speed.start + (0.0 if compiled else speed.programs),
     )

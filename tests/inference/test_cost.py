@@ -52,12 +52,23 @@ def test_the_3b_model_on_a_gpu(monkeypatch, coder, frames, size, slice_latents, 
 
 
 @pytest.mark.parametrize(
-    "frames,size,measured", [(17, (192, 320), 1.62), (9, (576, 704), 3.67), (9, (720, 1280), 7.46)]
+    "frames,size,compiled,measured",
+    [
+        (60, (192, 256), False, 1.75),
+        (60, (192, 256), True, 1.09),
+        (17, (192, 320), False, 1.62),
+        (9, (576, 704), False, 3.67),
+        (17, (576, 704), False, 3.78),
+        (17, (576, 704), True, 3.12),
+        (5, (720, 1280), True, 6.79),
+        (9, (720, 1280), False, 7.46),
+        (25, (720, 1280), False, 7.79),
+    ],
 )
-def test_the_tiny_model_on_a_cpu(frames, size, measured):
-    """Resident memory of processes that compiled all of their programs, on two cores."""
+def test_the_tiny_model_on_a_cpu(frames, size, compiled, measured):
+    """Resident memory of processes on two cores, which compiled all programs or loaded all."""
     settings = Settings(checkpoint="checkpoints/tiny", dtype="float32", coder="full")
-    need = memory_need(described(settings), settings, (frames, size))
+    need = memory_need(described(settings), settings, (frames, size), compiled)
     assert need.total / GIB == pytest.approx(measured, rel=0.15)
 
 
@@ -110,7 +121,8 @@ def test_frames_have_to_fit_on_the_host_beside_a_device(small, monkeypatch):
     settings, model = small
     monkeypatch.setattr(cost, "_platform", lambda model: "gpu")
     monkeypatch.setattr(cost, "memory_limit", lambda model: None)
-    monkeypatch.setattr(cost, "host_limit", lambda: cost.PROCESS_BYTES + 90 * 512 * 512 * 3)
+    process = cost.PROCESS_BYTES + cost.COMPILER_BYTES
+    monkeypatch.setattr(cost, "host_limit", lambda: process + 90 * 512 * 512 * 3)
     assert largest_need(model, settings, [(200, (512, 512))]).platform == "gpu"
     with pytest.raises(UserError, match=r"frames of 528x512 need .* on the host.*config\.size"):
         largest_need(model, settings, [(9, (64, 96)), (200, (512, 528))])
