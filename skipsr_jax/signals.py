@@ -131,6 +131,14 @@ def ended_at_once(program: str, status: Callable[[int], int] = status_of) -> Ite
         yield
 
 
+def end_from_now_on(program: str) -> None:
+    """Ends the process when a signal comes, until other handlers are set: for the first line of a
+    program, so that Ctrl-C is one line while it is imported."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda number, frame: end(program, number))
+
+
 def end(program: str, number: int, status: int | None = None) -> None:
     """Ends the process now, with one line and without anything else."""
     with contextlib.suppress(OSError, ValueError):

@@ -15,12 +15,18 @@ was measured, and the plot of seconds by stage. docs/evaluation.md says how the 
 differ.
 """
 
+import sys
+
+from skipsr_jax import signals
+
+if __name__ == "__main__":  # before the imports that take long
+    signals.end_from_now_on(sys.argv[0].rpartition("/")[2])
+
 import dataclasses
 import json
 import math
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +57,7 @@ from skipsr_jax.evaluation.skip_analysis import (
     Row,
     analyse,
     means,
+    without_speedup,
 )
 from skipsr_jax.evaluation.speedup import MeasuredTimes
 from skipsr_jax.evaluation.true_clips import read_truth
@@ -185,6 +192,7 @@ def _run(argv: Sequence[str]) -> None:
     print(*table_of_oracle(found).splitlines()[1:], sep="\n")
     print(table_of_masks([*rows, *found]))
     print(table_of_sweep(found))
+    print(*without_speedup(rows), sep="\n", end="\n" if without_speedup(rows) else "")
     if values.out:
         out = pathlib.Path(values.out)
         with writing(out), new_folder(out) as folder:
@@ -222,7 +230,7 @@ def _write(
     kind: str,
 ) -> None:
     content = {"argv": argv, "tau": analysis.tau, "scale": analysis.scale, "masks": MASKS,
-               "rows": rows, "means": found}  # fmt: skip
+               "rows": rows, "means": found, "notes": without_speedup(rows)}  # fmt: skip
     (folder / "analysis.json").write_text(json.dumps(content, indent=1))
     if kind == "none":
         return

@@ -15,6 +15,7 @@ of any length is compared in bounded memory; whatever does not fit together is i
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import re
@@ -161,14 +162,35 @@ class OpenPair:
                     yield result[:height, :width], truth[:height, :width]
 
 
+def missing_frames(media: Media) -> str:
+    """A line for a folder of frames whose numbers leave some out; "" for anything else."""
+    ends = [re.search(r"(\d+)$", file.stem) for file in media.files]
+    if not ends or not all(ends):
+        return ""
+    numbers = [int(end[1]) for end in ends if end]
+    holes = [
+        str(before + 1) if after == before + 2 else f"{before + 1} to {after - 1}"
+        for before, after in itertools.pairwise(numbers)
+        if after > before + 1
+    ]
+    if not holes:
+        return ""
+    more = f" and {len(holes) - 4} more gaps" if len(holes) > 4 else ""
+    return (
+        f"{media.path}: its numbers lack {', '.join(holes[:4])}{more}: frames are taken in order, "
+        "as if there were no gap"
+    )
+
+
 def open_pair(pair: Pair) -> OpenPair:
     """Looks at the files of a pair. Raises UserError when one of them cannot be read."""
     result = open_media(pair.result)
     if pair.truth is None:
-        return OpenPair(pair, result, None, (result.height, result.width))
+        holes = tuple(filter(None, [missing_frames(result)]))
+        return OpenPair(pair, result, None, (result.height, result.width), holes)
     truth = open_media(pair.truth)
     size = min(result.height, truth.height), min(result.width, truth.width)
-    notes = []
+    notes = [line for media in (result, truth) if (line := missing_frames(media))]
     if (result.height, result.width) != (truth.height, truth.width):
         notes.append(
             f"{pair.result} is {result.width}x{result.height}, its truth {truth.width}x"

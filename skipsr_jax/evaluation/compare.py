@@ -16,11 +16,17 @@ of a metric (a picture has no flicker) has null, with a line, and is not in the 
 docs/evaluation.md lists the metrics and where their weights come from.
 """
 
+import sys
+
+from skipsr_jax import signals
+
+if __name__ == "__main__":  # before the imports that take long
+    signals.end_from_now_on(sys.argv[0].rpartition("/")[2])
+
 import concurrent.futures
 import contextlib
 import os
 import pathlib
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +37,12 @@ from tqdm import tqdm
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.clips import OpenPair, find_clips, open_pair, pair_clips
-from skipsr_jax.evaluation.comparison_page import clips_to_show, read_masks, write_comparison
+from skipsr_jax.evaluation.comparison_page import (
+    check_plots,
+    clips_to_show,
+    read_masks,
+    write_comparison,
+)
 from skipsr_jax.evaluation.measures.registry import (
     METRICS,
     WITH_TRUTH,
@@ -43,14 +54,16 @@ from skipsr_jax.evaluation.measures.registry import (
 from skipsr_jax.evaluation.measures.stream import Picture, Undefined
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.page.files import check_page
-from skipsr_jax.evaluation.program import check_outside, status_of, write_json, writing
+from skipsr_jax.evaluation.program import (
+    check_outside,
+    status_of,
+    warnings_of_files,
+    write_json,
+    writing,
+)
+from skipsr_jax.evaluation.score_table import Scores, mean_of, means_of_common_clips, table
 from skipsr_jax.media.inputs import FolderMeaning
 from skipsr_jax.media.outputs import check_writable
-
-Scores = dict[str, Any]
-"""``{"results": {name: {"mean": {metric: x}, "clips": {clip: {metric: x, "frames": n}}}},
-"metrics": {metric: definition}, "weights": {file: what it is}, "notes": [line]}``. x may be None.
-"""
 
 
 def score_clip(
@@ -94,16 +107,10 @@ def score_clip(
             except Undefined as reason:
                 reasons[name] = str(reason)
     notes = [f"{opened.pair.result}: no {name}: {reason}" for name, reason in reasons.items()]
+    if count != opened.num_frames and not stop.is_set():
+        said = f"{opened.pair.result}: {count} frames are compared where {opened.num_frames} were"
+        notes.append(f"{said} expected: a file is damaged")
     return values | {"frames": count}, notes
-
-
-def mean_of(clips: Mapping[str, Mapping[str, float | None]], names: Sequence[str]) -> Scores:
-    """The mean of each metric over the clips that have a value of it; None where none has."""
-    means: Scores = {}
-    for name in names:
-        values = [clip[name] for clip in clips.values() if clip[name] is not None]
-        means[name] = sum(values) / len(values) if values else None
-    return means
 
 
 def compare(
@@ -153,15 +160,19 @@ def compare(
     makers = prepare(metrics, read, truth is not None)
     found: Scores = {name: {"mean": {}, "clips": {}} for name in results}
     notes += mismatches
-    for (name, pair), (values, lines) in zip(
-        opened, _score_all([pair for _, pair in opened], makers, jobs, show_progress), strict=True
-    ):
+    with warnings_of_files() as damage:
+        scored = _score_all([pair for _, pair in opened], makers, jobs, show_progress)
+    for (name, pair), (values, lines) in zip(opened, scored, strict=True):
         found[name]["clips"][pair.pair.name] = values
         notes += lines
+    notes += damage
     for part in found.values():
         part["mean"] = mean_of(part["clips"], metrics)
+    common, lines = means_of_common_clips(found, metrics)
+    notes += lines
     about = {name: METRICS[name].about + f" ({arrow(name)})" for name in metrics}
-    return {"results": found, "metrics": about, "weights": read.used, "notes": notes}
+    scores = {"results": found, "metrics": about, "weights": read.used, "notes": notes}
+    return scores | ({"common": common} if common else {})
 
 
 def _score_all(
@@ -180,29 +191,6 @@ def _score_all(
         finally:
             stop.set()
             threads.shutdown(cancel_futures=True)
-
-
-def table(scores: Scores) -> str:
-    """The scores as text: a table of clips for each result, and the means of all results."""
-    names = list(scores["metrics"])
-    results = scores["results"]
-    width = max(len(clip) for part in results.values() for clip in (*part["clips"], "mean"))
-    width = max(width, *(len(name) for name in results)) + 2
-    head = "".join(f"{name + arrow(name):>12s}" for name in names)
-    lines = []
-    for name, part in results.items():
-        rows = part["clips"] | {"mean": part["mean"]}
-        lines.append(f"{name:{width}s}{head}")
-        lines += [f"{clip:{width}s}{_cells(values, names)}" for clip, values in rows.items()]
-    if len(results) > 1:
-        lines.append(f"{'means':{width}s}{head}")
-        lines += [f"{name:{width}s}{_cells(results[name]['mean'], names)}" for name in results]
-    return "\n".join(lines)
-
-
-def _cells(values: Mapping[str, float | None], names: Sequence[str]) -> str:
-    cells = ["-" if values[name] is None else f"{values[name]:.4f}" for name in names]
-    return "".join(f"{cell:>12s}" for cell in cells)
 
 
 def named_paths(arguments: Sequence[str]) -> dict[str, str]:
@@ -226,7 +214,7 @@ def define_flags() -> flags.FlagValues:
     text = "A result as name=path, or its path alone; once for each result."
     flags.DEFINE_multi_string("result", [], text, flag_values=values)
     text = "The truths: a file, a folder, or a folder with GT/ in it."
-    flags.DEFINE_string("truth", None, text, flag_values=values)
+    flags.DEFINE_multi_string("truth", [], text, flag_values=values)
     text = f"Of {', '.join(METRICS)}; by default those that need no files beside the package."
     flags.DEFINE_list("metrics", None, text, flag_values=values)
     text = "Folder with the files of weights that some metrics need (docs/evaluation.md)."
@@ -256,6 +244,9 @@ def run(argv: Sequence[str]) -> None:
     values = parse_flags(argv, define_flags(), __doc__, "result")
     if not values.result:
         raise UserError("--result is missing: name a result, as --result=ours=out.mp4")
+    if len(values.truth) > 1:
+        raise UserError(f"--truth is given {len(values.truth)} times: name one file or folder")
+    truth = values.truth[0] if values.truth else None
     out = pathlib.Path(values.out) if values.out else None
     if out is not None:
         check_writable(out, overwrite=values.overwrite)
@@ -266,12 +257,13 @@ def run(argv: Sequence[str]) -> None:
         page = pathlib.Path(values.page)
         check_page(page, overwrite=values.overwrite)
         masks = {"mask": read_masks(values.mask)} if values.mask else None
-        to_show = clips_to_show(results, values.truth, values.input, masks, values.folder)
+        check_plots(values.plots)
+        to_show = clips_to_show(results, truth, values.input, masks, values.folder)
     elif values.input or values.mask or values.plots:
         raise UserError("--input, --mask and --plots are for the page: name it with --page")
     scores = compare(
         results,
-        values.truth,
+        truth,
         values.metrics,
         weights=values.weights,
         folder=values.folder,

@@ -11,9 +11,12 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.clips import find_clips, pair_clips
 from skipsr_jax.evaluation.page.contents import Clip, Plot, Version, masks_of_frames
 from skipsr_jax.evaluation.page.write import write_page
+from skipsr_jax.geometry import token_grid
 from skipsr_jax.media.inputs import FolderMeaning
+from skipsr_jax.media.reader import open_media
 from skipsr_jax.types import Bool, HostArray
 
+PLOT_EXTENSIONS = (".png", ".svg", ".webp", ".jpg", ".jpeg")
 INPUT_FOLDER = "LQ"
 """The folder of the inputs in a data set of DOVE's layout."""
 
@@ -42,6 +45,25 @@ def read_masks(path: str | os.PathLike) -> dict[str, Bool[HostArray, "t r q"]]:
     return masks
 
 
+def check_plots(plots: Sequence[str | os.PathLike]) -> None:
+    """Raises UserError for a plot that is missing, or that is no picture which browsers show."""
+    for plot in map(pathlib.Path, plots):
+        if plot.suffix.lower() not in PLOT_EXTENSIONS:
+            raise UserError(f"--plots: {plot} is none of {' '.join(PLOT_EXTENSIONS)}")
+        if not plot.is_file():
+            raise UserError(f"--plots: there is no file {plot}")
+
+
+def _check_mask(clip: str, keep: Bool[HostArray, "t r q"], result: str | os.PathLike) -> None:
+    """Raises UserError unless a mask has the patches of the result, in each latent frame or one."""
+    media = open_media(result)
+    grid = token_grid(media.num_frames, media.height, media.width)
+    if keep.shape not in (grid, (1, *grid[1:])):
+        raise UserError(
+            f"--mask: the mask of {clip} is {keep.shape}, but {result} has {grid} patches (t, r, q)"
+        )
+
+
 def clips_to_show(
     results: Mapping[str, str | os.PathLike],
     truth: str | os.PathLike | None = None,
@@ -60,7 +82,8 @@ def clips_to_show(
       seconds: of each stage, by result and clip.
 
     Raises:
-      UserError: as of ``compare``; there is no clip for an input or a mask.
+      UserError: as of ``compare``; there is no clip for an input or a mask; a mask has not the
+        clip's patches.
     """
     truths = None if truth is None else find_clips(truth, truth=True, folder=folder)
     if inputs is None and truth is not None and (pathlib.Path(truth) / INPUT_FOLDER).is_dir():
@@ -82,6 +105,8 @@ def clips_to_show(
     of_clips: dict[str, dict[str, HostArray]] = {clip: {} for clip in clips}
     for name, found in (masks or {}).items():
         for clip, keep in _by_clip("--mask", found, clips).items():
+            made = [version.path for version in versions[clip] if version.role == "result"]
+            _check_mask(clip, keep, made[0])
             of_clips[clip][name] = masks_of_frames(keep)
     return [Clip(clip, versions[clip], of_clips[clip]) for clip in clips]
 

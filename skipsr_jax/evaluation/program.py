@@ -6,6 +6,7 @@ end in one line, and nothing is left half-written.
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -43,6 +44,29 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise write_error(path, error) from error
+
+
+class _Lines(logging.Handler):
+    """Collects the messages of warnings, each once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (line := record.getMessage()) not in self.lines:
+            self.lines.append(line)
+
+
+@contextlib.contextmanager
+def warnings_of_files() -> Iterator[list[str]]:
+    """Yields the list that gets what readers warn of inside the block, such as damaged frames."""
+    log, handler = logging.getLogger("skipsr_jax.media"), _Lines()
+    log.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        log.removeHandler(handler)
 
 
 def write_json(path: pathlib.Path, content: Any, *, overwrite: bool) -> None:

@@ -254,6 +254,19 @@ def _mean_of(values: Sequence[Any]) -> Any:
     return float(np.mean(numbers)) if numbers else None
 
 
+def without_speedup(rows: Sequence[Row]) -> list[str]:
+    """A line for each mask that skips all of a clip, so that no operation is left to divide by."""
+    lines = []
+    for kind in MASKS:
+        names = [row["name"] for row in rows if kind in row and row[kind]["speedup"] is None]
+        if names:
+            mask = kind.replace("_", "-")
+            lines.append(
+                f"all is skipped, so not in the mean of ops × ({mask}): {', '.join(names)}"
+            )
+    return lines
+
+
 def means(rows: Sequence[Row]) -> list[Row]:
     """The mean row of the clips and that of the pictures, if there are any."""
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("clip", "picture")}

@@ -11,9 +11,15 @@ The last command reads such files of all viewers and prints the preference of a 
 (G - B) / (G + S + B), with a 95 % interval (bootstrap of viewers and clips), for each viewer too.
 """
 
+import sys
+
+from skipsr_jax import signals
+
+if __name__ == "__main__":  # before the imports that take long
+    signals.end_from_now_on(sys.argv[0].rpartition("/")[2])
+
 import glob
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,12 +27,13 @@ from absl import flags
 
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.clips import find_clips
+from skipsr_jax.evaluation.clips import find_clips, missing_frames
 from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
 from skipsr_jax.evaluation.page.files import check_page
-from skipsr_jax.evaluation.program import status_of, write_json, writing
+from skipsr_jax.evaluation.program import status_of, warnings_of_files, write_json, writing
 from skipsr_jax.evaluation.study_page import Key, Trial, cut_clips, read_answers, write_study
 from skipsr_jax.media.outputs import check_writable
+from skipsr_jax.media.reader import open_media
 
 QUESTION = "Which one has the better quality?"
 
@@ -91,6 +98,20 @@ def find_trials(
     return [Trial(name, of_a[name], of_b[name], low.get(name)) for name in both], alone
 
 
+def faults_of(trials: Sequence[Trial]) -> list[str]:
+    """A line for each file with damaged frames, and for each folder whose numbers leave some out.
+
+    Every file is decoded: the page may hold a damaged one byte for byte.
+    """
+    paths = [path for trial in trials for path in (trial.a, trial.b, trial.low) if path is not None]
+    with warnings_of_files() as found:
+        media = [open_media(path) for path in dict.fromkeys(paths)]
+        for one in media:
+            for _ in one.frames():
+                pass
+    return [*found, *filter(None, map(missing_frames, media))]
+
+
 def build(values: flags.FlagValues) -> list[str]:
     """Writes the page; returns what to print."""
     (name_a, a), (name_b, b) = named("a", values.a), named("b", values.b)
@@ -108,7 +129,7 @@ def build(values: flags.FlagValues) -> list[str]:
             path, trials, (name_a, name_b), title=values.title, question=values.question,
             seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
         )  # fmt: skip
-    lines = [f"{path}: {len(trials)} pairs of {name_a} and {name_b}"]
+    lines = [f"{path}: {len(trials)} pairs of {name_a} and {name_b}", *faults_of(trials)]
     cut = cut_clips(trials, values.frames or None)
     if cut:
         lines.append(f"cut to the shortest of a, b and the input: {', '.join(cut)}")

@@ -84,6 +84,14 @@ class TestOpenPair:
         assert all(r.shape == t.shape == (12, 16, 3) for r, t in frames)
         assert [r[0, 0, 0] - t[0, 0, 0] for r, t in frames] == [7, 7, 7]
 
+    def test_gaps_in_the_numbers_of_frames_are_told(self, tmp_path):
+        folder = write_frames(tmp_path / "gaps", 9)
+        assert open_pair(Pair("gaps", folder)).notes == ()
+        for index in (2, 4, 5):
+            (folder / f"{index:04d}.png").unlink()
+        (note,) = open_pair(Pair("gaps", folder)).notes
+        assert "its numbers lack 2, 4 to 5" in note
+
     def test_ten_bits_and_odd_sizes_are_read_as_they_are(self, tmp_path):
         deep = write_clip(tmp_path / "deep.mkv", frames=3, height=47, width=63, codec="ffv1",
                           pixel_format="yuv444p10le")  # fmt: skip

@@ -122,6 +122,23 @@ def test_a_damaged_file_ends_all(data, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+def test_damaged_frames_of_a_video_are_in_the_notes(tmp_path):
+    for name in ("truth", "result"):
+        write_clip(tmp_path / f"{name}.mp4", frames=24)
+    whole = (tmp_path / "result.mp4").read_bytes()
+    start = whole.index(b"mdat") + len(whole) // 3
+    (tmp_path / "result.mp4").write_bytes(whole[:start] + bytes(400) + whole[start + 400 :])
+    scores = compare.compare({"x": tmp_path / "result.mp4"}, tmp_path / "truth.mp4", ["psnr"])
+    notes = [note for note in scores["notes"] if "result.mp4" in note]
+    assert any("damaged" in note or "could not be decoded" in note for note in notes)
+
+
+def test_the_truth_is_named_once(data, capsys):
+    truths = [f"--truth={data}/set", f"--truth={data}/same"]
+    assert compare.main(["compare", f"--result=x={data}/same", *truths]) == 1
+    assert "--truth is given 2 times" in capsys.readouterr().err
+
+
 def test_every_metric_has_a_definition():
     assert all(metric.about for metric in METRICS.values())
 

@@ -54,6 +54,8 @@ def test_masks_belong_to_clips_by_name_or_to_the_only_clip(data):
     np.save(data / "b.npy", keep.astype(float))
     with pytest.raises(UserError, match="booleans"):
         read_masks(data / "b.npy")
+    with pytest.raises(UserError, match=r"mask of a is \(2, 2, 2\), but .*has \(2, 2, 3\)"):
+        clips_to_show({"one": data / "one"}, masks={"x": {"a": keep[..., :2]}})
     with pytest.raises(UserError, match="no name is that of a clip: c"):
         clips_to_show({"one": data / "one"}, masks={"x": {"c": keep, "d": keep}})
 
@@ -77,5 +79,8 @@ def test_the_program_writes_the_page_with_its_scores(data):
     assert found["plots"][0]["caption"] == "tau sweep"
     with pytest.raises(UserError, match="exists"):
         compare.run(args)
+    for plot, said in (("a.txt", "a.txt is none of .png"), ("none.svg", "there is no file")):
+        with pytest.raises(UserError, match=said):
+            compare.run([*args[:-1], "--overwrite", f"--plots={data / plot}"])
     with pytest.raises(UserError, match="name it with --page"):
         compare.run([arg for arg in args if "--page" not in arg])

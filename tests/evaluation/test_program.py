@@ -3,12 +3,27 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import analyse, compare, program, study
+
+IMPORTING = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "absl":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+import runpy
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
 
 PROGRAMS = {
     "compare": (compare.main, ["--result=nowhere.png"]),
@@ -75,3 +90,11 @@ def test_a_signal_is_one_line(name, number, status, monkeypatch, capsys):
     assert main([f"bin/{name}.py", *arguments]) == status
     word = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
     assert capsys.readouterr().err == f"{name}.py: stopped by {word}\n"
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_signal_while_a_program_is_imported_is_one_line(name):
+    code = [sys.executable, "-c", IMPORTING, f"skipsr_jax.evaluation.{name}"]
+    done = subprocess.run(code, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 130
+    assert done.stderr == f"{name}.py: stopped by Ctrl-C\n"

@@ -100,6 +100,8 @@ def test_means_are_of_clips_and_of_pictures_apart(clip, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
     rows.append(analyse("black", open_media(tmp_path / "black.png"), WITHOUT_MODEL))
     assert rows[2]["oracle"]["speedup"] is None  # nothing is left to compute
+    lines = skip_analysis.without_speedup(rows)
+    assert lines[0] == "all is skipped, so not in the mean of ops × (oracle): smooth, black"
     clips, pictures = skip_analysis.means(rows)
     assert clips["name"] == "mean of 2 clips" and pictures["name"] == "mean of 1 pictures"
     skips = [row["oracle"]["skip"] for row in rows]

@@ -138,3 +138,15 @@ def test_broken_answers_are_one_line(tmp_path, capsys, saved, says):
     said = capsys.readouterr().err
     assert f"{path} holds no answers of a study: " in said and says in said
     assert said.count("\n") == 1
+
+
+def test_damaged_files_are_named(tmp_path):
+    for name in "ab":
+        write_clip(tmp_path / f"{name}.mp4", frames=24)
+    results = f"--a={tmp_path}/a.mp4", f"--b={tmp_path}/b.mp4"
+    assert len(run(*results, f"--out={tmp_path}/whole.html").splitlines()) == 1
+    whole = (tmp_path / "b.mp4").read_bytes()
+    start = whole.index(b"mdat") + len(whole) // 3
+    (tmp_path / "b.mp4").write_bytes(whole[:start] + bytes(400) + whole[start + 400 :])
+    said = run(*results, f"--out={tmp_path}/damaged.html")
+    assert any("b.mp4" in line for line in said.splitlines()[1:])
