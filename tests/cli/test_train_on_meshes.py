@@ -17,7 +17,7 @@ from PIL import Image
 from skipsr_jax.checkpoints import store
 from skipsr_jax.cli import train
 from skipsr_jax.config import to_json
-from skipsr_jax.models.params import abstract, to_dict
+from skipsr_jax.models.params import abstract, flatten, to_dict
 from skipsr_jax.models.vae import VAE, VAEConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,11 +70,21 @@ def start(devices, *given):
     """train.py as a process with that many virtual devices."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
+        "--xla_backend_optimization_level=0",
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
     }
     command = [sys.executable, str(ROOT / "train.py"), *given]
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def start_hosts(devices, *given):
+    """train.py as two processes of one run, each a host with that many virtual devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    together = ("--distributed", f"--coordinator={address}", "--num_processes=2")
+    return [start(devices, *given, *together, f"--process_id={number}") for number in range(2)]
 
 
 def finish(process):
@@ -94,19 +104,10 @@ def test_two_hosts_are_stopped_and_one_goes_on(vae, pictures, tmp_path):
     """The loss of every step is that of an uninterrupted run on one host: it is the mean over a
     batch of which each host read its half, so each sample was read once, in its place."""
     whole, part = tmp_path / "whole", tmp_path / "part"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     given = ("predictor", vae, pictures)
     both = ("--config.loss.space=latent", "--config.optimizer.warmup_steps=2")
     alone = start(8, *arguments(*given, whole, "--config.mesh.fsdp=2", *both))
-    hosts = [
-        start(
-            4, *arguments(*given, part, "--config.mesh.fsdp=2", *both), "--distributed",
-            f"--coordinator={address}", "--num_processes=2", f"--process_id={number}",
-        )
-        for number in range(2)
-    ]  # fmt: skip
+    hosts = start_hosts(4, *arguments(*given, part, "--config.mesh.fsdp=2", *both))
     try:
         end = time.monotonic() + DEADLINE
         while len(losses(part)) < STOPPED_AFTER and time.monotonic() < end:
@@ -125,6 +126,41 @@ def test_two_hosts_are_stopped_and_one_goes_on(vae, pictures, tmp_path):
     assert list(got) == list(want) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=2e-3)
     assert len(set(want.values())) == STEPS
+
+
+@pytest.mark.slow
+def test_two_slices_on_two_hosts_train_as_one_device(vae, pictures, tmp_path):
+    """Stage sr with each host as a slice: data between the two, fsdp inside. The losses are those
+    of one device, which gradients and the sum over slices have gone into from the second step on,
+    and so are the parameters."""
+    steps = 4
+    more = (
+        f"--config.loop.steps={steps}",
+        "--config.loss.pixel_weight=0.0",
+        "--config.loss.one_step_share=0.5",
+        "--config.optimizer.warmup_steps=0",
+    )
+    mesh = ("--config.mesh.slices=2", "--config.mesh.data=2", "--config.mesh.fsdp=2")
+    one, two = tmp_path / "one", tmp_path / "two"
+    processes = [start(1, *arguments("sr", vae, pictures, one, *more))]
+    try:
+        finish(processes[0])
+        processes += start_hosts(2, *arguments("sr", vae, pictures, two, *more, *mesh))
+        for process in processes[1:]:
+            finish(process)
+    finally:
+        for process in processes:
+            process.kill()
+    want, got = losses(one), losses(two)
+    assert list(got) == list(want) == list(range(1, steps + 1))
+    assert len(set(want.values())) == steps
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-4)
+    first, second = (
+        flatten(store.restore_host(workdir, branch="params")) for workdir in (one, two)
+    )
+    assert first.keys() == second.keys()
+    for path, value in first.items():
+        np.testing.assert_allclose(second[path], value, rtol=0, atol=2e-4, err_msg=path)
 
 
 @pytest.mark.parametrize(
