@@ -1,9 +1,9 @@
 """Whether a file of video ends before its container says so, by the container's own sizes.
 
 Each function reads headers and sizes, no frame, and returns where the file is cut, in words; "" if
-nothing says so. MP4 and Matroska state how much they hold, which `skipsr_jax.media.scan` compares.
+nothing says so. Matroska states how much it holds, which `skipsr_jax.media.scan` compares.
 A file of MPEG-TS or MPEG-PS that was cut between two packets is whole by its sizes: these formats
-are made to be cut there.
+are made to be cut there. So is a fragmented MP4 that was cut between two boxes.
 Invariant: a file that is not cut is never said to be cut.
 """
 
@@ -22,6 +22,10 @@ _Y4M_CHROMA = {
     "420": (2, 2, 2), "411": (2, 4, 1), "422": (2, 2, 1), "444alpha": (3, 1, 1), "444": (2, 1, 1),
 }  # fmt: skip
 """Planes beside luma, and the pixels that share a sample across and down, by the colour space."""
+_BOXES = frozenset(
+    b"ftyp moov mdat free skip wide pnot meta uuid styp sidx ssix moof mfra emsg prft pdin".split()
+)
+"""Types of the boxes on the outermost level of MP4, QuickTime and fragmented files."""
 _PS_PACK, _PS_END = b"\0\0\1\xba", b"\0\0\1\xb9"
 
 
@@ -40,6 +44,7 @@ def early_end(path: pathlib.Path, data: bytes | None, container: str) -> str:
         "asf": _cut_asf,
         "gif": _cut_gif,
         "avi": _cut_riff,
+        "mov,mp4,m4a,3gp,3g2,mj2": _cut_boxes,
         "mxf": _cut_mxf,
         "yuv4mpegpipe": _cut_y4m,
     }
@@ -63,6 +68,28 @@ def _cut_riff(file: io.BufferedIOBase, size: int) -> str:
         end += end % 2
         file.seek(end)
     return f"its chunks have {end} bytes, of which {size} are there" if end > size + 1 else ""
+
+
+def _cut_boxes(file: io.BufferedIOBase, size: int) -> str:
+    """MP4 and QuickTime: boxes, each with its size (ISO/IEC 14496-12, section 4.2).
+
+    The outermost level alone is read. A box of size 0 reaches to the end, so that it cannot be cut.
+    """
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(16)
+        kind, length = head[4:8], int.from_bytes(head[:4], "big")
+        if kind not in _BOXES:
+            return ""  # bytes behind the last box, or damage
+        length = int.from_bytes(head[8:], "big") if length == 1 else length
+        if length < 8:
+            return ""
+        if position + length > size:
+            name = kind.decode("ascii")
+            return f"its last box, {name}, has {size - position} of {length} bytes"
+        position += length
+    return ""
 
 
 def _cut_ts(file: io.BufferedIOBase, size: int) -> str:

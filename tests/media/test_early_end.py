@@ -19,6 +19,7 @@ CODECS = {
     "mxf": "mpeg2video",
     "y4m": "rawvideo",
 }
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 
 
 def make(path):
@@ -50,6 +51,36 @@ def test_a_cut_file_is_refused_and_what_is_there_is_kept_on_demand(tmp_path, kin
         assert (6 if share > 0.9 else 1) <= len(frames) <= 12
 
 
+@pytest.mark.parametrize(
+    ("flags", "share", "box", "kept_frames"),
+    [
+        ("", 0.99, "moov", 12),
+        ("frag_keyframe+empty_moov", 0.99, "mfra", 12),
+        ("frag_keyframe+empty_moov", 0.95, "mdat", 6),
+    ],
+)
+def test_a_cut_box_of_mp4_is_said(tmp_path, flags, share, box, kept_frames):
+    clip = tmp_path / "clip.mp4"
+    write_clip(clip, frames=12, codec="libx264", muxer={"movflags": flags} if flags else {})
+    data = clip.read_bytes()
+    assert early_end(clip, data, MP4) == ""
+    assert early_end(clip, data + b"trailing bytes", MP4) == ""
+    clip.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(UserError, match=f"truncated: its last box, {box}, has .*truncated=keep"):
+        open_media(clip)
+    kept = open_media(clip, truncated="keep")
+    assert any("ends early" in note for note in kept.notes)
+    assert kept_frames <= len(list(kept.frames())) <= 12
+
+
+def test_boxes_of_64_bits_and_without_an_end():
+    name = pathlib.Path("clip.mp4")
+    wide = b"\0\0\0\1mdat" + (24).to_bytes(8, "big") + bytes(8)
+    assert early_end(name, wide, MP4) == ""
+    assert early_end(name, wide[:-1], MP4) == "its last box, mdat, has 23 of 24 bytes"
+    assert early_end(name, b"\0\0\0\0mdat" + bytes(99), MP4) == ""
+
+
 def test_other_formats_and_bytes_in_memory(tmp_path):
     data = make(tmp_path / "clip.ts").read_bytes()
     name = pathlib.Path("clip.ts")
@@ -59,8 +90,10 @@ def test_other_formats_and_bytes_in_memory(tmp_path):
     assert early_end(name, data[1:], "mpegts") == ""  # joined in the middle of a packet
 
 
-@pytest.mark.parametrize("container", ["mpegts", "mpeg", "flv", "asf", "gif", "avi", "mxf", "y4m"])
+@pytest.mark.parametrize(
+    "container", ["mpegts", "mpeg", "flv", "asf", "gif", "avi", "mxf", "y4m", "mp4"]
+)
 def test_damage_is_no_end(container):
-    name = "yuv4mpegpipe" if container == "y4m" else container
+    name = {"y4m": "yuv4mpegpipe", "mp4": MP4}.get(container, container)
     for data in (b"", b"\0", bytes(4096), b"\xff" * 4096, bytes(range(256)) * 16):
         assert isinstance(early_end(pathlib.Path("x"), data, name), str)
