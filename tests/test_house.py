@@ -15,7 +15,10 @@ TESTS = ROOT / "tests"
 LONGEST = 400  # lines; most files end by 300
 
 # Modules that every package may import.
-FLOOR = {"types", "errors", "geometry", "files", "disk_space", "config", "holding", "signals"}
+FLOOR = {
+    "types", "errors", "geometry", "files", "disk_space", "config", "holding", "signals",
+    "host_memory",
+}  # fmt: skip
 # Each package directly under skipsr_jax and the packages that it may import, besides itself.
 MAY_IMPORT = {
     "types": set(),
@@ -25,6 +28,7 @@ MAY_IMPORT = {
     "files": set(),
     "disk_space": set(),
     "holding": set(),
+    "host_memory": set(),
     "signals": set(),
     "resources": set(),
     "commandline": {"resources"},

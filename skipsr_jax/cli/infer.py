@@ -38,13 +38,13 @@ from skipsr_jax.cli.progress import ProgressBar, waiting
 from skipsr_jax.errors import UserError, message_of, one_line
 from skipsr_jax.files import Identity, identity, remove_leftovers
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size, token_grid
+from skipsr_jax.host_memory import limited_allocations
 from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
 from skipsr_jax.inference.cost import described, largest_need
 from skipsr_jax.inference.done_notes import done_already, note_done
 from skipsr_jax.inference.fingerprint import Fingerprint, fingerprint
-from skipsr_jax.inference.host_memory import limited_allocations
 from skipsr_jax.inference.job_output import SegmentedOutput, Target, WholeOutput, output_of
 from skipsr_jax.inference.out_of_memory import memory_errors
 from skipsr_jax.inference.pipeline import OutputFrame

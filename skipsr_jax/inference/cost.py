@@ -19,8 +19,8 @@ import numpy as np
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA, TIME_FACTOR, padded_count, padded_size, token_grid
+from skipsr_jax.host_memory import host_limit
 from skipsr_jax.inference.coder import light_slice
-from skipsr_jax.inference.host_memory import host_limit
 from skipsr_jax.inference.model import Model, open_model
 from skipsr_jax.inference.pipeline import FRAMES_IN_FLIGHT
 from skipsr_jax.inference.settings import Settings

@@ -1,12 +1,12 @@
-"""Refuses a batch that cannot fit the devices, before anything is compiled for it."""
+"""Refuses what cannot fit the devices: frames before compiling, a step before it runs."""
 
 import math
-import os
 
 import jax
 from jax.sharding import Mesh
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.host_memory import host_free, host_limit
 from skipsr_jax.training.settings import Data, Settings
 
 
@@ -14,7 +14,7 @@ def check_batch_fits(settings: Settings, mesh: Mesh) -> None:
     """Raises UserError when the frames of a batch alone exceed the memory of the devices.
 
     They lie there as 8-bit numbers, split over the packs' axes of the mesh. What a step computes
-    takes many times as much, so a batch that passes may still not fit.
+    takes many times as much (``check_step_fits``).
     """
     memory = _memory()
     shards = 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size  # CPU devices share memory
@@ -25,6 +25,31 @@ def check_batch_fits(settings: Settings, mesh: Mesh) -> None:
                 f"{needed / shards / 2**30:.4g} GiB of the {memory / 2**30:.4g} GiB of a device: "
                 "lower it, or the frames or the crop"
             )
+
+
+def check_step_fits(step: jax.stages.Compiled) -> None:
+    """Raises UserError when a compiled step needs more memory than this process can have.
+
+    The compiler says what a device needs. The state and the batch are there already: on a CPU,
+    whose devices share the host's memory, only the rest is compared with what is free. Nothing is
+    refused where compiler or system do not say.
+    """
+    needs, device = step.memory_analysis(), jax.local_devices()[0]
+    if needs is None:
+        return
+    more = needs.temp_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes
+    if device.platform == "cpu":
+        more, free = more * len(jax.local_devices()), host_free()
+    else:
+        more, free = more + needs.argument_size_in_bytes, _memory()
+    if free is not None and more > free:
+        where = "host" if device.platform == "cpu" else "device"
+        raise UserError(
+            f"a training step needs {more / 2**30:.3g} GiB and the {where} has "
+            f"{free / 2**30:.3g}: lower config.data.batch (and raise config.optimizer.accumulate), "
+            "config.data.frames or config.data.crop, set config.remat=full, or split the "
+            "parameters over more devices (config.mesh.fsdp)"
+        )
 
 
 def _frames_of(data: Data) -> list[tuple[str, int, int]]:
@@ -41,10 +66,8 @@ def _frames_of(data: Data) -> list[tuple[str, int, int]]:
 
 
 def _memory() -> int | None:
-    """The bytes of a device, on a CPU of the machine; None where it does not say."""
+    """The bytes of a device, on a CPU those that this process may hold; None where nobody knows."""
     device = jax.local_devices()[0]
-    if device.platform != "cpu":
-        return (device.memory_stats() or {}).get("bytes_limit")
-    if "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.platform == "cpu":
+        return host_limit()
+    return (device.memory_stats() or {}).get("bytes_limit")

@@ -29,7 +29,7 @@ from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
-from skipsr_jax.training.batch_memory import check_batch_fits
+from skipsr_jax.training.batch_memory import check_batch_fits, check_step_fits
 from skipsr_jax.training.goodput import Goodput
 from skipsr_jax.training.held_out import HeldOutLoss, HeldOutQuality
 from skipsr_jax.training.initial_state import frozen_on, initial_state, restored
@@ -113,6 +113,8 @@ class StepRunner:
 
         ``batch`` is on this host; ``rate`` is the learning rate; ``waited`` is how many seconds the
         devices waited for the batch.
+
+        Raises UserError when the step does not fit the memory.
         """
         profile = self._run.profile
         profile.before(number)
@@ -126,6 +128,8 @@ class StepRunner:
                 self._compiled.add(batch.kind)
                 compiling = self._run.goodput.during("compile")
                 with self.throughput.paused(self.state), compiling:
+                    # The call after it runs what is compiled here.
+                    check_step_fits(self._step.lower(*inputs).compile())
                     self.state, metrics = jax.block_until_ready(self._step(*inputs))
         profile.after(number, metrics)
         self._pending.append((batch.kind, metrics | {"data_seconds": waited}))

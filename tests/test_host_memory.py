@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from skipsr_jax.inference import host_memory
+from skipsr_jax import host_memory
 
 MIB = 2**20
 SCRIPT = """
 import numpy as np
-from skipsr_jax.inference import host_memory
+from skipsr_jax import host_memory
 host_memory.host_free = lambda: 64 * 2**20
 with host_memory.limited_allocations():
     np.ones(16 * 2**20, np.uint8)
