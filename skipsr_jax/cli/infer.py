@@ -265,13 +265,13 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
     cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
     if values.warmup and not cache:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
+    if values.page:
+        result_page.check(values.page, values.overwrite)
     sizes = sizes_of_inputs(values, settings, failures) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings, failures)
     jobs = jobs_that_fit(jobs, settings, failures)
     if not (jobs or values.warmup):
         return
-    if values.page:
-        result_page.check(values.page, values.overwrite)
     if values.dry_run:
         for line in dry_run.lines(jobs, settings, cache):
             say(line)
