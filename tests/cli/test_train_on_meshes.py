@@ -22,7 +22,7 @@ from skipsr_jax.models.vae import VAE, VAEConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VAE_CONFIG = VAEConfig((4, 4, 4, 4), layers_per_block=1, norm_groups=2)
-STEPS, STOPPED_AFTER, DEADLINE = 24, 5, 300  # steps, steps, seconds
+STEPS, STOPPED_AFTER, DEADLINE = 24, 5, 1200  # steps, steps, seconds
 
 
 @pytest.fixture(scope="module")
