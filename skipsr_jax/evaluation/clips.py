@@ -15,13 +15,13 @@ of any length is compared in bounded memory; whatever does not fit together is i
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media.frame_folder import holes
 from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, FolderMeaning, list_inputs, media_files
 from skipsr_jax.media.reader import Media, open_media
 from skipsr_jax.types import HostArray
@@ -167,17 +167,12 @@ def missing_frames(media: Media) -> str:
     ends = [re.search(r"(\d+)$", file.stem) for file in media.files]
     if not ends or not all(ends):
         return ""
-    numbers = [int(end[1]) for end in ends if end]
-    holes = [
-        str(before + 1) if after == before + 2 else f"{before + 1} to {after - 1}"
-        for before, after in itertools.pairwise(numbers)
-        if after > before + 1
-    ]
-    if not holes:
+    gaps = holes([int(end[1]) for end in ends if end])
+    if not gaps:
         return ""
-    more = f" and {len(holes) - 4} more gaps" if len(holes) > 4 else ""
+    more = f" and {len(gaps) - 4} more gaps" if len(gaps) > 4 else ""
     return (
-        f"{media.path}: its numbers lack {', '.join(holes[:4])}{more}: frames are taken in order, "
+        f"{media.path}: its numbers lack {', '.join(gaps[:4])}{more}: frames are taken in order, "
         "as if there were no gap"
     )
 
@@ -185,12 +180,11 @@ def missing_frames(media: Media) -> str:
 def open_pair(pair: Pair) -> OpenPair:
     """Looks at the files of a pair. Raises UserError when one of them cannot be read."""
     result = open_media(pair.result)
-    if pair.truth is None:
-        holes = tuple(filter(None, [missing_frames(result)]))
-        return OpenPair(pair, result, None, (result.height, result.width), holes)
-    truth = open_media(pair.truth)
+    truth = None if pair.truth is None else open_media(pair.truth)
+    notes = [line for media in (result, truth) if media and (line := missing_frames(media))]
+    if truth is None:
+        return OpenPair(pair, result, None, (result.height, result.width), tuple(notes))
     size = min(result.height, truth.height), min(result.width, truth.width)
-    notes = [line for media in (result, truth) if (line := missing_frames(media))]
     if (result.height, result.width) != (truth.height, truth.width):
         notes.append(
             f"{pair.result} is {result.width}x{result.height}, its truth {truth.width}x"

@@ -43,21 +43,25 @@ def is_nearly_complete(numbers: Sequence[int]) -> bool:
     return _MISSING * (span - len(numbers)) <= span
 
 
+def holes(numbers: Sequence[int]) -> list[str]:
+    """The gaps between rising numbers, each as one number or as ``first to last``."""
+    return [
+        f"{before + 1}" if after == before + 2 else f"{before + 1} to {after - 1}"
+        for before, after in itertools.pairwise(numbers)
+        if after > before + 1
+    ]
+
+
 def missing_note(files: Sequence[pathlib.Path]) -> str:
     """A line that names the numbers that are missing between the frames; "" where none is."""
     numbers = frame_numbers(files)
     if not numbers or numbers[-1] - numbers[0] + 1 == len(numbers):
         return ""
-    holes = [
-        f"{before + 1}" if after == before + 2 else f"{before + 1} to {after - 1}"
-        for before, after in itertools.pairwise(numbers)
-        if after > before + 1
-    ]
     missing = numbers[-1] - numbers[0] + 1 - len(numbers)
     return (
         f"{missing} of its frames {'is' if missing == 1 else 'are'} missing: number "
-        f"{_some(holes)}; the {len(numbers)} others are upscaled as one clip (separate images: "
-        "--folder=files)"
+        f"{_some(holes(numbers))}; the {len(numbers)} others are upscaled as one clip (separate "
+        "images: --folder=files)"
     )
 
 
