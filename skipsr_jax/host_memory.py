@@ -1,4 +1,5 @@
-"""The memory of the host: what this process may hold, and a limit below which it stays alive.
+"""The memory of devices and of the host: what this process may hold, and a limit below which it
+stays alive.
 
 Linux states the machine's memory in /proc/meminfo, and what a container or a service may use in its
 control group (cgroup, versions 1 and 2) and in those that hold it. The least of them counts.
@@ -8,6 +9,7 @@ Elsewhere nothing is known, and nothing limited.
 import contextlib
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 try:
     import resource
@@ -31,6 +33,13 @@ def host_limit() -> int | None:
     """
     free = host_free()
     return None if free is None else free + _entry("self/status", "VmRSS")
+
+
+def device_limit(device: Any) -> int | None:
+    """The bytes that a ``jax.Device`` may hold, on a CPU ``host_limit``; None where none says."""
+    if device.platform == "cpu":
+        return host_limit()
+    return (device.memory_stats() or {}).get("bytes_limit")
 
 
 def host_free() -> int | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA, TIME_FACTOR, padded_count, padded_size, token_grid
-from skipsr_jax.host_memory import host_limit
+from skipsr_jax.host_memory import device_limit, host_limit
 from skipsr_jax.inference.coder import light_slice
 from skipsr_jax.inference.model import Model, open_model
 from skipsr_jax.inference.pipeline import FRAMES_IN_FLIGHT
@@ -95,9 +95,7 @@ def memory_limit(model: Model) -> int | None:
     On a CPU: what this process holds, and what is free on the host and in its control groups.
     """
     device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
-    if device.platform == "cpu":
-        return host_limit()
-    return (device.memory_stats() or {}).get("bytes_limit")
+    return device_limit(device)
 
 
 def memory_need(model: Model, settings: Settings, clip: Clip, compiled: bool = False) -> MemoryNeed:

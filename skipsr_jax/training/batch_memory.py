@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.host_memory import host_free, host_limit
+from skipsr_jax.host_memory import device_limit, host_free
 from skipsr_jax.training.settings import Data, Settings
 
 
@@ -67,7 +67,4 @@ def _frames_of(data: Data) -> list[tuple[str, int, int]]:
 
 def _memory() -> int | None:
     """The bytes of a device, on a CPU those that this process may hold; None where nobody knows."""
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return host_limit()
-    return (device.memory_stats() or {}).get("bytes_limit")
+    return device_limit(jax.local_devices()[0])
