@@ -7,8 +7,8 @@ from typing import Any
 
 from skipsr_jax.disk_space import free_space
 from skipsr_jax.inference import forecast
-from skipsr_jax.inference.cost import described, largest_need, memory_limit
-from skipsr_jax.inference.model import chosen_mask, mask_origin
+from skipsr_jax.inference.cost import memory_limit
+from skipsr_jax.inference.model import Model, chosen_mask, mask_origin
 from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.programs import description
 from skipsr_jax.inference.segments import plan_of
@@ -22,21 +22,19 @@ STATE_BYTES = 12
 """Of a pixel of a frame that a run would go on with: three channels in float32."""
 
 
-def lines(jobs: Sequence[Any], settings: Settings, cache: str | None) -> Iterator[str]:
+def lines(
+    jobs: Sequence[Any], model: Model, settings: Settings, cache: str | None
+) -> Iterator[str]:
     """What a run of these jobs would take; loads, compiles and writes nothing.
 
     Args:
-      jobs: each a ``cli.infer.Job``.
+      jobs: each a ``cli.infer.Job`` that fits the memory.
+      model: as ``inference.cost.described`` gives it.
       settings: of the run.
       cache: the folder of compiled programs, beside which earlier runs noted their speed.
-
-    Raises:
-      UserError: the model cannot be opened, or an input needs more memory than there is.
     """
-    model = described(settings)
     yield f"model {model.source}, masks: {mask_origin(settings.mask, model)}"
     clips = [(job.media.num_frames, job.target) for job in jobs]
-    largest_need(model, settings, clips)
     run = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
     speed, limit = forecast.read_speed(cache, model, settings), memory_limit(model)
     chunk = (min(clips[0][0], settings.chunk.frames), clips[0][1])

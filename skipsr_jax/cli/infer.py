@@ -46,6 +46,7 @@ from skipsr_jax.inference.cost import described, largest_need
 from skipsr_jax.inference.done_notes import done_already, note_done
 from skipsr_jax.inference.fingerprint import Fingerprint, fingerprint
 from skipsr_jax.inference.job_output import SegmentedOutput, Target, WholeOutput, output_of
+from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.out_of_memory import memory_errors
 from skipsr_jax.inference.pipeline import OutputFrame
 from skipsr_jax.inference.programs import Programs
@@ -124,13 +125,14 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
     return jobs
 
 
-def jobs_that_fit(jobs: list[Job], settings: Settings, failures: Failures) -> list[Job]:
+def jobs_that_fit(
+    jobs: list[Job], model: Model, settings: Settings, failures: Failures
+) -> list[Job]:
     """The jobs that need no more memory than there is; ``failures`` notes the others.
 
-    Raises UserError where the only input does not fit, with the keys that make it fit, or where
-    the model cannot be opened.
+    Raises UserError where the only input does not fit, with the keys that make it fit.
     """
-    model, fitting = described(settings) if jobs else None, []
+    fitting = []
     for job in jobs:
         with failures.of(job.media.path):
             largest_need(model, settings, [(job.media.num_frames, job.target)])
@@ -269,11 +271,13 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
         result_page.check(values.page, values.overwrite)
     sizes = sizes_of_inputs(values, settings, failures) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings, failures)
-    jobs = jobs_that_fit(jobs, settings, failures)
+    if jobs and (failures.count > 1 or values.dry_run):  # else loading the model checks the input
+        model = described(settings)
+        jobs = jobs_that_fit(jobs, model, settings, failures)
     if not (jobs or values.warmup):
         return
     if values.dry_run:
-        for line in dry_run.lines(jobs, settings, cache):
+        for line in dry_run.lines(jobs, model, settings, cache):
             say(line)
         return
     for job in jobs:
