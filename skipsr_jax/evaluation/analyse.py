@@ -192,7 +192,8 @@ def _run(argv: Sequence[str]) -> None:
     print(*table_of_oracle(found).splitlines()[1:], sep="\n")
     print(table_of_masks([*rows, *found]))
     print(table_of_sweep(found))
-    print(*without_speedup(rows), sep="\n", end="\n" if without_speedup(rows) else "")
+    for line in without_speedup(rows):
+        print(line)
     if values.out:
         out = pathlib.Path(values.out)
         with writing(out), new_folder(out) as folder:
