@@ -27,7 +27,9 @@ PROGRAMS = {
     "skipsr-data": "skipsr_jax.data.build",
 }
 NOT_OURS = {"pytest", "venv"}  # of python -m
-DEFAULT_CONFIGS = {"skipsr_jax.cli.infer": "tiny", "benchmarks.quality": "tiny"}
+DEFAULT_CONFIGS = dict.fromkeys(
+    ("skipsr_jax.cli.infer", "skipsr_jax.evaluation.analyse", "benchmarks.quality"), "tiny"
+)
 
 pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
