@@ -1,7 +1,7 @@
 """Whether a file of video ends before its container says so, by the container's own sizes.
 
 Each function reads headers and sizes, no frame, and returns where the file is cut, in words; "" if
-nothing says so. Matroska states how much it holds, which `skipsr_jax.media.scan` compares.
+nothing says so. Matroska also states how long it lasts, which `skipsr_jax.media.scan` compares.
 A file of MPEG-TS or MPEG-PS that was cut between two packets is whole by its sizes: these formats
 are made to be cut there. So is a fragmented MP4 that was cut between two boxes.
 Invariant: a file that is not cut is never said to be cut.
@@ -27,15 +27,32 @@ _BOXES = frozenset(
 )
 """Types of the boxes on the outermost level of MP4, QuickTime and fragmented files."""
 _PS_PACK, _PS_END = b"\0\0\1\xba", b"\0\0\1\xb9"
+_EBML_HEADER, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+_MATROSKA = "matroska,webm"
+_FIRST_BYTES = {
+    b"FLV": "flv",
+    b"GIF8": "gif",
+    b"RIFF": "avi",
+    b"YUV4MPEG2": "yuv4mpegpipe",
+    b"\x30\x26\xb2\x75": "asf",
+    _PS_PACK: "mpeg",
+    _EBML_HEADER: _MATROSKA,
+    _MXF_KEY: "mxf",
+}
+"""How files of the formats begin, beside those of boxes and MPEG-TS."""
 
 
-def early_end(path: pathlib.Path, data: bytes | None, container: str) -> str:
+def early_end(path: pathlib.Path, data: bytes | None, container: str | None = None) -> str:
     """Where the file at ``path`` is cut, or ``data``, the bytes of such a file; "" if it is whole.
 
     Args:
       path: the file.
       data: its bytes, where they are in memory; ``path`` is then only its name.
-      container: FFmpeg's name of the format, such as "mov,mp4,m4a,3gp,3g2,mj2".
+      container: FFmpeg's name of the format, such as "mov,mp4,m4a,3gp,3g2,mj2"; None: the one that
+        the file begins as, for files that FFmpeg cannot open.
+
+    Raises OSError where the file cannot be read.
     """
     searches = {
         "mpegts": _cut_ts,
@@ -44,17 +61,26 @@ def early_end(path: pathlib.Path, data: bytes | None, container: str) -> str:
         "asf": _cut_asf,
         "gif": _cut_gif,
         "avi": _cut_riff,
-        "mov,mp4,m4a,3gp,3g2,mj2": _cut_boxes,
+        _MOV: _cut_boxes,
+        _MATROSKA: _cut_elements,
         "mxf": _cut_mxf,
         "yuv4mpegpipe": _cut_y4m,
     }
-    cut = searches.get(container)
-    if cut is None:
-        return ""
     with path.open("rb") if data is None else io.BytesIO(data) as file:
+        cut = searches.get(_format_of(file.read(12)) if container is None else container)
+        if cut is None:
+            return ""
         end = file.seek(0, os.SEEK_END)
         file.seek(0)
         return cut(file, end)
+
+
+def _format_of(head: bytes) -> str:
+    """FFmpeg's name of the format that a file begins as; MPEG-TS where it is no other."""
+    if head[4:8] in _BOXES:
+        return _MOV
+    found = (name for first, name in _FIRST_BYTES.items() if head.startswith(first))
+    return next(found, "mpegts")
 
 
 def _cut_riff(file: io.BufferedIOBase, size: int) -> str:
@@ -88,6 +114,29 @@ def _cut_boxes(file: io.BufferedIOBase, size: int) -> str:
         if position + length > size:
             name = kind.decode("ascii")
             return f"its last box, {name}, has {size - position} of {length} bytes"
+        position += length
+    return ""
+
+
+def _cut_elements(file: io.BufferedIOBase, size: int) -> str:
+    """Matroska and WebM: a header and segments with their sizes (RFC 8794, sections 4 to 6).
+
+    A segment of unknown size, as live streams have, reaches to the end and cannot be cut.
+    """
+    position = 0
+    while position < size:
+        file.seek(position)
+        head = file.read(12)
+        if head[:4] not in (_EBML_HEADER, _SEGMENT) or len(head) < 5 or head[4] == 0:
+            return ""
+        width = 9 - head[4].bit_length()  # bytes of the size: one more than it has leading zeros
+        unknown = (1 << 7 * width) - 1
+        length = int.from_bytes(head[4 : 4 + width], "big") & unknown
+        if len(head) < 4 + width or length == unknown:
+            return ""
+        length += 4 + width
+        if position + length > size:
+            return f"its last element has {size - position} of {length} bytes"
         position += length
     return ""
 

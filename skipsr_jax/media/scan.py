@@ -49,6 +49,10 @@ _ONE_FRAME_A_PACKET = frozenset(
 """Codecs of AVI files whose packets are never held back, merged or empty."""
 
 
+class _NoFrameError(UserError):
+    """A file has no video frame, which may be because it ends early."""
+
+
 class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
@@ -137,7 +141,7 @@ def scan_video(
             stream = container.streams.video[index]
             packets, end, jumps = _read_packets(container, stream)
             if not packets:
-                raise UserError(f"{path} holds no video frame")
+                raise _NoFrameError(f"{path} holds no video frame")
             cut = _early_end(container, stream, path, data, packets, end)
             if cut and truncated == "refuse":
                 raise UserError(
@@ -152,7 +156,15 @@ def scan_video(
             doubtful = bool(timing.repaired or jumps) or _is_doubtful(container, stream, packets)
         if doubtful:
             timing = _timing_by_decoding(path, data, index, packets, jumps > 0)
-    except av.FFmpegError as error:
+    except (av.FFmpegError, _NoFrameError) as error:
+        with contextlib.suppress(OSError):
+            if cut := early_end(path, data):
+                raise UserError(
+                    f"{path} is truncated: {cut}; no frame can be shown of what is there: copy or "
+                    "download it again"
+                ) from error
+        if isinstance(error, _NoFrameError):
+            raise
         raise UserError(
             f"{path} cannot be read as a video ({error.strerror}): it is truncated, damaged or "
             "no video at all"
@@ -171,9 +183,9 @@ def video_stream_index(container: av.container.InputContainer, path: pathlib.Pat
     for index, stream in enumerate(container.streams.video):
         if not stream.disposition & av.stream.Disposition.attached_pic:
             if stream.codec_context is None:
-                raise UserError(f"{path} has video in a codec that FFmpeg does not know")
+                raise _NoFrameError(f"{path} has video in a codec that FFmpeg does not know")
             return index
-    raise UserError(f"{path} has no video stream")
+    raise _NoFrameError(f"{path} has no video stream")
 
 
 def _read_packets(
@@ -255,7 +267,7 @@ def _timing_by_decoding(
             ticks.append(frame.pts)
             last = frame.duration or 0
         if not ticks:
-            raise UserError(f"{path} holds no frame that can be decoded")
+            raise _NoFrameError(f"{path} holds no frame that can be decoded")
         if "avi" not in container.format.name:
             return _timing(stream, ticks, last, counted=True)
         # AVI counts pictures in coding order; the n-th to be shown takes the n-th slot. An empty

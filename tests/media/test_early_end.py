@@ -73,6 +73,40 @@ def test_a_cut_box_of_mp4_is_said(tmp_path, flags, share, box, kept_frames):
     assert kept_frames <= len(list(kept.frames())) <= 12
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mov", "mkv", "webm", "ts", "avi"])
+def test_a_file_that_is_cut_within_its_head_is_said_to_end_early(tmp_path, kind):
+    clip = tmp_path / f"clip.{kind}"
+    codec = {"webm": "libvpx", "avi": "mpeg4"}.get(kind, "libx264")
+    write_clip(clip, frames=3, codec=codec)
+    data = clip.read_bytes()
+    start, end = {"ts": (400, 740)}.get(kind, (60, 460))  # three packets show the size of all
+    if kind in ("mp4", "mov"):
+        start, end = data.find(b"moov"), len(data)
+    lines = set()
+    for share in (0.03, 0.2, 0.4, 0.6, 0.8):
+        clip.write_bytes(data[: int(start + share * (end - start)) | 1])
+        for truncated in ("refuse", "keep"):  # there is nothing that could be kept
+            with pytest.raises(UserError) as refused:
+                open_media(clip, truncated=truncated)
+            lines.add(str(refused.value))
+    assert len(lines) == 5
+    assert all(f"{clip} is truncated: its " in line and "\n" not in line for line in lines)
+
+
+def test_the_size_of_a_matroska_segment(tmp_path):
+    clip = write_clip(tmp_path / "clip.mkv", frames=12)
+    data = clip.read_bytes()
+    assert early_end(clip, data, "matroska,webm") == early_end(clip, data + b"more") == ""
+    assert "its last element has" in early_end(clip, data[:-1])
+    segment = data.find(b"\x18\x53\x80\x67")
+    unknown = data[: segment + 4] + b"\x01" + b"\xff" * 7 + data[segment + 12 :]
+    assert early_end(clip, unknown[:-100]) == ""
+    clip.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=r"truncated: its last element .*truncated=keep"):
+        open_media(clip)
+    assert len(list(open_media(clip, truncated="keep").frames())) == 12
+
+
 def test_boxes_of_64_bits_and_without_an_end():
     name = pathlib.Path("clip.mp4")
     wide = b"\0\0\0\1mdat" + (24).to_bytes(8, "big") + bytes(8)
