@@ -58,8 +58,12 @@ def define_flags() -> flags.FlagValues:
 def with_flags(settings: Settings, values: flags.FlagValues) -> Settings:
     """The settings with the flags that stand for an entry of them in its place.
 
-    Raises UserError when a flag contradicts another entry, or is out of range.
+    Raises UserError when a flag contradicts another entry or flag, or is out of range.
     """
+    if values.warmup and values.dry_run:
+        raise UserError("give --warmup, which compiles, or --dry_run, which does nothing, not both")
+    if values["warmup_from"].present and not values.warmup:
+        raise UserError("--warmup_from does nothing without --warmup: add it, or leave both out")
     if values.scale is not None:
         if settings.size.height or settings.size.width:
             raise UserError("give --scale, or config.size.height and config.size.width, not both")

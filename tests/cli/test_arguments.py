@@ -35,6 +35,14 @@ def test_a_scale_that_contradicts_or_is_out_of_range():
         settings_of("--scale=99")
 
 
+def test_flags_that_exclude_each_other():
+    with pytest.raises(UserError, match=r"give --warmup, .* or --dry_run, .* not both"):
+        settings_of("--warmup", "--dry_run")
+    with pytest.raises(UserError, match=r"--warmup_from does nothing without --warmup"):
+        settings_of("--warmup_from=0.2", "--dry_run")
+    assert settings_of("--warmup", "--warmup_from=0.2").max_frames
+
+
 def test_several_inputs_and_a_part_of_each(tmp_path):
     write_clip(tmp_path / "a.mp4", frames=6)
     (tmp_path / "more").mkdir()
