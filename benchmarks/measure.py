@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from skipsr_jax import signals
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import new_file
 
@@ -124,11 +125,17 @@ def write_json(path: str, content: Any) -> None:
 
 
 def run_program(name: str, main: Callable[[Sequence[str]], int]) -> None:
-    """Runs ``main`` and exits; after a UserError with status 1 and its message as one line."""
+    """Runs ``main`` and exits.
+
+    After a UserError the status is 1, after signal n it is 128 + n, each with one line on stderr.
+    """
     try:
-        sys.exit(main(sys.argv))
+        with signals.raised(name):
+            sys.exit(main(sys.argv))
     except UserError as error:
         sys.exit(f"{name}: {error}")
+    except KeyboardInterrupt as stop:
+        sys.exit(signals.report(name, stop))
 
 
 def device_facts() -> dict[str, Any]:

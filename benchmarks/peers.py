@@ -12,11 +12,17 @@ results, a folder for each clip. To add a tool that is not here, run it on LQ/ a
 of results with --result; --resume then keeps what is there. scores.json holds scores, seconds and
 the options.
 
-The table has the means over clips, seconds a frame on this machine, and the fraction of patches
-that the mask skips; our seconds leave out compiling. x4plus takes about half a minute a frame of
+The table has means over the clips that all results have, seconds a frame on this machine, and the
+fraction of patches that the mask skips; our seconds leave out compiling. Lines below it name the
+clips that a result lacks. x4plus takes about half a minute a frame of
 640x480 on two CPU cores: keep --frames and --size small.
 Files with a side of less than --smallest pixels are left out: they are inputs without a truth.
 """
+
+from skipsr_jax import signals
+
+if __name__ == "__main__":  # before the imports that take long
+    signals.end_from_now_on("peers")
 
 import json
 import pathlib
@@ -199,17 +205,21 @@ class Results:
 
 
 def table(scores: Mapping[str, Any], results: Results, metrics: Sequence[str]) -> str:
-    """The means as text: a line for each result."""
+    """The means over the clips that all results have, as text: a line for each result."""
+    common = set.intersection(*(set(part["clips"]) for part in scores["results"].values()))
     rows = []
     for name, part in scores["results"].items():
-        frames = sum(clip["frames"] for clip in part["clips"].values())
-        spent = sum(results.elapsed.get(name, {}).values())
-        masks = results.keep.get(name)
-        skipped = 100 * np.mean([1 - keep.mean() for keep in masks.values()]) if masks else None
+        means = scores.get("common", {}).get(name, part["mean"])
+        elapsed, masks = results.elapsed.get(name, {}), results.keep.get(name, {})
+        timed = [clip for clip in elapsed if clip in common]
+        spent = sum(elapsed[clip] for clip in timed)
+        frames = sum(part["clips"][clip]["frames"] for clip in timed)
+        skipped = [100 * (1 - keep.mean()) for clip, keep in masks.items() if clip in common]
         rows.append(
             {"result": name}
-            | {metric + arrow(metric): part["mean"][metric] for metric in metrics}
-            | {"s/frame": spent / frames if spent else None, "skipped %": skipped}
+            | {metric + arrow(metric): means[metric] for metric in metrics}
+            | {"s/frame": spent / frames if frames else None}
+            | {"skipped %": float(np.mean(skipped)) if skipped else None}
         )
     return format_table(rows)
 

@@ -49,7 +49,7 @@ def means_of_common_clips(
             common[result] |= mean_of(clips, [name])
     if not different:
         return {}, []
-    line = "the results have scores of different clips, so 'common' has means over common clips"
+    line = "results have scores of different clips; 'common' has means over the clips of all"
     return common, [f"{line} (number): {', '.join(different)}"]
 
 

@@ -2,11 +2,13 @@
 
 import importlib
 import pathlib
+import signal
 import sys
 
 import pytest
 
 from benchmarks import measure
+from skipsr_jax import signals
 from skipsr_jax.errors import UserError
 
 FOLDER = pathlib.Path(measure.__file__).parent
@@ -40,3 +42,16 @@ def test_a_mistake_ends_in_one_line_and_status_1(monkeypatch):
     with pytest.raises(SystemExit) as end:
         measure.run_program("some", main)
     assert end.value.code == "some: no thing"  # which Python prints before it ends with status 1
+
+
+@pytest.mark.parametrize("number", signals.STOPPING)
+def test_a_signal_ends_in_one_line_and_the_status_of_shells(number, monkeypatch, capsys):
+    def main(argv):
+        signal.raise_signal(number)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(sys, "argv", ["some"])
+    with pytest.raises(SystemExit) as end:
+        measure.run_program("some", main)
+    assert end.value.code == 128 + number
+    assert capsys.readouterr().err == f"some: stopped by {signals.name_of(number)}\n"

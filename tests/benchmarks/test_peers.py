@@ -76,6 +76,25 @@ def test_results_are_kept_and_more_are_added(truths, capsys):
     assert found["lanczos"][0] > found["bicubic"][0]
 
 
+def test_means_are_over_the_clips_that_all_results_have(truths, capsys):
+    Image.fromarray(picture(0, 64, 96)).save(truths / "a.png")  # smooth: its PSNR is higher
+    peers.main(arguments(truths, "--peers=bicubic"))
+    own = json.loads((truths.parent / "out/scores.json").read_text())["results"]["bicubic"]
+    made, theirs = truths.parent / "out/results/bicubic/b", truths.parent / "theirs"
+    theirs.mkdir()
+    made.rename(theirs / "b")
+    page = truths.parent / "page.html"
+    capsys.readouterr()
+    more = f"--result=theirs={theirs}", f"--page={page}"
+    assert peers.main(arguments(truths, "--peers=bicubic", "--resume", *more)) == 0
+    said = capsys.readouterr().out
+    found, only_b = means(said), own["clips"]["b"]["psnr"]
+    assert found["theirs"][0] == found["bicubic"][0] == pytest.approx(only_b, abs=0.01)
+    assert own["mean"]["psnr"] != pytest.approx(only_b, abs=0.1)
+    assert "theirs has no clip for 1 truths: a" in said and "psnr (1), ssim (1)" in said
+    assert f'"means": {{"bicubic": {{"psnr": {only_b}' in page.read_text("utf-8")
+
+
 def test_degraded_inputs_are_the_same_every_time(truths):
     for name in ("one", "two"):
         peers.main(arguments(truths, "--degrade=real", f"--out={truths.parent / name}"))

@@ -91,8 +91,9 @@ def scores_of_clip(scores: Mapping[str, Any], clip: str) -> dict[str, dict[str, 
 
 
 def means_of(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{result: {metric: value}} of the means in such a JSON."""
-    return {name: _numbers(of["mean"]) for name, of in scores["results"].items()}
+    """{result: {metric: value}} of the means in such a JSON, over clips that all results have."""
+    own = {name: of["mean"] for name, of in scores["results"].items()}
+    return {name: _numbers(of) for name, of in scores.get("common", own).items()}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
