@@ -76,6 +76,42 @@ def write_clip(
     return path
 
 
+def film(path: pathlib.Path) -> pathlib.Path:
+    """A Matroska file with two languages, subtitles, chapters, an attachment and tags."""
+    with av.open(str(path), "w", container_options={"default_mode": "passthrough"}) as container:
+        video = container.add_stream("libx264", rate=Fraction(25))
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sounds = [container.add_stream(codec, rate=48000) for codec in ("aac", "ac3")]
+        text = container.add_mux_stream("subrip")
+        text.time_base = Fraction(1, 1000)
+        for stream, language, title in zip(
+            (*sounds, text), ("eng", "jpn", "ger"), ("Main", "Commentary", "Full"), strict=True
+        ):
+            stream.metadata.update(language=language, title=title)
+        sounds[1].disposition = av.stream.Disposition.default
+        text.disposition = av.stream.Disposition.forced
+        container.add_attachment("font.ttf", "font/ttf", b"letters")
+        container.metadata.update(title="My Film", ARTIST="Me", MOOD="calm")
+        second = {"time_base": Fraction(1, 1000)}
+        container.set_chapters(
+            [
+                {"id": 1, "start": 0, "end": 400, "metadata": {"title": "One"}, **second},
+                {"id": 2, "start": 400, "end": 1000, "metadata": {"title": "Two"}, **second},
+            ]
+        )
+        for index in range(25):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index))))
+        container.mux(video.encode(None))
+        for stream in sounds:
+            write_tone(container, stream, 1.0)
+        for number, words in enumerate((b"Hello", b"you")):
+            packet = av.Packet(words)
+            packet.pts = packet.dts = 100 + 400 * number
+            packet.duration, packet.time_base, packet.stream = 300, Fraction(1, 1000), text
+            container.mux(packet)
+    return path
+
+
 def trimmed(source: pathlib.Path, target: pathlib.Path, frames: int) -> pathlib.Path:
     """A clip of NTSC_FILM cut without encoding it anew: an edit list hides its first ``frames``."""
     with av.open(str(source)) as read, av.open(str(target), "w") as write:

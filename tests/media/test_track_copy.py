@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import av
 import pytest
-from media_clips import NTSC_FILM, picture, write_clip, write_tone
+from media_clips import NTSC_FILM, film, picture, write_clip
 
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.video_writer import VideoWriter
@@ -147,42 +147,6 @@ def test_the_head_of_the_audio_is_kept_where_the_video_starts_late(tmp_path):
         before, after = audio_packets(source), audio_packets(tmp_path / name)
         assert [data for _, data in after] == [data for _, data in before]
         assert abs(before[0][0] - after[0][0]) <= Fraction(2, 1000) and after[0][0] < -0.47
-
-
-def film(path):
-    """A Matroska file with two languages, subtitles, chapters, an attachment and tags."""
-    with av.open(str(path), "w", container_options={"default_mode": "passthrough"}) as container:
-        video = container.add_stream("libx264", rate=Fraction(25))
-        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sounds = [container.add_stream(codec, rate=48000) for codec in ("aac", "ac3")]
-        text = container.add_mux_stream("subrip")
-        text.time_base = Fraction(1, 1000)
-        for stream, language, title in zip(
-            (*sounds, text), ("eng", "jpn", "ger"), ("Main", "Commentary", "Full"), strict=True
-        ):
-            stream.metadata.update(language=language, title=title)
-        sounds[1].disposition = av.stream.Disposition.default
-        text.disposition = av.stream.Disposition.forced
-        container.add_attachment("font.ttf", "font/ttf", b"letters")
-        container.metadata.update(title="My Film", ARTIST="Me", MOOD="calm")
-        second = {"time_base": Fraction(1, 1000)}
-        container.set_chapters(
-            [
-                {"id": 1, "start": 0, "end": 400, "metadata": {"title": "One"}, **second},
-                {"id": 2, "start": 400, "end": 1000, "metadata": {"title": "Two"}, **second},
-            ]
-        )
-        for index in range(25):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index))))
-        container.mux(video.encode(None))
-        for stream in sounds:
-            write_tone(container, stream, 1.0)
-        for number, words in enumerate((b"Hello", b"you")):
-            packet = av.Packet(words)
-            packet.pts = packet.dts = 100 + 400 * number
-            packet.duration, packet.time_base, packet.stream = 300, Fraction(1, 1000), text
-            container.mux(packet)
-    return path
 
 
 def contents(path):
