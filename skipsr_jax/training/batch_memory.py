@@ -1,4 +1,4 @@
-"""Refuses what cannot fit the devices: frames before compiling, a step before it runs."""
+"""What cannot fit the devices: frames are refused before compiling, a step's need is compared."""
 
 import math
 
@@ -14,7 +14,7 @@ def check_batch_fits(settings: Settings, mesh: Mesh) -> None:
     """Raises UserError when the frames of a batch alone exceed the memory of the devices.
 
     They lie there as 8-bit numbers, split over the packs' axes of the mesh. What a step computes
-    takes many times as much (``check_step_fits``).
+    takes many times as much (``missing_memory``).
     """
     memory = _memory()
     shards = 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size  # CPU devices share memory
@@ -27,29 +27,25 @@ def check_batch_fits(settings: Settings, mesh: Mesh) -> None:
             )
 
 
-def check_step_fits(step: jax.stages.Compiled) -> None:
-    """Raises UserError when a compiled step needs more memory than this process can have.
+def missing_memory(step: jax.stages.Compiled) -> str | None:
+    """What a compiled step needs and what there is, in words; None when it fits.
 
     The compiler says what a device needs. The state and the batch are there already: on a CPU,
-    whose devices share the host's memory, only the rest is compared with what is free. Nothing is
-    refused where compiler or system do not say.
+    whose devices share the host's memory, only the rest is compared with what is free. A step fits
+    where compiler or system do not say.
     """
     needs, device = step.memory_analysis(), jax.local_devices()[0]
     if needs is None:
-        return
+        return None
     more = needs.temp_size_in_bytes + needs.output_size_in_bytes - needs.alias_size_in_bytes
     if device.platform == "cpu":
         more, free = more * len(jax.local_devices()), host_free()
     else:
         more, free = more + needs.argument_size_in_bytes, _memory()
-    if free is not None and more > free:
-        where = "host" if device.platform == "cpu" else "device"
-        raise UserError(
-            f"a training step needs {more / 2**30:.3g} GiB and the {where} has "
-            f"{free / 2**30:.3g}: lower config.data.batch (and raise config.optimizer.accumulate), "
-            "config.data.frames or config.data.crop, set config.remat=full, or split the "
-            "parameters over more devices (config.mesh.fsdp)"
-        )
+    if free is None or more <= free:
+        return None
+    where = "host" if device.platform == "cpu" else "device"
+    return f"needs {more / 2**30:.3g} GiB and the {where} has {free / 2**30:.3g}"
 
 
 def _frames_of(data: Data) -> list[tuple[str, int, int]]:

@@ -29,7 +29,7 @@ from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import Params
 from skipsr_jax.parallel.mesh import make_mesh, pack_hosts
-from skipsr_jax.training.batch_memory import check_batch_fits, check_step_fits
+from skipsr_jax.training.batch_memory import check_batch_fits
 from skipsr_jax.training.goodput import Goodput
 from skipsr_jax.training.held_out import HeldOutLoss, HeldOutQuality
 from skipsr_jax.training.initial_state import frozen_on, initial_state, restored
@@ -38,6 +38,7 @@ from skipsr_jax.training.metrics import Board, MetricWriter, mean_by_kind
 from skipsr_jax.training.optimizer import learning_rate
 from skipsr_jax.training.panels import Panels
 from skipsr_jax.training.profile import ProfileWindow
+from skipsr_jax.training.remat import Step, fitting_step
 from skipsr_jax.training.settings import Settings
 from skipsr_jax.training.stage import Metrics, Stage
 from skipsr_jax.training.step import State, make_next_phase, make_step, on_devices
@@ -94,15 +95,18 @@ class StepRunner:
         self.state, self.frozen = state, frozen_on(stage, run.mesh)
         self.throughput = Throughput(stage, pack_hosts(run.mesh)[1])
         self._run = run
-        self._step = jax.jit(make_step(stage, settings.optimizer, settings.seed), donate_argnums=0)
         self._next_phase = jax.jit(
             make_next_phase(stage, settings.optimizer),
             out_shardings=jax.tree.map(lambda x: x.sharding, state),
             donate_argnums=0,
         )
-        self._compiled: set[str] = set()
+        self._steps: dict[str, Step] = {}
         self._pending: list[tuple[str, Metrics]] = []
         self._in_flight: collections.deque[Metrics] = collections.deque()
+
+    def _make_step(self) -> Step:
+        settings = self._run.settings
+        return make_step(self._run.stage, settings.optimizer, settings.seed)
 
     def start_phase(self) -> None:
         """Continues from the averages of the phase before, with a new optimizer state."""
@@ -121,16 +125,15 @@ class StepRunner:
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             on_mesh = on_devices(batch, self._run.mesh)
             inputs = (self.state, self.frozen, on_mesh, np.float32(rate))
-            if batch.kind in self._compiled:
-                self.state, metrics = self._step(*inputs)
+            if batch.kind in self._steps:
+                self.state, metrics = self._steps[batch.kind](*inputs)
                 self.throughput.add(batch)
             else:
-                self._compiled.add(batch.kind)
                 compiling = self._run.goodput.during("compile")
                 with self.throughput.paused(self.state), compiling:
-                    # The call after it runs what is compiled here.
-                    check_step_fits(self._step.lower(*inputs).compile())
-                    self.state, metrics = jax.block_until_ready(self._step(*inputs))
+                    step = fitting_step(self._make_step, self._run.settings.remat, inputs)
+                    self._steps[batch.kind] = step
+                    self.state, metrics = jax.block_until_ready(step(*inputs))
         profile.after(number, metrics)
         self._pending.append((batch.kind, metrics | {"data_seconds": waited}))
         self._in_flight.append(metrics)

@@ -21,7 +21,7 @@ from skipsr_jax.data.packing import Packing
 from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length
 from skipsr_jax.media.resize import Method
 from skipsr_jax.models.adapter import Adapter
-from skipsr_jax.models.dit import REMAT_POLICIES, DiTConfig
+from skipsr_jax.models.dit import AUTO, REMAT_POLICIES, DiTConfig
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.parallel.mesh import TrainingMeshSizes
 from skipsr_jax.types import DTYPES
@@ -275,7 +275,8 @@ class Settings:
       model: size of the transformer.
       dtype: type of matrix products and convolutions; parameters and their updates are float32.
       remat: what the forward pass of the transformer stores for the backward pass: full: the block
-        inputs only; dots: results of dense layers too; none: everything.
+        inputs only; attention: results of attention too; dots: those of dense layers too; none:
+        everything; auto: dots, attention or full, the first with which the step fits the device.
       init_from: checkpoint or workdir to start the trained parameters from; "" for random ones.
         Where an adapter is trained: of the frozen transformer.
       mesh: devices along each axis, and slices.
@@ -303,7 +304,7 @@ class Settings:
         require(good, "adapter.rank", self.adapter.rank, rule)
         require_one_of("model", self.model, sorted(DIT_PRESETS))
         require_one_of("dtype", self.dtype, DTYPES)
-        require_one_of("remat", self.remat, sorted(REMAT_POLICIES))
+        require_one_of("remat", self.remat, (AUTO, *REMAT_POLICIES))
         require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2**31 - 1")
         for name in ("eval_every", "quality_every"):
             every = getattr(self.loop, name)

@@ -21,10 +21,12 @@ from skipsr_jax.kernels.attention.api import (
     varlen_attention,
 )
 from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention.residuals import RESIDUALS
 from skipsr_jax.kernels.attention.tpu.op import block_rows
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "RESIDUALS",
     "Problem",
     "block_rows",
     "choose",

@@ -38,6 +38,7 @@ from jax import Array, lax
 from skipsr_jax.kernels.attention import xla
 from skipsr_jax.kernels.attention.gpu_zero_rows import zero_rows_of_no_segment
 from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention.residuals import named_residuals
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float, Int
 
@@ -214,7 +215,8 @@ def _attention(q, k, v, cu_seqlens, call):
 def _attention_forward(q, k, v, cu_seqlens, call):
     out, statistics = _forward(call, q, k, v, cu_seqlens, True)
     # Statistics of segments up to the length that the backward pass takes.
-    return out, (q, k, v, cu_seqlens, statistics[:, :, : call.rows.limit], out)
+    out, statistics = named_residuals(out, statistics[:, :, : call.rows.limit])
+    return out, (q, k, v, cu_seqlens, statistics, out)
 
 
 def _attention_backward(call, saved, d_out):

@@ -21,6 +21,7 @@ from skipsr_jax.kernels.attention.gpu_tile_table import (
     tile_table,
 )
 from skipsr_jax.kernels.attention.gpu_zero_rows import zero_rows_of_no_segment
+from skipsr_jax.kernels.attention.residuals import named_residuals
 from skipsr_jax.types import Float, Int
 
 LOG2_E = math.log2(math.e)
@@ -99,6 +100,7 @@ def _forward(q, k, v, cu_seqlens, kernels, scale, *, with_lse):
 
 def _attention_forward(q, k, v, cu_seqlens, kernels, scale):
     out, lse = _forward(q, k, v, cu_seqlens, kernels, scale, with_lse=True)
+    out, lse = named_residuals(out, lse)
     return out, (q, k, v, cu_seqlens, out, lse)
 
 

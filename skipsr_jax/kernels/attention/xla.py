@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from skipsr_jax.kernels.attention.residuals import named_residuals
 from skipsr_jax.kernels.attention.segments import row_bounds
 from skipsr_jax.types import Bool, Float, Int
 
@@ -220,7 +221,7 @@ def _attention_forward(q, k, v, cu_seqlens, scale, block_rows):
     out, lse = _in_chunks(
         lambda spans, chunk: _forward_blocks(spans, chunk[0], ks, vs, scale), spans, (qs,)
     )
-    out = _from_blocks(out, rows).astype(q.dtype)
+    out, lse = named_residuals(_from_blocks(out, rows).astype(q.dtype), lse)
     return out, (q, k, v, cu_seqlens, out, lse)
 
 

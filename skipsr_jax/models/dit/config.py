@@ -2,18 +2,8 @@
 
 import dataclasses
 
-import jax
-
 from skipsr_jax.config import require, require_between, require_one_of
-from skipsr_jax.parallel.fsdp import GATHERED
-
-REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
-"""What the backward pass finds stored: everything but parameters that were gathered for a layer,
-results of dense layers, or block inputs alone."""
+from skipsr_jax.models.dit.remat import AUTO, REMAT_POLICIES
 
 _LARGEST = {
     **dict.fromkeys(("width", "text_width", "head_dim", "in_channels", "out_channels"), 1 << 16),
@@ -40,7 +30,7 @@ class DiTConfig:
       plain_text_at_last: the last block does not modulate its text before attention.
       in_channels: noisy latent 16, condition latent 16, mask 1. out_channels: velocity.
       norm_eps: of all RMS norms.
-      remat: a key of ``REMAT_POLICIES``.
+      remat: a key of ``REMAT_POLICIES``, or ``AUTO``.
     """
 
     width: int
@@ -69,7 +59,7 @@ class DiTConfig:
             raise ValueError(
                 f"mm_layers must lie in 0..layers, got {self.mm_layers} of {self.layers} layers"
             )
-        require_one_of("remat", self.remat, tuple(REMAT_POLICIES))
+        require_one_of("remat", self.remat, (AUTO, *REMAT_POLICIES))
 
 
 SEEDVR2_3B = DiTConfig(

@@ -21,8 +21,9 @@ from jax import Array
 from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.dit.block import Block
-from skipsr_jax.models.dit.config import REMAT_POLICIES, DiTConfig
+from skipsr_jax.models.dit.config import DiTConfig
 from skipsr_jax.models.dit.modulation import ATTENTION, TimeEmbedding, modulate, per_token
+from skipsr_jax.models.dit.remat import policy
 from skipsr_jax.models.layers.initial import ShapesOnly, around, drawn, stacked_shapes
 from skipsr_jax.models.layers.linear import Linear, linear
 from skipsr_jax.models.layers.norms import RMSNorm
@@ -131,11 +132,11 @@ class Body(nnx.Module):
             block = gathered(nnx.merge(graphdef, state), "block", self.dtype)
             return block(*carry, embedding, plan, shifted, text_modulated, self.attention)
 
-        policy = REMAT_POLICIES[self.config.remat]
+        stored = policy(self.config.remat)
         blocks = stacked, modulate_text
         if plan.shard_layouts is None:
-            return _scan_layers(run, (vid, txt), blocks, layers % 2, policy)
-        return _scan_pairs(run, (vid, txt), blocks, first, policy)
+            return _scan_layers(run, (vid, txt), blocks, layers % 2, stored)
+        return _scan_pairs(run, (vid, txt), blocks, first, stored)
 
 
 def _stack_bounds(config: DiTConfig, depths: tuple[int, ...]) -> list[tuple[str, int, int]]:

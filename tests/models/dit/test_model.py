@@ -152,25 +152,41 @@ def test_two_resolutions_and_two_masks_of_one_bucket_compile_once():
     assert run._cache_size() == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("remat", sorted(set(REMAT_POLICIES) - {"none"}))
-def test_rematerialising_changes_no_gradient(remat):
+def gradient_for(remat):
+    """The gradient of a loss with this policy, as a function, and its argument."""
     patches, text = random_sample(0, (1, 6, 8), 3)
     plan = build_plan([np.random.default_rng(1).random((1, 6, 8)) < 0.6], [3])
     args = jax.tree.map(jnp.asarray, inputs(0, patches, text, plan))
-    config = dataclasses.replace(SHARED_STYLE, layers=2, mm_layers=1)
-    _, params = build(config)
+    config = dataclasses.replace(SHARED_STYLE, layers=2, mm_layers=1, remat=remat)
+    model, params = build(config)
 
-    def gradient(remat):
-        model, _ = build(dataclasses.replace(config, remat=remat))
+    def loss(params):
+        out = param_dicts.bind(model, params)(*args)
+        return jnp.sum(jnp.square(jnp.where(plan.valid[..., None], out, 0)))
 
-        def loss(params):
-            out = param_dicts.bind(model, params)(*args)
-            return jnp.sum(jnp.square(jnp.where(plan.valid[..., None], out, 0)))
+    return jax.grad(loss), params
 
-        return jax.jit(jax.grad(loss))(params)
 
-    plain, again = gradient("none"), gradient(remat)
+def test_what_a_policy_stores_is_not_computed_again():
+    """Counted are products: of dense layers, and of the attention kernel, which are in loops."""
+
+    def products(remat):
+        gradient, params = gradient_for(remat)
+        return str(jax.make_jaxpr(gradient)(params)).count("= dot_general[")
+
+    counts = {remat: products(remat) for remat in REMAT_POLICIES}
+    blocks = 2  # one scanned with weights of its own, one shared
+    assert counts["full"] - counts["attention"] == 2 * blocks  # scores, and their use
+    dense = 10  # queries to values, output, three of the MLP: of video and of text
+    assert counts["attention"] - counts["dots"] == dense * blocks
+    assert counts["dots"] - counts["none"] == blocks  # the sum of a text over its windows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", sorted(set(REMAT_POLICIES) - {"none"}))
+def test_rematerialising_changes_no_gradient(remat):
+    (plain, params), (again, _) = gradient_for("none"), gradient_for(remat)
+    plain, again = jax.jit(plain)(params), jax.jit(again)(params)
     for a, b in zip(*map(jax.tree.leaves, (plain, again)), strict=True):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(a) + 1e-6
     assert np.abs(plain["mm_blocks"]["txt"]["qkv"]["kernel"]).max() > 0

@@ -17,6 +17,7 @@ from einops import rearrange
 from jax import Array
 
 from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.attention.residuals import named_residuals
 from skipsr_jax.kernels.attention.segments import row_bounds
 from skipsr_jax.kernels.attention.tpu.backward import backward
 from skipsr_jax.kernels.attention.tpu.forward import forward, forward_merged
@@ -79,7 +80,7 @@ def _attention_forward(q, k, v, cu_seqlens, scale, blocks, interpret):
     ranges, bounds, inside = _prepare(cu_seqlens, q.shape[1], blocks)
     heads = (_heads_first(x, inside, blocks) for x in (q, k, v))
     out, lse = forward(ranges, bounds, *heads, blocks=blocks, scale=scale, interpret=interpret)
-    out = _rows_first(out, q.shape[1], q.shape[3])
+    out, lse = named_residuals(_rows_first(out, q.shape[1], q.shape[3]), lse)
     return out, (q, k, v, cu_seqlens, out, lse)
 
 
@@ -135,7 +136,7 @@ def _merged_forward(qkv, cu_seqlens, heads, scale, blocks, interpret):
     padded = jnp.pad(qkv, ((0, 0), (0, -rows % blocks.stationary), (0, 0)))
     settings = {"heads": heads, "blocks": blocks, "scale": scale, "interpret": interpret}
     out, lse = forward_merged(ranges, bounds, padded, **settings)
-    out = out[:, :rows]
+    out, lse = named_residuals(out[:, :rows], lse)
     return out, (qkv, cu_seqlens, out, lse)
 
 
