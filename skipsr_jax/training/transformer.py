@@ -11,7 +11,7 @@ from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_AREA
 from skipsr_jax.models.dit import DiT, DiTConfig
-from skipsr_jax.models.params import Params, abstract, flatten, to_dict, unflatten
+from skipsr_jax.models.params import Params, abstract, bind, flatten, to_dict, unflatten
 from skipsr_jax.types import DType
 
 TEXTS = frozenset({"text/positive", "text/negative"})
@@ -21,6 +21,20 @@ TEXTS = frozenset({"text/positive", "text/negative"})
 def abstract_dit(config: DiTConfig, dtype: DType) -> DiT:
     """The transformer as shapes, computing in ``dtype``."""
     return abstract(lambda rngs: DiT(config, rngs=rngs, dtype=dtype))
+
+
+def bind_trained(module: DiT, params: Params) -> DiT:
+    """The transformer with its parameters, whose kernels are cast to its compute dtype at once.
+
+    Every product casts its kernel, but a float32 one is read again for that in each pass, and its
+    gradient is stored in float32, though it is computed in the compute dtype. Where a kernel
+    serves video and text, the sum of both gradients is rounded to the compute dtype as well.
+    """
+    cast = {
+        path: x.astype(module.dtype) if path.endswith("/kernel") else x
+        for path, x in flatten(params).items()
+    }
+    return bind(module, unflatten(cast))
 
 
 def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -> Params:

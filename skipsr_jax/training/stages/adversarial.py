@@ -55,7 +55,7 @@ from skipsr_jax.training.packed import (
 from skipsr_jax.training.previews import one_step_preview
 from skipsr_jax.training.settings import Settings, TokenSettings
 from skipsr_jax.training.stage import Metrics, Stage, Trainee, buffers, recipe_of
-from skipsr_jax.training.transformer import TEXTS, abstract_dit, fresh_params
+from skipsr_jax.training.transformer import TEXTS, abstract_dit, bind_trained, fresh_params
 from skipsr_jax.types import Float
 
 DISTANCES = {"l1": jnp.abs, "l2": jnp.square}
@@ -138,7 +138,7 @@ class GanLosses:
     ) -> tuple[Latents, Float[Array, "b n condition_i"]]:
         """The latents after one step from pure noise, and the tokens of the condition."""
         noise, level = jax.random.split(key)
-        dit = bind(self.generator, params["dit"])
+        dit = bind_trained(self.generator, params["dit"])
         generated, conditions = one_step(
             dit, params["text"], batch.lr_latents, batch, self.config.condition_noise,
             (noise, level),

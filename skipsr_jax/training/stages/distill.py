@@ -44,7 +44,7 @@ from skipsr_jax.training.packed import kept_tokens, mean_over_kept, of_tokens, s
 from skipsr_jax.training.previews import one_step_preview
 from skipsr_jax.training.settings import Settings, TokenSettings
 from skipsr_jax.training.stage import Metrics, Stage, Trainee, buffers, recipe_of
-from skipsr_jax.training.transformer import TEXTS, abstract_dit, fresh_params
+from skipsr_jax.training.transformer import TEXTS, abstract_dit, bind_trained, fresh_params
 from skipsr_jax.types import Bool, DType, Float
 
 
@@ -179,7 +179,7 @@ def make(
             target = two_step_velocity(teacher, noisy, timestep, TERMINAL / steps)
         target = jax.lax.stop_gradient(target)
         text = text_tokens(params["text"], batch.negative)
-        student = bind(module, params["dit"])
+        student = bind_trained(module, params["dit"])
         error = predict_tokens(student, text, noisy, conditions, timestep, plan) - target
         velocity = mean_over_kept(jnp.square(error), plan)
         u = of_tokens(timestep, plan)[..., None] / TERMINAL

@@ -38,7 +38,7 @@ from skipsr_jax.training.packed import Latents, by_pack, skip_percent
 from skipsr_jax.training.previews import one_step_preview
 from skipsr_jax.training.settings import Settings, TokenSettings
 from skipsr_jax.training.stage import Metrics, Stage, buffers, recipe_of
-from skipsr_jax.training.transformer import TEXTS, abstract_dit, fresh_params
+from skipsr_jax.training.transformer import TEXTS, abstract_dit, bind_trained, fresh_params
 from skipsr_jax.types import Bool, Float
 
 
@@ -175,7 +175,7 @@ def make(
     def loss(
         params: Params, frozen: Params, batch: Batch, key: Array
     ) -> tuple[Float[Array, ""], Metrics]:
-        dit = bind(module, params["dit"])
+        dit = bind_trained(module, params["dit"])
         total, metrics, x0 = velocity_loss(dit, loss_config, params["text"], batch, key)
         if loss_config.pixel_weight:
             counts = [_decoded_samples(loss_config, len(x)) for x in x0]
