@@ -37,6 +37,12 @@ def check(path: str, overwrite: bool) -> None:
     check_page(pathlib.Path(path), overwrite=overwrite)
 
 
+def _mask_name(origin: str) -> str:
+    """Where masks come from, without the folders of a checkpoint: a page is passed on."""
+    words, of, checkpoint = origin.partition(" of ")
+    return words + of + pathlib.PurePath(checkpoint).name
+
+
 def write(path: str, finished: Sequence[Finished], settings: Settings, overwrite: bool) -> None:
     """Writes the page of all results of a run. The reference of an oracle mask is its truth."""
     truth = settings.mask.reference
@@ -49,7 +55,7 @@ def write(path: str, finished: Sequence[Finished], settings: Settings, overwrite
         if truth:
             versions.append(Version("truth", truth, "truth", first=one.media.first))
         name = one.media.path.resolve().name
-        masks = {one.report.mask_source: np.stack(one.masks)}
+        masks = {_mask_name(one.report.mask_source): np.stack(one.masks)}
         clips.append(Clip(name, versions, masks))
     title = clips[0].name if len(clips) == 1 else f"{len(clips)} results"
     notes = [

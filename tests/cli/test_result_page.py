@@ -27,7 +27,7 @@ def contents_of(page):
 def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
     result = write_clip(tmp_path / "big.mp4", frames=5, height=32, width=48)
     report = Report()
-    report.seconds["decode"], report.mask_source = 2.5, "oracle"
+    report.seconds["decode"], report.mask_source = 2.5, "predictor of /home/me/own"
     masks = [np.full((2, 3), index == 0) for index in range(5)]
     settings = Settings(checkpoint="model")
     if with_truth:
@@ -42,7 +42,7 @@ def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
     assert (shown["height"], shown["width"], shown["frames"]) == (32, 48, 5)
     assert shown["versions"][1]["seconds"]["decode"] == 2.5
     (mask,) = shown["masks"]
-    assert (mask["name"], mask["rows"], mask["columns"]) == ("oracle", 2, 3)
+    assert (mask["name"], mask["rows"], mask["columns"]) == ("predictor of own", 2, 3)
     assert mask["starts"] == [0, 1]
 
 

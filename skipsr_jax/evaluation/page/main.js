@@ -114,6 +114,7 @@ function showZoom(view) {
   if (!viewer) return;
   view.least = pixelScale();
   $("zoom-scale").textContent = `${Math.round((100 * view.scale) / pixelScale())} %`;
+  if (!viewer.mask.hidden && viewer.maskLine() !== viewer.drawnLine) showMask();
 }
 
 function showClipFacts() {

@@ -84,6 +84,12 @@ class Viewer {
     this.setSplit(this.split);
   }
 
+  // The width of a line in pixels of the mask's canvas that is at least a pixel of the screen.
+  maskLine() {
+    const shown = this.mask.getBoundingClientRect().width * devicePixelRatio;
+    return shown ? Math.min(MASK_CELL / 2, Math.ceil(this.mask.width / shown)) : 1;
+  }
+
   // Draws the mask of a frame: skipped patches blue, a yellow line around kept ones.
   drawMask(mask, frame, clip) {
     const { rows, columns } = mask;
@@ -104,11 +110,12 @@ class Viewer {
       }
     }
     context.fillStyle = "#ffcc33";
+    const line = this.drawnLine = this.maskLine();
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < columns; column++) {
         const [x, y] = [column * MASK_CELL, row * MASK_CELL];
-        if (row && at(row, column) !== at(row - 1, column)) context.fillRect(x, y, MASK_CELL, 1);
-        if (column && at(row, column) !== at(row, column - 1)) context.fillRect(x, y, 1, MASK_CELL);
+        if (row && at(row, column) !== at(row - 1, column)) context.fillRect(x, y, MASK_CELL, line);
+        if (column && at(row, column) !== at(row, column - 1)) context.fillRect(x, y, line, MASK_CELL);
       }
     }
   }

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from browser import colour_at, console, wait
+from browser import colour_at, console, pixels, wait
 
 from skipsr_jax.evaluation.page.contents import Clip, Plot, Version
 from skipsr_jax.evaluation.page.write import write_page
@@ -132,6 +132,20 @@ def test_the_mask_can_be_turned_on_and_off(opened):
     click(driver, "mask")
     assert not driver.find_element("id", "mask-canvas").is_displayed()
     assert_colour(viewer, 0.25, RED)
+
+
+def test_the_border_of_the_mask_is_seen_where_the_picture_is_small(opened):
+    driver, viewer = opened
+    driver.find_element("class name", "divider").send_keys("\ue010")  # end: out of the way
+    press(driver, "m")
+    driver.execute_script("viewer.root.style.maxWidth = arguments[0]", f"{WIDTH // 2}px")
+    wait(driver, "viewer.drawnLine == 2")
+    image = pixels(viewer).astype(int)
+    assert image.shape[:2] == (HEIGHT // 2, WIDTH // 2)
+    yellow = np.abs(image - (255, 204, 51)).max(-1) < 12
+    assert yellow[3 * HEIGHT // 8 :, WIDTH // 4].all()  # below the names of the versions
+    press(driver, "1")  # pixel for pixel
+    wait(driver, "viewer.drawnLine == 1")
 
 
 def test_both_videos_show_the_same_frame_after_steps(opened):
