@@ -4,13 +4,16 @@
     python -m benchmarks.train_step --model=tiny --frames=5 --height=64 --width=64 --dtype=float32
     JAX_PLATFORMS=cpu python -m benchmarks.train_step --compile_only
     python -m benchmarks.train_step --adapter_rank=16 --frames=17 --include_vae
+    XLA_FLAGS=--xla_gpu_enable_command_buffer= python -m benchmarks.train_step --profile
 
 Parameters and data are random and made on the device. Parameters, averages and Adam moments are
 float32, products are in --dtype, blocks are rematerialised as --remat says. The masks are connected
 blobs, and each step has the bucket that its kept tokens need. A batch holds latents; with
 --include_vae it holds frames, and the step encodes clip and input with the frozen autoencoder. MFU
 is the model FLOPs utilisation (skipsr_jax.models.flops). With --adapter_rank an adapter (LoRA) is
-trained, and the transformer is frozen, with kernels stored as --adapter_precision says.
+trained, and the transformer is frozen, with kernels stored as --adapter_precision says. With
+--profile a table says how many milliseconds of a step each part takes, forward, recomputed and
+backward (``benchmarks.kernel_times``).
 
 ``peak_gib`` is the most memory that the device has used since the process began. The skipped step
 runs first, so that its number is its own, and the later one that of the dense step.
@@ -28,6 +31,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
+from benchmarks.kernel_times import kernel_rows
 from benchmarks.masks import blob_mask
 from benchmarks.measure import (
     device_facts,
@@ -57,6 +61,11 @@ from skipsr_jax.training.step import fresh_state, make_step
 from skipsr_jax.types import DTYPES
 
 RATE = np.float32(1e-5)
+SCOPES = (
+    "embed", "modulation", "qkv", "qk_norm", "rope", "to_windows", "attention", "from_windows",
+    "proj_out", "mlp", "out", "mm_blocks", "shared_blocks", "optimizer", "moving_average",
+)  # fmt: skip
+"""Parts of a step, as a profile names them."""
 
 
 def define_flags() -> flags.FlagValues:
@@ -71,14 +80,16 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_float("skip", 0.4, "Fraction of tokens that the masks skip.", flag_values=values)
     flags.DEFINE_integer("steps", 5, "Timed steps of each.", flag_values=values)
     flags.DEFINE_enum("dtype", "bfloat16", DTYPES, "Of products.", flag_values=values)
-    policies = sorted(REMAT_POLICIES)
-    flags.DEFINE_enum("remat", "full", policies, "What is recomputed.", flag_values=values)
+    text = "What is stored for the backward pass."
+    flags.DEFINE_enum("remat", "full", list(REMAT_POLICIES), text, flag_values=values)
     text = "Of the adapter that is trained; 0: the whole transformer is."
     flags.DEFINE_integer("adapter_rank", 0, text, flag_values=values)
     text = "What numbers the frozen kernels are stored as."
     flags.DEFINE_enum("adapter_precision", "bf16", PRECISIONS, text, flag_values=values)
     text = "Encode clip and input with the frozen autoencoder in the step."
     flags.DEFINE_bool("include_vae", False, text, flag_values=values)
+    text = "Print the time of each part of a step."
+    flags.DEFINE_bool("profile", False, text, flag_values=values)
     text = "Compile for this device and report the planned memory; run nothing."
     flags.DEFINE_bool("compile_only", False, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
@@ -175,6 +186,8 @@ def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: fl
     }
     if not np.isfinite(row["loss"]):
         raise FloatingPointError(f"the loss of the {name} step is {row['loss']}")
+    if values.profile:
+        row["kernels"] = kernel_rows(compiled, run, values.steps, SCOPES)
     return row, state
 
 
@@ -209,14 +222,18 @@ def main(argv: Sequence[str]) -> int:
         "peak_gib_after_start": peak_gib(),
     }
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
-    rows = []
+    rows, profiles = [], {}
     for name, skip in (("skipped", values.skip), ("dense", 0.0)):
         row, state = measure(name, stage, vae, state, frozen, skip, values)
         rows.append(row)
+        kernels = row.pop("kernels", [])
         print(" ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        if kernels:
+            profiles[name] = kernels
+            print(format_table(kernels), flush=True)
     print(format_table(rows))
     if values.out:
-        write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows})
+        write_json(values.out, facts | {"argv": list(argv)[1:], "rows": rows, "profiles": profiles})
     return 0
 
 

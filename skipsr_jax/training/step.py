@@ -176,7 +176,8 @@ def make_step(
             )
         new = {"params": params, "ema": ema, "opt_state": opt_state}
         old = {name: state[name] for name in new}
-        new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        with jax.named_scope("optimizer"):
+            new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         return new | {"step": state["step"] + 1}, all_metrics | {"nonfinite": 1.0 - finite}
 
     return step
