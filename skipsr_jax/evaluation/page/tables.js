@@ -98,7 +98,7 @@ function lineChart(series, frames, label) {
   });
   const playhead = chart.appendChild(svg("line", { class: "playhead", y1: top, y2: top + down }));
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const texts = series.map(({ name, values }) => `${name}: ${mean(values).toFixed(1)} % on average`);
+  const texts = series.map(({ name, values }) => `${name}: ${mean(values).toFixed(1)} % on average over frames`);
   const now = element("span");
   const setFrame = (frame) => {
     playhead.setAttribute("x1", x(frame + 0.5));

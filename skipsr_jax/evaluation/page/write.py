@@ -141,13 +141,14 @@ def _format_notes(clips: Sequence[Mapping[str, Any]]) -> list[str]:
     versions = [version for clip in clips for version in clip["versions"]]
     notes = []
     if any(v["kind"] == "video" and not v["copied"] for v in versions):
-        made = "all" if not any(v["copied"] for v in versions if v["kind"] == "video") else "some"
+        some = any(v["copied"] for v in versions if v["kind"] == "video")
         notes.append(
-            f"For browsers, {made} of the videos were encoded again as H.264, 4:2:0, 8 bits, rate "
-            f"factor {CRF}; the others are the original files. Scores are of the original files."
+            f"For browsers, {'some' if some else 'all'} of the videos were encoded again as H.264, "
+            f"4:2:0, 8 bits, rate factor {CRF}{'; the others are the original files' * some}. "
+            "Scores are of the original files."
         )
     if any(v["kind"] == "image" and not v["copied"] for v in versions):
-        notes.append("Pictures that browsers do not show were converted to PNG with 8 bits.")
+        notes.append("Pictures of folders, and those that browsers do not show, are PNG of 8 bits.")
     if any(v["role"] == "input" for v in versions):
         notes.append("Inputs are stretched to the size of the results by the browser.")
     lengths = [clip["name"] for clip in clips if len(clip["lengths"]) > 1]
