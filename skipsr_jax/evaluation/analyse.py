@@ -44,12 +44,18 @@ from skipsr_jax.evaluation.analysis_tables import (
     table_of_oracle,
     table_of_sweep,
 )
-from skipsr_jax.evaluation.clips import find_clips
+from skipsr_jax.evaluation.clips import find_clips, missing_frames, remarks_of
 from skipsr_jax.evaluation.figure import side_by_side
 from skipsr_jax.evaluation.measures import lpips
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.model_run import upscaled
-from skipsr_jax.evaluation.program import check_folder, check_outside, status_of, writing
+from skipsr_jax.evaluation.program import (
+    check_folder,
+    check_outside,
+    status_of,
+    warnings_of_files,
+    writing,
+)
 from skipsr_jax.evaluation.skip_analysis import (
     MASKS,
     TAUS,
@@ -139,7 +145,10 @@ def make_analysis(values: flags.FlagValues, config: ConfigDict) -> Analysis:
     times = MeasuredTimes(values.times) if values.times else None
     metric = None
     if values.weights:
-        metric = lpips.make("alex", Weights(values.weights).read)
+        try:
+            metric = lpips.make("alex", Weights(values.weights).read)
+        except UserError as error:
+            raise UserError(f"lpips: {error}") from error
     if not values.predictor and settings.mask.source in ("auto", "predictor"):
         mask = dataclasses.replace(settings.mask, source="input")
         settings = dataclasses.replace(settings, mask=mask)
@@ -184,20 +193,25 @@ def _run(argv: Sequence[str]) -> None:
     analysis = make_analysis(values, config)
     clips = _sources(values.source, values.smallest)
     rows: list[Row] = []
-    for name, path in tqdm(clips.items(), unit="clip", disable=None):
-        rows.append(analyse(name, open_media(path), analysis))
-        head, line = table_of_oracle(rows[-1:]).splitlines()
-        tqdm.write(line if rows[1:] else f"{head}\n{line}")
+    notes: list[str] = []
+    with warnings_of_files() as damage:
+        for name, path in tqdm(clips.items(), unit="clip", disable=None):
+            media = open_media(path)
+            notes += [*filter(None, [missing_frames(media)]), *remarks_of(media)]
+            rows.append(analyse(name, media, analysis))
+            head, line = table_of_oracle(rows[-1:]).splitlines()
+            tqdm.write(line if rows[1:] else f"{head}\n{line}")
+    notes += [*damage, *without_speedup(rows)]
     found = means(rows)
     print(*table_of_oracle(found).splitlines()[1:], sep="\n")
     print(table_of_masks([*rows, *found]))
     print(table_of_sweep(found))
-    for line in without_speedup(rows):
+    for line in notes:
         print(line)
     if values.out:
         out = pathlib.Path(values.out)
         with writing(out), new_folder(out) as folder:
-            _write(folder, list(argv)[1:], rows, found, analysis, values.plots)
+            _write(folder, list(argv)[1:], rows, found, notes, analysis, values.plots)
     if values.figure:
         out = pathlib.Path(values.figure)
         with writing(out), new_folder(out) as folder:
@@ -227,11 +241,12 @@ def _write(
     argv: Sequence[str],
     rows: Sequence[Row],
     found: Sequence[Row],
+    notes: Sequence[str],
     analysis: Analysis,
     kind: str,
 ) -> None:
     content = {"argv": argv, "tau": analysis.tau, "scale": analysis.scale, "masks": MASKS,
-               "rows": rows, "means": found, "notes": without_speedup(rows)}  # fmt: skip
+               "rows": rows, "means": found, "notes": notes}  # fmt: skip
     (folder / "analysis.json").write_text(json.dumps(content, indent=1))
     if kind == "none":
         return

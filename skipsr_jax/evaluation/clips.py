@@ -28,6 +28,8 @@ from skipsr_jax.types import HostArray
 
 TRUTH_FOLDER = "GT"
 """The folder of the truths in a data set of DOVE's layout."""
+HDR_TRANSFERS = (16, 18)
+"""PQ and HLG, by H.273."""
 _SIZE_SUFFIX = re.compile(r"_(x\d+(\.\d+)?|\d+x\d+)$")
 
 
@@ -131,6 +133,7 @@ class OpenPair:
       result, truth: as `open_media` describes them; ``truth`` is None where there is none.
       size: (height, width) that frames are cut to, from the top left: the smaller of each side.
       notes: one line for each mismatch.
+      remarks: one line for each other thing that moves the scores, such as fields or alpha.
     """
 
     pair: Pair
@@ -138,6 +141,7 @@ class OpenPair:
     truth: Media | None
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -177,13 +181,43 @@ def missing_frames(media: Media) -> str:
     )
 
 
+def remarks_of(media: Media) -> list[str]:
+    """A line for each thing that is done to a file's pixels when it is read."""
+    remarks = []
+    if media.video and media.video.field_order:
+        remarks.append(f"{media.path} is interlaced: each pair of fields is made one frame (bwdif)")
+    if media.kind == "image" and media.note:
+        remarks.append(f"{media.path}: {media.note}")
+    if media.has_alpha and media.kind != "frames":  # those often have an alpha that is opaque
+        remarks.append(f"{media.path}: transparent pixels are laid on black")
+    return remarks
+
+
+def _is_hdr(media: Media) -> bool:
+    return media.kind == "video" and media.colour.transfer in HDR_TRANSFERS
+
+
+def _remarks(pair: Pair, result: Media, truth: Media | None) -> tuple[str, ...]:
+    remarks = remarks_of(result)
+    if truth is None:
+        return tuple(remarks)
+    remarks += remarks_of(truth)
+    if pair.result.resolve() == pair.truth.resolve():
+        remarks.append(f"{pair.result} is compared with itself: name another --truth")
+    elif _is_hdr(result) != _is_hdr(truth):
+        hdr, other = (result, truth) if _is_hdr(result) else (truth, result)
+        remarks.append(f"{hdr.path} is HDR and {other.path} is not: codes are compared as they are")
+    return tuple(remarks)
+
+
 def open_pair(pair: Pair) -> OpenPair:
     """Looks at the files of a pair. Raises UserError when one of them cannot be read."""
     result = open_media(pair.result)
     truth = None if pair.truth is None else open_media(pair.truth)
     notes = [line for media in (result, truth) if media and (line := missing_frames(media))]
     if truth is None:
-        return OpenPair(pair, result, None, (result.height, result.width), tuple(notes))
+        whole = result.height, result.width
+        return OpenPair(pair, result, None, whole, tuple(notes), _remarks(pair, result, None))
     size = min(result.height, truth.height), min(result.width, truth.width)
     if (result.height, result.width) != (truth.height, truth.width):
         notes.append(
@@ -196,4 +230,4 @@ def open_pair(pair: Pair) -> OpenPair:
             f"{pair.result} has {result.num_frames} frames, its truth {truth.num_frames}: "
             f"the first {least} are compared"
         )
-    return OpenPair(pair, result, truth, size, tuple(notes))
+    return OpenPair(pair, result, truth, size, tuple(notes), _remarks(pair, result, truth))

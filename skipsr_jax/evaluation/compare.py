@@ -160,6 +160,7 @@ def compare(
     makers = prepare(metrics, read, truth is not None)
     found: Scores = {name: {"mean": {}, "clips": {}} for name in results}
     notes += mismatches
+    notes += dict.fromkeys(remark for _, pair in opened for remark in pair.remarks)
     with warnings_of_files() as damage:
         scored = _score_all([pair for _, pair in opened], makers, jobs, show_progress)
     for (name, pair), (values, lines) in zip(opened, scored, strict=True):

@@ -83,8 +83,9 @@ def find_trials(
     of_a, of_b = find_clips(a), find_clips(b)
     low = find_clips(inputs) if inputs else {}
     if len(of_a) == len(of_b) == 1:  # which need no common name
-        ((name, path),), (other,) = of_a.items(), of_b.values()
-        return [Trial(name, path, other, next(iter(low.values()), None))], []
+        (name,), (other,) = of_a, of_b.values()
+        of_b = {name: other}
+        low = {name: next(iter(low.values()))} if len(low) == 1 else low
     both = [name for name in of_a if name in of_b]
     alone = sorted(set(of_a) ^ set(of_b))
     if samples > len(both):
@@ -129,7 +130,8 @@ def build(values: flags.FlagValues) -> list[str]:
             path, trials, (name_a, name_b), title=values.title, question=values.question,
             seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
         )  # fmt: skip
-    lines = [f"{path}: {len(trials)} pairs of {name_a} and {name_b}", *faults_of(trials)]
+    pairs = f"{len(trials)} pair{'s' if trials[1:] else ''}"
+    lines = [f"{path}: {pairs} of {name_a} and {name_b}", *faults_of(trials)]
     cut = cut_clips(trials, values.frames or None)
     if cut:
         lines.append(f"cut to the shortest of a, b and the input: {', '.join(cut)}")

@@ -77,6 +77,16 @@ def test_skip_tables_without_a_model(pictures, tmp_path, capsys, times):
     assert content["means"][0]["oracle"]["skip"] > 0.5 and content["tau"] == 2e-4
 
 
+def test_what_is_done_to_a_file_is_said(tmp_path, capsys):
+    Image.new("RGBA", (64, 48), (9, 80, 90, 128)).save(tmp_path / "clear.png")
+    out = tmp_path / "out"
+    arguments = "--noswap", "--nopredictor", "--plots=none", f"--out={out}"
+    assert run(f"--source={tmp_path}/clear.png", *arguments) == 0
+    line = f"{tmp_path}/clear.png: transparent pixels are laid on black"
+    assert line in capsys.readouterr().out.splitlines()
+    assert json.loads((out / "analysis.json").read_text())["notes"][0] == line
+
+
 def test_measured_times_are_interpolated(times):
     measured = MeasuredTimes(times)
     assert measured.skips == [0, 0.4] and measured.case == "101x720x1280"
@@ -133,6 +143,7 @@ def test_figure_of_a_model(pictures, tmp_path):
         (["--source=x", "--taus=1e-4,-1"], "--taus=-1: a threshold"),
         (["--source=x", "--tau=nan"], "--tau=nan: a threshold"),
         (["--source=x", "--tau=0"], "--tau=0: a threshold"),
+        (["--source=x", "--weights=."], "lpips: needs alexnet-owt-7be5be79.pth in the folder"),
         (["--source=x", "--times=nowhere.json"], "--times=nowhere.json is not what"),
     ],
 )

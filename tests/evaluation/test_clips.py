@@ -1,5 +1,7 @@
 """Clips are found in every layout, paired by name, and cut alike, and mismatches are told."""
 
+import os
+
 import numpy as np
 import pytest
 from media_clips import write_clip
@@ -99,3 +101,29 @@ class TestOpenPair:
         frames = list(opened.frames())
         assert frames[0][0].dtype == np.uint16 and frames[0][1] is None
         assert opened.size == (47, 63) and opened.notes == ()
+
+    def test_what_moves_scores_is_told(self, tmp_path):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / "solid.png")
+        Image.new("RGBA", (16, 16), (255, 0, 0, 128)).save(tmp_path / "clear.png")
+        write_clip(tmp_path / "sdr.mp4", frames=1)
+        write_clip(tmp_path / "hdr.mp4", frames=1, primaries=9, transfer=16, matrix=9)
+        fields = {"flags": "+ildct", "crf": "4"}
+        write_clip(tmp_path / "fields.mp4", frames=2, options=fields)
+
+        def remarks(result, truth):
+            opened = open_pair(Pair("a", tmp_path / result, tmp_path / truth))
+            assert opened.notes == () or "frames, its truth" in opened.notes[0]
+            return [remark.replace(f"{tmp_path}{os.sep}", "") for remark in opened.remarks]
+
+        assert remarks("solid.png", "solid.png") == [
+            "solid.png is compared with itself: name another --truth"
+        ]
+        assert remarks("clear.png", "solid.png") == [
+            "clear.png: transparent pixels are laid on black"
+        ]
+        assert remarks("sdr.mp4", "hdr.mp4") == [
+            "hdr.mp4 is HDR and sdr.mp4 is not: codes are compared as they are"
+        ]
+        assert remarks("fields.mp4", "sdr.mp4") == [
+            "fields.mp4 is interlaced: each pair of fields is made one frame (bwdif)"
+        ]

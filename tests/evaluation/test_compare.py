@@ -97,8 +97,16 @@ def test_what_cannot_run_is_refused_with_a_line_each(data):
     with pytest.raises(UserError) as error:
         compare.compare({"x": data / "same"}, None, ["psnr", "niqe", "dover"])
     assert [line.split(":")[0] for line in str(error.value).splitlines()] == ["psnr", "dover"]
-    with pytest.raises(UserError, match="there is no metric 'psrn': did you mean psnr"):
-        compare.compare({"x": data / "same"}, None, ["psrn"])
+    for wrong in ("psrn", "PSNR"):
+        with pytest.raises(UserError, match=f"there is no metric '{wrong}': did you mean psnr"):
+            compare.compare({"x": data / "same"}, None, [wrong])
+
+
+def test_a_result_that_is_the_truth_is_said(data):
+    scores = compare.compare({"x": data / "set/GT"}, data / "set", ["psnr"])
+    assert scores["results"]["x"]["mean"]["psnr"] == 80
+    assert len(scores["notes"]) == 2 and "GT/a is compared with itself" in scores["notes"][0]
+    compare.compare({"x": data / "set/GT"}, data / "set", ["psnr"], refuse_mismatch=True)
 
 
 def test_no_metric_is_refused(data, capsys):

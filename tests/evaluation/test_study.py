@@ -48,6 +48,8 @@ def test_it_shows_the_clips_that_both_have(results):
         (["--a=ours", "--b=theirs"], "--out is missing"),
         (["--a=ours", "--b=theirs", "--out=s.html", "--samples=3"], "2 clips in common"),
         (["--a=ours", "--b=theirs", "--out=s.html", "--input=ours/a.png"], "no input of b"),
+        (["--a=ours/a.png", "--b=theirs/d.png", "--out=s.html", "--input=low"], "no input of a"),
+        (["--a=ours/a.png", "--b=theirs/d.png", "--out=s.html", "--samples=2"], "1 clips in"),
         (["--score=nothing*.json"], "no file has the name"),
         (["--a=x=ours", "--b=x=theirs", "--out=s.html"], "have the name x: write --b=another="),
         (["--a=x=ours", "--b=y=./ours/", "--out=s.html"], "are both ours: name two results"),

@@ -122,7 +122,8 @@ def prepare(names: Sequence[str], weights: Weights, has_truth: bool) -> dict[str
     makers, refused = {}, []
     for name in names:
         if name not in METRICS:
-            raise UserError(f"there is no metric {name!r}: {suggestion(name, list(METRICS))}")
+            hint = suggestion(name.lower(), list(METRICS))
+            raise UserError(f"there is no metric {name!r}: {hint}")
         if METRICS[name].needs_truth and not has_truth:
             refused.append(f"{name}: compares with a truth: name it with --truth")
             continue
