@@ -43,9 +43,9 @@ from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
 from skipsr_jax.inference.cost import described, largest_need
-from skipsr_jax.inference.done_notes import done_already, note_done
+from skipsr_jax.inference.done_notes import done_already
 from skipsr_jax.inference.fingerprint import Fingerprint, fingerprint
-from skipsr_jax.inference.job_output import SegmentedOutput, Target, WholeOutput, output_of
+from skipsr_jax.inference.job_output import SegmentedOutput, Target, WholeOutput, finish, output_of
 from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.out_of_memory import memory_errors
 from skipsr_jax.inference.pipeline import OutputFrame
@@ -311,9 +311,7 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
                 lines, report, masks = run_job(job, upscaler, made_from, bool(values.page))
             if report.frames:
                 work.done(upscaler.programs.model, settings, (report.frames, job.target))
-            for path in job.files.paths:
-                note_done(path, made_from)
-            discard_segments(job.output)
+            lines += finish(job.files, made_from)
             for line in lines:
                 say(line)
             if masks:
@@ -343,16 +341,18 @@ def _message_of_warning(message: Warning | str, *_: object) -> str:
     return message_of(message) if isinstance(message, Warning) else message
 
 
-def _handler() -> logging.Handler:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
-    return handler
+def _log_in_lines() -> None:
+    """Prints warnings as lines on stderr. Orbax, when it is imported, has set up logging before."""
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(_OneLine())
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 after one line that says what is wrong, 128 + n after signal n."""
     program = pathlib.Path(argv[0]).name
-    logging.basicConfig(level=logging.WARNING, handlers=[_handler()])
+    _log_in_lines()
     logging.captureWarnings(True)
     warnings.formatwarning = _message_of_warning
     failures = Failures(say)

@@ -8,7 +8,6 @@ program does not make finished outputs unfinished.
 
 import hashlib
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Sequence
@@ -21,23 +20,27 @@ from skipsr_jax.media.reader import Media
 
 NAME = ".skipsr_done.jsonl"
 _PARTS = ("input", "config", "checkpoint")
-_LOG = logging.getLogger(__name__)
 
 
 def note_done(
     path: pathlib.Path, made_from: Fingerprint, complete: pathlib.Path | None = None
-) -> None:
-    """Notes that an output is finished. A note that cannot be written is no error.
+) -> str:
+    """Notes that an output is finished.
 
     ``complete``: what is about to be renamed to ``path``, where it has another name yet.
+
+    Returns "", or why the note cannot be written, as on a full disk.
     """
     state = _state(complete or path)
     line = json.dumps({"name": path.name, "made_from": dict(made_from), "state": state})
     try:
-        with (path.parent / NAME).open("a") as file:
-            file.write(line + "\n")
+        with (path.parent / NAME).open("ab+") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            was_cut_off = file.read(1) not in (b"", b"\n")  # by a full disk
+            file.write(b"\n" * was_cut_off + line.encode() + b"\n")
     except OSError as error:
-        _LOG.warning("%s is not noted as finished: %s", path, error.strerror)
+        return error.strerror or str(error)
+    return ""
 
 
 def done_already(

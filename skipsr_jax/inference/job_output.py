@@ -22,7 +22,14 @@ from skipsr_jax.inference.boundaries import Boundaries, Boundary
 from skipsr_jax.inference.done_notes import is_noted, note_done
 from skipsr_jax.inference.fingerprint import Fingerprint
 from skipsr_jax.inference.pipeline import OutputFormat
-from skipsr_jax.inference.segments import FRAMES, MASK_FRAMES, Plan, Segments, plan_of
+from skipsr_jax.inference.segments import (
+    FRAMES,
+    MASK_FRAMES,
+    Plan,
+    Segments,
+    discard_segments,
+    plan_of,
+)
 from skipsr_jax.inference.settings import Chunk, Output
 from skipsr_jax.media.packet_file import read_packets
 from skipsr_jax.media.reader import Media
@@ -85,6 +92,21 @@ def output_of(
         for line in segments.notes:
             say(line)
         yield SegmentedOutput(target, plan, segments, made_from)
+
+
+def finish(target: Target, made_from: Fingerprint) -> list[str]:
+    """Notes that the files of an input are finished, and removes its segments.
+
+    Returns a line for each that cannot be noted.
+    """
+    missing = [path for path in target.paths if note_done(path, made_from)]
+    discard_segments(target.output)
+    reasons = {path: note_done(path, made_from) for path in missing}  # the disk may have room now
+    return [
+        f"{path} is finished and cannot be noted as that ({reason}): a further run will not know it"
+        for path, reason in reasons.items()
+        if reason
+    ]
 
 
 class WholeOutput(contextlib.AbstractContextManager):

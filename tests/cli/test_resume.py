@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import small_model
+from faults.harness import disk_refusal
 from media_clips import write_tone
 
 from skipsr_jax.cli import infer
@@ -127,3 +128,43 @@ def test_twelve_segments_killed_at_ten_moments(checkpoint, tmp_path, monkeypatch
     for name in ("", "_mask"):
         assert content(f"whole{name}.mp4") == content(f"big{name}.mp4")
     assert {p.name for p in tmp_path.iterdir() if p.name.startswith(".")} == {".skipsr_done.jsonl"}
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_middle(checkpoint, tmp_path, monkeypatch):
+    """The same command on a disk that grows; it is full in segments, and when they are joined."""
+    if disk_refusal():
+        pytest.skip(f"no small file system can be mounted here: {disk_refusal()}")
+    monkeypatch.chdir(tmp_path)
+    make_clip("clip.mp4", 8 * STEP + 1)
+    arguments = command(checkpoint, "big.mp4", f"--compile_cache_dir={tmp_path / 'cache'}")
+    arguments.remove("--input=clip.mp4")  # it lies on another disk
+    program = [sys.executable, str(ROOT / "infer.py"), *arguments, f"--input={tmp_path}/clip.mp4"]
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+
+    def on_disks(keep, *kilobytes):
+        pathlib.Path("disk").mkdir(exist_ok=True)
+        sizes = ",".join(map(str, kilobytes))
+        script = ROOT / "tests" / "faults" / "growing_disk.py"
+        done = subprocess.run([sys.executable, script, tmp_path / "disk", tmp_path / keep, sizes,
+                               *program], capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    (whole,) = on_disks("whole", 2**18)
+    assert whole["status"] == 0, whole["stderr"]
+    need = sum(size for size, _, _ in whole["files"].values()) // 1024 + 4
+    *full, last = on_disks("grown", need // 2, need, 3 * need // 2, 2 * need, 5 * need // 2, 2**18)
+    before, counts = {}, []
+    for run in full:
+        assert run["status"] == 1 and run["stderr"].count("\n") == 1, run["stderr"]
+        assert "No space left on device" in run["stderr"]
+        after = {name: facts for name, facts in run["files"].items() if "packets" in name}
+        assert before.items() <= after.items()  # what is finished is never made again
+        assert "big.mp4" not in run["files"]
+        before = after
+        counts.append(len(after))
+    assert counts[0] == 0 and len(set(counts)) > 2 and counts[-1] == 8, counts
+    assert last["status"] == 0 and last["stderr"] == "", last["stderr"]
+    assert set(last["files"]) == {"big.mp4", ".skipsr_done.jsonl"}
+    assert content("whole/big.mp4") == content("grown/big.mp4")

@@ -1,6 +1,7 @@
 """Frames go into files at once or in segments, which a later run goes on with; without a model."""
 
 import dataclasses
+import errno
 import functools
 import os
 import pathlib
@@ -11,9 +12,10 @@ import pytest
 from media_clips import save_frames, write_clip
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference import job_output
 from skipsr_jax.inference.chunks import cross_fade, overlapping
-from skipsr_jax.inference.done_notes import is_noted
-from skipsr_jax.inference.job_output import Target, output_of
+from skipsr_jax.inference.done_notes import NAME, is_noted, note_done
+from skipsr_jax.inference.job_output import Target, finish, output_of
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.segments import discard_segments, folders_of
@@ -159,3 +161,25 @@ def test_a_result_that_came_meanwhile_is_not_replaced(source, tmp_path):
     with pytest.raises(UserError, match="exists"):
         upscale(target)
     assert len(folders_of(target.output)) == 1  # nothing is lost
+
+
+def test_a_note_that_a_full_disk_has_no_room_for_is_written_without_the_segments(
+    source, tmp_path, monkeypatch
+):
+    target = target_of(source, tmp_path, "big", mask=False)
+    upscale(target)
+    notes = tmp_path / NAME
+    notes.unlink()
+    notes.symlink_to("/dev/full")
+    (line,) = finish(target, MADE_FROM)
+    assert str(target.output) in line and os.strerror(errno.ENOSPC) in line
+    monkeypatch.setattr(job_output, "discard_segments", lambda output: notes.unlink())
+    assert finish(target, MADE_FROM) == [] and is_noted(target.output, MADE_FROM)
+
+
+def test_a_note_behind_one_that_was_cut_off_can_be_read(tmp_path):
+    path = tmp_path / "a.png"
+    path.touch()
+    (tmp_path / NAME).write_text('{"name": "b.p')
+    assert note_done(path, MADE_FROM) == "" and is_noted(path, MADE_FROM)
+    assert (tmp_path / NAME).read_text().count("\n") == 2
