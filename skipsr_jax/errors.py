@@ -1,10 +1,13 @@
 """The exceptions that mean: the user can mend this; and their lines."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
 _SPECIAL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_PATH = (str, bytes, os.PathLike)
 
 
 class UserError(ValueError):
@@ -30,6 +33,27 @@ def one_line(text: str) -> str:
 def message_of(error: BaseException) -> str:
     """The message of an exception with every run of white space as one space, so on one line."""
     return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def system_errors(needs_less: str = "") -> Iterator[None]:
+    """Raises UserError, with the name of the file, where the system refuses what is done inside.
+
+    What was foreseen has a line of its own. The rest ends here: a name that is too long, a folder
+    that must not be searched, a disk or a server that is gone, no memory.
+
+    Args:
+      needs_less: what the user can do so that less memory is needed, in words.
+    """
+    try:
+        yield
+    except OSError as error:
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, _PATH)]
+        reason = error.strerror or message_of(error) or type(error).__name__
+        raise UserError(f"{' and '.join(names)}: {reason}" if names else reason) from error
+    except MemoryError as error:
+        line = f"the memory of this machine is exhausted ({message_of(error)})"
+        raise UserError(f"{line}: {needs_less}" if needs_less else line) from error
 
 
 @contextlib.contextmanager

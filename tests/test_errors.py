@@ -1,8 +1,17 @@
 """An import that fails names the extra that installs what it needs."""
 
+import errno
+import os
+
 import pytest
 
-from skipsr_jax.errors import MissingExtraError, UserError, imports_of_extra, one_line
+from skipsr_jax.errors import (
+    MissingExtraError,
+    UserError,
+    imports_of_extra,
+    one_line,
+    system_errors,
+)
 
 
 def test_a_missing_extra_is_a_user_error_and_an_import_error():
@@ -21,3 +30,17 @@ def test_other_errors_pass():
 def test_whatever_a_file_is_called_its_name_is_one_line():
     assert one_line("a\nb\tc\x1b[1m\udce9.mp4") == "a\\nb\\tc\\x1b[1m\\udce9.mp4"
     assert one_line("Grüße 日本.mp4") == "Grüße 日本.mp4"
+
+
+def test_what_the_system_refuses_is_a_line_with_the_name_of_the_file(tmp_path):
+    long = tmp_path / ("a" * 300)
+    with pytest.raises(UserError, match=r"/a{300}: File name too long$"), system_errors():
+        long.is_file()
+    with pytest.raises(UserError, match="a and b: Input/output error"), system_errors():
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "a", None, "b")
+    with pytest.raises(UserError, match=r"^Broken pipe$"), system_errors():
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    with pytest.raises(UserError, match=r"memory .* \(9 GiB\): go$"), system_errors("go"):
+        raise MemoryError("9 GiB")
+    with pytest.raises(UserError, match=r"^mine$"), system_errors():
+        raise UserError("mine")

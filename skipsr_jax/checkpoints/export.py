@@ -37,7 +37,7 @@ from skipsr_jax.checkpoints.lazy import dtype_named
 from skipsr_jax.checkpoints.model_card import model_card
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.config import from_json
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, one_line, system_errors
 from skipsr_jax.kernels.quantized import FORMATS
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import (
@@ -299,9 +299,10 @@ def main(argv: Sequence[str]) -> int:
     """``run`` with errors as one line and exit status 1. Stays off accelerators."""
     jax.config.update("jax_platforms", "cpu")
     try:
-        print(run(argv))
+        with system_errors():
+            print(run(argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0
 

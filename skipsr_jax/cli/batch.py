@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Iterator
 
-from skipsr_jax.errors import UserError, one_line
+from skipsr_jax.errors import UserError, one_line, system_errors
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of the disk, which the next input would meet again."""
@@ -35,7 +35,8 @@ class Failures:
         Raises the UserError where the input is the only one, or the disk is full or broken.
         """
         try:
-            yield
+            with system_errors():
+                yield
         except UserError as error:
             cause = error.__cause__
             if self.count == 1 or getattr(cause, "errno", None) in _FULL:  # of OSError, FFmpegError

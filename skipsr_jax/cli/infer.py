@@ -35,7 +35,7 @@ from skipsr_jax.cli import dry_run, result_page
 from skipsr_jax.cli.arguments import define_flags, find_inputs, with_flags
 from skipsr_jax.cli.batch import Failures
 from skipsr_jax.cli.progress import ProgressBar, waiting
-from skipsr_jax.errors import UserError, message_of, one_line
+from skipsr_jax.errors import UserError, message_of, one_line, system_errors
 from skipsr_jax.files import Identity, identity, remove_leftovers
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size, token_grid
 from skipsr_jax.host_memory import limited_allocations
@@ -267,10 +267,11 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
     cache = None if values.compile_cache_dir in ("", "none") else values.compile_cache_dir
     if values.warmup and not cache:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
-    if values.page:
-        result_page.check(values.page, values.overwrite)
     sizes = sizes_of_inputs(values, settings, failures) if values.warmup else []
     jobs = [] if values.warmup else plan_jobs(values, settings, failures)
+    if values.page:
+        results = [path for job in jobs for path in job.files.paths]
+        result_page.check(values.page, values.overwrite, results)
     if jobs and (failures.count > 1 or values.dry_run):  # else loading the model checks the input
         model = described(settings)
         jobs = jobs_that_fit(jobs, model, settings, failures)
@@ -357,7 +358,7 @@ def main(argv: Sequence[str]) -> int:
     warnings.formatwarning = _message_of_warning
     failures = Failures(say)
     try:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, system_errors():
             run(argv, failures, stack)
     except UserError as error:
         failures.report(program)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.page.contents import Clip, Version
 from skipsr_jax.evaluation.page.files import check_page
 from skipsr_jax.evaluation.page.write import write_page
@@ -32,9 +33,16 @@ class Finished:
     report: Report
 
 
-def check(path: str, overwrite: bool) -> None:
-    """Raises the UserError that writing the page would end in."""
+def check(path: str, overwrite: bool, results: Sequence[pathlib.Path]) -> None:
+    """Raises the UserError that writing the page would end in, once ``results`` are there."""
     check_page(pathlib.Path(path), overwrite=overwrite)
+    page = pathlib.Path(path).resolve()
+    for result in results:
+        if page in (result.resolve(), *result.resolve().parents):
+            raise UserError(
+                f"--page={path} is where the result {result} goes: name another page, *.html or a "
+                "folder of its own"
+            )
 
 
 def _mask_name(origin: str) -> str:

@@ -25,13 +25,14 @@ from ml_collections import ConfigDict
 
 from skipsr_jax import commandline, signals
 from skipsr_jax.checkpoints.damage import is_after_failure
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, one_line, system_errors
 from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop
 from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import complete, explain, from_config
 from skipsr_jax.training.stages import registry as stages
 
+LESS_MEMORY = "lower config.data.batch, config.data.frames, config.data.crop or config.data.workers"
 QUIET_LIBRARIES = ("orbax", "grain", "asyncio")
 """Their messages below WARNING are not logged, nor their tracebacks."""
 
@@ -127,9 +128,10 @@ def main(argv: Sequence[str]) -> int:
     program = pathlib.Path(argv[0]).name
     log_to_stderr()
     try:
-        run(argv)
+        with system_errors(LESS_MEMORY):
+            run(argv)
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         return signals.report(program, stop, signals.status_of_training)

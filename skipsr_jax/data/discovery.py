@@ -44,7 +44,7 @@ def find_sources(
         if root == SAMPLE and not os.path.isdir(root):
             root = str(sample_folder())
         if not os.path.isdir(root):
-            raise UserError(f"training data folder not found: {root}")
+            raise UserError(f"training data folder not found: {root or repr(root)}")
         if is_built(root):
             found += find_records(root)
             continue

@@ -9,8 +9,10 @@ Invariant: ``read(source, start, count)`` gives the same bytes however often and
 worker it is called.
 """
 
+import contextlib
 import functools
 import hashlib
+import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import numpy as np
 
 from skipsr_jax.data.records import payload
 from skipsr_jax.data.source import Source
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.files import new_file
 from skipsr_jax.media.colour import RgbFrame, to_8_bits
 from skipsr_jax.media.frame_filter import Crop
@@ -33,6 +35,9 @@ DECODER_VERSION = 3
 that clips cached before are not used. 1: without colour tags and rotation; 2: without
 deinterlacing, and without the profiles of CMYK and greys."""
 
+_UNWRITABLE: set[str] = set()
+"""Folders of decoded clips that this process could not write."""
+
 
 def read(
     source: Source,
@@ -44,22 +49,37 @@ def read(
     """Returns frames ``start`` .. ``start + count - 1`` of a clip, or a crop of them, as 8-bit RGB.
 
     With ``cache``, a folder, the whole clip is decoded once and memory-mapped: the result may be a
-    read-only view of the cached file, so copy it before the next.
+    read-only view of the cached file, so copy it before the next. A folder that cannot be written
+    is named once in a warning, and clips are decoded each time.
 
     Raises UserError when the file is damaged or holds fewer frames than announced.
     """
-    if cache is None:
+    clip = None if cache is None or cache in _UNWRITABLE else _cached(source, cache)
+    if clip is None:
         return np.stack(list(iter_frames(source, start, count, crop)))
+    frames = clip[start : start + count]
+    return frames if crop is None else _cropped(frames, crop)
+
+
+def _cached(source: Source, cache: str) -> UInt8[HostArray, "f h w 3"] | None:
+    """The whole clip, mapped from its file in ``cache``; None where that cannot be written."""
     stamp = f"{DECODER_VERSION}:{os.stat(source.path).st_mtime_ns}:{source}"
     path = pathlib.Path(cache, hashlib.sha256(stamp.encode()).hexdigest()[:24] + ".npy")
-    if not path.exists():
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
+        clip = np.load(path, mmap_mode="r")
+        if (clip.shape, clip.dtype) == ((source.frames, source.height, source.width, 3), np.uint8):
+            return clip
+    clip = read(source, 0, source.frames)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        clip = read(source, 0, source.frames)
         # Another worker may write the same clip now: both write the same bytes, the last one wins.
         with new_file(path, overwrite=True) as temporary:
             np.save(temporary, clip)
-    frames = np.load(path, mmap_mode="r")[start : start + count]
-    return frames if crop is None else _cropped(frames, crop)
+        return np.load(path, mmap_mode="r")
+    except OSError as error:
+        _UNWRITABLE.add(cache)
+        logging.warning("decoded clips are not kept in %s: %s", cache, message_of(error))
+        return None
 
 
 def iter_frames(

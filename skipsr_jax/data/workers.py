@@ -65,7 +65,10 @@ def sample_of_any(
                 raise UserError(f"{source.path}: {reason} (data.strict is set)") from error
             _warn(source.path, reason)
         source = others[int(rng.integers(len(others)))]
-    raise UserError(f"{TRIES} of {len(others)} clips in a row cannot be read, the last: {reason}")
+    raise UserError(
+        f"none of {TRIES} clips drawn one after the other from {len(others)} can be read, "
+        f"the last: {reason}"
+    )
 
 
 def naming_files(batches: Iterator[Batch]) -> Iterator[Batch]:

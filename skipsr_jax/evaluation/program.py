@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from skipsr_jax import signals
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, one_line, system_errors
 from skipsr_jax.files import check_absent, new_file
 from skipsr_jax.media.outputs import check_writable, write_error
 
@@ -87,10 +87,10 @@ def status_of(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """
     name = os.path.basename(argv[0])
     try:
-        with signals.raised(name):
+        with signals.raised(name), system_errors():
             run(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         return signals.report(name, stop)

@@ -291,6 +291,9 @@ class ProgramCache:
             os.utime(path)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            self._warn(error)
+            return None
         except (OSError, ValueError, TypeError, EOFError, LookupError, AttributeError, ImportError,
                 pickle.UnpicklingError, jax.errors.JaxRuntimeError) as error:  # fmt: skip
             _LOG.warning("%s cannot be used and is compiled again (%s)", path, error)
@@ -308,9 +311,13 @@ class ProgramCache:
                 temporary.write_bytes(content)
             self._trim(path)
         except (OSError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
-            if not self._warned:
-                _LOG.warning("compiled programs are not kept in %s: %s", path.parent, error)
-            self._warned = True
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        """Says once that the folder cannot be used."""
+        if not self._warned:
+            _LOG.warning("compiled programs are not kept in %s: %s", self.folder, error)
+        self._warned = True
 
     def _trim(self, newest: pathlib.Path) -> None:
         remove_leftovers(newest.parent)

@@ -57,8 +57,10 @@ def checked_file(path: pathlib.Path) -> pathlib.Path:
 
     Raises UserError otherwise, with the reason.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"there is no file or folder {path}")
+    if not path.is_file():
+        raise UserError(f"{path} is a device or a pipe, not a file")
     if not is_media(path):
         known = " ".join(sorted(IMAGE_EXTENSIONS | VIDEO_EXTENSIONS))
         raise UserError(f"{path} is neither a video nor an image by its name (known: {known})")

@@ -32,6 +32,11 @@ def _holds_patches(crop: Sequence[int]) -> bool:
     return all(side > 0 and side % PATCH_PIXELS == 0 for side in crop)
 
 
+def _is_probability(weight: float) -> bool:
+    """Whether sums and ratios of such relative probabilities are numbers."""
+    return 1e-6 <= weight <= 1e6
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """Where clips come from and how they are cropped. Crops are (height, width), multiples of 16.
@@ -112,14 +117,16 @@ class Data:
         for name in ("image_share", "pan_share", "soft_share"):
             require_between(name, getattr(self, name), 0, 1)
         require_between("largest_step", self.largest_step, 1, 16, "frames")
-        good = all(1 <= factor <= 16 and weight > 0 for factor, weight in self.factors)
-        require(good, "factors", self.factors, "(factor from 1 to 16, probability above 0) of each")
+        good = all(1 <= factor <= 16 and _is_probability(weight) for factor, weight in self.factors)
+        rule = "(factor from 1 to 16, probability from 1e-6 to 1e6) of each"
+        require(good, "factors", self.factors, rule)
         good = bool(self.mixture) == (self.degradation == "mixture") and all(
-            name in (*RESIZES, *LEVELS, "real") and weight > 0 for name, weight in self.mixture
+            name in (*RESIZES, *LEVELS, "real") and _is_probability(weight)
+            for name, weight in self.mixture
         )
         kinds = ", ".join((*RESIZES, *LEVELS))
-        rule = f"(one of {kinds}, real; probability above 0) of each with degradation=mixture, else"
-        require(good, "mixture", self.mixture, f"{rule} ()")
+        rule = f"(one of {kinds}, real; probability from 1e-6 to 1e6) of each with "
+        require(good, "mixture", self.mixture, f"{rule}degradation=mixture, else ()")
 
     @property
     def pairs(self) -> Degradation:
@@ -213,7 +220,8 @@ class Loop:
     wandb: str = ""
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "save_every", "eval_batches", "quality_clips", "keep"):
+        require_between("steps", self.steps, 1, 2**31 - 1)  # the state counts them in 32 bits
+        for name in ("log_every", "save_every", "eval_batches", "quality_clips", "keep"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("max_seconds", "eval_every", "quality_every", "panel_every"):
             value = getattr(self, name)

@@ -291,6 +291,9 @@ def test_bad_inputs(make, clip, tmp_path, capsys):
         ("--output=a_file/out.mp4", "a_file"),
         ("--output=no_folder/out.mp4", "no_folder"),
         ("--output=out.xyz", "out.xyz"),
+        (f"--output={'a' * 300}.mp4", "File name too long"),
+        (f"--input={'a' * 300}.mp4", "File name too long"),
+        ("--input=/dev/null", "/dev/null is a device or a pipe"),
         ("--config.output.codec=nonsense", "nonsense"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from media_clips import write_clip
 
 from skipsr_jax.cli import infer, result_page
+from skipsr_jax.errors import UserError
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.reader import open_media
@@ -52,3 +54,14 @@ def test_a_page_that_exists_is_refused_before_any_work(tmp_path, clip, capsys, m
     args = ["infer.py", f"--input={clip}", "--page=report.html", "--config.checkpoint=nowhere"]
     assert infer.main(args) == 1
     assert "report.html exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["out.mp4", "results"])
+def test_a_page_where_a_result_goes_is_refused_before_any_work(tmp_path, page, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = pathlib.Path("out.mp4" if page == "out.mp4" else "results/out.mp4")
+    with pytest.raises(UserError, match=f"--page={page} is where the result {result} goes"):
+        result_page.check(page, False, [pathlib.Path("other/a.mp4"), result])
+    result_page.check("page", False, [result])
+    with pytest.raises(UserError, match=r"^\. has no name; name a page"):
+        result_page.check(".", False, [result])

@@ -82,6 +82,30 @@ def test_clips_cached_by_an_older_decoder_are_not_used(root, tmp_path, monkeypat
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_cache_that_cannot_be_written_is_said_once(root, tmp_path, caplog):
+    source = find_sources([str(root[0])])[0]
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        got = read(source, 3, 2, str(tmp_path / "file"))
+        np.testing.assert_array_equal(got, root[1][3:5])
+    assert len(caplog.messages) == 1
+    assert "decoded clips are not kept in" in caplog.messages[0]
+
+
+def test_a_damaged_clip_of_the_cache_is_decoded_again(root, tmp_path):
+    source = find_sources([str(root[0])])[0]
+    read(source, 0, 1, str(tmp_path))
+    (cached,) = tmp_path.iterdir()
+    whole = cached.read_bytes()
+    other = np.zeros((2, 2), np.float32)
+    for damaged in (b"", whole[:60], whole[:-1], b"x" + whole[1:], other.tobytes()):
+        cached.write_bytes(damaged)
+        np.testing.assert_array_equal(read(source, 3, 2, str(tmp_path)), root[1][3:5])
+        assert cached.read_bytes() == whole
+    np.save(cached, other)
+    np.testing.assert_array_equal(read(source, 3, 2, str(tmp_path)), root[1][3:5])
+
+
 def same_as_inference(folder, path):
     """Reads all frames for training; asserts that inference reads the same, from records too."""
     (source,) = find_sources([str(folder)])

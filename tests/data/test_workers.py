@@ -82,7 +82,7 @@ def test_strict_and_hopeless_data_end_in_one_line_that_names_the_file(sources):
     with pytest.raises(UserError, match=r"a\.png.*data\.strict is set"):
         drawn(sources[0], sources, strict)
     pathlib.Path(sources[1].path).unlink()
-    with pytest.raises(UserError, match="10 of 2 clips in a row cannot be read"):
+    with pytest.raises(UserError, match="none of 10 clips drawn one after the other from 2"):
         drawn(sources[0], sources)
 
 

@@ -106,3 +106,21 @@ def test_mistakes_name_the_dotted_key():
         from_config(config, LOSS_KINDS)
     with pytest.raises(UserError, match=r"config\.stage is None: it must be one of adversarial"):
         from_config(ConfigDict({"model": "tiny"}), LOSS_KINDS)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("loop", "steps", 2**31),
+        ("data", "factors", ((4.0, 1e308), (2.0, 1e308))),
+        ("data", "factors", ((4.0, 1.0), (2.0, 1e-300))),
+        ("data", "mixture", (("area", 1e308), ("light", 1e308))),
+    ],
+)
+def test_numbers_that_cannot_be_computed_with_are_refused(section, key, value):
+    config = config_of("tiny_sr")
+    config.data.degradation = "mixture"
+    config.data.mixture = (("bicubic", 1.0),)
+    setattr(config[section], key, value)
+    with pytest.raises(UserError, match=f"config.{section}.{key} is .*: it must be"):
+        from_config(config, LOSS_KINDS)

@@ -35,6 +35,8 @@ def check_page(path: pathlib.Path, *, overwrite: bool = False) -> None:
     if is_single_file(path):
         check_writable(path, overwrite=overwrite)
         return
+    if path.name in ("", ".."):
+        raise UserError(f"{path} has no name; name a page *.html, or a folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file or a device; name a page *.html, or a folder")
     if path.is_dir() and any(path.iterdir()):
