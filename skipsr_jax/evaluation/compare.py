@@ -144,8 +144,6 @@ def compare(
     """
     if metrics is None:
         metrics = WITHOUT_TRUTH if truth is None else WITH_TRUTH
-    if not metrics:
-        raise UserError(f"--metrics is empty: name some of {', '.join(METRICS)}")
     truths = None if truth is None else find_clips(truth, truth=True, folder=folder)
     notes, opened = [], []
     for name, path in results.items():

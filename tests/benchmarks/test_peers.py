@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -144,10 +145,65 @@ def test_real_esrgan_upscales_or_says_what_to_install():
     assert psnr(made.frames, smooth, data_range=255) > 24  # with red and blue exchanged: 11
 
 
-def test_mistakes_are_said(truths):
-    with pytest.raises(UserError, match="there is no waifu"):
-        peers.main(arguments(truths, "--peers=waifu"))
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("--peers=waifu", "there is no waifu"),
+        ("--smallest=4000", "no file with sides of 4000"),
+        ("--size=8x64", "--size=8x64 is smaller than a patch"),
+        ("--size=abc", "--size=abc is not height x width"),
+        ("--frames=0", "--frames=0"),
+        ("--models=nothing", "there is no config 'nothing'"),
+        ("--peers=", "nothing is compared"),
+        ("--metrics=psrn", "did you mean psnr"),
+        ("--metrics=", "--metrics is empty"),
+        ("--metrics=dover", "dover: needs"),
+        ("--result=bicubic=.", "another result has this name"),
+        ("--result=theirs=.", "no truth has the name of"),
+        ("--page=true", "is a folder that is no page"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_written(truths, monkeypatch, more, says):
+    monkeypatch.chdir(truths.parent)
+    (truths.parent / "c.png").write_bytes((truths / "a.png").read_bytes())
+    with pytest.raises(UserError, match=re.escape(says)):
+        peers.main(arguments(truths, more))
+    assert not (truths.parent / "out").exists()
+
+
+def test_the_folder_is_named_and_is_that_of_the_results(truths):
     with pytest.raises(UserError, match="--folder is missing"):
         peers.main(["peers"])
-    with pytest.raises(UserError, match="no file with sides of 4000"):
-        peers.main(arguments(truths, "--smallest=4000"))
+    out = truths.parent / "file"
+    out.write_text("")
+    with pytest.raises(UserError, match="file is a file; name another --out"):
+        peers.main(arguments(truths, f"--out={out}"))
+    peers.main(arguments(truths))
+    (truths / "a.png").unlink()
+    with pytest.raises(UserError, match=r"out has a, which .*true lacks"):
+        peers.main(arguments(truths, "--resume"))
+    (truths.parent / "out/made.json").write_text("{}")
+    with pytest.raises(UserError, match=r"cannot read .*made\.json"):
+        peers.main(arguments(truths, "--resume"))
+
+
+def test_a_run_that_was_killed_goes_on(truths, capsys):
+    peers.main(arguments(truths, "--peers=bicubic"))
+    out = truths.parent / "out"
+    wanted = peers.read_frames(out / "LQ/a")
+    shutil.rmtree(out / "LQ/a")  # as between the truth and its input
+    half = out / "results/lanczos/b"  # as between the frames and their seconds
+    peers.write_frames(half, np.zeros((1, 48, 64, 3), np.uint8))
+    assert peers.main(arguments(truths, "--resume")) == 0
+    np.testing.assert_array_equal(peers.read_frames(out / "LQ/a"), wanted)
+    assert peers.read_frames(half).any()
+    assert "left out by --smallest=64: small" in capsys.readouterr().out
+
+
+def test_folders_of_frames_are_clips(truths):
+    for index in range(2):
+        frame = truths.parent / f"set/GT/clip/{index}.png"
+        frame.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(index, 64, 96)).save(frame)
+    assert peers.main(arguments(truths, f"--folder={truths.parent}/set")) == 0
+    assert [path.name for path in (truths.parent / "out/LQ").iterdir()] == ["clip"]

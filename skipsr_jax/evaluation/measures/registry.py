@@ -116,9 +116,11 @@ def prepare(names: Sequence[str], weights: Weights, has_truth: bool) -> dict[str
       has_truth: whether results have truths.
 
     Raises:
-      UserError: a name is unknown, or a metric cannot run; the message has a line for each that
-        cannot, with what to install or where to get its files.
+      UserError: there is no name, a name is unknown, or a metric cannot run; the message has a line
+        for each that cannot, with what to install or where to get its files.
     """
+    if not names:
+        raise UserError(f"--metrics is empty: name some of {', '.join(METRICS)}")
     makers, refused = {}, []
     for name in names:
         if name not in METRICS:
