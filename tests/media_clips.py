@@ -37,6 +37,8 @@ def write_clip(
     rotation: int = 0,
     aspect: Fraction = Fraction(1),
     audio: str | None = None,
+    audio_rate: int = 48000,
+    layout: str = "stereo",
     ticks: Sequence[int] | None = None,
     time_base: Fraction | None = None,
     options: dict[str, str] | None = None,
@@ -44,7 +46,7 @@ def write_clip(
     muxer: dict[str, str] | None = None,
     tags: dict[str, str] | None = None,
 ) -> pathlib.Path:
-    """Encodes `picture` 0, 1, ... nearly without loss; `audio` names a codec, 48 kHz stereo.
+    """Encodes `picture` 0, 1, ... nearly without loss; `audio` names a codec, of ``layout``.
 
     ``late``: seconds after the audio at which the video begins. ``muxer``: its options.
     ``tags``: of the whole file.
@@ -64,7 +66,9 @@ def write_clip(
         context.sample_aspect_ratio = aspect
         if rotation:
             video.set_display_rotation(rotation)
-        sound = container.add_stream(audio, rate=48000, bit_rate=128000) if audio else None
+        sound = container.add_stream(audio, rate=audio_rate, layout=layout) if audio else None
+        if sound:
+            sound.bit_rate = 12200 if "amr" in str(audio) else 128000
         for index in range(frames):
             frame = yuv_frame(picture(index, height, width), pixel_format, matrix, full_range)
             frame.pts = (ticks[index] if ticks else index) + round(late / time_base)
@@ -145,15 +149,16 @@ def interlaced(frame: av.VideoFrame) -> av.VideoFrame:
 
 def write_tone(container, stream, seconds: float) -> None:
     """A 440 Hz tone of ``seconds``."""
+    rate = stream.rate
     size = stream.codec_context.frame_size or 1024
     for start in itertools.count(0, size):
-        if start >= seconds * 48000:
+        if start >= seconds * rate:
             break
-        tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(start, start + size) / 48000)
+        tone = 0.2 * np.sin(2 * np.pi * 440 * np.arange(start, start + size) / rate)
         block = np.stack([tone, tone]).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts = 48000, start
-        frame.time_base = Fraction(1, 48000)
+        frame.sample_rate, frame.pts = rate, start
+        frame.time_base = Fraction(1, rate)
         container.mux(stream.encode(frame))  # converted to what the encoder takes
     container.mux(stream.encode(None))
 

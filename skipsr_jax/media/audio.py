@@ -50,7 +50,10 @@ class AudioConverter:
         self._rate, self._origin = rate, origin
         self._source, self._form = context, (form, layout, rate)
         self._resampler: av.AudioResampler | None = None
-        self._next = 0
+        self._takes: tuple | None = None
+        self._waiting = av.AudioFifo()  # samples that do not fill a block yet
+        self._taken = self._made = 0  # samples of the output: that went in there, and came out
+        self._starts: list[tuple[int, int]] = []  # of runs without a gap: the sample, when it is
 
     def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
         """Yields the packets that are ready; nothing for a packet that cannot be decoded."""
@@ -59,7 +62,8 @@ class AudioConverter:
         except av.error.InvalidDataError:
             return
         for frame in frames:
-            yield from self._encoded(frame)
+            self._take(frame)
+        yield from self._blocks()
 
     def flush(self) -> Iterator[av.Packet]:
         """Yields the rest."""
@@ -68,32 +72,52 @@ class AudioConverter:
         except av.FFmpegError:
             frames = []
         for frame in frames:
-            yield from self._encoded(frame)
-        yield from self._encoded(None)
+            self._take(frame)
+        self._resample(None)
+        yield from self._blocks(is_last=True)
         yield from self.stream.encode(None)
 
-    def _encoded(self, frame: av.AudioFrame | None) -> Iterator[av.Packet]:
-        if self._resampler is None:
-            if frame is None:
-                return
-            size = self.stream.codec_context.frame_size or None
-            self._resampler = av.AudioResampler(*self._form, frame_size=size)
-            self._next = self._sample_of(frame)
-        elif frame is not None and self._sample_of(frame) - self._next > _GAP * self._rate:
-            self._next = self._sample_of(frame)
-        if frame is not None:
-            frame.pts = None  # samples follow each other, but for gaps
-        for block in self._resampler.resample(frame):
-            block.pts, block.time_base = self._next, Fraction(1, self._rate)
-            self._next += block.samples
-            yield from self.stream.encode(block)
+    def _take(self, frame: av.AudioFrame) -> None:
+        """Resamples a decoded frame. Its form may be another than that of the one before."""
+        takes = frame.format.name, frame.layout.name, frame.sample_rate
+        if takes != self._takes:
+            self._resample(None)
+            self._resampler, self._takes = av.AudioResampler(*self._form), takes
+        self._note_start(frame)
+        frame.pts = None  # samples follow each other, but for gaps
+        self._resample(frame)
 
-    def _sample_of(self, frame: av.AudioFrame) -> int:
-        """The number of the output's sample at which a decoded frame begins."""
+    def _resample(self, frame: av.AudioFrame | None) -> None:
+        for made in self._resampler.resample(frame) if self._resampler else ():
+            made.pts = None
+            self._taken += made.samples
+            self._waiting.write(made)
+
+    def _note_start(self, frame: av.AudioFrame) -> None:
+        """Notes when the samples of a frame are heard, if they do not follow those before."""
         if frame.pts is None or frame.time_base is None:
-            return self._next
-        seconds = frame.pts * Fraction(frame.time_base) - self._origin
-        return round(seconds * self._rate)
+            start = None
+        else:
+            seconds = frame.pts * Fraction(frame.time_base) - self._origin
+            start = round(seconds * self._rate)
+        if not self._starts:
+            self._starts.append((0, start or 0))
+        elif start is not None:
+            sample, before = self._starts[-1]
+            if start - (before + self._taken - sample) > _GAP * self._rate:
+                self._starts.append((self._taken, start))
+
+    def _blocks(self, is_last: bool = False) -> Iterator[av.Packet]:
+        """Encodes what waits, in blocks of the size that the encoder wants."""
+        size = self.stream.codec_context.frame_size
+        while self._taken - self._made >= (1 if is_last else max(size, 1)):
+            block = self._waiting.read(size, partial=is_last)
+            while len(self._starts) > 1 and self._starts[1][0] <= self._made:
+                self._starts.pop(0)
+            sample, start = self._starts[0]
+            block.pts, block.time_base = start + self._made - sample, Fraction(1, self._rate)
+            self._made += block.samples
+            yield from self.stream.encode(block)
 
 
 def _configure(context: av.AudioCodecContext, form: str, layout: str, rate: int) -> None:

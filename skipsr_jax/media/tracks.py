@@ -10,6 +10,7 @@ import io
 import itertools
 import pathlib
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import av
@@ -30,7 +31,10 @@ _LOSSLESS = {"mp4": "flac", "mov": "alac", "matroska": "flac", "webm": "libopus"
 _NAMES = {"aac": "AAC", "flac": "FLAC", "alac": "ALAC", "libopus": "Opus"}
 _TRIED_PACKETS = 3
 
-How = Literal["template", "parameters", "convert", "attach", "leave"]
+_BY_WAV = ("amr_nb", "amr_wb")
+"""Codecs that Matroska holds under Microsoft's code and refuses under that of MP4 and 3GP."""
+
+How = Literal["template", "parameters", "wav", "convert", "attach", "leave"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +45,8 @@ class Track:
       index: of the stream in the source.
       kind: audio, subtitle, attachment, video (a cover picture or another camera) or data.
       name: what it is, for the user: "audio track 2 (aac, eng)".
-      how: copied with its codec's "template" or with its "parameters" alone, "convert", "attach",
-        or "leave" it out.
+      how: copied with its codec's "template", with its "parameters" alone or with those of a "wav"
+        file, "convert", "attach", or "leave" it out.
       encoder: of an audio track that is converted.
     """
 
@@ -113,10 +117,20 @@ def add_copy(
             continue
         # The filter passes packets on unchanged. It is made for the parameters that it copies,
         # because PyAV takes a template only of codecs that the container's table of encoders has.
-        BitStreamFilterContext("null", stream, copy)
+        BitStreamFilterContext("null", _in_wav(stream) if how == "wav" else stream, copy)
         copy.time_base = stream.time_base
         return copy
     raise ValueError(f"{output.format.name} holds no {stream.type}")
+
+
+def _in_wav(stream: av.AudioStream) -> av.AudioStream:
+    """A track as a WAV file states it: with Microsoft's code for its codec. It has no packets."""
+    file, context = io.BytesIO(), stream.codec_context
+    with av.open(file, "w", format="wav") as output:
+        copy = output.add_mux_stream(context.codec.canonical_name, rate=context.sample_rate)
+        copy.time_base = Fraction(1, context.sample_rate)
+        output.start_encoding()
+    return av.open(io.BytesIO(file.getvalue())).streams.audio[0]
 
 
 def _how(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str]:
@@ -140,8 +154,10 @@ def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tup
     # Only new players read MP4's PCM of other than 16 bits right; FLAC loses nothing either.
     odd_pcm = target == "mp4" and name.startswith("pcm_") and not name.startswith("pcm_s16")
     if not odd_pcm:
-        tried: tuple[How, ...] = ("template", "parameters")
-        for how in tried if target == "matroska" else tried[:1]:
+        tried: tuple[How, ...] = ("template",)
+        if target == "matroska":
+            tried = ("template", "parameters", *(["wav"] if name in _BY_WAV else []))
+        for how in tried:
             if _comes_back(path, stream, target, how):
                 return how, ""
     if not context.sample_rate:

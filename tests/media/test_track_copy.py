@@ -1,5 +1,6 @@
 """Tracks beside the video: the same packets, in sync, cut to what was upscaled; or converted."""
 
+import itertools
 from fractions import Fraction
 
 import av
@@ -113,6 +114,63 @@ def test_what_a_container_cannot_hold_is_converted(tmp_path, source, codec, targ
     codec, new_rate, new_begins, new_samples = decoded_audio(tmp_path / target)
     assert codec == becomes
     assert abs(new_samples / new_rate - samples / rate) < 0.1 and abs(new_begins - begins) < 0.06
+
+
+def phone_clip(path):
+    """Two seconds with AMR, in packets of 20 ms."""
+    return write_clip(path, frames=50, codec="mpeg4", audio="libopencore_amrnb", audio_rate=8000,
+                      layout="mono", rate=Fraction(25))  # fmt: skip
+
+
+def test_amr_of_phones_is_copied(tmp_path):
+    """Matroska holds it under another code than 3GP, which PyAV's template refuses."""
+    source = phone_clip(tmp_path / "in.3gp")
+    copy(source, tmp_path / "out.mkv")
+    before, after = audio_packets(source), audio_packets(tmp_path / "out.mkv")
+    assert [data for _, data in after] == [data for _, data in before]
+    assert abs(after[0][0] - before[0][0]) < 0.002
+    assert decoded_audio(tmp_path / "out.mkv")[0] == "amr_nb"
+
+
+def test_converted_audio_of_a_low_rate_begins_with_its_first_sample(tmp_path):
+    """A block of the encoder is longer there than what counts as a gap."""
+    source = phone_clip(tmp_path / "in.3gp")
+    copy(source, tmp_path / "out.mp4")
+    codec, rate, begins, samples = decoded_audio(tmp_path / "out.mp4")
+    _, _, wanted, count = decoded_audio(source)
+    assert (codec, rate) == ("aac", 8000)
+    assert abs(begins - wanted) < 0.002 and abs(samples - count) <= 1024
+
+
+@pytest.mark.parametrize(("rate", "layout"), [(32000, "stereo"), (48000, "mono")])
+def test_converted_audio_may_change_its_form_midway(tmp_path, rate, layout):
+    """As of a channel between two programmes."""
+    parts = [write_clip(tmp_path / f"{each[0]}.ts", frames=25, codec="mpeg2video", audio="mp2",
+                        audio_rate=each[0], layout=each[1], rate=Fraction(25))
+             for each in ((44100, "stereo"), (rate, layout))]  # fmt: skip
+    source = tmp_path / "joined.ts"
+    source.write_bytes(b"".join(part.read_bytes() for part in parts))
+    copy(source, tmp_path / "out.webm")
+    codec, rate, begins, samples = decoded_audio(tmp_path / "out.webm")
+    assert codec == "opus" and abs(begins) < 0.06 and abs(samples / rate - 2) < 0.15
+
+
+def test_a_gap_in_converted_audio_stays(tmp_path):
+    source = write_clip(tmp_path / "in.mkv", frames=50, audio="pcm_s16le", rate=Fraction(25))
+    with (
+        av.open(str(source)) as read,
+        av.open(str(tmp_path / "gap.mkv"), "w") as write,
+    ):
+        copies = {s.index: write.add_stream_from_template(s) for s in read.streams}
+        for packet in read.demux():
+            if packet.size and not (packet.stream.index and 0.5 < packet.pts / 1000 < 1.0):
+                packet.stream = copies[packet.stream.index]
+                write.mux(packet)
+    copy(tmp_path / "gap.mkv", tmp_path / "out.webm")
+    with av.open(str(tmp_path / "out.webm")) as container:
+        times = [float(frame.pts * frame.time_base) for frame in container.decode(audio=0)]
+    steps = [after - before for before, after in itertools.pairwise(times)]
+    assert 0.4 < max(steps) < 0.6 and abs(times[steps.index(max(steps)) + 1] - 1.0) < 0.06
 
 
 def test_audio_whose_time_stamps_repeat_is_repaired(tmp_path):
