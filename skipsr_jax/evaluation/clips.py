@@ -9,7 +9,8 @@ What a path may be:
 * for truths also a folder with a folder ``GT`` in it, which is taken (DOVE's layout: GT, LQ).
 
 A clip's name is that of its file without the extension, or that of its folder. What infer.py adds
-to names ("_x4", "_1280x720") is left out. Invariant: frames are read one at a time, so that a clip
+to names ("_x4", "_1280x720") is left out, and so are the mask pictures that it writes beside a
+result ("dog_x4_mask" beside "dog_x4"). Invariant: frames are read one at a time, so that a clip
 of any length is compared in bounded memory; whatever does not fit together is in `OpenPair.notes`.
 """
 
@@ -30,6 +31,7 @@ TRUTH_FOLDER = "GT"
 """The folder of the truths in a data set of DOVE's layout."""
 HDR_TRANSFERS = (16, 18)
 """PQ and HLG, by H.273."""
+_MASK_SUFFIX = "_mask"
 _SIZE_SUFFIX = re.compile(r"_(x\d+(\.\d+)?|\d+x\d+)$")
 
 
@@ -65,7 +67,7 @@ def find_clips(
     path = pathlib.Path(path)
     if truth and (path / TRUTH_FOLDER).is_dir():
         path = path / TRUTH_FOLDER
-    found = _inputs(path, folder)
+    found = _without_masks(_inputs(path, folder))
     names = [_SIZE_SUFFIX.sub("", _stem(file)) for file in found]
     if len(set(names)) < len(names):  # clip_x2.mp4 beside clip_x4.mp4
         names = [_stem(file) for file in found]
@@ -79,6 +81,12 @@ def find_clips(
 
 def _stem(path: pathlib.Path) -> str:
     return path.name if path.is_dir() else path.stem
+
+
+def _without_masks(found: list[pathlib.Path]) -> list[pathlib.Path]:
+    stems = {_stem(file) for file in found}
+    masks = {stem + _MASK_SUFFIX for stem in stems} & stems
+    return [file for file in found if _stem(file) not in masks]
 
 
 def _inputs(path: pathlib.Path, folder: FolderMeaning) -> list[pathlib.Path]:

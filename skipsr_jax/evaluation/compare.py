@@ -153,7 +153,8 @@ def compare(
         opened += [(name, open_pair(pair)) for pair in pairs]
     mismatches = [note for _, pair in opened for note in pair.notes]
     if mismatches and refuse_mismatch:
-        raise UserError("\n".join(mismatches))
+        more = f"; and {len(mismatches) - 3} more" if mismatches[3:] else ""
+        raise UserError("; ".join(mismatches[:3]) + more)
     read = Weights(weights)
     makers = prepare(metrics, read, truth is not None)
     found: Scores = {name: {"mean": {}, "clips": {}} for name in results}

@@ -48,6 +48,13 @@ class TestFindClips:
         Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
         assert list(find_clips(tmp_path)) == ["cat", "dog"]
 
+    def test_masks_beside_results_are_no_clips(self, tmp_path):
+        write_frames(tmp_path / "dog_x4", 2)
+        write_frames(tmp_path / "dog_x4_mask", 2)
+        for name in ("cat_x4", "cat_x4_mask", "gas_mask"):
+            Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+        assert list(find_clips(tmp_path)) == ["cat", "gas_mask", "dog"]
+
     def test_nothing_and_two_of_one_name(self, tmp_path):
         with pytest.raises(UserError, match="no folder of images"):
             find_clips(tmp_path)

@@ -116,8 +116,8 @@ def prepare(names: Sequence[str], weights: Weights, has_truth: bool) -> dict[str
       has_truth: whether results have truths.
 
     Raises:
-      UserError: there is no name, a name is unknown, or a metric cannot run; the message has a line
-        for each that cannot, with what to install or where to get its files.
+      UserError: there is no name, a name is unknown, or a metric cannot run; the message says for
+        each that cannot what to install or where to get its files.
     """
     if not names:
         raise UserError(f"--metrics is empty: name some of {', '.join(METRICS)}")
@@ -134,7 +134,7 @@ def prepare(names: Sequence[str], weights: Weights, has_truth: bool) -> dict[str
         except UserError as error:
             refused.append(f"{name}: {error}")
     if refused:
-        raise UserError("\n".join(refused))
+        raise UserError("; ".join(refused))
     return makers
 
 
