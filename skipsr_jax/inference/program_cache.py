@@ -224,7 +224,7 @@ class ProgramCache:
 
     def has_file(self, program: Program, key: Any) -> bool:
         """Whether the folder has the program for a signature."""
-        return self.folder is not None and (self.folder / program.file_name(key)).exists()
+        return self.folder is not None and self._exists(self.folder / program.file_name(key))
 
     def has_any(self, prefix: str) -> bool:
         """Whether the folder has a file whose name begins so."""
@@ -240,7 +240,14 @@ class ProgramCache:
 
     def has_list(self, *facts: Any) -> bool:
         """Whether a run with these facts has noted its programs."""
-        return self.folder is not None and self._list_of(facts).exists()
+        return self.folder is not None and self._exists(self._list_of(facts))
+
+    def _exists(self, path: pathlib.Path) -> bool:
+        try:
+            return path.exists()
+        except OSError as error:
+            self._warn(error)
+            return False
 
     def _list_of(self, facts: tuple[Any, ...]) -> pathlib.Path:
         name = digest(source_digest(), *environment(), *facts) + recent_programs.SUFFIX
@@ -281,7 +288,14 @@ class ProgramCache:
     def _load(self, path: pathlib.Path) -> Callable | None:
         began = time.perf_counter()
         try:
-            if hasattr(os, "getuid") and path.stat().st_uid != os.getuid():
+            owner = path.stat().st_uid
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # the folder is a file, or must not be searched
+            self._warn(error)
+            return None
+        try:
+            if hasattr(os, "getuid") and owner != os.getuid():
                 return None
             ids, *serialized = pickle.loads(path.read_bytes())
             by_id = {device.id: device for device in jax.devices()}
@@ -290,9 +304,6 @@ class ProgramCache:
             )
             os.utime(path)
         except FileNotFoundError:
-            return None
-        except NotADirectoryError as error:
-            self._warn(error)
             return None
         except (OSError, ValueError, TypeError, EOFError, LookupError, AttributeError, ImportError,
                 pickle.UnpicklingError, jax.errors.JaxRuntimeError) as error:  # fmt: skip

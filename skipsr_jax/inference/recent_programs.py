@@ -43,9 +43,11 @@ class RecentPrograms:
     def write(self, names: Iterable[str]) -> None:
         """Replaces the list, if it is another one."""
         names = tuple(names)
-        if names == self._written or not self._path.parent.is_dir():
+        if names == self._written:
             return
         try:
+            if not self._path.parent.is_dir():
+                return
             with new_file(self._path, overwrite=True) as temporary:
                 temporary.write_text("".join(f"{name}\n" for name in names))
             self._written = names

@@ -1,6 +1,8 @@
 """Finding training clips: the files, and the folders that are clips, that inference knows."""
 
+import errno
 import logging
+import os
 from fractions import Fraction
 
 import pytest
@@ -81,4 +83,22 @@ def test_a_file_that_cannot_be_read_is_passed_over_and_named(tmp_path, caplog):
     assert [source.path for source in sources] == [str(tmp_path / "good.png")]
     assert all(name in caplog.text for name in ("bad.png", "bad.mp4"))
     with pytest.raises(UserError, match="bad"):
+        find_sources([str(tmp_path)])
+
+
+def test_a_folder_that_must_not_be_searched_is_passed_over_and_named(tmp_path, caplog, monkeypatch):
+    Image.fromarray(picture(0, 32, 48)).save(tmp_path / "good.png")
+    locked, scandir = tmp_path / "locked", os.scandir
+    locked.mkdir()
+
+    def guarded(path):
+        if str(path) == str(locked):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    passed_over = []
+    assert len(find_sources([str(tmp_path)], False, passed_over)) == 1
+    assert passed_over == [f"{locked}: Permission denied"] and "locked" in caplog.text
+    with pytest.raises(UserError, match="locked: Permission denied"):
         find_sources([str(tmp_path)])

@@ -153,12 +153,16 @@ def test_without_a_folder_nothing_is_kept():
     np.testing.assert_array_equal(program(X, X)["sum"], 2 * X)
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_the_result_is_there(tmp_path, caplog):
+@pytest.mark.parametrize("folder", ["file/programs", "file", "a" * 300])
+def test_a_folder_that_cannot_be_used_is_said_once_and_the_result_is_there(
+    tmp_path, folder, caplog
+):
     (tmp_path / "file").write_text("")
-    cache = ProgramCache(tmp_path / "file" / "programs")
+    cache = ProgramCache(tmp_path / folder)
     for name in "pq":
         program = cache.program(name, traced_function([]))
         np.testing.assert_array_equal(program(X, X)["sum"], 2 * X)
+        assert not cache.has_file(program, "key") and not cache.has_list(name)
     assert caplog.text.count("not kept in") == 1 and str(tmp_path) in caplog.text
 
 
