@@ -32,10 +32,7 @@ def read_masks(path: str | os.PathLike) -> dict[str, Bool[HostArray, "t r q"]]:
         raise UserError(f"--mask: the folder {path} holds no .npy file")
     masks = {}
     for file in files:
-        try:
-            keep = np.load(file)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--mask: cannot read {file}: {error}") from error
+        keep = _read_array(file)
         if keep.ndim != 3 or keep.dtype != bool:
             raise UserError(
                 f"--mask: {file} holds {keep.dtype} {keep.shape}: it must hold booleans (t, r, q), "
@@ -43,6 +40,18 @@ def read_masks(path: str | os.PathLike) -> dict[str, Bool[HostArray, "t r q"]]:
             )
         masks[file.stem] = keep
     return masks
+
+
+def _read_array(file: pathlib.Path) -> HostArray:
+    try:
+        found = np.load(file)
+        if isinstance(found, np.ndarray):
+            return found
+    except OSError as error:
+        raise UserError(f"--mask: cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, EOFError):  # whose text advises to load pickles
+        pass
+    raise UserError(f"--mask: {file} is damaged, or no .npy file")
 
 
 def check_plots(plots: Sequence[str | os.PathLike]) -> None:

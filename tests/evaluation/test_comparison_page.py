@@ -54,6 +54,12 @@ def test_masks_belong_to_clips_by_name_or_to_the_only_clip(data):
     np.save(data / "b.npy", keep.astype(float))
     with pytest.raises(UserError, match="booleans"):
         read_masks(data / "b.npy")
+    np.savez(data / "several.npz", keep)
+    (data / "empty.npy").write_bytes(b"")
+    (data / "text.npy").write_bytes(b"no array")
+    for name in ("several.npz", "empty.npy", "text.npy"):
+        with pytest.raises(UserError, match=f"{name} is damaged, or no .npy file$"):
+            read_masks(data / name)
     with pytest.raises(UserError, match=r"mask of a is \(2, 2, 2\), but .*has \(2, 2, 3\)"):
         clips_to_show({"one": data / "one"}, masks={"x": {"a": keep[..., :2]}})
     with pytest.raises(UserError, match="no name is that of a clip: c"):

@@ -33,11 +33,12 @@ _INSTALL = "pip install 'skipsr-jax[evaluation]' (imageio-ffmpeg brings one), or
 
 @functools.cache
 def find_ffmpeg() -> str:
-    """The path of an ffmpeg with libvmaf: that of FFMPEG, of imageio-ffmpeg, or on the path.
+    """The path of an ffmpeg with libvmaf: FFMPEG, or else of imageio-ffmpeg, or on the path.
 
-    Raises UserError when there is none.
+    Raises UserError when there is none, or when the one that FFMPEG names is none.
     """
-    candidates = [os.environ.get("FFMPEG"), _imageio_ffmpeg(), shutil.which("ffmpeg")]
+    named = os.environ.get("FFMPEG")
+    candidates = [named] if named else [_imageio_ffmpeg(), shutil.which("ffmpeg")]
     found = [candidate for candidate in candidates if candidate]
     if not found:
         raise UserError(f"needs an ffmpeg with libvmaf: {_INSTALL}")

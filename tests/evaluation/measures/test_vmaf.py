@@ -88,8 +88,7 @@ def make_program(path, text):
 
 
 def test_an_ffmpeg_without_libvmaf_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(vmaf, "_imageio_ffmpeg", lambda: None)
-    monkeypatch.setattr(vmaf.shutil, "which", lambda name: None)
+    monkeypatch.setattr(vmaf, "_imageio_ffmpeg", lambda: pytest.fail("FFMPEG names another"))
     monkeypatch.setenv("FFMPEG", make_program(tmp_path / "ffmpeg", "echo ' .. scale '"))
     vmaf.find_ffmpeg.cache_clear()
     try:
