@@ -47,6 +47,10 @@ class ColourTags:
     full_range: bool = False
 
 
+_DNXHD_MATRICES = (1, 9)  # its header states no others, and players take them for BT.709
+_STATE_FULL_RANGE = ("264", "265", "hevc", "av1", "vp9", "ffv1")  # of ffv1 the container does
+_STATE_MATRIX = (*_STATE_FULL_RANGE, "mpeg2", "prores", "dnxh")
+_JPEG_MATRIX = 5  # BT.601, full range: JFIF has no other
 SRGB_VIDEO = ColourTags()  # what images and RGB clips become when they are written as YUV
 
 
@@ -64,8 +68,7 @@ def tags_of(frame: av.VideoFrame) -> ColourTags:
         )
     matrix = int(frame.colorspace)
     if matrix == UNSPECIFIED:
-        hd = frame.height >= _HD_HEIGHT or frame.width >= _HD_WIDTH
-        matrix = BT709 if hd else BT601_525
+        matrix = _assumed_matrix(frame.height, frame.width)
     if matrix not in _SWSCALE_MATRIX:
         raise UserError(
             f"colour matrix {matrix} (H.273) is not supported; convert the clip to BT.709 or "
@@ -76,6 +79,23 @@ def tags_of(frame: av.VideoFrame) -> ColourTags:
         stated == ColorRange.UNSPECIFIED and frame.format.name.startswith(("yuvj", "gray"))
     )
     return ColourTags(primaries, transfer, matrix, full)
+
+
+def storable_tags(tags: ColourTags, codec: str, height: int, width: int) -> ColourTags:
+    """The tags nearest to ``tags`` that the stream of an encoder states, or that players take it to
+    have, by its size in pixels, where it states none."""
+
+    def is_of(names: Sequence[str]) -> bool:
+        return any(name in codec for name in names)
+
+    matrix, full = tags.matrix, tags.full_range and is_of(_STATE_FULL_RANGE)
+    if codec == "dnxhd" and matrix not in _DNXHD_MATRICES:
+        matrix = BT709
+    elif "mjpeg" in codec:
+        matrix, full = _JPEG_MATRIX, True
+    elif not is_of(_STATE_MATRIX):
+        matrix = _assumed_matrix(height, width)
+    return dataclasses.replace(tags, matrix=matrix, full_range=full)
 
 
 def tags_within(frame: av.VideoFrame, clip: ColourTags) -> ColourTags:
@@ -216,6 +236,11 @@ def apply_tags(target: Any, tags: ColourTags) -> None:
     target.color_range = ColorRange.JPEG if tags.full_range else ColorRange.MPEG
     target.color_primaries = tags.primaries
     target.color_trc = tags.transfer
+
+
+def _assumed_matrix(height: int, width: int) -> int:
+    """The matrix that players take for an untagged clip of a size."""
+    return BT709 if height >= _HD_HEIGHT or width >= _HD_WIDTH else BT601_525
 
 
 def _swscale_is_unbiased(bits: int, tags: ColourTags) -> bool:

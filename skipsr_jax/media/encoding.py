@@ -104,6 +104,8 @@ def storable(codec: str) -> list[str]:
     if not known:
         return list(PIXEL_FORMATS)
     names = [name for each in known for name in planar(each) if name in PIXEL_FORMATS]
+    if codec == "libx265":  # it lists formats with alpha, and its streams with alpha are refused
+        names = [name for name in names if not has_alpha(name)]
     if not names:
         stored = ", ".join(known)
         raise UserError(f"{codec} stores {stored}, none of which is written here; choose another")

@@ -301,6 +301,8 @@ def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
         return None
     decoder = av.CodecContext.create(name, "r")
     decoder.extradata = stream.codec_context.extradata
+    decoder.color_primaries = stream.codec_context.color_primaries  # of the container
+    decoder.color_trc = stream.codec_context.color_trc
     return decoder
 
 

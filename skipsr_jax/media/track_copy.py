@@ -19,6 +19,7 @@ from skipsr_jax.media.tags import readable, tags_to_keep, track_tags
 from skipsr_jax.media.tracks import Track, add_copy
 
 _PREROLL = Fraction(1, 20)  # seconds before the beginning that a decoder may need to start
+_FINE = Fraction(1, 10**6)  # seconds of a tick that rounds nothing that can be heard
 _LOG = logging.getLogger(__name__)
 
 
@@ -155,6 +156,9 @@ class TrackCopy:
                 return
             begins = last + max(length, time_base)
         self._last[index] = begins, (packet.duration or 0) * time_base
+        if (begins / time_base).denominator > 1:  # ticks of AVI are as long as its packets
+            packet.duration = round((packet.duration or 0) * time_base / _FINE)
+            packet.time_base = time_base = _FINE
         packet.pts = packet.dts = round(begins / time_base)
         packet.stream = self._streams[index]
         self._mux(packet)

@@ -6,7 +6,6 @@ at a clean end and removed after any exception.
 """
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,13 +19,13 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.files import commit_or_rename, hold, identity, temporary_path
 from skipsr_jax.media.alpha import alpha_codes, upscaled_alpha
 from skipsr_jax.media.colour import (
-    BT709,
     SRGB_VIDEO,
     ColourTags,
     RgbFrame,
     apply_tags,
     frame_of_planes,
     from_rgb,
+    storable_tags,
 )
 from skipsr_jax.media.encoding import Encoding, encoder_options, in_pyav, layouts, resolved
 from skipsr_jax.media.ffmpeg_pipe import PipedEncoder
@@ -46,7 +45,6 @@ from skipsr_jax.types import HostArray
 WRITABLE_VIDEO_EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm")
 _TAGGED_SAR = ("libx264", "libx265")  # write the pixel aspect ratio into the stream itself
 _DEFAULT_ENCODING = Encoding()
-_DNXHD_MATRICES = (BT709, 9)  # its header states no others, and players take them for BT.709
 _MUXER_OPTIONS = {".mkv": {"default_mode": "passthrough"}}  # flags are those of the source
 
 
@@ -109,14 +107,13 @@ class VideoWriter:
         self._height, self._width, self._rate = height, width, Fraction(rate)
         self._source = source
         same_rate = source is not None and source.frame_rate == rate
-        self._colour = source.colour if source else SRGB_VIDEO
-        if encoding.codec == "dnxhd" and self._colour.matrix not in _DNXHD_MATRICES:
-            self._colour = dataclasses.replace(self._colour, matrix=BT709)
         self._pixel_aspect = pixel_aspect(source, height, width) if source else Fraction(1)
         depth = bit_depth or (8 if not source or source.bit_depth == 8 else 10)
         extension = self.path.suffix.lower()
         keep = bool(source and source.keep_alpha)
         self._encoding = resolved(encoding, extension, depth, height, width, keep)
+        colour = source.colour if source else SRGB_VIDEO
+        self._colour = storable_tags(colour, self._encoding.codec or "", height, width)
         self._hdr = source.video.hdr if source and source.video else None
         self._alphas: Iterator[HostArray] | None = None
         if has_alpha(self.pixel_format):
@@ -290,11 +287,13 @@ class VideoWriter:
         options = _MUXER_OPTIONS.get(self.path.suffix.lower(), {})
         return av.open(f"file:{self._partial}", "w", container_options=options)
 
-    def _add_stream(self, container: av.container.OutputContainer) -> av.VideoStream:
-        encoding = self._encoding
-        stream = container.add_stream(
-            encoding.codec, rate=self._rate, options=encoder_options(encoding, self._hdr)
-        )
+    def _add_stream(self, output: av.container.OutputContainer) -> av.VideoStream:
+        encoding, options = self._encoding, encoder_options(self._encoding, self._hdr)
+        try:
+            stream = output.add_stream(encoding.codec, rate=self._rate, options=options)
+        except ValueError as error:
+            codec, container = encoding.codec, self.path.suffix
+            raise UserError(f"{container} cannot hold {codec}: choose another of them") from error
         stream.width, stream.height = self._width, self._height
         if not self._clock.is_constant:
             # Reordered frames have decoding times that leave the last one no duration of its own.
@@ -318,7 +317,10 @@ class VideoWriter:
             self._colour,
             self._pixel_aspect,
         )
-        stream = container.add_stream_from_template(self._piped.template)
+        template = self._piped.template
+        # PyAV looks for an encoder that has the name of the decoder: of AV1 that is libdav1d.
+        opaque = template.codec_context.codec.canonical_name == "av1"
+        stream = container.add_stream_from_template(template, opaque=opaque)
         stream.time_base = self._clock.unit
         return stream
 

@@ -124,6 +124,22 @@ def test_webm_keeps_8_bits_of_alpha(tmp_path):
             assert abs(one.repeat(scale, 0).repeat(scale, 1) - other).mean() < 8
 
 
+def test_alpha_of_webm_is_read_with_the_colours_that_the_container_states(tmp_path):
+    source = write_alpha_clip(tmp_path / "a.mkv", "ffv1", "yuva420p")
+    assert upscaled(source, tmp_path / "b.webm") == []
+    with av.open(str(tmp_path / "b.webm")) as read, av.open(str(tmp_path / "c.webm"), "w") as write:
+        stream = read.streams.video[0]
+        copy = write.add_stream_from_template(stream)
+        copy.codec_context.color_primaries, copy.codec_context.color_trc = 9, 16
+        copy.metadata.update(stream.metadata)
+        for packet in read.demux(stream):
+            if packet.size:
+                packet.stream = copy
+                write.mux(packet)
+    colour = open_media(tmp_path / "c.webm").colour
+    assert (colour.primaries, colour.transfer) == (9, 16)
+
+
 @pytest.mark.parametrize("target", ["b.mp4", "b.mkv", "b.jpg"])
 def test_what_cannot_hold_alpha_is_laid_on_black_and_says_so(tmp_path, target):
     if target == "b.jpg":
@@ -144,6 +160,7 @@ def test_the_codec_decides(tmp_path):
         ("b.mov", Output(codec="prores_ks", pixel_format="yuv444p10le"), False),
         ("b.mkv", Output(codec="libvpx-vp9"), True),
         ("b.mov", Output(pixel_format="yuva444p10le"), True),
+        ("b.mkv", Output(codec="libx265"), False),  # though it lists yuva420p
     ):
         media, _ = outputs.with_alpha(source, tmp_path / name, output)
         assert media.keep_alpha == kept, (name, output)

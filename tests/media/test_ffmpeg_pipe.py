@@ -88,6 +88,22 @@ def test_the_file_is_that_of_the_encoder_within(tmp_path, monkeypatch, codec, na
 
 @needs_ffmpeg
 @pytest.mark.usefixtures("piped")
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+def test_av1_whose_decoder_has_another_name(tmp_path, name):
+    if ffmpeg_pipe.layouts_of("libsvtav1") is None:
+        pytest.skip("this ffmpeg has no libsvtav1")
+    settings = Encoding(codec="libsvtav1", crf=20, preset="12")
+    with VideoWriter(tmp_path / name, height=64, width=96, rate=Fraction(25),
+                     encoding=settings) as writer:  # fmt: skip
+        for index in range(3):
+            writer.write(picture(index))
+    frames = list(open_media(tmp_path / name).frames())
+    assert len(frames) == 3
+    assert np.abs(frames[0].astype(int) - picture(0)).mean() < 6
+
+
+@needs_ffmpeg
+@pytest.mark.usefixtures("piped")
 def test_many_frames_come_back_in_order(tmp_path):
     path = tmp_path / "long.mp4"
     with VideoWriter(path, height=64, width=96, rate=Fraction(25)) as writer:

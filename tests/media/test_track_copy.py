@@ -292,6 +292,21 @@ def test_tracks_of_a_part_begin_with_its_first_frame(tmp_path):
     assert errors.index(min(errors)) == 4
 
 
+def test_audio_of_an_avi_is_cut_without_being_moved(tmp_path):
+    """A tick of such a track is as long as a packet, so that the cut lies between two of them."""
+    source = write_clip(tmp_path / "in.avi", frames=25, codec="mpeg4", audio="ac3",
+                        rate=Fraction(25))  # fmt: skip
+    media = open_media(source).part(2, 20)
+    for name in ("out.mp4", "out.mkv"):
+        write_part(tmp_path / name, media)
+        before, after = audio_packets(source), audio_packets(tmp_path / name)
+        kept = [(at - Fraction(2, 25), data) for at, data in before if at >= Fraction(2, 25)]
+        kept = kept[: len(after)]
+        assert [data for _, data in after] == [data for _, data in kept] and len(after) > 20
+        assert all(abs(was - now) <= Fraction(1, 1000)
+                   for (was, _), (now, _) in zip(kept, after, strict=True))  # fmt: skip
+
+
 def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
     write_part(tmp_path / "out.mkv", open_media(film(tmp_path / "film.mkv")).part(0, 8))
     _, words, chapters, _, _ = contents(tmp_path / "out.mkv")

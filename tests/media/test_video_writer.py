@@ -56,6 +56,28 @@ def test_every_container_and_depth(tmp_path, extension, bit_depth, capfd):
     assert sorted(os.listdir(tmp_path)) == sorted(["in.mp4", f"out{extension}"])
 
 
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [("prores_ks", "a.mov"), ("mpeg4", "a.mp4"), ("mpeg2video", "a.mkv"), ("mjpeg", "a.mov"),
+     ("ffv1", "a.mkv"), ("dnxhd", "a.mov")],
+)  # fmt: skip
+def test_colours_are_right_in_streams_that_state_no_range_or_matrix(tmp_path, codec, name):
+    source = write_clip(tmp_path / "in.mp4", height=128, width=256, frames=2, full_range=True,
+                        matrix=1)  # fmt: skip
+    made = rewrite(source, tmp_path / name, encoding=Encoding(codec=codec))
+    for mine, original in zip(made.frames(), upscaled(open_media(source)), strict=True):
+        scale = 257 if mine.dtype == np.uint16 else 1
+        assert abs((mine / scale).mean(axis=(0, 1)) - original.mean(axis=(0, 1))).max() < 2.5
+
+
+def test_a_codec_that_the_container_cannot_hold_is_one_line(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mkv", height=48, width=64, rate=Fraction(25),
+                         encoding=Encoding(codec="utvideo"))  # fmt: skip
+    with pytest.raises(UserError, match="mkv cannot hold utvideo: choose another"):
+        writer.check()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exact_duration(tmp_path):
     source = write_clip(tmp_path / "in.mp4", frames=24)
     rewrite(source, tmp_path / "out.mp4")
