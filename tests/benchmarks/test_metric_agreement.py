@@ -35,3 +35,17 @@ def test_all_metrics_agree_on_files(tmp_path):
     metric_agreement.main(["x", f"--folder={tmp_path}/clips", "--frames=2", f"--out={out}"])
     content = json.loads(out.read_text())
     assert len(content["rows"]) == 4 and max(content["largest"].values()) < 1e-3
+
+
+def test_a_metric_that_no_file_has_is_none(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(vmaf, "find_ffmpeg", lambda: "unused")
+    Image.fromarray(frames(64, 64)[1]).save(tmp_path / "picture.png")
+    metric_agreement.main(["x", f"--folder={tmp_path}"])
+    assert "'niqe': None, 'vmaf_neg': None" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(metric_agreement.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install scikit-image"):
+        metric_agreement.main(["x", f"--folder={tmp_path}"])
