@@ -14,11 +14,8 @@ import av
 import pytest
 from av.sidedata.sidedata import Type as SideDataType
 from media_clips import film, picture, write_clip
+from media_results import doubled
 from PIL import Image
-
-from skipsr_jax.inference import outputs
-from skipsr_jax.inference.settings import Output, Size
-from skipsr_jax.media.reader import open_media
 
 HDR10 = {
     "codec": "libx265", "pixel_format": "yuv420p10le", "matrix": 9, "primaries": 9, "transfer": 16,
@@ -144,23 +141,11 @@ def make(folder, name):
     return write_clip(path, **{"rate": Fraction(25), **CLIPS[name]})
 
 
-def doubled(source):
-    """The result of a clip at twice its size, without a model, and what is said of it."""
-    media = open_media(source)
-    target = source.with_name(f"result_{outputs.default_name(media, (0, 0), Size())}")
-    size = 2 * media.height, 2 * media.width
-    lines = outputs.check_output(target, media, size, Output(), False)
-    with outputs.open_writer(target, media, size, Output(), False) as writer:
-        for frame in media.frames():
-            writer.write(frame.repeat(2, 0).repeat(2, 1))
-    return target, [*media.notes, *lines]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_result_has_what_its_source_has(tmp_path, name):
     source = make(tmp_path, name)
-    target, lines = doubled(source)
+    target, lines = doubled(source, tmp_path)
     print(f"\n{source.name} -> {target.name}", *lines, sep="\n  ")
     probes = [by_pyav, *([by_ffprobe] if shutil.which("ffprobe") else [])]
     for probe in probes:
