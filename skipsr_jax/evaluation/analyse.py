@@ -143,6 +143,11 @@ def make_analysis(values: flags.FlagValues, config: ConfigDict) -> Analysis:
     """Loads what the flags ask for. Raises UserError."""
     taus, settings = check_flags(values), from_config(config)
     times = MeasuredTimes(values.times) if values.times else None
+    if times is not None and times.facts["model"] != values.transformer:
+        raise UserError(
+            f"--times={values.times} is of {times.facts['model']}: give --transformer="
+            f"{times.facts['model']}, or times of {values.transformer}"
+        )
     metric = None
     if values.weights:
         try:

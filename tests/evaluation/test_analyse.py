@@ -87,6 +87,12 @@ def test_what_is_done_to_a_file_is_said(tmp_path, capsys):
     assert json.loads((out / "analysis.json").read_text())["notes"][0] == line
 
 
+def test_times_of_another_transformer_are_refused(times, capsys):
+    arguments = "--source=x", "--noswap", "--nopredictor", f"--times={times}", "--transformer=tiny"
+    assert run(*arguments) == 1
+    assert "is of seedvr2_3b: give --transformer=seedvr2_3b" in capsys.readouterr().err
+
+
 def test_measured_times_are_interpolated(times):
     measured = MeasuredTimes(times)
     assert measured.skips == [0, 0.4] and measured.case == "101x720x1280"
