@@ -44,7 +44,13 @@ from skipsr_jax.evaluation.analysis_tables import (
     table_of_oracle,
     table_of_sweep,
 )
-from skipsr_jax.evaluation.clips import find_clips, missing_frames, remarks_of
+from skipsr_jax.evaluation.clips import (
+    FOLDER_HELP,
+    FOLDER_MEANINGS,
+    find_clips,
+    missing_frames,
+    remarks_of,
+)
 from skipsr_jax.evaluation.figure import side_by_side
 from skipsr_jax.evaluation.measures import lpips
 from skipsr_jax.evaluation.measures.weights import Weights
@@ -73,6 +79,7 @@ from skipsr_jax.inference.model import chosen_mask, load_model
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.settings import complete, explain, from_config
 from skipsr_jax.media.image_writer import write_image
+from skipsr_jax.media.inputs import FolderMeaning
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.models.presets import DIT_PRESETS
 from skipsr_jax.tokens.criterion import TAU
@@ -86,6 +93,7 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     text = "A video, a picture, or a folder of them; once for each."
     flags.DEFINE_multi_string("source", [], text, flag_values=values)
+    flags.DEFINE_enum("folder", "auto", FOLDER_MEANINGS, FOLDER_HELP, flag_values=values)
     text = "The most frames of each clip, 4k + 1; 0: all."
     flags.DEFINE_integer("frames", 17, text, lower_bound=0, flag_values=values)
     text = "Frames that run at a time, 4k + 1."
@@ -196,7 +204,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> None:
     values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete, explain)
     analysis = make_analysis(values, config)
-    clips = _sources(values.source, values.smallest)
+    clips = _sources(values.source, values.smallest, values.folder)
     rows: list[Row] = []
     notes: list[str] = []
     with warnings_of_files() as damage:
@@ -224,11 +232,13 @@ def _run(argv: Sequence[str]) -> None:
                 draw_figure(path, folder / f"{name}.png", analysis)
 
 
-def _sources(sources: Sequence[str], smallest: int) -> dict[str, pathlib.Path]:
+def _sources(
+    sources: Sequence[str], smallest: int, folder: FolderMeaning
+) -> dict[str, pathlib.Path]:
     """The clips of all sources by name, without those that are too small, which are printed."""
     clips: dict[str, pathlib.Path] = {}
     for source in sources:
-        for name, path in find_clips(source).items():
+        for name, path in find_clips(source, folder=folder).items():
             media = open_media(path)
             if min(media.height, media.width) < smallest:
                 print(f"{path} is {media.width}x{media.height}: left out by --smallest={smallest}")

@@ -20,6 +20,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.frame_folder import holes
@@ -29,6 +30,8 @@ from skipsr_jax.types import HostArray
 
 TRUTH_FOLDER = "GT"
 """The folder of the truths in a data set of DOVE's layout."""
+FOLDER_MEANINGS = get_args(FolderMeaning)
+FOLDER_HELP = "What a folder of media files is: one clip of frames, a clip for each file, or auto."
 HDR_TRANSFERS = (16, 18)
 """PQ and HLG, by H.273."""
 _MASK_SUFFIX = "_mask"

@@ -36,7 +36,14 @@ from tqdm import tqdm
 
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.clips import OpenPair, find_clips, open_pair, pair_clips
+from skipsr_jax.evaluation.clips import (
+    FOLDER_HELP,
+    FOLDER_MEANINGS,
+    OpenPair,
+    find_clips,
+    open_pair,
+    pair_clips,
+)
 from skipsr_jax.evaluation.comparison_page import (
     check_plots,
     clips_to_show,
@@ -230,8 +237,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_list("plots", [], text, flag_values=values)
     text = "Replace the files of --out and --page."
     flags.DEFINE_bool("overwrite", False, text, flag_values=values)
-    text = "What a folder of media files is: one clip of frames, a clip for each file, or either."
-    flags.DEFINE_enum("folder", "auto", ["auto", "frames", "files"], text, flag_values=values)
+    flags.DEFINE_enum("folder", "auto", FOLDER_MEANINGS, FOLDER_HELP, flag_values=values)
     text = "What to do where a result and its truth differ in size or length."
     flags.DEFINE_enum("mismatch", "cut", ["cut", "refuse"], text, flag_values=values)
     text = "Clips that are scored at a time; 0: one for each processor."

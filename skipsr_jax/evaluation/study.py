@@ -27,11 +27,17 @@ from absl import flags
 
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.clips import find_clips, missing_frames
+from skipsr_jax.evaluation.clips import (
+    FOLDER_HELP,
+    FOLDER_MEANINGS,
+    find_clips,
+    missing_frames,
+)
 from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
 from skipsr_jax.evaluation.page.files import check_page
 from skipsr_jax.evaluation.program import status_of, warnings_of_files, write_json, writing
 from skipsr_jax.evaluation.study_page import Key, Trial, cut_clips, read_answers, write_study
+from skipsr_jax.media.inputs import FolderMeaning
 from skipsr_jax.media.outputs import check_writable
 from skipsr_jax.media.reader import open_media
 
@@ -46,6 +52,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_string("b", None, "The other result.", flag_values=values)
     text = "The inputs, which viewers may look at; by default they are not shown."
     flags.DEFINE_string("input", None, text, flag_values=values)
+    flags.DEFINE_enum("folder", "auto", FOLDER_MEANINGS, FOLDER_HELP, flag_values=values)
     text = "The page to write, a folder or *.html; with --score a JSON file of the scores."
     flags.DEFINE_string("out", None, text, flag_values=values)
     text = "Files of answers to score: paths or patterns such as 'answers/*.json'."
@@ -74,14 +81,14 @@ def named(flag: str, text: str | None) -> tuple[str, str]:
 
 
 def find_trials(
-    a: str, b: str, inputs: str | None, samples: int, seed: int
+    a: str, b: str, inputs: str | None, samples: int, seed: int, folder: FolderMeaning = "auto"
 ) -> tuple[list[Trial], list[str]]:
     """The pairs, and the names of clips that one result lacks.
 
     Raises UserError when there are fewer pairs than ``samples``, or an input is missing.
     """
-    of_a, of_b = find_clips(a), find_clips(b)
-    low = find_clips(inputs) if inputs else {}
+    of_a, of_b = find_clips(a, folder=folder), find_clips(b, folder=folder)
+    low = find_clips(inputs, folder=folder) if inputs else {}
     if len(of_a) == len(of_b) == 1:  # which need no common name
         (name,), (other,) = of_a, of_b.values()
         of_b = {name: other}
@@ -124,7 +131,7 @@ def build(values: flags.FlagValues) -> list[str]:
         raise UserError("--out is missing: name a folder or a file *.html for the page")
     path = pathlib.Path(values.out)
     check_page(path, overwrite=values.overwrite)
-    trials, alone = find_trials(a, b, values.input, values.samples, values.seed)
+    trials, alone = find_trials(a, b, values.input, values.samples, values.seed, values.folder)
     with writing(path):
         write_study(
             path, trials, (name_a, name_b), title=values.title, question=values.question,

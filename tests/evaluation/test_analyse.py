@@ -87,6 +87,15 @@ def test_what_is_done_to_a_file_is_said(tmp_path, capsys):
     assert json.loads((out / "analysis.json").read_text())["notes"][0] == line
 
 
+def test_numbered_pictures_are_one_clip_or_many(tmp_path, capsys):
+    for index in range(5):
+        Image.new("RGB", (64, 48), (9, 80, index)).save(tmp_path / f"{index}.png")
+    arguments = f"--source={tmp_path}", "--noswap", "--nopredictor"
+    for more, mean in (((), "mean of 1 clips"), (("--folder=files",), "mean of 5 pictures")):
+        assert run(*arguments, *more) == 0
+        assert mean in capsys.readouterr().out
+
+
 def test_times_of_another_transformer_are_refused(times, capsys):
     arguments = "--source=x", "--noswap", "--nopredictor", f"--times={times}", "--transformer=tiny"
     assert run(*arguments) == 1

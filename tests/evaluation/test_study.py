@@ -41,6 +41,16 @@ def test_it_shows_the_clips_that_both_have(results):
     assert len(contents_of(results / "one.html")["pairs"]) == 1
 
 
+def test_numbered_pictures_are_one_clip_or_many(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            Image.fromarray(picture(index)).save(tmp_path / f"{name}/{index}.png")
+    args = [f"--a={tmp_path}/a", f"--b={tmp_path}/b"]
+    assert "1 pair of a and b" in run(*args, f"--out={tmp_path}/one.html")
+    assert "3 pairs" in run(*args, f"--out={tmp_path}/many.html", "--folder=files")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
