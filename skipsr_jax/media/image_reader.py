@@ -106,7 +106,10 @@ def read_image(path: pathlib.Path, data: bytes | None = None) -> Still:
     """
     with _opened(path, data) as (file, image):
         try:
-            if image is not None and getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            count = getattr(image, "n_frames", 1) if image is not None else 1
+            if count > 1 and image.format == "TIFF":
+                raise UserError(f"{path} has {count} pages; save each as a file of its own first")
+            if count > 1 and image.format != "MPO":
                 raise UserError(f"{path} is an animation; convert it into a video file first")
             is_tiff = image is None or image.format == "TIFF"
             if image is not None and image.format == "PNG":

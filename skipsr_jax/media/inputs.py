@@ -21,6 +21,7 @@ IMAGE_EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", 
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts"}
     | {".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".gif", ".y4m", ".mxf"}
+    | {".vob", ".m2t", ".asf", ".f4v", ".3g2", ".ogv"}
 )
 """Extensions of video files that can be read, in lower case."""
 

@@ -287,6 +287,8 @@ def decoded(
     ``decoder``: another one than that of the packets' stream.
     """
     for packet in packets:
+        if not packet.size and packet.pts is not None:
+            continue  # Theora and AVI say so that the picture before stays
         try:
             yield from decoder.decode(packet) if decoder else packet.decode()
         except av.error.InvalidDataError:

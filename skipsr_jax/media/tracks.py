@@ -74,6 +74,8 @@ def plan_tracks(path: pathlib.Path, extension: str, audio: str = "auto") -> tupl
             how, encoder = _how(path, stream, target)
             if stream.type == "data" and "timecode" in main.metadata | stream.metadata:
                 continue  # the writer makes a timecode track from the tag
+            if stream.type == "data" and 0 < stream.frames == len(container.chapters()):
+                continue  # QuickTime's track of the chapters' titles, which are carried over
             if stream.type == "audio" and how == "leave":
                 raise UserError(
                     f"{path}: {name} can be neither copied to {extension} nor converted; "
@@ -151,9 +153,10 @@ def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tup
     if context is None:  # no decoder knows it
         return "leave", ""
     name = context.codec.canonical_name
-    # Only new players read MP4's PCM of other than 16 bits right; FLAC loses nothing either.
+    # Only new players read MP4's PCM of other than 16 bits right, and of TTA in Matroska FFmpeg
+    # reads the last second wrong; FLAC loses nothing either.
     odd_pcm = target == "mp4" and name.startswith("pcm_") and not name.startswith("pcm_s16")
-    if not odd_pcm:
+    if not odd_pcm and name != "tta":
         tried: tuple[How, ...] = ("template",)
         if target == "matroska":
             tried = ("template", "parameters", *(["wav"] if name in _BY_WAV else []))

@@ -10,6 +10,7 @@ the same arrays as all frames do. What a damaged file still holds is yielded, an
 much that is.
 """
 
+import collections
 import dataclasses
 import itertools
 import logging
@@ -47,6 +48,7 @@ from skipsr_jax.media.timing import Timing
 from skipsr_jax.types import HostArray
 
 _LOG = logging.getLogger(__name__)
+_REORDERED = 4  # frames that may come after one that is shown later by its time stamp
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -257,12 +259,23 @@ class Video:
         yield None
 
     def _in_order(self, frames: Iterable[av.VideoFrame], first: int) -> Iterator[Picture]:
-        """Yields decoded frames with their index, from ``first`` on; fills in missing ones."""
-        index, previous = first, None
-        for frame in frames:
+        """Yields decoded frames with their index, from ``first`` on; fills in missing ones.
+
+        A frame is missing if one behind it comes, and it is not among the next ones either: where a
+        time stamp is wrong, decoders give frames in another order than that of the stamps.
+        """
+        ticks, coming = self.scan.timing.ticks, _Coming(frames)
+        index, passed, late, previous = first, first, set(), None
+        for frame in coming:
             missing = 0
-            if not self.scan.is_counted:
-                missing = self.scan.timing.frames_before(frame.pts) - index
+            if not self.scan.is_counted and frame.pts not in late:
+                at = self.scan.timing.frames_before(frame.pts)
+                if at > max(index, passed):
+                    absent = set(ticks[passed:at].tolist())
+                    late |= absent & {each.pts for each in coming.next_ones(_REORDERED)}
+                    missing = min(at - index, len(absent - late))
+                passed = max(passed, at + 1)
+            late.discard(frame.pts)
             for _ in range(missing):
                 yield index, frame if previous is None else previous, True
                 index += 1
@@ -335,3 +348,29 @@ def _displayed(
     for frame in decoded(packets, decoder):
         if first is None or frame.pts is None or frame.pts >= first:
             yield frame
+
+
+class _Coming:
+    """Frames one by one, with a look at the next ones where that is wanted."""
+
+    def __init__(self, frames: Iterable[av.VideoFrame]):
+        self._frames = iter(frames)
+        self._next_ones: collections.deque[av.VideoFrame] = collections.deque()
+        self._error: av.FFmpegError | None = None
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        while self.next_ones(1):
+            yield self._next_ones.popleft()
+        if self._error is not None:
+            raise self._error
+
+    def next_ones(self, count: int) -> list[av.VideoFrame]:
+        """The next frames, at most ``count``: fewer at the end, and before an error."""
+        try:
+            while len(self._next_ones) < count and self._error is None:
+                self._next_ones.append(next(self._frames))
+        except StopIteration:
+            pass
+        except av.FFmpegError as error:
+            self._error = error
+        return list(itertools.islice(self._next_ones, count))

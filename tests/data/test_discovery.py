@@ -40,7 +40,8 @@ def test_training_and_inference_know_the_same_extensions(tmp_path):
         Image.fromarray(picture(0)).save(tmp_path / f"{chr(97 + number)}{extension}")
     for extension in sorted(VIDEO_EXTENSIONS - {".3gp", ".mxf", ".y4m"}):
         codec = {".flv": "flv1", ".gif": "gif", ".webm": "libvpx-vp9", ".wmv": "wmv2",
-                 ".mpg": "mpeg2video", ".mpeg": "mpeg2video"}.get(extension, "libx264")  # fmt: skip
+                 ".asf": "wmv2", ".mpg": "mpeg2video", ".mpeg": "mpeg2video",
+                 ".vob": "mpeg2video", ".ogv": "libvpx"}.get(extension, "libx264")  # fmt: skip
         if extension == ".gif":
             frames = [Image.fromarray(picture(index)) for index in range(5)]
             frames[0].save(tmp_path / "z.gif", save_all=True, append_images=frames[1:])

@@ -119,7 +119,8 @@ def test_bad_images_get_one_line(tmp_path):
     tiff = (tmp_path / "no_sides.tif").read_bytes()
     (tmp_path / "no_sides.tif").write_bytes(tiff.replace(b"\0\1\4\0", b"\0\7\4\0", 1))
     frames = [Image.fromarray(picture(index)) for index in range(2)]
-    frames[0].save(tmp_path / "moving.webp", save_all=True, append_images=frames[1:])
+    for name in ("moving.webp", "pages.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
     for name, words in {
         "absent.png": "there is no file",
         "text.png": "cannot be read as an image",
@@ -129,6 +130,7 @@ def test_bad_images_get_one_line(tmp_path):
         "header.png": "cannot be read as an image",
         "no_sides.tif": "cannot be read as an image",
         "moving.webp": "animation",
+        "pages.tif": "has 2 pages; save each",
     }.items():
         with pytest.raises(UserError, match=words) as caught:
             read_image(tmp_path / name)

@@ -29,6 +29,17 @@ def test_every_frame_in_order_at_the_exact_rate(tmp_path, extension):
     assert len(list(media.frames())) == 20  # decoding starts anew
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.vob", "mpeg2video"), ("a.m2t", "mpeg2video"), ("a.asf", "wmv2"), ("a.f4v", "libx264"),
+     ("a.3g2", "libx264")],
+)  # fmt: skip
+def test_containers_under_other_names(tmp_path, name, codec):
+    media = open_media(write_clip(tmp_path / name, frames=6, codec=codec, rate=Fraction(25)))
+    assert media.num_frames == len(list(media.frames())) == 6
+    assert media.timing.duration == Fraction(6, 25)
+
+
 def test_10_bits_come_as_16(tmp_path):
     path = write_clip(
         tmp_path / "deep.mp4",

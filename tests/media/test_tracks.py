@@ -1,5 +1,7 @@
 """What becomes of each track of a file, decided before any work."""
 
+from fractions import Fraction
+
 import av
 import pytest
 from media_clips import write_clip
@@ -41,3 +43,28 @@ def test_a_second_camera_and_a_cover_are_named(tmp_path):
     assert (other.how, other.name) == ("leave", "video track 2")
     (note,) = tracks.notes_of(tmp_path / "in.mkv", [other], ".mkv")
     assert "video track 2" in note
+
+
+def test_the_track_that_quicktime_has_of_the_chapters_is_no_loss(tmp_path):
+    copy = write_clip(tmp_path / "in.mp4", rate=Fraction(25))
+    with av.open(str(copy)) as read, av.open(str(tmp_path / "chapters.mp4"), "w") as write:
+        stream = write.add_stream_from_template(read.streams.video[0])
+        write.set_chapters(
+            [{"id": number, "start": 240 * number, "end": 240 * number + 240,
+              "time_base": Fraction(1, 1000), "metadata": {"title": f"Part {number}"}}
+             for number in range(2)]
+        )  # fmt: skip
+        for packet in read.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                write.mux(packet)
+    with av.open(str(tmp_path / "chapters.mp4")) as container:
+        assert [stream.type for stream in container.streams] == ["video", "data"]
+    assert plan_tracks(tmp_path / "chapters.mp4", ".mkv") == ()
+
+
+def test_tta_is_not_copied(tmp_path):
+    """FFmpeg reads its last second wrong from Matroska."""
+    path = write_clip(tmp_path / "in.mkv", audio="tta", rate=Fraction(25))
+    (track,) = plan_tracks(path, ".mkv")
+    assert (track.how, track.encoder) == ("convert", "flac")

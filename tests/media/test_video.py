@@ -11,6 +11,7 @@ from media_clips import picture, write_clip
 from skipsr_jax.errors import UserError
 from skipsr_jax.media import video as video_module
 from skipsr_jax.media.frame_filter import Crop
+from skipsr_jax.media.scan import decoded
 from skipsr_jax.media.video import Video, open_video
 
 GROUPS = {"g": "8", "bf": "2", "keyint_min": "8", "sc_threshold": "0"}
@@ -176,3 +177,31 @@ def test_a_stream_that_changes_midway(tmp_path, first, second, said, caplog):
         want = picture(index % 8, **size)
         assert abs(frames[index] / scale - want).mean() < 3, index
     assert said in caplog.text and bool(said) == bool(caplog.text)
+
+
+def test_a_wrong_time_stamp_neither_loses_nor_repeats_a_frame(tmp_path, caplog):
+    """Frame 8 says that it is shown between frames 10 and 11."""
+    write_clip(tmp_path / "a.mkv", frames=20, rate=Fraction(25))
+    with av.open(str(tmp_path / "a.mkv")) as read, av.open(str(tmp_path / "b.mkv"), "w") as write:
+        copy = write.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            if packet.size:
+                packet.pts = 437 if packet.pts == 320 else packet.pts
+                packet.stream = copy
+                write.mux(packet)
+    video = open_video(tmp_path / "b.mkv")
+    frames = list(video.frames())
+    assert len(frames) == video.num_frames == 20 and caplog.text == ""
+    for index, frame in enumerate(frames):
+        assert abs(frame.astype(float) - picture(index)).mean() < 3
+
+
+def test_packets_without_data_are_passed_over(tmp_path):
+    """Theora has one for each frame that repeats the one before."""
+    path = write_clip(tmp_path / "a.avi", frames=4, codec="mpeg4")
+    with av.open(str(path)) as container:
+        packets = list(container.demux(video=0))
+        empty = av.Packet(b"")
+        empty.pts = 1
+        packets.insert(1, empty)
+        assert len(list(decoded(packets, container.streams.video[0].codec_context))) == 4
