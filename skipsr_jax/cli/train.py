@@ -37,9 +37,11 @@ QUIET_LIBRARIES = ("orbax", "grain", "asyncio")
 """Their messages below WARNING are not logged, nor their tracebacks."""
 
 
-GPU_MEMORY = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
-"""The fraction of a GPU's memory that JAX takes, where the environment does not say: a training run
-has the card to itself. JAX's own default is 0.75."""
+GPU_MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+"""The names, new and old, of the environment variable of the fraction of a GPU's memory that JAX
+takes. JAX accepts one of them."""
+GPU_MEMORY = "0.92"
+"""Their value where neither is set: a training run has the card to itself. JAX's own is 0.75."""
 
 
 def define_flags() -> flags.FlagValues:
@@ -107,7 +109,8 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: name the folder of this run")
     if values.compile_cache_dir:
         jax.config.update("jax_compilation_cache_dir", values.compile_cache_dir)
-    os.environ.setdefault(*GPU_MEMORY)  # read when the devices are first asked for
+    if not any(name in os.environ for name in GPU_MEMORY_VARIABLES):
+        os.environ[GPU_MEMORY_VARIABLES[0]] = GPU_MEMORY  # read when a device is first asked for
     hosts.join(values)
     settings = from_config(config, stages.LOSS_KINDS)
     logging.info("on %d x %s: %s", jax.device_count(), jax.devices()[0].device_kind, settings)

@@ -284,3 +284,24 @@ def test_help_without_a_config_explains_all_stages(capsys):
 def test_a_run_without_a_config_is_refused(capsys):
     assert train.main(["train.py", "--workdir=run"]) == 1
     assert "--config is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("theirs", [None, *train.GPU_MEMORY_VARIABLES])
+def test_the_share_of_a_gpu_is_set_unless_the_environment_says(theirs, tmp_path, monkeypatch):
+    """JAX refuses both names together."""
+    for name in train.GPU_MEMORY_VARIABLES:
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    if theirs:
+        monkeypatch.setenv(theirs, "0.5")
+    seen = {}
+
+    def join(values):
+        seen.update({name: os.environ.get(name) for name in train.GPU_MEMORY_VARIABLES})
+        raise InterruptedError
+
+    monkeypatch.setattr(train.hosts, "join", join)
+    with pytest.raises(InterruptedError):
+        train.run(["train.py", "--config=tiny_vae", f"--workdir={tmp_path}"])
+    given = {theirs: "0.5"} if theirs else {train.GPU_MEMORY_VARIABLES[0]: train.GPU_MEMORY}
+    assert {name: value for name, value in seen.items() if value} == given
