@@ -134,7 +134,6 @@ TESTED_IN = {
     "models/dit/branch.py": "models/dit/test_block.py",
     "models/dit/config.py": "models/dit/test_model.py",
     "models/dit/mlp.py": "models/dit/test_block.py",
-    "models/dit/modulation.py": "models/dit/test_block.py",
     "models/layers/linear.py": "models/dit/test_block.py",
     "models/light_coder/*coder.py": "models/light_coder/test_model.py",
     "models/light_coder/config.py": "models/light_coder/test_model.py",

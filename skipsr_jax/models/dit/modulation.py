@@ -20,6 +20,11 @@ from skipsr_jax.types import DType, Float, Int
 FREQUENCIES = 128
 """Sines, and as many cosines, of the timestep."""
 
+MOST_SELECTED = 16
+"""Up to so many samples in a pack, tokens get their sample's modulation by selections, which the
+compiler makes part of the operations that use it. A gather would write (b, n, d) float32 numbers
+for each of shift, scale and gate, and its gradient would be a scatter."""
+
 ATTENTION, FEED_FORWARD = 0, 1
 """The two sub-layers of a block, as indices into the time embedding."""
 
@@ -61,10 +66,18 @@ def per_token(
     """The modulation of one sub-layer, for tokens that belong to ``sample``."""
     b, samples, width = embedding.shape
     m = embedding.reshape(b, samples, width // 6, 2, 3)[:, :, :, sublayer]
-    if samples > 1:
-        index = sample[:, :, None, None]
-        m = jnp.take_along_axis(m, jnp.broadcast_to(index, (*sample.shape, 1, 1)), axis=1)
-    return Modulation(m[..., 0], m[..., 1], m[..., 2])
+    return Modulation(*(_of_tokens(m[..., i], sample) for i in range(3)))
+
+
+def _of_tokens(values: Float[Array, "b k d"], sample: Int[Array, "b n"]) -> Float[Array, "b #n d"]:
+    """The values of each token's sample; (b, 1, d) where there is one sample."""
+    samples = values.shape[1]
+    if samples > MOST_SELECTED:
+        return jnp.take_along_axis(values, sample[:, :, None], axis=1)
+    result = values[:, :1]
+    for i in range(1, samples):
+        result = jnp.where(sample[:, :, None] == i, values[:, i : i + 1], result)
+    return result
 
 
 def modulate(
