@@ -31,6 +31,11 @@ _FRAMES_TELL = frozenset(
 """Codecs whose decoded frames say themselves whether they are interlaced."""
 
 
+def has_single_fields(stream: av.VideoStream, frame: av.VideoFrame) -> bool:
+    """Whether each decoded picture is one field: HEVC codes interlaced videos so (H.265, D.3.3)."""
+    return bool(frame.interlaced_frame) and stream.codec_context.codec.canonical_name == "hevc"
+
+
 def field_order_of(
     stream: av.VideoStream, frame: av.VideoFrame
 ) -> Literal["", "auto", "tff", "bff"]:
@@ -38,6 +43,8 @@ def field_order_of(
 
     "auto": each frame says it.
     """
+    if has_single_fields(stream, frame):
+        return ""
     if frame.interlaced_frame:
         return "auto"
     order = stream.codec_context.field_order

@@ -30,7 +30,14 @@ from skipsr_jax.media.colour import (
     bit_depth_of,
     tags_of,
 )
-from skipsr_jax.media.deinterlace import REACH, Mode, Picture, deinterlaced, field_order_of
+from skipsr_jax.media.deinterlace import (
+    REACH,
+    Mode,
+    Picture,
+    deinterlaced,
+    field_order_of,
+    has_single_fields,
+)
 from skipsr_jax.media.frame_converter import AlphaConverter, FrameConverter
 from skipsr_jax.media.frame_filter import Crop
 from skipsr_jax.media.hdr import NO_HDR, Hdr, hdr_of
@@ -68,6 +75,7 @@ class Video:
       field_order: how the fields of an interlaced video are ordered (`field_order_of`); "": it is
         progressive.
       deinterlace: what is done to interlaced frames.
+      single_fields: whether each picture is one field, which nothing is done to.
       has_alpha: whether pixels may be transparent, by the format; of a GIF, by its first frame.
       hdr: metadata of its dynamic range.
     """
@@ -84,6 +92,7 @@ class Video:
     scan: VideoScan
     field_order: str = ""
     deinterlace: Mode = "auto"
+    single_fields: bool = False
     has_alpha: bool = False
     hdr: Hdr = NO_HDR
 
@@ -104,6 +113,9 @@ class Video:
         notes = self.hdr.notes(self.colour.transfer)
         if self.scan.early_end:
             notes = (*notes, f"the file ends early: {self.scan.early_end}")
+        if self.single_fields:
+            note = "its pictures are single fields (HEVC), and are upscaled as they are; join them "
+            notes = (*notes, note + "to frames first, as with ffmpeg's filter weave")
         if not self.field_order:
             return notes
         done = {
@@ -200,7 +212,8 @@ class Video:
         earlier frame on, deinterlaced."""
         coded = start // self._frames_of_a_coded_one
         pictures = self._pictures(max(0, coded - REACH), threads)
-        return deinterlaced(pictures, self.deinterlace, self.field_order, str(self.path))
+        mode = "off" if self.single_fields else self.deinterlace
+        return deinterlaced(pictures, mode, self.field_order, str(self.path))
 
     def _pictures(self, start: int, threads: bool) -> Iterator[Picture]:
         """Yields coded frames from ``start`` or an earlier one on. ``threads``: decode several at a
@@ -306,6 +319,7 @@ def open_video(
             ratio = Fraction(stream.sample_aspect_ratio or 1)
             codec = stream.codec_context.codec.canonical_name
             field_order = field_order_of(stream, frame)
+            single_fields = has_single_fields(stream, frame)
     except StopIteration:
         raise UserError(f"{path} holds no frame that can be decoded") from None
     except av.FFmpegError as error:
@@ -330,6 +344,7 @@ def open_video(
         scan=scan,
         field_order=field_order,
         deinterlace=deinterlace,
+        single_fields=single_fields,
         has_alpha=has_alpha,
         hdr=hdr_of(frame),
     )

@@ -92,3 +92,17 @@ def test_frames_that_are_not_interlaced_pass_unchanged(tmp_path, caplog):
     assert len(frames) == 3 + FRAMES  # the decoder drops the last frame before the change
     assert all(map(np.array_equal, frames[:3], raw[:3]))
     assert combing(raw[6]) > 8 > 4 * combing(frames[6])
+
+
+def test_pictures_that_are_fields_are_left_alone_and_it_is_said(tmp_path):
+    """H.265 has no frames of two fields: a picture is one, and the next is the other."""
+    path = write_clip(
+        tmp_path / "a.mkv", frames=6, height=64, codec="libx265",
+        options={"x265-params": "log-level=none:interlace=tff"},
+    )  # fmt: skip
+    media, coded = open_media(path), open_media(path, deinterlace="off")
+    (note,) = media.notes
+    assert "single fields" in note and "weave" in note
+    frames = list(media.frames())
+    assert len(frames) == media.num_frames == 6
+    assert all(map(np.array_equal, frames, coded.frames()))
