@@ -17,6 +17,9 @@ _OF_THE_FILE = frozenset(
     {"encoder", "duration", "major_brand", "minor_version", "compatible_brands", "creation_time"}
     | {"vendor_id", "software", "variant_bitrate", "number_of_frames"}
     | {"number_of_bytes", "bps", "filename", "mimetype", "alpha_mode"}
+    | {"uid", "generation_uid", "operational_pattern_ul", "material_package_umid"}  # of MXF
+    | {"file_package_umid", "company_name", "product_name", "product_uid", "product_version"}
+    | {"product_version_num", "toolkit_version_num", "application_platform", "modification_date"}
 )
 """Tags that describe the source file or its encoder; creation_time is passed on for the whole."""
 
@@ -43,7 +46,7 @@ def track_tags(metadata: Mapping[str, str], extension: str) -> dict[str, str]:
     """The tags of a track that are passed on. MP4 and QuickTime have its title as the name of its
     handler, which is "SoundHandler" and the like where nobody chose one."""
     tags = tags_to_keep(metadata)
-    name = tags.pop("handler_name", "")
+    name = tags.pop("handler_name", "") or tags.pop("HANDLER_NAME", "")  # the latter of Matroska
     if "handler" in name.lower() or "core media" in name.lower() or "@" in name:
         name = ""
     title = tags.get("title") or name

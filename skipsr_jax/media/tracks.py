@@ -34,6 +34,9 @@ _TRIED_PACKETS = 3
 _BY_WAV = ("amr_nb", "amr_wb")
 """Codecs that Matroska holds under Microsoft's code and refuses under that of MP4 and 3GP."""
 
+_NEVER = {"video": "one video track is upscaled", "data": "data tracks are not copied"}
+"""Kinds of tracks that no output has, and why."""
+
 How = Literal["template", "parameters", "wav", "convert", "attach", "leave"]
 
 
@@ -92,14 +95,20 @@ def notes_of(path: pathlib.Path, tracks: Sequence[Track], extension: str) -> lis
         for track in tracks
         if track.how == "convert"
     ]
-    left = [track.name for track in tracks if track.how == "leave"]
+    left = [track for track in tracks if track.how == "leave"]
+    for kind, reason in _NEVER.items():
+        names = [track.name for track in left if track.kind == kind and "cover" not in track.name]
+        if names:
+            notes.append(f"left out, because {reason}: {', '.join(names)}")
+            left = [track for track in left if track.name not in names]
+    lost = [track.name for track in left]
     with open_container(path) as container:
-        lost = lost_tags(global_tags(container), FORMATS[extension])
+        tags = lost_tags(global_tags(container), FORMATS[extension])
+    if tags:
+        lost.append(f"tags {', '.join(tags)}")
     if lost:
-        left.append(f"tags {', '.join(lost)}")
-    if left:
         better = "" if extension == ".mkv" else "; .mkv may hold more"
-        notes.append(f"left out, because {extension} cannot hold it: {', '.join(left)}{better}")
+        notes.append(f"left out, because {extension} cannot hold it: {', '.join(lost)}{better}")
     return notes
 
 

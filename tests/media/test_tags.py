@@ -1,10 +1,12 @@
 """Tags in whatever encoding, and which of them a result has."""
 
+from fractions import Fraction
+
 import av
 from media_clips import write_clip
 
 from skipsr_jax.media.reader import open_media
-from skipsr_jax.media.tags import lost_tags, readable, track_tags
+from skipsr_jax.media.tags import global_tags, lost_tags, readable, track_tags
 from skipsr_jax.media.video_writer import VideoWriter
 
 
@@ -23,11 +25,20 @@ def test_a_title_that_is_not_utf8_is_read_and_kept(tmp_path):
 
 def test_names_of_handlers_are_titles_where_somebody_chose_them():
     assert track_tags({"handler_name": "SoundHandler"}, ".mkv") == {}
+    assert track_tags({"HANDLER_NAME": "VideoHandler"}, ".mkv") == {}
     assert track_tags({"handler_name": "Commentary", "language": "fra"}, ".mkv") == {
         "title": "Commentary",
         "language": "fra",
     }
     assert track_tags({"title": "Main"}, ".mp4")["handler_name"] == "Main"
+
+
+def test_what_says_who_wrote_the_source_is_not_passed_on(tmp_path):
+    path = write_clip(tmp_path / "a.mxf", codec="mpeg2video", rate=Fraction(25))
+    with av.open(str(path)) as container:
+        assert "product_name" in container.metadata and global_tags(container).keys() <= {
+            "timecode", "creation_time",
+        }  # fmt: skip
 
 
 def test_tags_that_a_container_drops_are_found():
