@@ -28,6 +28,7 @@ class AudioConverter:
         output: av.container.OutputContainer,
         encoder: str,
         origin: Fraction,
+        is_cut: bool = False,
     ):
         """Adds the stream.
 
@@ -36,6 +37,7 @@ class AudioConverter:
           output: not yet encoding.
           encoder: FFmpeg's name.
           origin: seconds of the source's clock at which the output begins.
+          is_cut: whether samples before that are left out.
         """
         context = source.codec_context
         codec = av.Codec(encoder, "w")
@@ -51,6 +53,7 @@ class AudioConverter:
         self._source, self._form = context, (form, layout, rate)
         self._resampler: av.AudioResampler | None = None
         self._takes: tuple | None = None
+        self._is_cut = is_cut
         self._waiting = av.AudioFifo()  # samples that do not fill a block yet
         self._taken = self._made = 0  # samples of the output: that went in there, and came out
         self._starts: list[tuple[int, int]] = []  # of runs without a gap: the sample, when it is
@@ -107,9 +110,19 @@ class AudioConverter:
             if start - (before + self._taken - sample) > _GAP * self._rate:
                 self._starts.append((self._taken, start))
 
+    def _cut(self) -> None:
+        """Drops the samples that are heard before the output begins."""
+        if self._is_cut and self._starts:
+            sample, start = self._starts[0]
+            early = min(sample - start - self._made, self._taken - self._made)
+            if early > 0:
+                self._waiting.read(early)
+                self._made += early
+
     def _blocks(self, is_last: bool = False) -> Iterator[av.Packet]:
         """Encodes what waits, in blocks of the size that the encoder wants."""
         size = self.stream.codec_context.frame_size
+        self._cut()
         while self._taken - self._made >= (1 if is_last else max(size, 1)):
             block = self._waiting.read(size, partial=is_last)
             while len(self._starts) > 1 and self._starts[1][0] <= self._made:

@@ -6,7 +6,9 @@ only as far as the video has come, so that memory stays constant and the file is
 """
 
 import logging
+import math
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
@@ -20,6 +22,7 @@ from skipsr_jax.media.tracks import Track, add_copy
 
 _PREROLL = Fraction(1, 20)  # seconds before the beginning that a decoder may need to start
 _FINE = Fraction(1, 10**6)  # seconds of a tick that rounds nothing that can be heard
+_PCM = re.compile(r"pcm_[suf](8|16|24|32|64)(?:le|be)?")  # interleaved, of so many bits
 _LOG = logging.getLogger(__name__)
 
 
@@ -73,9 +76,16 @@ class TrackCopy:
                 begins = Fraction(0)
                 if packet.duration <= 0:
                     continue
-            if begins < (0 if self._is_cut else -_PREROLL):
-                continue
             converter = self._converters.get(packet.stream.index)
+            if self._is_cut and begins < 0:
+                if begins + (packet.duration or 0) * time_base <= 0:
+                    continue
+                if not converter:
+                    packet, begins = _without_head(packet, -begins)
+                    if packet is None:
+                        continue
+            elif begins < -_PREROLL:
+                continue
             if converter:
                 for made in converter.convert(packet):
                     self._mux(made)
@@ -106,7 +116,9 @@ class TrackCopy:
             copy.metadata.update(tags_to_keep(stream.metadata))
             return
         if track.how == "convert":
-            converter = AudioConverter(stream, self._output, track.encoder, self._origin)
+            converter = AudioConverter(
+                stream, self._output, track.encoder, self._origin, self._is_cut
+            )
             self._converters[track.index] = converter
             copy = converter.stream
         else:
@@ -168,3 +180,20 @@ class TrackCopy:
             self._output.mux(packet)
         except (av.error.InvalidDataError, av.error.ArgumentError):
             self._refused += 1
+
+
+def _without_head(packet: av.Packet, early: Fraction) -> tuple[av.Packet | None, Fraction]:
+    """The rest of a packet that begins ``early`` seconds before the output, and when that begins.
+
+    None where only decoding could tell what the rest is: of audio other than PCM.
+    """
+    context = packet.stream.codec_context
+    kind = _PCM.fullmatch(context.name) if packet.stream.type == "audio" else None
+    if kind is None:
+        return None, Fraction(0)
+    samples = math.ceil(early * context.sample_rate)
+    data = bytes(packet)[samples * int(kind[1]) // 8 * context.layout.nb_channels :]
+    rest, length = av.Packet(data), Fraction(samples, context.sample_rate)
+    rest.stream, rest.time_base = packet.stream, packet.time_base
+    rest.duration = max(0, (packet.duration or 0) - round(length / Fraction(packet.time_base)))
+    return (rest if data else None), length - early

@@ -4,6 +4,7 @@ import itertools
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 from media_clips import NTSC_FILM, film, picture, write_clip
 
@@ -305,6 +306,33 @@ def test_audio_of_an_avi_is_cut_without_being_moved(tmp_path):
         assert [data for _, data in after] == [data for _, data in kept] and len(after) > 20
         assert all(abs(was - now) <= Fraction(1, 1000)
                    for (was, _), (now, _) in zip(kept, after, strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["out.mkv", "out.webm", "out.mov"])
+def test_a_cut_within_a_long_packet_loses_no_sound(tmp_path, name):
+    """As old AVI files have them: half a second of PCM each. The sound is a ramp."""
+    path, rate = tmp_path / "in.mkv", 8000
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for index in range(50):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index))))
+        container.mux(video.encode(None))
+        for start in range(0, 2 * rate, rate // 2):
+            ramp = np.arange(start, start + rate // 2, dtype=np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(ramp, format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            container.mux(sound.encode(frame))
+    write_part(tmp_path / name, open_media(path).part(9, 30))  # from 0.36 s on
+    codec, _, begins, samples = decoded_audio(tmp_path / name)
+    assert codec == {"out.webm": "opus"}.get(name, "pcm_s16le") and abs(begins) < 0.008
+    if codec == "opus":
+        assert samples > 48000 * 1.1
+        return
+    with av.open(str(tmp_path / name)) as container:
+        first = next(container.decode(audio=0)).to_ndarray()[0]
+    assert list(first[:3]) == [2880, 2881, 2882]
 
 
 def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
