@@ -30,6 +30,10 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class StoppedStatus(int):
+    """The exit status of a program that a signal stopped: it waits for no thread that works on."""
+
+
 def name_of(number: int) -> str:
     """What stopped a program, in words."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
@@ -147,11 +151,13 @@ def end(program: str, number: int, status: int | None = None) -> None:
     os._exit(status_of(number) if status is None else status)
 
 
-def report(program: str, stop: KeyboardInterrupt, status: Callable[[int], int] = status_of) -> int:
+def report(
+    program: str, stop: KeyboardInterrupt, status: Callable[[int], int] = status_of
+) -> StoppedStatus:
     """Prints the line of a program that a signal stopped to stderr; returns its exit status."""
     number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
     print(line(program, number), file=sys.stderr)
-    return status(number)
+    return StoppedStatus(status(number))
 
 
 def line(program: str, number: int) -> str:

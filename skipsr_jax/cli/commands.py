@@ -49,7 +49,15 @@ def _start(module: str) -> int:
             status = program.main(sys.argv)
     except signals.Stopped as stopped:
         signals.end(_name(), stopped.number)
-    if status > 128:  # threads that still compile are not waited for
+    return _ended(status)
+
+
+def _ended(status: int) -> int:
+    """The status of a program that is done; one that a signal stopped ends here.
+
+    It does not wait for threads that still compile, or make batches.
+    """
+    if isinstance(status, signals.StoppedStatus):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -67,7 +75,7 @@ def train() -> int:
     if isinstance(program, int):
         return program
     with signals.ended_at_once(_name(), signals.status_of_training):
-        return program.main(sys.argv)
+        return _ended(program.main(sys.argv))
 
 
 def convert() -> int:

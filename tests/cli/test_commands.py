@@ -54,6 +54,30 @@ def test_a_missing_extra_is_one_line(command, missing):
     )
 
 
+@pytest.mark.parametrize(("command", "status"), [("infer", 143), ("train", 0)])
+def test_a_program_that_is_stopped_waits_for_no_thread(command, status):
+    """As one that makes a batch of a million pictures; the interpreter would join it."""
+    program = f"""
+import concurrent.futures, signal, threading, types
+from skipsr_jax import signals
+from skipsr_jax.cli import commands
+
+def main(argv):
+    concurrent.futures.ThreadPoolExecutor(1).submit(threading.Event().wait)
+    status = signals.status_of_training if {command == "train"} else signals.status_of
+    return signals.report("program", signals.Stopped(signal.SIGTERM), status)
+
+commands._start_device = lambda: None
+sys.modules["skipsr_jax.cli.{command}"] = types.SimpleNamespace(main=main)
+sys.exit(commands.{command}())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys" + program], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (status, "program: stopped by SIGTERM\n")
+
+
 @pytest.mark.parametrize("program", ["infer", "train"])
 def test_starting_a_program_imports_jax_only_when_called(program):
     """A data worker imports the script of its parent process again."""
