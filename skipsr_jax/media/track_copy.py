@@ -21,6 +21,7 @@ from skipsr_jax.media.tags import readable, tags_to_keep, track_tags
 from skipsr_jax.media.tracks import Track, add_copy
 
 _PREROLL = Fraction(1, 20)  # seconds before the beginning that a decoder may need to start
+_LONGEST = Fraction(1)  # seconds of a packet that does not say how long it is
 _FINE = Fraction(1, 10**6)  # seconds of a tick that rounds nothing that can be heard
 _PCM = re.compile(r"pcm_[suf](8|16|24|32|64)(?:le|be)?")  # interleaved, of so many bits
 _LOG = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class TrackCopy:
                     continue
             converter = self._converters.get(packet.stream.index)
             if self._is_cut and begins < 0:
-                if begins + (packet.duration or 0) * time_base <= 0:
+                length = (packet.duration or 0) * time_base
+                if begins + (max(length, _LONGEST) if converter else length) <= 0:
                     continue
                 if not converter:
                     packet, begins = _without_head(packet, -begins)

@@ -335,6 +335,14 @@ def test_a_cut_within_a_long_packet_loses_no_sound(tmp_path, name):
     assert list(first[:3]) == [2880, 2881, 2882]
 
 
+def test_a_cut_within_a_packet_that_does_not_say_its_length_loses_no_sound(tmp_path):
+    source = write_clip(tmp_path / "in.flv", frames=50, codec="flv1", audio="adpcm_swf",
+                        audio_rate=11025, layout="mono", rate=Fraction(25))  # fmt: skip
+    write_part(tmp_path / "out.mkv", open_media(source).part(9, 30))
+    codec, rate, begins, samples = decoded_audio(tmp_path / "out.mkv")
+    assert codec == "aac" and abs(begins) < 0.003 and samples / rate > 1.19
+
+
 def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
     write_part(tmp_path / "out.mkv", open_media(film(tmp_path / "film.mkv")).part(0, 8))
     _, words, chapters, _, _ = contents(tmp_path / "out.mkv")
