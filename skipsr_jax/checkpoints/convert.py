@@ -297,6 +297,8 @@ def run(argv: Sequence[str]) -> str:
         return f"{values.out}: wrote {', '.join(files)}{without}"
     if values.adapter:
         raise UserError("--adapter is merged when converting back: give --checkpoint too")
+    if values["to"].present:
+        raise UserError("--to is the format when converting back: give --checkpoint too")
     if not sources and not texts:
         raise UserError("nothing to convert: give --dit and --vae, or --checkpoint")
     options = {"section": values.section, "norm_groups": values.vae_norm_groups}

@@ -164,6 +164,7 @@ def test_all_that_does_not_fit_is_said_at_once_and_nothing_is_left(tmp_path, cap
         (["--vae={tmp}/vae.pth", "--out={tmp}/vae.pth"], "exists already"),
         (["--vae={tmp}/vae.pth"], "--out is needed"),
         (["--out={tmp}/m"], "nothing to convert"),
+        (["--out={tmp}/m", "--dit=a.pth", "--to=pth"], "--to is the format when converting back"),
         (["{tmp}/vae.pth", "--out={tmp}/m"], "belongs to no flag: write, for example, --dit="),
         (["--vea={tmp}/vae.pth", "--out={tmp}/m"], "Unknown command line flag 'vea'"),
         (["--checkpoint={tmp}/absent", "--out={tmp}/m"], "no such checkpoint"),
