@@ -22,7 +22,7 @@ SAMPLE = "carphone_pristine.mp4"
 def define_flags() -> flags.FlagValues:
     """Defines the flags beside --config."""
     values = flags.FlagValues()
-    text = "Video, image, folder of frames or folder of files. May be given several times. "
+    text = "Video, image, folder of frames, of files or of clips. May be given several times. "
     text += "Default: a sample clip."
     flags.DEFINE_multi_string("input", None, text, short_name="i", flag_values=values)
     text = "File of the result, or folder of several. Default: outputs/<name>_x<factor>."

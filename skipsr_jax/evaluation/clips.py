@@ -24,7 +24,7 @@ from typing import get_args
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.frame_folder import holes
-from skipsr_jax.media.inputs import IMAGE_EXTENSIONS, FolderMeaning, list_inputs, media_files
+from skipsr_jax.media.inputs import FolderMeaning, folders_of_images, list_inputs, media_files
 from skipsr_jax.media.reader import Media, open_media
 from skipsr_jax.types import HostArray
 
@@ -97,8 +97,7 @@ def _inputs(path: pathlib.Path, folder: FolderMeaning) -> list[pathlib.Path]:
     files = list_inputs(path, folder=folder) if not path.is_dir() or media_files(path) else []
     if files == [path]:
         return files
-    below = sorted(item for item in path.iterdir() if item.is_dir() and item.name[0] != ".")
-    clips = files + [item for item in below if media_files(item, IMAGE_EXTENSIONS)]
+    clips = files + folders_of_images(path)
     if not clips:
         raise UserError(f"the folder {path} holds no video, no image and no folder of images")
     return clips

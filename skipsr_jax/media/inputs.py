@@ -34,23 +34,39 @@ def list_inputs(path: str | os.PathLike, *, folder: FolderMeaning = "auto") -> l
 
     A file stands for itself. A folder with ``folder="frames"`` is one clip, with "files" each video
     and image in it is an input of its own. "auto" takes it for one clip when its media files are a
-    sequence of frames (`is_frame_sequence`), else for separate files. Other files, hidden files and
-    sub-folders are passed over.
+    sequence of frames (`is_frame_sequence`), else for separate files. A folder without media files
+    stands for those of its sub-folders that are clips, as data sets have them. Other files, hidden
+    files and other sub-folders are passed over.
 
     Raises UserError when there is nothing at ``path``, a file is not readable media by its name,
-    its size or its permissions, or a folder holds no media file.
+    its size or its permissions, or a folder holds neither a media file nor a folder of frames.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
         return [checked_file(path)]
+    files = media_files(path)
+    if not files and folder != "files":
+        below = folders_of_images(path)
+        clips = [x for x in below if folder == "frames" or is_frame_sequence(media_files(x))]
+        if clips:
+            return clips
     if folder == "frames":
         return [path]
-    files = media_files(path)
     if not files:
-        raise UserError(f"the folder {path} holds no video and no image")
+        raise UserError(f"the folder {path} holds no video, no image and no folder of frames")
     if folder == "auto" and is_frame_sequence(files):
         return [path]
     return files
+
+
+def folders_of_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The sub-folders that hold images, in natural order; hidden and unreadable ones do not."""
+    with os.scandir(folder) as entries:
+        found = [pathlib.Path(entry.path) for entry in entries if entry.is_dir()]
+    readable = (
+        path for path in found if path.name[0] != "." and os.access(path, os.R_OK | os.X_OK)
+    )
+    return sorted((x for x in readable if media_files(x, IMAGE_EXTENSIONS)), key=_natural_key)
 
 
 def checked_file(path: pathlib.Path) -> pathlib.Path:

@@ -1,7 +1,9 @@
 """Which inputs a path stands for: files, clips of frames, and the order of both."""
 
+import pytest
 from media_clips import save_frames, write_clip
 
+from skipsr_jax.errors import UserError
 from skipsr_jax.media.inputs import list_inputs
 
 
@@ -21,3 +23,18 @@ def test_folder_of_files(tmp_path):
     assert len(list_inputs(clip, folder="files")) == 3
     assert list_inputs(mixed, folder="frames") == [mixed]
     assert list_inputs(clip / "frame_8.png") == [clip / "frame_8.png"]
+
+
+def test_a_data_set_of_folders_of_frames_is_its_clips(tmp_path):
+    for name in ("010", "9", "000"):
+        save_frames(tmp_path / name, 3)
+    save_frames(tmp_path / "photos", 1, "cat.png")
+    (tmp_path / "notes").mkdir()
+    save_frames(tmp_path / ".hidden", 3)
+    (tmp_path / "list.txt").write_text("9")
+    assert [path.name for path in list_inputs(tmp_path)] == ["000", "9", "010"]
+    assert len(list_inputs(tmp_path, folder="frames")) == 4
+    with pytest.raises(UserError, match="holds no video, no image and no folder of frames"):
+        list_inputs(tmp_path, folder="files")
+    save_frames(tmp_path, 1, "cover.png")
+    assert [path.name for path in list_inputs(tmp_path)] == ["cover.png"]

@@ -133,7 +133,7 @@ def test_bad_inputs_get_one_line(tmp_path, capfd):
         with pytest.raises(UserError, match=words) as caught:
             open_media(tmp_path / name)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="no video and no image"):
+    with pytest.raises(UserError, match="no video, no image and no folder of frames"):
         list_inputs(tmp_path / "nothing")
     assert capfd.readouterr().err == ""  # libav stays silent
 
