@@ -21,11 +21,13 @@ class Failures:
     Attributes:
       count: how many inputs there are; an error of the only one is raised as it is.
       lines: one for each that failed: what is wrong with it.
+      paths: of those that failed.
     """
 
     def __init__(self, say: Callable[[str], None]):
         self.count = 0
         self.lines: list[str] = []
+        self.paths: list[pathlib.Path] = []
         self._say = say
 
     @contextlib.contextmanager
@@ -42,6 +44,7 @@ class Failures:
             if self.count == 1 or getattr(cause, "errno", None) in _FULL:  # of OSError, FFmpegError
                 raise
             line = str(error)
+            self.paths.append(path)
             self.lines.append(line if str(path) in line else f"{path}: {line}")
             self._say(f"not done: {self.lines[-1]}")
 

@@ -24,7 +24,7 @@ import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import jax
 from absl import flags
@@ -71,11 +71,13 @@ class Job:
       files: the input and the outputs.
       notes: a line for each thing that the result will not have as the input has it.
       before: the identity of what had the outputs' paths when the run began.
+      is_done: whether an earlier run finished its outputs.
     """
 
     files: Target
     notes: tuple[str, ...] = ()
     before: dict[pathlib.Path, Identity] = dataclasses.field(default_factory=dict)
+    is_done: bool = False
 
     @property
     def media(self) -> Media:
@@ -96,7 +98,8 @@ class Job:
 def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) -> list[Job]:
     """Checks every input and every output path before any work. Raises UserError.
 
-    Leaves out inputs that are done already, and those that fail, which ``failures`` notes.
+    Inputs that are done already are among the jobs; those that fail are left out, and ``failures``
+    notes them.
     """
     media, targets = find_inputs(values, settings, failures)
     several = failures.count > 1
@@ -116,6 +119,8 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
                 if done == frozenset(wanted):
                     say(f"{path} is done already, by an earlier run (--overwrite: do it again)")
                     discard_segments(path)
+                    job = Target(m, target, path, mask, settings.output, done)
+                    jobs.append(Job(job, is_done=True))
                     continue
             m, alpha_notes = outputs.with_alpha(m, path, settings.output)
             job = Target(m, target, path, mask, settings.output, done)
@@ -268,18 +273,21 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
     if values.warmup and not cache:
         raise UserError("--warmup fills a folder for later runs: name it with --compile_cache_dir")
     sizes = sizes_of_inputs(values, settings, failures) if values.warmup else []
-    jobs = [] if values.warmup else plan_jobs(values, settings, failures)
+    planned = [] if values.warmup else plan_jobs(values, settings, failures)
+    jobs = [job for job in planned if not job.is_done]
+    done = {job.output: result_page.Done(job.files) for job in planned if job.is_done}
     if values.page:
-        results = [path for job in jobs for path in job.files.paths]
+        results = [path for job in planned for path in job.files.paths]
         result_page.check(values.page, values.overwrite, results)
     if jobs and (failures.count > 1 or values.dry_run):  # else loading the model checks the input
         model = described(settings)
         jobs = jobs_that_fit(jobs, model, settings, failures)
-    if not (jobs or values.warmup):
-        return
     if values.dry_run:
-        for line in dry_run.lines(jobs, model, settings, cache):
+        for line in dry_run.lines(jobs, model, settings, cache) if jobs else ():
             say(line)
+        return
+    if not (jobs or values.warmup):
+        write_page(values, settings, planned, done, failures)
         return
     for job in jobs:
         for note in job.notes:
@@ -301,7 +309,6 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
     for size in sizes:
         for line in warm_up(*size, upscaler.programs, settings, values.warmup_from):
             print(line, flush=True)
-    finished = []
     work, counts = forecast.Stopwatch(started), upscaler.programs.cache.counts
     for job in jobs:
         with failures.of(job.media.path), memory_errors(str(job.media.path)):
@@ -315,14 +322,30 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
             lines += finish(job.files, made_from)
             for line in lines:
                 say(line)
-            if masks:
-                finished.append(result_page.Finished(job.media, job.output, masks, report))
+            done[job.output] = result_page.Done(job.files, masks, report)
     print(programs_line(upscaler.programs, cache))
     if jobs:
         forecast.write_speed(cache, upscaler.programs.model, settings, work.speed(counts))
-    if finished:
-        result_page.write(values.page, finished, settings, values.overwrite)
-        print(f"page {values.page}")
+    write_page(values, settings, planned, done, failures)
+
+
+def write_page(
+    values: flags.FlagValues,
+    settings: Settings,
+    planned: Sequence[Job],
+    done: Mapping[pathlib.Path, result_page.Done],
+    failures: Failures,
+) -> None:
+    """Writes the page of --page, and says what it lacks; does nothing without that flag.
+
+    ``done``: what is finished of each output that is finished, by its path.
+    """
+    finished = [done[job.output] for job in planned if job.output in done]
+    if values.page and finished:
+        lacks = result_page.lacking(finished, failures.paths)
+        result_page.write(values.page, finished, settings, values.overwrite, lacks)
+        for line in (f"page {values.page}", *lacks):
+            say(line)
 
 
 def say(line: str) -> None:

@@ -49,8 +49,12 @@ def test_a_broken_file_of_five_is_named_and_a_second_run_does_that_one_alone(
     (line,) = said.err.splitlines()
     assert line.startswith("infer.py: 1 of 5 inputs failed: ") and "c.png is damaged" in line
 
-    assert infer.main(command) == 1  # nothing is done, nothing refused, no model loaded
+    page = pathlib.Path("report.html")
+    assert infer.main([*command, "--page=report.html"]) == 1  # nothing is done, no model loaded
     said = capsys.readouterr()
+    assert "Not on the page, because they failed: c.png." in said.out
+    shown = page.read_text("utf-8")
+    assert all(f'"file": "{name}_x2.png"' in shown for name in "abde") and "c.png" in shown
     assert said.out.count("is done already") == 4 and "model" not in said.out
     assert len(said.err.splitlines()) == 1 and made() == first
 

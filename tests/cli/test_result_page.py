@@ -11,6 +11,7 @@ from media_clips import write_clip
 
 from skipsr_jax.cli import infer, result_page
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.job_output import Target
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.reader import open_media
@@ -35,7 +36,8 @@ def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
     if with_truth:
         mask = dataclasses.replace(settings.mask, source="oracle", reference=str(result))
         settings = dataclasses.replace(settings, mask=mask)
-    finished = [result_page.Finished(open_media(clip), result, masks, report)]
+    files = Target(open_media(clip), (32, 48), result, None, settings.output)
+    finished = [result_page.Done(files, masks, report)]
     page = tmp_path / "report.html"
     result_page.write(str(page), finished, settings, overwrite=False)
     (shown,) = contents_of(page)["clips"]
@@ -46,6 +48,23 @@ def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
     (mask,) = shown["masks"]
     assert (mask["name"], mask["rows"], mask["columns"]) == ("predictor of own", 2, 3)
     assert mask["starts"] == [0, 1]
+
+
+def test_results_of_an_earlier_run_are_shown_and_what_is_missing_is_said(tmp_path, clip):
+    result = write_clip(tmp_path / "big.mp4", frames=5, height=32, width=48)
+    settings, page = Settings(checkpoint="model"), tmp_path / "report.html"
+    done = [
+        result_page.Done(Target(open_media(clip), (32, 48), result, mask, settings.output))
+        for mask in (None, result)
+    ]
+    lacks = result_page.lacking(done, [tmp_path / "broken.mp4"])
+    result_page.write(str(page), done, settings, overwrite=False, lacks=lacks)
+    contents = contents_of(page)
+    shown = [[v["name"] for v in of["versions"]] for of in contents["clips"]]
+    assert shown == [["input", "result"], ["input", "result", "mask"]]
+    notes = " ".join(contents["notes"])
+    assert "by an earlier run" in notes and "clip.mp4, clip.mp4." in notes
+    assert "because they failed: broken.mp4." in notes
 
 
 def test_a_page_that_exists_is_refused_before_any_work(tmp_path, clip, capsys, monkeypatch):
