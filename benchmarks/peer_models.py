@@ -36,12 +36,14 @@ class Made:
       elapsed: seconds from the first input frame to the last output frame.
       seconds: of each stage.
       keep: the keep mask, true where the transformer ran; None where there is none.
+      coder: which autoencoder ran, "full" or "light"; "" where there is none.
     """
 
     frames: UInt8[HostArray, "f h w 3"]
     elapsed: float
     seconds: Mapping[str, float]
     keep: Bool[HostArray, "t r q"] | None = None
+    coder: str = ""
 
 
 Peer = Callable[[np.ndarray], Made]
@@ -123,6 +125,6 @@ def ours(config: str, *, dense: bool) -> Peer:
         keep = np.stack([mask for _, mask in pairs])[[0, *range(1, len(pairs), 4)]]
         elapsed = time.perf_counter() - began
         frames = np.stack([frame for frame, _ in pairs])
-        return Made(frames, elapsed, report.busy_seconds, None if dense else keep)
+        return Made(frames, elapsed, report.busy_seconds, None if dense else keep, report.coder)
 
     return run

@@ -35,7 +35,8 @@ def read_frames(folder: pathlib.Path) -> np.ndarray:
 def _read_facts(path: pathlib.Path) -> dict[str, Any]:
     try:
         made = json.loads(path.read_text())
-        return {key: dict(made[key]) for key in ("options", "seconds", "elapsed")}
+        needed = {key: dict(made[key]) for key in ("options", "seconds", "elapsed")}
+        return needed | {"coders": dict(made.get("coders", {}))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read {path} ({error}): name another --out") from error
 
@@ -47,6 +48,7 @@ class Results:
       seconds: of each stage, by result and clip.
       elapsed: seconds in all, by result and clip.
       keep: keep masks, by result and clip.
+      coders: the autoencoder that ran, by result; only for results of our models.
     """
 
     def __init__(self, out: pathlib.Path, options: Mapping[str, Any], resume: bool):
@@ -55,6 +57,7 @@ class Results:
         self.seconds: dict[str, dict[str, Any]] = {}
         self.elapsed: dict[str, dict[str, float]] = {}
         self.keep: dict[str, dict[str, np.ndarray]] = {}
+        self.coders: dict[str, str] = {}
         if self._facts.is_file():
             made = _read_facts(self._facts)
             differ = [name for name in OPTIONS if made["options"].get(name) != options[name]]
@@ -66,6 +69,7 @@ class Results:
                     "same again, or another --out"
                 )
             self.seconds, self.elapsed = made["seconds"], made["elapsed"]
+            self.coders = made["coders"]
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             what = "folder with other files" if out.is_dir() else "file"
             raise UserError(f"{out} is a {what}; name another --out")
@@ -91,6 +95,8 @@ class Results:
                 write_frames(folder, made.frames)
                 self.seconds.setdefault(name, {})[clip] = dict(made.seconds)
                 self.elapsed.setdefault(name, {})[clip] = made.elapsed
+                if made.coder:
+                    self.coders[name] = made.coder
                 self.save()
             if mask.is_file():
                 self.keep.setdefault(name, {})[clip] = np.load(mask)
@@ -98,5 +104,6 @@ class Results:
     def save(self) -> None:
         """Writes the options and the seconds, into a new folder where there is none."""
         self.out.mkdir(parents=True, exist_ok=True)
-        facts = {"options": self._options, "seconds": self.seconds, "elapsed": self.elapsed}
+        facts = {"options": self._options, "seconds": self.seconds, "elapsed": self.elapsed,
+                 "coders": self.coders}  # fmt: skip
         write_json(str(self._facts), facts)

@@ -14,7 +14,8 @@ of results with --result; --resume then keeps what is there. scores.json holds s
 the options.
 
 The table has means over the clips that all results have, seconds a frame on this machine, and the
-fraction of patches that the mask skips; our seconds leave out compiling. Lines below it name the
+fraction of patches that the mask skips, and which autoencoder of our models ran (coder); our
+seconds leave out compiling. Lines below it name the
 clips that a result lacks. x4plus takes about half a minute a frame of
 640x480 on two CPU cores: keep --frames and --size small.
 Files with a side of less than --smallest pixels are inputs without a truth: they are left out, and
@@ -178,6 +179,7 @@ def table(scores: Mapping[str, Any], results: Results, metrics: Sequence[str]) -
             | {metric + arrow(metric): means[metric] for metric in metrics}
             | {"s/frame": spent / frames if frames else None}
             | {"skipped %": float(np.mean(skipped)) if skipped else None}
+            | {"coder": results.coders.get(name)}
         )
     return format_table(rows)
 
@@ -220,7 +222,7 @@ def main(argv: Sequence[str]) -> int:
             results.make(name, of, list(clips))
     paths = {name: str(results.folder(name)) for name in load} | elsewhere
     scores = compare(paths, out, values.metrics, weights=values.weights, show_progress=True)
-    times = {"seconds": results.seconds, "elapsed": results.elapsed}
+    times = {"seconds": results.seconds, "elapsed": results.elapsed, "coders": results.coders}
     facts = {"argv": list(argv), **device_facts(), **times, **scores}
     print(table(scores, results, values.metrics), *left_out, *grouped(scores["notes"]), sep="\n")
     with writing(out):

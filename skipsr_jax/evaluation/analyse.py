@@ -7,7 +7,8 @@
 Each clip or picture (a folder has one for each file, or is one clip of frames) is made --scale
 times smaller by area averaging. The first table has the oracle mask: what it skips, what the
 autoencoder makes of skipped patches whose latent is that of the bilinear upscale (the latent
-swap), and by how much the transformer's operations fall. The second has the masks that need no
+swap), and by how much the transformer's operations fall. The autoencoder is the full one unless
+--config.coder says otherwise. The second has the masks that need no
 truth: the model's predictor and the training-free one, with differences from the oracle mask in
 brackets. The third is the sweep of tau. --noswap needs no autoencoder; with --nopredictor too no
 model is loaded. --times names what benchmarks.end_to_end --out wrote on a GPU: the speed-up that
@@ -147,6 +148,18 @@ def check_flags(values: flags.FlagValues) -> tuple[float, ...]:
     return tuple(taus)
 
 
+def complete_config(config: ConfigDict) -> ConfigDict:
+    """`complete`, with the full coder where the config's file names none.
+
+    The paper's tables are about the model's autoencoder; a light coder need not lose quality with
+    the patches that are skipped.
+    """
+    config = complete(config)
+    if config.coder == "auto":
+        config.coder = "full"
+    return config
+
+
 def make_analysis(values: flags.FlagValues, config: ConfigDict) -> Analysis:
     """Loads what the flags ask for. Raises UserError."""
     taus, settings = check_flags(values), from_config(config)
@@ -186,6 +199,18 @@ def make_analysis(values: flags.FlagValues, config: ConfigDict) -> Analysis:
     )  # fmt: skip
 
 
+def facts_of_model(analysis: Analysis) -> dict[str, str]:
+    """The checkpoint, its coder and its mask predictor ("": none); empty without a model."""
+    if analysis.programs is None:
+        return {}
+    model = analysis.programs.model
+    return {
+        "checkpoint": model.source,
+        "coder": model.coder_kind,
+        "predictor": model.predictor_source,
+    }
+
+
 def draw_figure(path: os.PathLike, out: pathlib.Path, analysis: Analysis) -> None:
     """Upscales the beginning of a clip and writes its truth, mask and result side by side."""
     truth = read_truth(path, FIGURE_FRAMES, analysis.scale)
@@ -202,8 +227,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(argv: Sequence[str]) -> None:
-    values, config = commandline.parse(argv, "tiny", define_flags(), __doc__, complete, explain)
+    values, config = commandline.parse(
+        argv, "tiny", define_flags(), __doc__, complete_config, explain
+    )
     analysis = make_analysis(values, config)
+    model = facts_of_model(analysis)
+    if model:
+        print("; ".join(f"{what} {which}" for what, which in model.items() if which))
     clips = _sources(values.source, values.smallest, values.folder)
     rows: list[Row] = []
     notes: list[str] = []
@@ -260,8 +290,9 @@ def _write(
     analysis: Analysis,
     kind: str,
 ) -> None:
-    content = {"argv": argv, "tau": analysis.tau, "scale": analysis.scale, "masks": MASKS,
-               "rows": rows, "means": found, "notes": notes}  # fmt: skip
+    content = {"argv": argv, **facts_of_model(analysis), "tau": analysis.tau,
+               "scale": analysis.scale, "masks": MASKS, "rows": rows, "means": found,
+               "notes": notes}  # fmt: skip
     (folder / "analysis.json").write_text(json.dumps(content, indent=1))
     if kind == "none":
         return

@@ -96,6 +96,21 @@ def test_means_are_over_the_clips_that_all_results_have(truths, capsys):
     assert f'"means": {{"bicubic": {{"psnr": {only_b}' in page.read_text("utf-8")
 
 
+def test_the_coder_of_our_models_is_named(truths, monkeypatch, capsys):
+    def ours(config, *, dense):
+        return lambda low: peer_models.Made(peer_models.bicubic(low).frames, 1.0, {}, None, "light")
+
+    monkeypatch.setattr(peers, "ours", ours)
+    for more in ((), ("--resume",)):  # which knows it from the folder
+        assert peers.main(arguments(truths, "--models=tiny", "--peers=bicubic", *more)) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert {row[0]: row[-1] for row in rows[:4]} == {
+            "result": "coder", "bicubic": "-", "tiny": "light", "tiny-dense": "light",
+        }  # fmt: skip
+        scores = json.loads((truths.parent / "out/scores.json").read_text())
+        assert scores["coders"] == {"tiny": "light", "tiny-dense": "light"}
+
+
 def test_degraded_inputs_are_the_same_every_time(truths):
     for name in ("one", "two"):
         peers.main(arguments(truths, "--degrade=real", f"--out={truths.parent / name}"))
@@ -116,6 +131,7 @@ def test_ours_gives_what_the_upscaler_gives(monkeypatch):
         def stream(self, frames, *, scale, report):
             calls.append(scale)
             report.seconds |= {"decode": 1.0, "download": 9.0}
+            report.coder = "light"
             for index, frame in enumerate(frames):
                 large = frame.repeat(scale, 0).repeat(scale, 1)
                 yield large, np.full((2, 3), index in (0, 1, 5))
@@ -125,7 +141,7 @@ def test_ours_gives_what_the_upscaler_gives(monkeypatch):
     run = peer_models.ours("tiny", dense=False)
     made = run(low)
     assert made.frames.shape == (9, 32, 48, 3) and made.seconds == {"decode": 1.0}
-    assert made.keep.shape == (3, 2, 3) and made.keep.all()
+    assert made.keep.shape == (3, 2, 3) and made.keep.all() and made.coder == "light"
     run(low)
     assert calls == [{}, 4, 4, 4]  # twice for a new shape, so that one run compiles nothing
     assert peer_models.ours("tiny", dense=True)(low).keep is None

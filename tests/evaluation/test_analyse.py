@@ -1,13 +1,14 @@
 """The program that analyses: tables, JSON, plots and figures, and mistakes in one line."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_model import write_small_model
 
-from skipsr_jax.evaluation import analyse, plots
+from skipsr_jax.evaluation import analyse, plots, skip_analysis
 from skipsr_jax.evaluation.figure import side_by_side, zoomed_region
 from skipsr_jax.evaluation.speedup import MeasuredTimes
 
@@ -75,6 +76,22 @@ def test_skip_tables_without_a_model(pictures, tmp_path, capsys, times):
     assert busy["oracle"]["measured"]["transformer"] == measured > 1
     assert flat["oracle"]["measured"]["transformer"] is None  # no row skips that much
     assert content["means"][0]["oracle"]["skip"] > 0.5 and content["tau"] == 2e-4
+
+
+def test_the_full_coder_runs_unless_another_is_named(pictures, tmp_path, monkeypatch, capsys):
+    def without_networks(name, media, analysis):
+        return skip_analysis.analyse(name, media, replace(analysis, programs=None, swap=False))
+
+    monkeypatch.setattr(analyse, "analyse", without_networks)
+    checkpoint = write_small_model(tmp_path / "small", light_coder=True)
+    arguments = f"--source={pictures}/busy.png", f"--config.checkpoint={checkpoint}"
+    for more, coder in (((), "full"), (("--config.coder=light",), "light")):
+        out = tmp_path / coder
+        assert run(*arguments, "--plots=none", f"--out={out}", *more) == 0
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first.startswith(f"checkpoint {checkpoint}; coder {coder}; predictor {checkpoint}")
+        content = json.loads((out / "analysis.json").read_text())
+        assert (content["checkpoint"], content["coder"]) == (checkpoint, coder)
 
 
 def test_what_is_done_to_a_file_is_said(tmp_path, capsys):
