@@ -50,7 +50,7 @@ from skipsr_jax.commandline import parse_flags, read_config
 from skipsr_jax.data.degradation.degrade import degraded
 from skipsr_jax.data.degradation.levels import LEVELS, RealWorld
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.clips import find_clips, pair_clips
+from skipsr_jax.evaluation.clips import files_of, find_clips, pair_clips
 from skipsr_jax.evaluation.compare import compare, named_paths
 from skipsr_jax.evaluation.comparison_page import clips_to_show, grouped, write_comparison
 from skipsr_jax.evaluation.measures.registry import (
@@ -62,7 +62,7 @@ from skipsr_jax.evaluation.measures.registry import (
 )
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.page.files import check_page
-from skipsr_jax.evaluation.program import check_outside, writing
+from skipsr_jax.evaluation.program import check_kept, check_outside, writing
 from skipsr_jax.evaluation.true_clips import read_truth
 from skipsr_jax.geometry import PATCH_PIXELS
 from skipsr_jax.media.reader import open_media
@@ -192,12 +192,16 @@ def check(
     if values.page:
         check_page(pathlib.Path(values.page), overwrite=values.overwrite)
         check_outside("--out", out, "--page", pathlib.Path(values.page))
+    read = list(clips.values())
     if not load and not elsewhere:
         raise UserError("nothing is compared: name some --peers, --models or a --result")
     for name, path in elsewhere.items():
         if name in load:
             raise UserError(f"--result={name}={path}: another result has this name")
-        pair_clips(find_clips(path), clips)
+        pairs, _ = pair_clips(find_clips(path), clips)
+        read += [pair.result for pair in pairs]
+    if values.page:
+        check_kept([pathlib.Path(values.page)], files_of(read))
     made = (folder.name for folder in (out / "GT").glob("*"))
     if gone := [name for name in made if name not in clips]:
         raise UserError(f"{out} has {gone[0]}, which {values.folder} lacks: name another --out")

@@ -19,7 +19,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
 from skipsr_jax.errors import UserError
@@ -101,6 +101,12 @@ def _inputs(path: pathlib.Path, folder: FolderMeaning) -> list[pathlib.Path]:
     if not clips:
         raise UserError(f"the folder {path} holds no video, no image and no folder of images")
     return clips
+
+
+def files_of(clips: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
+    """Yields the files of clips: a file itself, the frames of a folder."""
+    for path in clips:
+        yield from media_files(path) if path.is_dir() else [path]
 
 
 def pair_clips(

@@ -28,7 +28,7 @@ import contextlib
 import os
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -40,6 +40,7 @@ from skipsr_jax.evaluation.clips import (
     FOLDER_HELP,
     FOLDER_MEANINGS,
     OpenPair,
+    files_of,
     find_clips,
     open_pair,
     pair_clips,
@@ -47,6 +48,8 @@ from skipsr_jax.evaluation.clips import (
 from skipsr_jax.evaluation.comparison_page import (
     check_plots,
     clips_to_show,
+    input_folder,
+    mask_files,
     read_masks,
     write_comparison,
 )
@@ -62,6 +65,7 @@ from skipsr_jax.evaluation.measures.stream import Picture, Undefined
 from skipsr_jax.evaluation.measures.weights import Weights
 from skipsr_jax.evaluation.page.files import check_page
 from skipsr_jax.evaluation.program import (
+    check_kept,
     check_outside,
     status_of,
     warnings_of_files,
@@ -245,6 +249,22 @@ def define_flags() -> flags.FlagValues:
     return values
 
 
+def files_read(
+    values: flags.FlagValues, results: Mapping[str, str], truth: str | None
+) -> Iterator[pathlib.Path]:
+    """Yields the files that a comparison reads. Raises UserError as `find_clips` does."""
+    for path in results.values():
+        yield from files_of(find_clips(path, folder=values.folder).values())
+    if truth is not None:
+        yield from files_of(find_clips(truth, truth=True, folder=values.folder).values())
+    inputs = input_folder(values.input, truth)
+    if inputs is not None:
+        yield from files_of(find_clips(inputs, folder=values.folder).values())
+    yield from mask_files(values.mask) if values.mask else ()
+    yield from map(pathlib.Path, values.plots)
+    yield from Weights(values.weights).files()
+
+
 def run(argv: Sequence[str]) -> None:
     """The command line: prints the scores, then writes. ``argv`` starts with the program's name."""
     values = parse_flags(argv, define_flags(), __doc__, "result")
@@ -259,9 +279,11 @@ def run(argv: Sequence[str]) -> None:
         if values.page:
             check_outside("--out", out, "--page", pathlib.Path(values.page))
     results = named_paths(values.result)
-    if values.page:
-        page = pathlib.Path(values.page)
+    page = pathlib.Path(values.page) if values.page else None
+    if page is not None:
         check_page(page, overwrite=values.overwrite)
+    check_kept([path for path in (out, page) if path], files_read(values, results, truth))
+    if page is not None:
         masks = {"mask": read_masks(values.mask)} if values.mask else None
         check_plots(values.plots)
         to_show = clips_to_show(results, truth, values.input, masks, values.folder)
@@ -281,7 +303,7 @@ def run(argv: Sequence[str]) -> None:
     print(table(scores), *scores["notes"], *used, sep="\n", flush=True)
     if out is not None:
         write_json(out, scores, overwrite=values.overwrite)
-    if values.page:
+    if page is not None:
         with writing(page):
             write_comparison(page, to_show, scores, plots=values.plots, overwrite=values.overwrite)
 

@@ -26,8 +26,7 @@ def read_masks(path: str | os.PathLike) -> dict[str, Bool[HostArray, "t r q"]]:
 
     Raises UserError for a path without masks, or a file that holds anything but booleans (t, r, q).
     """
-    path = pathlib.Path(path)
-    files = sorted(path.glob("*.npy")) if path.is_dir() else [path]
+    files = mask_files(path)
     if not files:
         raise UserError(f"--mask: the folder {path} holds no .npy file")
     masks = {}
@@ -40,6 +39,21 @@ def read_masks(path: str | os.PathLike) -> dict[str, Bool[HostArray, "t r q"]]:
             )
         masks[file.stem] = keep
     return masks
+
+
+def mask_files(path: str | os.PathLike) -> list[pathlib.Path]:
+    """The files of masks at a path: the .npy files of a folder, or the file itself."""
+    path = pathlib.Path(path)
+    return sorted(path.glob("*.npy")) if path.is_dir() else [path]
+
+
+def input_folder(
+    inputs: str | os.PathLike | None, truth: str | os.PathLike | None
+) -> str | os.PathLike | None:
+    """Where the inputs are: ``inputs``, else the folder ``LQ`` in that of the truths, else None."""
+    if inputs is None and truth is not None and (pathlib.Path(truth) / INPUT_FOLDER).is_dir():
+        return pathlib.Path(truth) / INPUT_FOLDER
+    return inputs
 
 
 def _read_array(file: pathlib.Path) -> HostArray:
@@ -95,8 +109,7 @@ def clips_to_show(
         clip's patches.
     """
     truths = None if truth is None else find_clips(truth, truth=True, folder=folder)
-    if inputs is None and truth is not None and (pathlib.Path(truth) / INPUT_FOLDER).is_dir():
-        inputs = pathlib.Path(truth) / INPUT_FOLDER
+    inputs = input_folder(inputs, truth)
     versions: dict[str, list[Version]] = {}
     for name, path in results.items():
         for pair in pair_clips(find_clips(path, folder=folder), truths)[0]:

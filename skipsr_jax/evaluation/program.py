@@ -10,12 +10,13 @@ import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from skipsr_jax import signals
 from skipsr_jax.errors import UserError, one_line, system_errors
 from skipsr_jax.files import check_absent, new_file
+from skipsr_jax.inference.protected import check_protected
 from skipsr_jax.media.outputs import check_writable, write_error
 
 
@@ -35,6 +36,23 @@ def check_outside(flag: str, path: pathlib.Path, other_flag: str, other: pathlib
     """Raises UserError where ``path`` is ``other`` or lies in it: ``other`` would replace it."""
     if other.resolve() in (path.resolve(), *path.resolve().parents):
         raise UserError(f"{flag}={path} is within {other_flag}={other}: name another place")
+
+
+def check_kept(outputs: Sequence[pathlib.Path], sources: Iterable[pathlib.Path]) -> None:
+    """Raises UserError where an output would replace a file that the program reads.
+
+    Links are followed, and hard links are the file too.
+
+    Args:
+      outputs: files and folders to be; those that exist would be replaced.
+      sources: files that the program reads; not looked at unless an output exists.
+    """
+    outputs = [path for path in outputs if path.exists()]
+    for source in sources if outputs else ():
+        check_protected(outputs, [], str(source))
+        for path in outputs:
+            if path.resolve() in source.resolve().parents:
+                raise UserError(f"the folder {path} holds the input {source}; name another output")
 
 
 @contextlib.contextmanager

@@ -30,12 +30,19 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation.clips import (
     FOLDER_HELP,
     FOLDER_MEANINGS,
+    files_of,
     find_clips,
     missing_frames,
 )
 from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
 from skipsr_jax.evaluation.page.files import check_page
-from skipsr_jax.evaluation.program import status_of, warnings_of_files, write_json, writing
+from skipsr_jax.evaluation.program import (
+    check_kept,
+    status_of,
+    warnings_of_files,
+    write_json,
+    writing,
+)
 from skipsr_jax.evaluation.study_page import Key, Trial, cut_clips, read_answers, write_study
 from skipsr_jax.media.inputs import FolderMeaning
 from skipsr_jax.media.outputs import check_writable
@@ -55,7 +62,9 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum("folder", "auto", FOLDER_MEANINGS, FOLDER_HELP, flag_values=values)
     text = "The page to write, a folder or *.html; with --score a JSON file of the scores."
     flags.DEFINE_string("out", None, text, flag_values=values)
-    text = "Files of answers to score: paths or patterns such as 'answers/*.json'."
+    text = (
+        "Files of answers to score: paths, patterns such as 'answers/*.json', or folders of them."
+    )
     flags.DEFINE_list("score", [], text, flag_values=values)
     text = "How many clips are drawn; 0: all."
     flags.DEFINE_integer("samples", 0, text, lower_bound=0, flag_values=values)
@@ -132,6 +141,8 @@ def build(values: flags.FlagValues) -> list[str]:
     path = pathlib.Path(values.out)
     check_page(path, overwrite=values.overwrite)
     trials, alone = find_trials(a, b, values.input, values.samples, values.seed, values.folder)
+    files = [one for trial in trials for one in (trial.a, trial.b, trial.low) if one is not None]
+    check_kept([path], files_of(files))
     with writing(path):
         write_study(
             path, trials, (name_a, name_b), title=values.title, question=values.question,
@@ -147,15 +158,21 @@ def build(values: flags.FlagValues) -> list[str]:
     return lines
 
 
-def read_all(patterns: Sequence[str]) -> tuple[Key, list[Answer]]:
-    """The answers in all files. Raises UserError where they are of two studies or of one viewer."""
-    paths = [pathlib.Path(p) for pattern in patterns for p in sorted(glob.glob(pattern))]
+def answer_files(patterns: Sequence[str]) -> list[pathlib.Path]:
+    """The files that paths and patterns name; of a folder its *.json. Raises UserError for none."""
+    names = [f"{glob.escape(p)}/*.json" if pathlib.Path(p).is_dir() else p for p in patterns]
+    paths = [pathlib.Path(path) for name in names for path in sorted(glob.glob(name))]
     if not paths:
-        raise UserError(f"--score: no file has the name {', '.join(patterns)}")
+        raise UserError(f"--score: no file has the name {', '.join(names)}")
+    return list(dict.fromkeys(paths))
+
+
+def read_all(paths: Sequence[pathlib.Path]) -> tuple[Key, list[Answer]]:
+    """The answers in all files. Raises UserError where they are of two studies or of one viewer."""
     found: dict[str, pathlib.Path] = {}
     answers: list[Answer] = []
     first: Key | None = None
-    for path in dict.fromkeys(paths):
+    for path in paths:
         key, of_file = read_answers(path)
         first = first or key
         if key != first:
@@ -183,7 +200,10 @@ def score(values: flags.FlagValues) -> list[str]:
     out = pathlib.Path(values.out) if values.out else None
     if out is not None:
         check_writable(out, overwrite=values.overwrite)
-    key, answers = read_all(values.score)
+    paths = answer_files(values.score)
+    if out is not None:
+        check_kept([out], paths)
+    key, answers = read_all(paths)
     found = preference(answers)
     of_viewers = {
         viewer: preference([answer for answer in answers if answer.viewer == viewer])

@@ -2,12 +2,14 @@
 
 import errno
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
+from PIL import Image
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import analyse, compare, program, study
@@ -66,6 +68,43 @@ def test_outputs_are_apart(tmp_path, monkeypatch, capsys):
         assert "within --figure=p" in said
 
 
+def test_what_a_program_reads_is_kept(tmp_path, monkeypatch, capsys):
+    """By its name, by a hard link and through symbolic links, as --out and as --page."""
+    monkeypatch.chdir(tmp_path)
+    for name, colour in (("a", "red"), ("b", "blue")):
+        pathlib.Path(name).mkdir()
+        Image.new("RGB", (32, 32), colour).save(f"{name}/x.png")
+    page = compare.main(["compare", "--result=a/x.png", "--metrics=niqe", "--page=page"])
+    assert page == 0
+    (shown,) = pathlib.Path("page/media").iterdir()
+    os.link("b/x.png", "hard.html")
+    os.symlink("a/x.png", "soft.html")
+    os.symlink("a", "linked")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    of_pair = ["--result=a", "--truth=b", "--metrics=psnr"]
+    of_study = ["--a=a", "--b=b"]
+    for main, arguments in (
+        (compare.main, [*of_pair, "--out=b/x.png"]),
+        (compare.main, [*of_pair, "--out=hard.html"]),
+        (compare.main, [*of_pair, "--page=soft.html"]),
+        (compare.main, [*of_pair[1:], "--result=linked", "--out=a/x.png"]),
+        (compare.main, [f"--result={shown}", "--metrics=niqe", "--page=page"]),
+        (study.main, [*of_study, "--out=hard.html"]),
+        (study.main, ["--a=page/media", "--b=b", "--out=page"]),
+        (study.main, ["--score=a.json", "--out=a.json"]),
+    ):
+        pathlib.Path("a.json").write_text("{}")
+        capsys.readouterr()
+        assert main(["program", *arguments, "--overwrite"]) == 1
+        said = capsys.readouterr().err
+        assert "the input" in said or "an input itself" in said
+        assert said.count("\n") == 1
+    assert before.items() <= {p: p.read_bytes() for p in before}.items()
+    for flag in ("out", "figure"):  # which replace nothing
+        arguments = ["--source=a", f"--{flag}=a", "--plots=none"]
+        assert "exists already" in said_of("analyse", capsys, *arguments)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -85,7 +124,7 @@ def test_a_signal_is_one_line(name, number, status, monkeypatch, capsys):
 
     monkeypatch.setattr(compare, "find_clips", stopped)
     monkeypatch.setattr(analyse, "find_clips", stopped)
-    monkeypatch.setattr(study, "read_all", stopped)
+    monkeypatch.setattr(study, "answer_files", stopped)
     main, arguments = PROGRAMS[name]
     assert main([f"bin/{name}.py", *arguments]) == status
     word = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"

@@ -35,6 +35,8 @@ class WeightFile:
     package: tuple[str, str] | None = None
 
 
+_SUFFIXES = (".pth", ".pt", ".mat")
+
 ALEXNET = WeightFile(
     ("alexnet-owt-7be5be79.pth",),
     "7be5be79",  # torchvision checks these digits, which are in the file's name
@@ -81,6 +83,11 @@ class Weights:
         self.used: dict[str, str] = {}
         if self._folder is not None and not self._folder.is_dir():
             raise UserError(f"--weights: there is no folder {folder}")
+
+    def files(self) -> list[pathlib.Path]:
+        """The files of weights in the folder, at any depth."""
+        found = sorted(self._folder.rglob("*")) if self._folder else []
+        return [path for path in found if path.suffix in _SUFFIXES]
 
     def find(self, *names: str) -> pathlib.Path | None:
         """The first of these files that the folder has."""
