@@ -338,7 +338,7 @@ def write_page(
 ) -> None:
     """Writes the page of --page, and says what it lacks; does nothing without that flag.
 
-    ``done``: what is finished of each output that is finished, by its path.
+    ``done``: what the page takes of each finished output, by its path.
     """
     finished = [done[job.output] for job in planned if job.output in done]
     if values.page and finished:

@@ -101,9 +101,12 @@ def write(
     """
     clips = [_clip(one, settings.mask.reference) for one in done]
     title = clips[0].name if len(clips) == 1 else f"{len(clips)} results"
+    coders = {one.report.coder for one in done if one.report and one.report.coder}
+    coder = "".join(f", by its {coder} coder" for coder in coders)
     notes = [
-        f"Made by infer.py with the checkpoint {settings.checkpoint}. Stages overlap, so their "
-        "seconds do not add up to the time that passed.",
+        f"Made by infer.py with the checkpoint {settings.checkpoint}{coder}. Stages overlap, so "
+        "their seconds do not add up to the time that passed. The seconds of programs are those "
+        "waited until programs were compiled or loaded; no other stage has them.",
         *lacks,
     ]
     write_page(

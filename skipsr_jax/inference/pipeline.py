@@ -13,7 +13,6 @@ size; the result is a function of (frames, model, settings), the seed included.
 import contextlib
 import dataclasses
 import itertools
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -117,9 +116,9 @@ def download(
         check.require(slices)
         return on_host, keep
 
-    with contextlib.closing(report):
+    with contextlib.closing(report), report.waiting(programs.cache.counts):
         for frame, keep in frames:
-            called = time.perf_counter()
+            called = report.now()
             codes = [convert(frame, output, programs) for output in formats]
             for array in itertools.chain(*codes):
                 array.copy_to_host_async()
@@ -161,13 +160,13 @@ def _upscale_chunk(
             return mask(latent)
 
     keep = make_mask(None) if choice.needs_mask_to_encode else None
-    encoding, called = choice.encoding(keep), time.perf_counter()
+    encoding, called = choice.encoding(keep), report.now()
     slices = upscaled.signed_slices(encoding.slices(len(frames)))
     latent = coder.encode(slices, noise.posterior, encoding)
     report.watch("encode", latent, called, new)
     if keep is None:
         keep = make_mask(latent)
-    fine, called = settings.buckets == "fine", time.perf_counter()
+    fine, called = settings.buckets == "fine", report.now()
     refined, bucket = programs.refine(
         latent, keep, noise.start, settings.sampler, noise.condition, fine
     )
@@ -177,13 +176,13 @@ def _upscale_chunk(
     report.chunk(keep, bucket, attention, {"encode": encoding, "decode": decoding})
     made = decode_and_composite(programs, refined, upscaled, keep, decoding, settings.pixels, check)
     masks = keep_of_frames(keep, len(frames))
-    called, index = time.perf_counter(), 0
+    called, index = report.now(), 0
     for pixels in made:
         report.watch("decode", pixels, called, len(pixels) * new / len(frames))
         for frame in pixels[: len(frames) - index]:
             yield frame, masks[index]
             index += 1
-        called = time.perf_counter()
+        called = report.now()
 
 
 def upscale_frames(

@@ -74,6 +74,11 @@ def _compiled_by_this_thread() -> int:
     return getattr(_OF_THREAD, "compiles", 0) - getattr(_OF_THREAD, "hits", 0)
 
 
+def waited_by_this_thread() -> float:
+    """Seconds for which this thread has stood still until its programs were there."""
+    return getattr(_OF_THREAD, "waited", 0.0)
+
+
 @dataclasses.dataclass
 class Counts:
     """What a cache has done so far: numbers of programs, and seconds spent in all threads.
@@ -156,7 +161,9 @@ class Program:
                 future.result()
             finally:
                 counts.waiting.discard(threading.get_ident())
-            counts.waited_seconds += time.perf_counter() - began
+            waited = time.perf_counter() - began
+            counts.waited_seconds += waited
+            _OF_THREAD.waited = waited_by_this_thread() + waited
         return future.result()(*arguments)
 
     def _key(self, arguments: Any, static: dict[str, Any]) -> tuple:

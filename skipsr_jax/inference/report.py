@@ -14,12 +14,16 @@ import numpy as np
 
 from skipsr_jax.inference.coding_plan import CodingPlan
 from skipsr_jax.inference.device_clock import DeviceClock
+from skipsr_jax.inference.program_cache import Counts, waited_by_this_thread
 from skipsr_jax.tokens.buckets import Bucket
 
-STAGES = ("read", "mask", "encode", "refine", "decode", "download", "write", "mask picture")
+STAGES = (
+    "read", "mask", "encode", "refine", "decode", "download", "write", "mask picture", "programs",
+)  # fmt: skip
 """``encode``, ``refine`` and ``decode`` are the device's: ``encode`` begins with the upscaling, and
 ``decode`` ends with the colour fix and the conversion to the codes of the file. ``download`` is
-what the host waited for finished frames."""
+what the host waited for finished frames, and ``programs`` what it waited until programs were
+compiled or loaded; the other stages do not have those seconds."""
 WORKERS = {
     "reading": ("read",),
     "the device": ("encode", "refine", "decode"),
@@ -75,11 +79,28 @@ class Report:
         Args:
           stage: "encode", "refine" or "decode".
           result: arrays on the device.
-          called: ``time.perf_counter()`` before the call that makes them.
+          called: ``now()`` before the call that makes them, in the same thread.
           frames: how many frames that no chunk had before are then done with the stage.
         """
         self._progress(stage, 0.0)
-        self._device.watch(stage, result, called, frames)
+        self._device.watch(stage, result, called + waited_by_this_thread(), frames)
+
+    @staticmethod
+    def now() -> float:
+        """The time in seconds, of a clock that pauses while this thread waits for a program.
+
+        A moment of it, plus what the thread waits later, is when the device could begin.
+        """
+        return time.perf_counter() - waited_by_this_thread()
+
+    @contextlib.contextmanager
+    def waiting(self, counts: Counts) -> Iterator[None]:
+        """Counts what is waited inside for the programs of a cache towards "programs"."""
+        before = counts.waited_seconds
+        try:
+            yield
+        finally:
+            self.seconds["programs"] += counts.waited_seconds - before
 
     def _finished(self, stage: str, seconds: float, frames: float) -> None:
         self.seconds[stage] += seconds
@@ -91,14 +112,17 @@ class Report:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the seconds inside towards a stage, which a profile of the host shows by name."""
+        """Counts the seconds inside towards a stage, which a profile of the host shows by name.
+
+        Those for which this thread waits for a program are left out.
+        """
         self._progress(name, 0.0)
-        began = time.perf_counter()
+        began = self.now()
         try:
             with jax.profiler.TraceAnnotation(name):
                 yield
         finally:
-            self.seconds[name] += time.perf_counter() - began
+            self.seconds[name] += self.now() - began
 
     def chunk(
         self,
@@ -147,7 +171,8 @@ class Report:
 
     @property
     def busy_seconds(self) -> dict[str, float]:
-        """Seconds of each stage that did work; ``download`` waits for the device's stages."""
+        """Seconds of each stage that did work, and of ``programs``; ``download`` waits for the
+        device's stages."""
         return {n: s for n, s in self.seconds.items() if s > 0 and n != "download"}
 
     @property
@@ -167,7 +192,10 @@ class Report:
 
     def lines(self) -> list[str]:
         """The facts in a user's words, one a line, each with a label of one word."""
-        seconds = ", ".join(f"{name} {s:.1f}" for name, s in self.seconds.items() if s >= 0.05)
+        busy = {name: s for name, s in self.seconds.items() if s >= 0.05}
+        waited = busy.pop("programs", 0.0)
+        seconds = ", ".join(f"{name} {s:.1f}" for name, s in busy.items())
+        seconds += f"; waited for programs: {waited:.1f}" if waited else ""
         tokens = ", ".join(
             f"{count} {'chunk' if count == 1 else 'chunks'} padded to {bucket}"
             for bucket, count in self.buckets.items()

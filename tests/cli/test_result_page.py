@@ -30,7 +30,8 @@ def contents_of(page):
 def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
     result = write_clip(tmp_path / "big.mp4", frames=5, height=32, width=48)
     report = Report()
-    report.seconds["decode"], report.mask_source = 2.5, "predictor of /home/me/own"
+    report.seconds |= {"decode": 2.5, "programs": 6.0}
+    report.coder, report.mask_source = "light", "predictor of /home/me/own"
     masks = [np.full((2, 3), index == 0) for index in range(5)]
     settings = Settings(checkpoint="model")
     if with_truth:
@@ -40,11 +41,13 @@ def test_it_shows_inputs_results_masks_and_seconds(tmp_path, clip, with_truth):
     finished = [result_page.Done(files, masks, report)]
     page = tmp_path / "report.html"
     result_page.write(str(page), finished, settings, overwrite=False)
-    (shown,) = contents_of(page)["clips"]
+    contents = contents_of(page)
+    (shown,) = contents["clips"]
+    assert "with the checkpoint model, by its light coder." in contents["notes"][0]
     names = ["input", "result", "truth"] if with_truth else ["input", "result"]
     assert [v["name"] for v in shown["versions"]] == names
     assert (shown["height"], shown["width"], shown["frames"]) == (32, 48, 5)
-    assert shown["versions"][1]["seconds"]["decode"] == 2.5
+    assert shown["versions"][1]["seconds"] == {"decode": 2.5, "programs": 6.0}
     (mask,) = shown["masks"]
     assert (mask["name"], mask["rows"], mask["columns"]) == ("predictor of own", 2, 3)
     assert mask["starts"] == [0, 1]

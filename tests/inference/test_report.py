@@ -2,11 +2,13 @@
 
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skipsr_jax.inference.coding_plan import DENSE, SKIP, CodingPlan
+from skipsr_jax.inference.program_cache import ProgramCache
 from skipsr_jax.inference.report import Report
 from skipsr_jax.tokens.blocks import plan_blocks
 from skipsr_jax.tokens.buckets import Bucket
@@ -30,7 +32,7 @@ def test_seconds_and_progress_are_those_of_the_stages():
     with report.stage("write"):
         pass
     for stage in ("encode", "refine", "decode"):
-        report.watch(stage, jnp.ones(3), time.perf_counter() - 1.0, 4.0)
+        report.watch(stage, jnp.ones(3), report.now() - 1.0, 4.0)
     report.close()
     assert report.seconds["write"] > 0 == report.seconds["read"]
     assert report.seconds["encode"] >= 1 and report.seconds["refine"] < 1
@@ -38,6 +40,27 @@ def test_seconds_and_progress_are_those_of_the_stages():
     assert list(report.busy_seconds) == ["encode", "refine", "decode", "write"]
     assert seen[0] == ("write", 0.0)
     assert sum(frames for _, frames in seen) == pytest.approx(4)
+
+
+def test_what_is_waited_for_programs_is_in_no_other_stage():
+    class Slow(ProgramCache):
+        def _get(self, *_):
+            time.sleep(0.2)
+            return jnp.negative
+
+    cache, report = Slow(), Report()
+    program = cache.program("negative", jax.jit(jnp.negative))
+    with report.waiting(cache.counts):
+        program(np.ones(5))  # in no stage
+        with report.stage("mask"):
+            program(np.ones(3))
+        called = report.now()
+        report.watch("encode", program(np.ones(4)), called)
+    report.close()
+    mask, encode, programs = (report.seconds[name] for name in ("mask", "encode", "programs"))
+    assert programs == cache.counts.waited_seconds > 0.5
+    assert report.passed >= mask + encode + programs
+    assert f"; waited for programs: {programs:.1f}" in "".join(report.lines())
 
 
 @pytest.mark.parametrize(
