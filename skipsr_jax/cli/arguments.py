@@ -1,6 +1,7 @@
 """The flags of infer.py, and what they make of the settings and the inputs."""
 
 import dataclasses
+import pathlib
 
 from absl import flags
 
@@ -81,13 +82,21 @@ def find_inputs(
     values: flags.FlagValues, settings: Settings, failures: Failures
 ) -> tuple[list[Media], list[tuple[int, int]]]:
     """The inputs that can be opened, each as the part of it that is upscaled, and the (height,
-    width) that each is brought to."""
+    width) that each is brought to.
+
+    ``failures`` is told how many inputs there are. A name of several for which there is nothing to
+    read is one that failed.
+    """
     start = None if values.start is None else moment_of(values.start, "--start")
     end = None if values.end is None else moment_of(values.end, "--end")
     named = values.input or [sample_folder() / SAMPLE]
-    paths = [path for name in named for path in list_inputs(name, folder=values.folder)]
     reading = dataclasses.asdict(settings.input)
-    failures.count, media, targets = len(paths), [], []
+    failures.count, paths, media, targets = len(named), [], [], []
+    for name in map(pathlib.Path, named):
+        with failures.of(name):
+            found = list_inputs(name, folder=values.folder)
+            failures.count += len(found) - 1
+            paths += found
     for path in paths:
         with failures.of(path):
             found = open_media(path, **reading)

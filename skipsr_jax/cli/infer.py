@@ -286,7 +286,7 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
         for line in dry_run.lines(jobs, model, settings, cache) if jobs else ():
             say(line)
         return
-    if not (jobs or values.warmup):
+    if not (jobs or sizes):
         write_page(values, settings, planned, done, failures)
         return
     for job in jobs:

@@ -195,6 +195,7 @@ class Report:
         busy = {name: s for name, s in self.seconds.items() if s >= 0.05}
         waited = busy.pop("programs", 0.0)
         seconds = ", ".join(f"{name} {s:.1f}" for name, s in busy.items())
+        seconds = f"; busy: {seconds}" if seconds else ""
         seconds += f"; waited for programs: {waited:.1f}" if waited else ""
         tokens = ", ".join(
             f"{count} {'chunk' if count == 1 else 'chunks'} padded to {bucket}"
@@ -209,7 +210,7 @@ class Report:
             *([f"adapter    {self.adapter}"] if self.adapter else []),
             *([f"sharpness  {self.sharpness:g}"] if self.sharpness else []),
             *(f"attention  {_attention_line(*choice)}" for choice in self.attention.items()),
-            f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}; busy: {seconds}",
+            f"seconds    {self.passed:.1f}, bounded by {self.bounded_by}{seconds}",
             f"memory     {peak_memory()}",
         ]
 

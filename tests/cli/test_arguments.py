@@ -58,3 +58,20 @@ def test_several_inputs_and_a_part_of_each(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "more" / "c.png")
     media, _ = arguments.find_inputs(values, Settings(checkpoint="x"), failures)
     assert len(media) == 2 and "c.png is a picture" in failures.lines[0]
+
+
+def test_of_several_names_those_without_a_file_fail_and_a_single_one_ends_the_run(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "fox.png")
+    (tmp_path / "empty").mkdir()
+    names = [tmp_path / name for name in ("nope.mp4", "fox.png", "*.mkv", "empty")]
+    values = parsed(*(f"--input={name}" for name in names))
+    failures = Failures(lambda line: None)
+    media, _ = arguments.find_inputs(values, Settings(checkpoint="x"), failures)
+    assert [one.path.name for one in media] == ["fox.png"] and failures.count == 4
+    assert [path.name for path in failures.paths] == ["nope.mp4", "*.mkv", "empty"]
+    assert failures.lines[0] == f"there is no file or folder {names[0]}"
+    for name in (names[0], names[3]):
+        with pytest.raises(UserError, match=r"there is no file or folder|holds no video"):
+            arguments.find_inputs(
+                parsed("-i", name), Settings(checkpoint="x"), Failures(lambda line: None)
+            )
