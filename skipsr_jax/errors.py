@@ -30,6 +30,11 @@ def one_line(text: str) -> str:
     )
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 frame``, ``2 frames``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def message_of(error: BaseException) -> str:
     """The message of an exception with every run of white space as one space, so on one line."""
     return " ".join(str(error).split())

@@ -10,6 +10,7 @@ from skipsr_jax.errors import (
     UserError,
     imports_of_extra,
     one_line,
+    plural,
     system_errors,
 )
 
@@ -44,3 +45,7 @@ def test_what_the_system_refuses_is_a_line_with_the_name_of_the_file(tmp_path):
         raise MemoryError("9 GiB")
     with pytest.raises(UserError, match=r"^mine$"), system_errors():
         raise UserError("mine")
+
+
+def test_one_has_no_plural():
+    assert [plural(count, "frame") for count in range(3)] == ["0 frames", "1 frame", "2 frames"]

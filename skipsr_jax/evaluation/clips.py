@@ -10,8 +10,10 @@ What a path may be:
 
 A clip's name is that of its file without the extension, or that of its folder. What infer.py adds
 to names ("_x4", "_1280x720") is left out, and so are the mask pictures that it writes beside a
-result ("dog_x4_mask" beside "dog_x4"). Invariant: frames are read one at a time, so that a clip
-of any length is compared in bounded memory; whatever does not fit together is in `OpenPair.notes`.
+result ("dog_x4_mask" beside "dog_x4"). Clips are paired by name; two that a user names themselves,
+rather than the folders that hold them, are paired whatever their names. Invariant: frames are read
+one at a time, so that a clip of any length is compared in bounded memory; whatever does not fit
+together is in `OpenPair.notes`.
 """
 
 import contextlib
@@ -22,7 +24,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import get_args
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, plural
 from skipsr_jax.media.frame_folder import holes
 from skipsr_jax.media.inputs import FolderMeaning, folders_of_images, list_inputs, media_files
 from skipsr_jax.media.reader import Media, open_media
@@ -71,7 +73,7 @@ def find_clips(
     if truth and (path / TRUTH_FOLDER).is_dir():
         path = path / TRUTH_FOLDER
     found = _without_masks(_inputs(path, folder))
-    names = [_SIZE_SUFFIX.sub("", _stem(file)) for file in found]
+    names = [clip_name(file) for file in found]
     if len(set(names)) < len(names):  # clip_x2.mp4 beside clip_x4.mp4
         names = [_stem(file) for file in found]
     clips: dict[str, pathlib.Path] = {}
@@ -109,32 +111,62 @@ def files_of(clips: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
         yield from media_files(path) if path.is_dir() else [path]
 
 
+def clip_name(path: pathlib.Path) -> str:
+    """The name of the clip at a path, without what infer.py appends."""
+    return _SIZE_SUFFIX.sub("", _stem(path))
+
+
+def is_itself_a_clip(path: str | os.PathLike, clips: Mapping[str, pathlib.Path]) -> bool:
+    """Whether ``clips``, of `find_clips` at ``path``, are the path itself, no folder of clips."""
+    return list(clips.values()) in ([pathlib.Path(path)], [pathlib.Path(path) / TRUTH_FOLDER])
+
+
+def other_name(result: pathlib.Path, partner: pathlib.Path | None) -> list[str]:
+    """A line where a result and what is paired with it have two names."""
+    if partner is None or clip_name(result) == clip_name(partner):
+        return []
+    return [f"{result} is paired with {partner}, which has another name"]
+
+
 def pair_clips(
-    results: Mapping[str, pathlib.Path], truths: Mapping[str, pathlib.Path] | None
+    results: Mapping[str, pathlib.Path],
+    truths: Mapping[str, pathlib.Path] | None,
+    *,
+    any_name: bool = False,
 ) -> tuple[list[Pair], list[str]]:
-    """Pairs results with truths of the same name; one result and one truth need no common name.
+    """Pairs results with truths of the same name.
 
     Args:
       results: clips by name, of `find_clips`.
       truths: the same for the truths; None: there are none.
+      any_name: whether one result and one truth need no common name: where a user names both
+        themselves (`is_itself_a_clip`), not the folders that hold them.
 
     Returns:
       The pairs, in the order of the truths, and the names of truths that have no result.
 
     Raises:
-      UserError: a result has no truth.
+      UserError: a result has no truth, or two have the same one.
     """
     if truths is None:
         return [Pair(name, path) for name, path in results.items()], []
-    if len(results) == len(truths) == 1:
+    if any_name and len(results) == len(truths) == 1:
         ((name, truth),), (result,) = truths.items(), results.values()
         return [Pair(name, result, truth)], []
-    alone = [str(path) for name, path in results.items() if name not in truths]
+    alone = [path for name, path in results.items() if name not in truths]
     if alone:
+        of_one = [path for path in results.values() if clip_name(path) == clip_name(alone[0])]
+        if clip_name(alone[0]) in truths and of_one[1:]:
+            raise UserError(
+                f"{of_one[0]} and {of_one[1]} are both of the clip {clip_name(alone[0])}: put them "
+                "into two folders, and name each as a result"
+            )
+        single = len(results) == len(truths) == 1
         raise UserError(
             f"no truth has the name of {alone[0]}"
-            + (f" and of {len(alone) - 1} more results" if len(alone) > 1 else "")
+            + (f" and of {plural(len(alone) - 1, 'more result')}" if len(alone) > 1 else "")
             + f": truths are {', '.join(list(truths)[:4])}{', ...' if len(truths) > 4 else ''}"
+            + ("; to pair two of different names, name the clips, not their folders" * single)
         )
     pairs = [Pair(name, results[name], path) for name, path in truths.items() if name in results]
     return pairs, [name for name in truths if name not in results]
@@ -243,7 +275,7 @@ def open_pair(pair: Pair) -> OpenPair:
     if result.num_frames != truth.num_frames:
         least = min(result.num_frames, truth.num_frames)
         notes.append(
-            f"{pair.result} has {result.num_frames} frames, its truth {truth.num_frames}: "
-            f"the first {least} are compared"
+            f"{pair.result} has {plural(result.num_frames, 'frame')}, its truth "
+            f"{truth.num_frames}: the first {least} are compared"
         )
     return OpenPair(pair, result, truth, size, tuple(notes), _remarks(pair, result, truth))

@@ -35,20 +35,23 @@ from absl import flags
 from tqdm import tqdm
 
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, plural
 from skipsr_jax.evaluation.clips import (
     FOLDER_HELP,
     FOLDER_MEANINGS,
     OpenPair,
     files_of,
     find_clips,
+    is_itself_a_clip,
     open_pair,
+    other_name,
     pair_clips,
 )
 from skipsr_jax.evaluation.comparison_page import (
     check_plots,
     clips_to_show,
     input_folder,
+    inputs_of_other_names,
     mask_files,
     read_masks,
     write_comparison,
@@ -119,8 +122,10 @@ def score_clip(
                 reasons[name] = str(reason)
     notes = [f"{opened.pair.result}: no {name}: {reason}" for name, reason in reasons.items()]
     if count != opened.num_frames and not stop.is_set():
-        said = f"{opened.pair.result}: {count} frames are compared where {opened.num_frames} were"
-        notes.append(f"{said} expected: a file is damaged")
+        said = (
+            f"{opened.pair.result}: {plural(count, 'frame')} compared, {opened.num_frames} expected"
+        )
+        notes.append(f"{said}: a file is damaged")
     return values | {"frames": count}, notes
 
 
@@ -158,9 +163,15 @@ def compare(
     truths = None if truth is None else find_clips(truth, truth=True, folder=folder)
     notes, opened = [], []
     for name, path in results.items():
-        pairs, missing = pair_clips(find_clips(path, folder=folder), truths)
+        clips = find_clips(path, folder=folder)
+        any_name = (
+            bool(truths) and is_itself_a_clip(path, clips) and is_itself_a_clip(truth, truths)
+        )
+        pairs, missing = pair_clips(clips, truths, any_name=any_name)
         if missing:
-            notes.append(f"{name} has no clip for {len(missing)} truths: {', '.join(missing)}")
+            without = plural(len(missing), "truth")
+            notes.append(f"{name} has no clip for {without}: {', '.join(missing)}")
+        notes += [line for pair in pairs for line in other_name(pair.result, pair.truth)]
         opened += [(name, open_pair(pair)) for pair in pairs]
     mismatches = [note for _, pair in opened for note in pair.notes]
     if mismatches and refuse_mismatch:
@@ -286,7 +297,10 @@ def run(argv: Sequence[str]) -> None:
     if page is not None:
         masks = {"mask": read_masks(values.mask)} if values.mask else None
         check_plots(values.plots)
-        to_show = clips_to_show(results, truth, values.input, masks, values.folder)
+        to_show = clips_to_show(
+            results, truth, values.input, masks, values.folder,
+            masks_by_name=bool(values.mask) and os.path.isdir(values.mask),
+        )  # fmt: skip
     elif values.input or values.mask or values.plots:
         raise UserError("--input, --mask and --plots are for the page: name it with --page")
     scores = compare(
@@ -299,6 +313,8 @@ def run(argv: Sequence[str]) -> None:
         jobs=values.jobs or None,
         show_progress=True,
     )
+    if page is not None:
+        scores["notes"] += inputs_of_other_names(to_show)
     used = [f"{path}: {what}" for path, what in scores["weights"].items()]
     print(table(scores), *scores["notes"], *used, sep="\n", flush=True)
     if out is not None:

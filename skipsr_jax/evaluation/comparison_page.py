@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.clips import find_clips, pair_clips
+from skipsr_jax.evaluation.clips import find_clips, is_itself_a_clip, other_name, pair_clips
 from skipsr_jax.evaluation.page.contents import Clip, Plot, Version, masks_of_frames
 from skipsr_jax.evaluation.page.write import write_page
 from skipsr_jax.geometry import token_grid
@@ -94,15 +94,19 @@ def clips_to_show(
     masks: Mapping[str, Mapping[str, Bool[HostArray, "t r q"]]] | None = None,
     folder: FolderMeaning = "auto",
     seconds: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None,
+    *,
+    masks_by_name: bool = False,
 ) -> list[Clip]:
     """The clips of a comparison, with every version that there is of each.
 
     Args:
       results, truth, folder: as `skipsr_jax.evaluation.compare.compare` takes them.
-      inputs: the low-quality clips, found and named like the truths; None: the folder ``LQ`` beside
+      inputs: the low-quality clips, found and named like the truths; one that is named itself needs
+        no common name with one clip; None: the folder ``LQ`` beside
         the truths' ``GT``, where there is one.
-      masks: keep masks by what made them and by clip. One clip and one mask need no common name.
+      masks: keep masks by what made them and by clip.
       seconds: of each stage, by result and clip.
+      masks_by_name: whether one mask and one clip need a common name too.
 
     Raises:
       UserError: as of ``compare``; there is no clip for an input or a mask; a mask has not the
@@ -112,7 +116,11 @@ def clips_to_show(
     inputs = input_folder(inputs, truth)
     versions: dict[str, list[Version]] = {}
     for name, path in results.items():
-        for pair in pair_clips(find_clips(path, folder=folder), truths)[0]:
+        found = find_clips(path, folder=folder)
+        any_name = (
+            bool(truths) and is_itself_a_clip(path, found) and is_itself_a_clip(truth, truths)
+        )
+        for pair in pair_clips(found, truths, any_name=any_name)[0]:
             of_clip = (seconds or {}).get(name, {}).get(pair.name, {})
             made = Version(name, pair.result, "result", of_clip)
             versions.setdefault(pair.name, []).append(made)
@@ -122,20 +130,32 @@ def clips_to_show(
             versions[clip].append(Version("truth", truths[clip], "truth"))
     if inputs is not None:
         found = find_clips(inputs, folder=folder)
-        for clip, path in _by_clip("--input", found, clips).items():
+        named = is_itself_a_clip(inputs, found)
+        for clip, path in _by_clip("--input", found, clips, any_name=named).items():
             versions[clip].insert(0, Version("input", path, "input"))
     of_clips: dict[str, dict[str, HostArray]] = {clip: {} for clip in clips}
     for name, found in (masks or {}).items():
-        for clip, keep in _by_clip("--mask", found, clips).items():
+        for clip, keep in _by_clip("--mask", found, clips, any_name=not masks_by_name).items():
             made = [version.path for version in versions[clip] if version.role == "result"]
             _check_mask(clip, keep, made[0])
             of_clips[clip][name] = masks_of_frames(keep)
     return [Clip(clip, versions[clip], of_clips[clip]) for clip in clips]
 
 
-def _by_clip(flag: str, found: Mapping[str, Any], clips: Sequence[str]) -> dict[str, Any]:
-    """What belongs to clips by name; one thing and one clip need no common name."""
-    if len(found) == len(clips) == 1:
+def inputs_of_other_names(clips: Sequence[Clip]) -> list[str]:
+    """A line for each clip whose input has another name than its first result."""
+    lines = []
+    for clip in clips:
+        by_role = {version.role: pathlib.Path(version.path) for version in reversed(clip.versions)}
+        lines += other_name(by_role["result"], by_role.get("input"))
+    return lines
+
+
+def _by_clip(
+    flag: str, found: Mapping[str, Any], clips: Sequence[str], *, any_name: bool
+) -> dict[str, Any]:
+    """What belongs to clips by name; ``any_name``: one thing and one clip need no common name."""
+    if any_name and len(found) == len(clips) == 1:
         return {clips[0]: next(iter(found.values()))}
     matching = {clip: found[clip] for clip in clips if clip in found}
     if not matching:

@@ -14,6 +14,7 @@ import numpy as np
 
 from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.data.oracle import oracle_error
+from skipsr_jax.errors import plural
 from skipsr_jax.evaluation.latent_swap import LatentSwap
 from skipsr_jax.evaluation.measures import pixel
 from skipsr_jax.evaluation.measures.stream import FrameMean, Picture
@@ -270,4 +271,4 @@ def without_speedup(rows: Sequence[Row]) -> list[str]:
 def means(rows: Sequence[Row]) -> list[Row]:
     """The mean row of the clips and that of the pictures, if there are any."""
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("clip", "picture")}
-    return [mean(found, f"mean of {len(found)} {kind}s") for kind, found in kinds.items() if found]
+    return [mean(of, f"mean of {plural(len(of), kind)}") for kind, of in kinds.items() if of]

@@ -26,13 +26,15 @@ import numpy as np
 from absl import flags
 
 from skipsr_jax.commandline import parse_flags
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, plural
 from skipsr_jax.evaluation.clips import (
     FOLDER_HELP,
     FOLDER_MEANINGS,
     files_of,
     find_clips,
+    is_itself_a_clip,
     missing_frames,
+    other_name,
 )
 from skipsr_jax.evaluation.gsb import CONFIDENCE, Answer, Preference, preference
 from skipsr_jax.evaluation.page.files import check_page
@@ -98,14 +100,17 @@ def find_trials(
     """
     of_a, of_b = find_clips(a, folder=folder), find_clips(b, folder=folder)
     low = find_clips(inputs, folder=folder) if inputs else {}
-    if len(of_a) == len(of_b) == 1:  # which need no common name
+    if is_itself_a_clip(a, of_a) and is_itself_a_clip(b, of_b):  # which need no common name
         (name,), (other,) = of_a, of_b.values()
         of_b = {name: other}
-        low = {name: next(iter(low.values()))} if len(low) == 1 else low
+        if inputs and is_itself_a_clip(inputs, low):
+            low = {name: next(iter(low.values()))}
     both = [name for name in of_a if name in of_b]
     alone = sorted(set(of_a) ^ set(of_b))
     if samples > len(both):
-        raise UserError(f"--samples={samples}: --a and --b have {len(both)} clips in common")
+        raise UserError(
+            f"--samples={samples}: --a and --b have {plural(len(both), 'clip')} in common"
+        )
     if samples:
         drawn = np.random.default_rng(seed).choice(len(both), samples, replace=False)
         both = [both[i] for i in sorted(drawn)]
@@ -148,8 +153,10 @@ def build(values: flags.FlagValues) -> list[str]:
             path, trials, (name_a, name_b), title=values.title, question=values.question,
             seed=values.seed, frames=values.frames or None, overwrite=values.overwrite,
         )  # fmt: skip
-    pairs = f"{len(trials)} pair{'s' if trials[1:] else ''}"
-    lines = [f"{path}: {pairs} of {name_a} and {name_b}", *faults_of(trials)]
+    lines = [f"{path}: {plural(len(trials), 'pair')} of {name_a} and {name_b}"]
+    for trial in trials:
+        lines += [*other_name(trial.a, trial.b), *other_name(trial.a, trial.low)]
+    lines += faults_of(trials)
     cut = cut_clips(trials, values.frames or None)
     if cut:
         lines.append(f"cut to the shortest of a, b and the input: {', '.join(cut)}")
@@ -219,8 +226,8 @@ def score(values: flags.FlagValues) -> list[str]:
         write_json(out, facts, overwrite=values.overwrite)
     interval = f"{100 * CONFIDENCE:.0f} % interval by bootstrap"
     return [
-        f"preference of {key.a} over {key.b}, {interval}: {found.viewers} viewers, "
-        f"{found.clips} clips",
+        f"preference of {key.a} over {key.b}, {interval}: {plural(found.viewers, 'viewer')}, "
+        f"{plural(found.clips, 'clip')}",
         line_of("all", found),
         *(line_of(viewer, one) for viewer, one in of_viewers.items()),
     ]

@@ -144,7 +144,10 @@ def write_study(
       UserError: a file cannot be read, two results differ in size, or the page cannot be written.
     """
     if not trials:
-        raise UserError("there is no pair to show: --a and --b have no clip in common")
+        raise UserError(
+            "there is no pair to show: --a and --b have no clip in common (two that are named "
+            "themselves, not by their folders, need no common name)"
+        )
     rng = np.random.default_rng(seed)
     first = np.arange(len(trials)) % 2 == 0  # as often x as y
     key = Key(*names, [trial.clip for trial in trials], rng.permutation(first).tolist())

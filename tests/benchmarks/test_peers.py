@@ -92,7 +92,7 @@ def test_means_are_over_the_clips_that_all_results_have(truths, capsys):
     found, only_b = means(said), own["clips"]["b"]["psnr"]
     assert found["theirs"][0] == found["bicubic"][0] == pytest.approx(only_b, abs=0.01)
     assert own["mean"]["psnr"] != pytest.approx(only_b, abs=0.1)
-    assert "theirs has no clip for 1 truths: a" in said and "psnr (1), ssim (1)" in said
+    assert "theirs has no clip for 1 truth: a" in said and "psnr (1), ssim (1)" in said
     assert f'"means": {{"bicubic": {{"psnr": {only_b}' in page.read_text("utf-8")
 
 

@@ -109,7 +109,7 @@ def test_numbered_pictures_are_one_clip_or_many(tmp_path, capsys):
     for index in range(5):
         Image.new("RGB", (64, 48), (9, 80, index)).save(tmp_path / f"{index}.png")
     arguments = f"--source={tmp_path}", "--noswap", "--nopredictor"
-    for more, mean in (((), "mean of 1 clips"), (("--folder=files",), "mean of 5 pictures")):
+    for more, mean in (((), "mean of 1 clip "), (("--folder=files",), "mean of 5 pictures")):
         assert run(*arguments, *more) == 0
         assert mean in capsys.readouterr().out
 

@@ -8,7 +8,14 @@ from media_clips import write_clip
 from PIL import Image
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.clips import Pair, find_clips, open_pair, pair_clips
+from skipsr_jax.evaluation.clips import (
+    Pair,
+    find_clips,
+    is_itself_a_clip,
+    open_pair,
+    other_name,
+    pair_clips,
+)
 
 
 def write_frames(folder, count, height=12, width=16, first=0):
@@ -72,12 +79,34 @@ class TestPairClips:
         assert pairs == [Pair(name, results[name], truths[name]) for name in "ab"]
         assert missing == ["c"]
 
-    def test_one_and_one_need_no_name(self, tmp_path):
-        pairs, _ = pair_clips({"out": tmp_path / "out"}, {"dog": tmp_path / "dog"})
+    def test_one_and_one_that_are_named_themselves_need_no_name(self, tmp_path):
+        one, other = {"out": tmp_path / "out"}, {"dog": tmp_path / "dog"}
+        pairs, _ = pair_clips(one, other, any_name=True)
         assert pairs[0].name == "dog"
+        (line,) = other_name(pairs[0].result, pairs[0].truth)
+        assert line.endswith("dog, which has another name")
+        assert other_name(tmp_path / "dog_x4.mp4", tmp_path / "dog.mkv") == []
+        with pytest.raises(UserError, match="name the clips, not their folders"):
+            pair_clips(one, other)
+
+    def test_a_clip_itself_is_no_folder_of_clips(self, tmp_path):
+        frames = write_frames(tmp_path / "set/GT", 2)
+        one = write_frames(tmp_path / "one/dog", 2)
+        for path, truth, itself in (
+            (frames, False, True),
+            (tmp_path / "set", True, True),  # whose GT is the clip
+            (one / "0000.png", False, True),
+            (tmp_path / "one", False, False),
+        ):
+            assert is_itself_a_clip(path, find_clips(path, truth=truth)) == itself
+
+    def test_two_results_of_one_clip_are_the_reason(self, tmp_path):
+        results = {f"dog_x{n}": tmp_path / f"dog_x{n}.mp4" for n in (2, 4)}
+        with pytest.raises(UserError, match=r"x2\.mp4 and .*x4\.mp4 are both of the clip dog"):
+            pair_clips(results, {"dog": tmp_path / "dog.mp4"})
 
     def test_a_result_without_truth_is_refused(self, tmp_path):
-        with pytest.raises(UserError, match=r"name of .*x and of 1 more results: truths are a"):
+        with pytest.raises(UserError, match=r"name of .*x and of 1 more result: truths are a"):
             pair_clips({"x": tmp_path / "x", "y": tmp_path / "y"}, {"a": tmp_path})
 
 

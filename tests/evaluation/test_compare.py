@@ -81,7 +81,7 @@ def test_mismatches_are_said_or_refused(data):
     arguments = f"--result=odd={data}/odd", f"--truth={data}/set", "--metrics=psnr"
     text = run(*arguments)
     assert "is 40x23, its truth 32x24: both are cut to 32x23" in text
-    assert "has 1 frames, its truth 3: the first 1" in text or "one" in text
+    assert "has 1 frame, its truth 3: the first 1" in text
     with pytest.raises(UserError, match="cut to 32x23"):
         run(*arguments, "--mismatch=refuse")
 
@@ -90,7 +90,24 @@ def test_truths_without_result_are_said(data):
     for file in (data / "same/a").iterdir():
         file.unlink()
     scores = compare.compare({"same": data / "same"}, data / "set", ["psnr"], folder="frames")
-    assert "same has no clip for 1 truths: a" in scores["notes"][0]
+    assert "same has no clip for 1 truth: a" in scores["notes"][0]
+
+
+def test_two_files_are_paired_whatever_their_names_and_folders_are_not(data):
+    for part in ("one", "two"):
+        save(data / f"{part}/{part}.png", np.full((16, 16, 3), 9, np.uint8))
+    one, two = data / "one/one.png", data / "two/two.png"
+    arguments = "--metrics=psnr", f"--page={data}/page.html", "--overwrite"
+    text = run(f"--result=r={one}", f"--truth={two}", f"--input={two}", *arguments)
+    assert f"{one} is paired with {two}, which has another name" in text.splitlines()
+    for of_folders, says in (
+        ([f"--result=r={one.parent}", f"--truth={two}"], "no truth has the name of"),
+        ([f"--result=r={one}", f"--truth={two.parent}"], "name the clips, not their folders"),
+        ([f"--result=r={one}", f"--input={two.parent}"], "--input: no name is that of a clip: two"),
+    ):
+        with pytest.raises(UserError, match=says):
+            run(*of_folders, "--metrics=niqe" if "--input" in says else "--metrics=psnr",
+                *arguments[1:])  # fmt: skip
 
 
 def test_each_that_cannot_run_is_refused(data):

@@ -90,7 +90,7 @@ def test_what_a_program_reads_is_kept(tmp_path, monkeypatch, capsys):
         (compare.main, [*of_pair[1:], "--result=linked", "--out=a/x.png"]),
         (compare.main, [f"--result={shown}", "--metrics=niqe", "--page=page"]),
         (study.main, [*of_study, "--out=hard.html"]),
-        (study.main, ["--a=page/media", "--b=b", "--out=page"]),
+        (study.main, [f"--a={shown}", "--b=b/x.png", "--out=page"]),
         (study.main, ["--score=a.json", "--out=a.json"]),
     ):
         pathlib.Path("a.json").write_text("{}")

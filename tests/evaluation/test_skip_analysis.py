@@ -103,7 +103,7 @@ def test_means_are_of_clips_and_of_pictures_apart(clip, tmp_path):
     lines = skip_analysis.without_speedup(rows)
     assert lines[0] == "all is skipped, so not in the mean of ops × (oracle): smooth, black"
     clips, pictures = skip_analysis.means(rows)
-    assert clips["name"] == "mean of 2 clips" and pictures["name"] == "mean of 1 pictures"
+    assert clips["name"] == "mean of 2 clips" and pictures["name"] == "mean of 1 picture"
     skips = [row["oracle"]["skip"] for row in rows]
     assert clips["oracle"]["skip"] == pytest.approx(np.mean(skips[:2]))
     assert clips["sweep"][1]["tau"] == 1e-3 and pictures["oracle"]["speedup"] is None

@@ -59,7 +59,8 @@ def test_numbered_pictures_are_one_clip_or_many(tmp_path):
         (["--a=ours", "--b=theirs", "--out=s.html", "--samples=3"], "2 clips in common"),
         (["--a=ours", "--b=theirs", "--out=s.html", "--input=ours/a.png"], "no input of b"),
         (["--a=ours/a.png", "--b=theirs/d.png", "--out=s.html", "--input=low"], "no input of a"),
-        (["--a=ours/a.png", "--b=theirs/d.png", "--out=s.html", "--samples=2"], "1 clips in"),
+        (["--a=ours/a.png", "--b=theirs/d.png", "--out=s.html", "--samples=2"], "1 clip in"),
+        (["--a=low", "--b=theirs/d.png", "--out=s.html"], "no clip in common"),
         (["--score=nothing*.json"], "no file has the name"),
         (["--a=x=ours", "--b=x=theirs", "--out=s.html"], "have the name x: write --b=another="),
         (["--a=x=ours", "--b=y=./ours/", "--out=s.html"], "are both ours: name two results"),
@@ -156,9 +157,10 @@ def test_damaged_files_are_named(tmp_path):
     for name in "ab":
         write_clip(tmp_path / f"{name}.mp4", frames=24)
     results = f"--a={tmp_path}/a.mp4", f"--b={tmp_path}/b.mp4"
-    assert len(run(*results, f"--out={tmp_path}/whole.html").splitlines()) == 1
+    lines = run(*results, f"--out={tmp_path}/whole.html").splitlines()
+    assert len(lines) == 2 and lines[1].endswith("b.mp4, which has another name")
     whole = (tmp_path / "b.mp4").read_bytes()
     start = whole.index(b"mdat") + len(whole) // 3
     (tmp_path / "b.mp4").write_bytes(whole[:start] + bytes(400) + whole[start + 400 :])
     said = run(*results, f"--out={tmp_path}/damaged.html")
-    assert any("b.mp4" in line for line in said.splitlines()[1:])
+    assert any("b.mp4" in line for line in said.splitlines()[2:])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, plural
 from skipsr_jax.evaluation.page import contents as page_contents
 from skipsr_jax.evaluation.page.contents import Clip, Plot, Version
 from skipsr_jax.evaluation.page.files import PageFiles, new_page
@@ -132,8 +132,7 @@ def _plot_json(index: int, plot: Plot, files: PageFiles) -> dict[str, Any]:
 
 def _facts(clips: Sequence[Mapping[str, Any]]) -> str:
     names = dict.fromkeys(v["name"] for clip in clips for v in clip["versions"])
-    count = f"{len(clips)} clip{'' if len(clips) == 1 else 's'}"
-    return f"{count}: {', '.join(names)}"
+    return f"{plural(len(clips), 'clip')}: {', '.join(names)}"
 
 
 def _format_notes(clips: Sequence[Mapping[str, Any]]) -> list[str]:
