@@ -180,6 +180,7 @@ def compare(
     read = Weights(weights)
     makers = prepare(metrics, read, truth is not None)
     found: Scores = {name: {"mean": {}, "clips": {}} for name in results}
+    doubtful: dict[str, list[str]] = {}
     notes += mismatches
     notes += dict.fromkeys(remark for _, pair in opened for remark in pair.remarks)
     with warnings_of_files() as damage:
@@ -187,6 +188,12 @@ def compare(
     for (name, pair), (values, lines) in zip(opened, scored, strict=True):
         found[name]["clips"][pair.pair.name] = values
         notes += lines
+        for metric in metrics:
+            doubt = METRICS[metric].doubt(pair.size) if values[metric] is not None else ""
+            if doubt:
+                notes.append(f"{pair.pair.result}: {metric} says little: {doubt}")
+                of_metric = doubtful.setdefault(metric, [])
+                of_metric += [pair.pair.name] * (pair.pair.name not in of_metric)
     notes += damage
     for part in found.values():
         part["mean"] = mean_of(part["clips"], metrics)
@@ -194,6 +201,7 @@ def compare(
     notes += lines
     about = {name: METRICS[name].about + f" ({arrow(name)})" for name in metrics}
     scores = {"results": found, "metrics": about, "weights": read.used, "notes": notes}
+    scores |= {"doubtful": doubtful} if doubtful else {}
     return scores | ({"common": common} if common else {})
 
 

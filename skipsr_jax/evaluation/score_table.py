@@ -8,6 +8,7 @@ from skipsr_jax.evaluation.measures.registry import arrow
 Scores = dict[str, Any]
 """``{"results": {name: {"mean": {metric: x}, "clips": {clip: {metric: x, "frames": n}}}},
 "metrics": {metric: definition}, "weights": {file: what it is}, "notes": [line]}``. x may be None.
+Where values of a metric say little of some clips, also ``"doubtful": {metric: [clip]}``.
 Where results have values of different clips, also ``"common": {name: {metric: x}}``.
 """
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import compare
-from skipsr_jax.evaluation.measures.registry import METRICS
+from skipsr_jax.evaluation.measures.registry import METRICS, arrow
 
 
 def save(path, codes):
@@ -108,6 +108,22 @@ def test_two_files_are_paired_whatever_their_names_and_folders_are_not(data):
         with pytest.raises(UserError, match=says):
             run(*of_folders, "--metrics=niqe" if "--input" in says else "--metrics=psnr",
                 *arguments[1:])  # fmt: skip
+
+
+def test_niqe_of_few_blocks_is_doubtful_and_it_is_said(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, height in (("few", 96), ("nine", 3 * 96)):
+        save(tmp_path / f"r/{name}.png", rng.integers(0, 255, (height, 3 * 96, 3), np.uint8))
+    scores = compare.compare({"r": tmp_path / "r"}, None, ["niqe"])
+    (note,) = scores["notes"]
+    assert note.endswith("few.png: niqe says little: its frames have 3 blocks of 96 x 96 pixels, "
+                         "and up to 8 it is mostly noise")  # fmt: skip
+    assert scores["doubtful"] == {"niqe": ["few"]}
+    assert scores["results"]["r"]["clips"]["few"]["niqe"] > 0
+
+
+def test_crispness_is_best_nearest_to_1():
+    assert [arrow(name) for name in ("crispness", "psnr", "niqe")] == ["→1", "↑", "↓"]
 
 
 def test_each_that_cannot_run_is_refused(data):

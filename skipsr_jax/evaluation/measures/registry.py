@@ -1,6 +1,7 @@
 """The metrics by name: what each means, whether it needs a truth, and what it needs to run."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from skipsr_jax.config import suggestion
@@ -20,6 +21,7 @@ from skipsr_jax.evaluation.measures import (
 from skipsr_jax.evaluation.measures.stream import FrameMean, Score
 from skipsr_jax.evaluation.measures.weights import Weights
 
+HIGHER, LOWER = math.inf, -math.inf
 Maker = Callable[[OpenPair], Score]
 """Begins the score of a clip."""
 
@@ -30,15 +32,18 @@ class Metric:
 
     Attributes:
       about: its definition, in a line.
-      higher_is_better: of its values.
+      best: the value nearest to which is best: infinity where higher is better, -infinity where
+        lower.
       needs_truth: whether it compares with a truth.
       prepare: loads what it needs; raises UserError, whose message says what is missing.
+      doubt: why a value of frames of (height, width) says little; "" where it does not.
     """
 
     about: str
-    higher_is_better: bool
+    best: float
     needs_truth: bool
     prepare: Callable[[Weights], Maker]
+    doubt: Callable[[tuple[int, int]], str] = lambda size: ""
 
 
 def _mean_of(function: Callable) -> Maker:
@@ -70,35 +75,35 @@ def _niqe(weights: Weights) -> Maker:
 
 
 METRICS = {
-    "psnr": Metric("PSNR of RGB in dB, at most 80", True, True, _plain(pixel.psnr)),
-    "psnr_y": Metric("PSNR of luma in dB, at most 80", True, True, _plain(pixel.psnr_y)),
-    "ssim": Metric("SSIM of luma", True, True, _plain(pixel.ssim)),
-    "ms_ssim": Metric("MS-SSIM of luma, five scales", True, True, _plain(ms_ssim.ms_ssim)),
+    "psnr": Metric("PSNR of RGB in dB, at most 80", HIGHER, True, _plain(pixel.psnr)),
+    "psnr_y": Metric("PSNR of luma in dB, at most 80", HIGHER, True, _plain(pixel.psnr_y)),
+    "ssim": Metric("SSIM of luma", HIGHER, True, _plain(pixel.ssim)),
+    "ms_ssim": Metric("MS-SSIM of luma, five scales", HIGHER, True, _plain(ms_ssim.ms_ssim)),
     "lpips": Metric(
-        "LPIPS v0.1 with AlexNet", False, True, lambda w: _mean_of(lpips.make("alex", w.read))
+        "LPIPS v0.1 with AlexNet", LOWER, True, lambda w: _mean_of(lpips.make("alex", w.read))
     ),
     "lpips_vgg": Metric(
-        "LPIPS v0.1 with VGG16", False, True, lambda w: _mean_of(lpips.make("vgg", w.read))
+        "LPIPS v0.1 with VGG16", LOWER, True, lambda w: _mean_of(lpips.make("vgg", w.read))
     ),
-    "dists": Metric("DISTS", False, True, lambda w: _mean_of(dists.make(w.read))),
-    "vmaf_neg": Metric(f"VMAF-NEG, model {vmaf.MODEL}", True, True, _vmaf_neg),
+    "dists": Metric("DISTS", LOWER, True, lambda w: _mean_of(dists.make(w.read))),
+    "vmaf_neg": Metric(f"VMAF-NEG, model {vmaf.MODEL}", HIGHER, True, _vmaf_neg),
     "flicker": Metric(
         "mean absolute error of frame differences, in codes of 0..255",
-        False, True, lambda w: lambda pair: temporal.Flicker(),
+        LOWER, True, lambda w: lambda pair: temporal.Flicker(),
     ),
     "tpsnr": Metric(
         "PSNR of frame differences in dB, without motion compensation",
-        True, True, lambda w: lambda pair: temporal.TemporalPsnr(),
+        HIGHER, True, lambda w: lambda pair: temporal.TemporalPsnr(),
     ),
     "crispness": Metric(
         "mean absolute horizontal difference of luma over the truth's; 1: as crisp as the truth",
-        True, True, _plain(crispness.crispness),
+        1.0, True, _plain(crispness.crispness),
     ),
-    "niqe": Metric("NIQE of luma", False, False, _niqe),
-    "brisque": Metric("BRISQUE of luma, by pyiqa", False, False, _pyiqa("brisque")),
-    "musiq": Metric("MUSIQ (KonIQ-10k), by pyiqa", True, False, _pyiqa("musiq")),
-    "clipiqa": Metric("CLIP-IQA (RN50), by pyiqa", True, False, _pyiqa("clipiqa")),
-    "dover": Metric("DOVER, fused score in 0..1, by its own program", True, False, _dover),
+    "niqe": Metric("NIQE of luma", LOWER, False, _niqe, niqe.doubt),
+    "brisque": Metric("BRISQUE of luma, by pyiqa", LOWER, False, _pyiqa("brisque")),
+    "musiq": Metric("MUSIQ (KonIQ-10k), by pyiqa", HIGHER, False, _pyiqa("musiq")),
+    "clipiqa": Metric("CLIP-IQA (RN50), by pyiqa", HIGHER, False, _pyiqa("clipiqa")),
+    "dover": Metric("DOVER, fused score in 0..1, by its own program", HIGHER, False, _dover),
 }  # fmt: skip
 """All metrics. A value is the mean over a clip's frames, but for DOVER, which takes the clip."""
 
@@ -139,5 +144,6 @@ def prepare(names: Sequence[str], weights: Weights, has_truth: bool) -> dict[str
 
 
 def arrow(name: str) -> str:
-    """↑ where higher values of a metric are better, else ↓."""
-    return "↑" if METRICS[name].higher_is_better else "↓"
+    """↑ where higher values of a metric are better, ↓ where lower, →1 where those nearest to 1."""
+    best = METRICS[name].best
+    return {HIGHER: "↑", LOWER: "↓"}.get(best, f"→{best:g}")

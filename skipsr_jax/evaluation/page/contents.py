@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -103,18 +104,31 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metrics_json(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name, direction (1: higher is better, -1: lower, 0: unknown) and text of every metric.
+    """Name, direction, target and text of every metric.
 
-    Direction and text come from the entry ``metrics`` of the scores: ``"PSNR of RGB in dB (↑)"``.
+    The direction is 1 where higher is better, -1 where lower, 0 where neither is known. The target
+    is the value nearest to which is best, or None. They come from the text, which is that of the
+    entry ``metrics`` of the scores: ``"PSNR of RGB in dB (↑)"``, ``"... (→1)"``.
     """
     about = scores.get("metrics", {})
     names = dict.fromkeys(itertools.chain(about, *means_of(scores).values()))
     arrows = {"(↑)": 1, "(↓)": -1}
     texts = {name: about.get(name, "") for name in names}
     return [
-        {"name": name, "direction": arrows.get(text[-3:], 0), "text": text}
+        {"name": name, "direction": arrows.get(text[-3:], 0), "target": _target(text), "text": text}
         for name, text in texts.items()
     ]
+
+
+def _target(text: str) -> float | None:
+    found = re.search(r"\(→([\d.]+)\)$", text)
+    return float(found[1]) if found else None
+
+
+def doubtful_metrics(scores: Mapping[str, Any], clip: str | None = None) -> list[str]:
+    """The metrics whose values of a clip, or of any clip, say too little to call one the best."""
+    of_metrics = scores.get("doubtful", {}).items()
+    return [name for name, clips in of_metrics if clip is None or clip in clips]
 
 
 def masks_of_frames(keep: Bool[HostArray, "t r q"]) -> Bool[HostArray, "f r q"]:

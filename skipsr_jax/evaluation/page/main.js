@@ -121,7 +121,7 @@ function showClipFacts() {
   const now = clip();
   const results = Object.keys(now.scores);
   const rows = results.map((name) => ({ title: name, values: now.scores[name] }));
-  fill("clip-scores", rows.length ? [scoreTable(rows, contents.metrics, "Result")] : []);
+  fill("clip-scores", rows.length ? [scoreTable(rows, contents.metrics, "Result", now.doubtful)] : []);
   const series = now.masks.map((mask) => ({ name: mask.name, values: skippedPercent(mask, now.frames) }));
   const chart = series.length && now.frames > 1 ? lineChart(series, now.frames, "Percent of skipped patches by frame") : null;
   setChartFrame = chart ? chart.setFrame : () => {};
@@ -167,7 +167,7 @@ function start() {
   const results = Object.keys(contents.means);
   $("facts").textContent = contents.facts;
   const rows = results.map((name) => ({ title: name, values: contents.means[name] }));
-  fill("means", rows.length && contents.clips.length > 1 ? [scoreTable(rows, contents.metrics, "Result")] : []);
+  fill("means", rows.length && contents.clips.length > 1 ? [scoreTable(rows, contents.metrics, "Result", contents.doubtful)] : []);
   fill("plots", contents.plots.map((plot) => element("figure", {},
     element("img", { src: urlOf(plot.source), alt: plot.caption }), element("figcaption", {}, plot.caption))));
   $("notes").querySelector("ul").replaceChildren(...contents.notes.map((note) => element("li", {}, note)));

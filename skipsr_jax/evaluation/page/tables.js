@@ -31,23 +31,30 @@ function number(value) {
   return value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 0.1 ? 3 : 4);
 }
 
-// The best of numbers by a metric's direction (1: higher is better, -1: lower, 0: neither), or null.
-function best(values, direction) {
+// The best of numbers by a metric's target (the nearest is best) or its direction (1: higher is better,
+// -1: lower, 0: neither); null where there is none, or where the values are doubtful.
+function best(values, metric, doubtful = []) {
   const known = values.filter((value) => typeof value === "number");
-  if (!direction || known.length < 2) return null;
-  return direction > 0 ? Math.max(...known) : Math.min(...known);
+  if (known.length < 2 || doubtful.includes(metric.name)) return null;
+  if (typeof metric.target === "number") {
+    const distance = (value) => Math.abs(value - metric.target);
+    return known.reduce((top, value) => (distance(value) < distance(top) ? value : top));
+  }
+  if (!metric.direction) return null;
+  return metric.direction > 0 ? Math.max(...known) : Math.min(...known);
 }
 
 function metricTitle(metric) {
-  const arrow = { "1": " ↑", "-1": " ↓", "0": "" }[String(metric.direction)];
+  const target = typeof metric.target === "number" ? ` →${metric.target}` : "";
+  const arrow = { "1": " ↑", "-1": " ↓", "0": target }[String(metric.direction)];
   return element("th", { scope: "col", title: metric.text }, metric.name + arrow);
 }
 
-// rows: [{ title, name, values: { metric: value } }]; the best value of each column is marked.
-function scoreTable(rows, metrics, heading) {
+// rows: [{ title, name, values: { metric: value } }]; the best value of each column is marked, but for doubtful ones.
+function scoreTable(rows, metrics, heading, doubtful = []) {
   const used = metrics.filter((metric) => rows.some((row) => row.values[metric.name] !== undefined));
   const head = element("tr", {}, element("th", { scope: "col" }, heading), ...used.map(metricTitle));
-  const tops = used.map((metric) => best(rows.map((row) => row.values[metric.name]), metric.direction));
+  const tops = used.map((metric) => best(rows.map((row) => row.values[metric.name]), metric, doubtful));
   const body = rows.map((row) => element("tr", {}, element("th", { scope: "row" }, row.title),
     ...used.map((metric, i) => {
       const value = row.values[metric.name];
@@ -58,12 +65,11 @@ function scoreTable(rows, metrics, heading) {
 
 // Clips against results by one metric. A click on a clip's name calls `open(index)`.
 function clipTable(clips, results, metric, current, open) {
-  const direction = metric.direction;
   const head = element("tr", {}, element("th", { scope: "col" }, "Clip"),
     ...results.map((name) => element("th", { scope: "col" }, name)));
   const body = clips.map((clip, index) => {
     const values = results.map((name) => clip.scores[name]?.[metric.name]);
-    const top = best(values, direction);
+    const top = best(values, metric, clip.doubtful);
     const button = element("button", { type: "button", onclick: () => open(index) }, clip.name);
     return element("tr", index === current ? { class: "current" } : {},
       element("th", { scope: "row" }, button),

@@ -56,6 +56,7 @@ def write_page(
             "clips": described,
             "means": page_contents.means_of(scores) if scores else {},
             "metrics": page_contents.metrics_json(scores) if scores else [],
+            "doubtful": page_contents.doubtful_metrics(scores) if scores else [],
             "plots": [_plot_json(i, plot, files) for i, plot in enumerate(plots)],
             "notes": [*notes, *_format_notes(described)],
         }
@@ -90,6 +91,7 @@ def _clip_json(
             page_contents.mask_json(n, _first(keep, count)) for n, keep in clip.masks.items()
         ],
         "scores": page_contents.scores_of_clip(scores, clip.name) if scores else {},
+        "doubtful": page_contents.doubtful_metrics(scores, clip.name) if scores else [],
         "lengths": sorted({one.num_frames for one in media}),
     }
 

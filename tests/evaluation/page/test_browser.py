@@ -248,3 +248,17 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
         assert small == []  # all can be hit with a finger
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_best_of_a_metric_is_marked_by_its_end_or_its_target(browser, pages):
+    open_page(browser, pages["file"])
+
+    def marked(values, metric, doubtful=()):
+        script = "return best(arguments[0], arguments[1], arguments[2])"
+        return browser.execute_script(script, values, metric, list(doubtful))
+
+    up, down = ({"name": "m", "direction": way, "target": None} for way in (1, -1))
+    near = {"name": "m", "direction": 0, "target": 1}
+    assert marked([0.5, 1.2, 2], up) == 2 and marked([0.5, 1.2, 2], down) == 0.5
+    assert marked([0.5, 1.2, 2], near) == 1.2 and marked([1.2, None], near) is None
+    assert marked([0.5, 1.2, 2], down, ["m"]) is None

@@ -29,11 +29,11 @@ def test_scores_of_a_clip_are_numbers_that_json_can_hold():
 
 
 def test_metrics_keep_their_order_and_know_which_end_is_better():
-    about = {"psnr": "PSNR of RGB in dB (↑)", "lpips": "LPIPS (↓)"}
+    about = {"psnr": "PSNR of RGB in dB (↑)", "lpips": "LPIPS (↓)", "crispness": "edges (→1)"}
     scores = {"results": {"a": {"mean": {"mystery": 1.0}, "clips": {}}}, "metrics": about}
     found = contents.metrics_json(scores)
-    assert [(one["name"], one["direction"]) for one in found] == [
-        ("psnr", 1), ("lpips", -1), ("mystery", 0),
+    assert [(one["name"], one["direction"], one["target"]) for one in found] == [
+        ("psnr", 1, None), ("lpips", -1, None), ("crispness", 0, 1.0), ("mystery", 0, None),
     ]  # fmt: skip
     assert found[1]["text"] == "LPIPS (↓)"
 
@@ -42,3 +42,9 @@ def test_a_mask_of_latent_frames_holds_for_1_frame_and_then_4_each():
     keep = np.arange(3)[:, None, None] == 1
     found = contents.masks_of_frames(keep)
     assert found[:, 0, 0].tolist() == [False] + [True] * 4 + [False] * 4
+
+
+def test_doubtful_metrics_are_those_of_the_clip_or_of_any():
+    scores = {"doubtful": {"niqe": ["small"]}}
+    found = [contents.doubtful_metrics(scores, clip) for clip in ("small", "large", None)]
+    assert found == [["niqe"], [], ["niqe"]] and contents.doubtful_metrics({}) == []
