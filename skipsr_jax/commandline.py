@@ -40,16 +40,22 @@ def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
     return name, rest
 
 
-def read_config(name: str) -> ConfigDict:
+def read_config(name: str, trains: bool | None = None) -> ConfigDict:
     """Returns what ``get_config()`` of a config returns.
 
     Args:
       name: of a config that comes with the package, or the path of a Python file.
+      trains: whether the message about an unknown name lists the configs of training stages (True)
+        or those of models to upscale with (False). None: both.
 
     Raises:
       UserError: there is no such config, or the file does not define a config.
     """
-    path = find_config(name)
+
+    def is_listed(other: str) -> bool:
+        return trains is None or ("stage" in read_config(other)) == trains
+
+    path = find_config(name, is_listed)
     try:
         namespace = runpy.run_path(path)
     except OSError as error:
@@ -150,6 +156,7 @@ def parse(
     about: str = "",
     complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
     explain: Callable[[ConfigDict], dict[str, str]] = lambda config: {},
+    trains: bool = False,
 ) -> tuple[flags.FlagValues, ConfigDict]:
     """Parses ``argv`` into flags and the locked config with its overrides.
 
@@ -161,6 +168,8 @@ def parse(
       complete: adds the keys that the file leaves out, with their defaults: ``complete`` of the
         program's settings.
       explain: the text of each entry for --help: ``explain`` of the program's settings.
+      trains: whether the program takes the configs of training stages, or those of models to
+        upscale with: the ones that are listed.
 
     Returns:
       ``flag_values`` with the values of ``argv``, and the config.
@@ -170,11 +179,11 @@ def parse(
       UserError: an unknown flag or key, a value of the wrong type, a config that cannot be read.
     """
     name, argv = _split_config(argv, default_config)
-    config = complete(read_config(name))
+    config = complete(read_config(name, trains))
     if asks_for_help(argv):
         lines = [
             "\n\nconfigs:",
-            *config_lines(lambda other: ("stage" in other) == ("stage" in config)),
+            *config_lines(lambda other: ("stage" in other) == trains),
         ]
         lines += [f"\nentries of {name}:", *entry_lines(config, explain(config))]
         end_with_help(about, flag_values, "\n".join(lines))

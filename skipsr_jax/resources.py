@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import os
 import pathlib
+from collections.abc import Callable
 
 from skipsr_jax.errors import UserError
 
@@ -48,16 +49,17 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
 
 
-def find_config(name: str) -> str:
+def find_config(name: str, is_listed: Callable[[str], bool] = lambda name: True) -> str:
     """Returns the path of a config file.
 
     Args:
       name: the path of a Python file, or the name of a config of the package, such as seedvr2_3b.
         A file that exists is preferred to a config of the same name.
+      is_listed: whether a message names the config of this name; asked only when there is one.
 
     Raises:
-      UserError: there is neither such a file nor such a config. The message names the configs that
-        there are, those with similar names first.
+      UserError: there is neither such a file nor such a config. The message asks for the config
+        with the most similar name, and lists those that are listed.
     """
     if os.path.isfile(name):
         return name
@@ -68,11 +70,11 @@ def find_config(name: str) -> str:
     if name != stem:  # a path
         hint = f": --config={stem} names the config that comes with the package"
         raise UserError(f"there is no config file {name}{hint if stem in known else ''}")
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    others = [other for other in known if other not in near]
-    raise UserError(
-        f"there is no config {name!r}: name a Python file or one of {', '.join(near + others)}"
-    )
+    listed = [other for other in known if is_listed(other)]
+    hint = f"name a Python file or one of {', '.join(listed)}"
+    for near in difflib.get_close_matches(name, listed, n=1, cutoff=0.5):
+        hint = f"did you mean {near}? Else {hint}"
+    raise UserError(f"there is no config {name!r}: {hint}")
 
 
 def find_checkpoint(path: str) -> str:

@@ -94,7 +94,13 @@ def test_files_that_are_no_config(text, says):
 
 
 def test_names_that_are_no_config():
-    with pytest.raises(UserError, match="one of seedvr2_3b, "):
-        parse("--config=seedvr2_3")
+    with pytest.raises(
+        UserError, match=r"did you mean tiny\? .* of seedvr2_3b, [^_]*_7b, "
+    ) as raised:
+        parse("--config=tinny")
+    assert not any(name in str(raised.value) for name in config_names() if name.endswith("_sr"))
+    with pytest.raises(UserError, match=r"did you mean tiny_sr\?") as raised:
+        commandline.parse(["", "--config=tiny_srr"], "", flags.FlagValues(), trains=True)
+    assert "seedvr2_7b" not in str(raised.value) and "seedvr_7b_sr" in str(raised.value)
     with pytest.raises(UserError, match="--config needs a name or a file"):
         parse("--config")

@@ -34,12 +34,13 @@ def test_a_folder_of_the_same_name_is_no_config():
     assert resources.find_config("tiny") == str(ROOT / "configs" / "tiny.py")
 
 
-def test_an_unknown_name_lists_the_known_ones_with_similar_ones_first():
-    with pytest.raises(UserError, match="no config 'seedvr2_3b_srr'") as raised:
+def test_an_unknown_name_asks_for_the_most_similar_one_and_lists_those_that_are_listed():
+    said = r"no config 'seedvr2_3b_srr': did you mean seedvr2_3b_sr\? Else name a Python file or"
+    with pytest.raises(UserError, match=said) as raised:
         resources.find_config("seedvr2_3b_srr")
-    listed = str(raised.value).split("one of ")[1].split(", ")
-    assert listed[0] == "seedvr2_3b_sr"
-    assert sorted(listed) == resources.config_names()
+    assert str(raised.value).split("one of ")[1].split(", ") == resources.config_names()
+    with pytest.raises(UserError, match=r"'abc': name a Python file or one of tiny$"):
+        resources.find_config("abc", lambda name: name == "tiny")
 
 
 def test_a_path_that_does_not_exist_is_named_with_the_config_that_it_may_mean():

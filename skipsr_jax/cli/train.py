@@ -104,6 +104,7 @@ def run(argv: Sequence[str]) -> None:
     values, config = commandline.parse(
         argv, "", define_flags(), __doc__,
         lambda config: complete(config, kinds), lambda config: explain(config, kinds),
+        trains=True,
     )  # fmt: skip
     if not values.workdir:
         raise UserError("--workdir is missing: name the folder of this run")

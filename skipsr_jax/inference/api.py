@@ -59,7 +59,7 @@ def settings_from(config: str | os.PathLike | Settings, overrides: Mapping[str, 
     if isinstance(config, Settings):
         values = dataclasses.asdict(config)
     else:
-        values = read_config(os.fspath(config)).to_dict()
+        values = read_config(os.fspath(config), trains=False).to_dict()
     return from_config(Settings, _replaced(values, overrides), prefix="")
 
 
