@@ -242,6 +242,9 @@ def programs_line(programs: Programs, folder: str | None) -> str:
     """How many programs there were, where they came from, and what was waited for them."""
     counts = programs.cache.counts
     kept = f"kept in {folder}" if folder else "not kept (--compile_cache_dir=none)"
+    if counts.not_stored:
+        few = "" if counts.not_stored == counts.compiled else f"{counts.not_stored} of them "
+        kept = f"{few}not kept, because {folder} could not be written"
     return (
         f"programs {counts.compiled} compiled, {counts.loaded} loaded, "
         f"{programs.compiled_transformers} of them of the transformer; waited "

@@ -85,6 +85,7 @@ class Counts:
 
     Attributes:
       compiled, compile_seconds: traced, lowered and compiled.
+      not_stored: of those, the ones that could not be written into the folder.
       loaded, load_seconds: read from the folder.
       waited_seconds: for which a caller stood still until its program was there.
       waiting: the threads that wait for a program now.
@@ -92,6 +93,7 @@ class Counts:
 
     compiled: int = 0
     compile_seconds: float = 0.0
+    not_stored: int = 0
     loaded: int = 0
     load_seconds: float = 0.0
     waited_seconds: float = 0.0
@@ -327,9 +329,14 @@ class ProgramCache:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with new_file(path, overwrite=True) as temporary:
                 temporary.write_bytes(content)
-            self._trim(path)
         except (OSError, ValueError, TypeError, jax.errors.JaxRuntimeError) as error:
+            self.counts.not_stored += 1
             self._warn(error)
+            return
+        try:
+            self._trim(path)
+        except OSError as error:
+            _LOG.warning("old programs are not removed from %s: %s", self.folder, error)
 
     def _warn(self, error: Exception) -> None:
         """Says once that the folder cannot be used."""

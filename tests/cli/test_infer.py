@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
+from unittest import mock
 
 import av
 import jax
@@ -22,6 +23,8 @@ from skipsr_jax import Upscaler
 from skipsr_jax.checkpoints import store
 from skipsr_jax.cli import arguments, infer
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference.program_cache import Counts
+from skipsr_jax.inference.programs import Programs
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.resize import upscale
@@ -387,3 +390,18 @@ def test_warnings_are_lines_of_their_own_whatever_set_up_logging_before(monkeypa
     infer._log_in_lines()
     logging.getLogger("skipsr_jax").warning("%s: too short", "a\nb.mp4")
     assert said.getvalue() == "a\\nb.mp4: too short\n"
+
+
+@pytest.mark.parametrize(
+    ("folder", "not_stored", "end"),
+    [
+        ("/c", 0, "; kept in /c"),
+        (None, 0, "; not kept (--compile_cache_dir=none)"),
+        ("/c", 9, "; not kept, because /c could not be written"),
+        ("/c", 2, "; 2 of them not kept, because /c could not be written"),
+    ],
+)
+def test_programs_that_could_not_be_stored_are_not_claimed(folder, not_stored, end):
+    programs = mock.MagicMock(spec=Programs, compiled_transformers=1)
+    programs.cache = mock.Mock(counts=Counts(compiled=9, not_stored=not_stored))
+    assert infer.programs_line(programs, folder).endswith(end)

@@ -1,8 +1,11 @@
 """Compiled programs kept between runs: equal results, no tracing, damaged files compiled again."""
 
+import errno
 import os
+import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +167,18 @@ def test_a_folder_that_cannot_be_used_is_said_once_and_the_result_is_there(
         np.testing.assert_array_equal(program(X, X)["sum"], 2 * X)
         assert not cache.has_file(program, "key") and not cache.has_list(name)
     assert caplog.text.count("not kept in") == 1 and str(tmp_path) in caplog.text
+    assert (cache.counts.compiled, cache.counts.not_stored) == (2, 2)
+
+
+def test_a_program_that_a_full_disk_has_no_room_for_is_counted(tmp_path, caplog, monkeypatch):
+    cache = ProgramCache(tmp_path)
+    cache.program("kept", traced_function([]))(X, X)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(pathlib.Path, "write_bytes", mock.Mock(side_effect=full))
+    for name in "pq":
+        cache.program(name, traced_function([]))(X, X)
+    assert (cache.counts.compiled, cache.counts.not_stored) == (3, 2)
+    assert caplog.text.count("No space left") == 1 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_errors_of_compiling_reach_the_caller():
