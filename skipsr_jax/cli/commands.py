@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from skipsr_jax import signals
+from skipsr_jax.cli.absent_tpu import leave_out_absent_tpu
 from skipsr_jax.errors import UserError
 
 
@@ -21,6 +22,7 @@ def _imported(module: str, status: Callable[[int], int]) -> ModuleType | int:
     name = _name()
     try:
         with signals.ended_at_once(name, status):
+            leave_out_absent_tpu()
             if module.endswith("cli.infer"):
                 _start_device()
             return importlib.import_module(module)
