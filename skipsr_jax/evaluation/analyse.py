@@ -48,6 +48,7 @@ from skipsr_jax.evaluation.analysis_tables import (
 from skipsr_jax.evaluation.clips import (
     FOLDER_HELP,
     FOLDER_MEANINGS,
+    TRUTH_FOLDER,
     find_clips,
     missing_frames,
     remarks_of,
@@ -92,7 +93,7 @@ FIGURE_FRAMES = 5
 def define_flags() -> flags.FlagValues:
     """The flags beside --config."""
     values = flags.FlagValues()
-    text = "A video, a picture, or a folder of them; once for each."
+    text = "A video, a picture, a folder of them, or a data set with GT/ in it; once for each."
     flags.DEFINE_multi_string("source", [], text, flag_values=values)
     flags.DEFINE_enum("folder", "auto", FOLDER_MEANINGS, FOLDER_HELP, flag_values=values)
     text = "The most frames of each clip, 4k + 1; 0: all."
@@ -268,7 +269,9 @@ def _sources(
     """The clips of all sources by name, without those that are too small, which are printed."""
     clips: dict[str, pathlib.Path] = {}
     for source in sources:
-        for name, path in find_clips(source, folder=folder).items():
+        if (pathlib.Path(source) / TRUTH_FOLDER).is_dir():
+            print(f"{source} is a data set: the clips of its {TRUTH_FOLDER}/ are analysed")
+        for name, path in find_clips(source, truth=True, folder=folder).items():
             media = open_media(path)
             if min(media.height, media.width) < smallest:
                 print(f"{path} is {media.width}x{media.height}: left out by --smallest={smallest}")

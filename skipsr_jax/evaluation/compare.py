@@ -245,6 +245,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_multi_string("result", [], text, flag_values=values)
     text = "The truths: a file, a folder, or a folder with GT/ in it."
     flags.DEFINE_multi_string("truth", [], text, flag_values=values)
+    values["truth"].help = text  # without absl's advice to repeat it, which is refused
     text = f"Of {', '.join(METRICS)}; by default those that need no files beside the package."
     flags.DEFINE_list("metrics", None, text, flag_values=values)
     text = "Folder with the files of weights that some metrics need (docs/evaluation.md)."

@@ -41,15 +41,15 @@ class Preference:
 
     Attributes:
       good, same, bad: counts of answers.
-      low, high: ends of the interval of `CONFIDENCE`, -1 to 1.
+      low, high: ends of the interval of `CONFIDENCE`, -1 to 1; None for a single answer.
       viewers, clips: how many there are.
     """
 
     good: int
     same: int
     bad: int
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     viewers: int
     clips: int
 
@@ -81,7 +81,9 @@ def preference(answers: Sequence[Answer], *, draws: int = DRAWS, seed: int = 0) 
         if answered[at]:
             raise ValueError(f"two answers of {answer.viewer} to {answer.clip}")
         values[at], answered[at] = answer.value, 1
-    low, high = _interval(values, answered, draws, np.random.default_rng(seed))
+    low, high = None, None
+    if len(answers) > 1:
+        low, high = _interval(values, answered, draws, np.random.default_rng(seed))
     good, bad = int((values > 0).sum()), int((values < 0).sum())
     same = len(answers) - good - bad
     return Preference(good, same, bad, low, high, len(viewers), len(clips))

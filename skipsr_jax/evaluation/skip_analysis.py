@@ -115,12 +115,14 @@ class _Clip:
             self._metrics["lpips"] = analysis.lpips
         self.sums: dict[str | float, _Sums] = {}
         self.frames, self._dense = 0, 0.0
+        self.size = 0, 0
 
     def add(self, frames: UInt8[HostArray, "f h w 3"]) -> None:
         """Takes a chunk, as `chunks` yields them."""
         analysis = self._analysis
         new = 1 if self.frames else 0  # the first frame of a later chunk was in the one before
         self.frames += len(frames) - new
+        self.size = frames.shape[1], frames.shape[2]
         small = low_quality(frames, analysis.scale)
         error = oracle_error(frames, analysis.scale)
         swap = None
@@ -180,12 +182,12 @@ def analyse(name: str, media: Media, analysis: Analysis) -> Row:
     """The row of one clip or picture.
 
     Returns:
-      ``name``, ``frames``, ``height``, ``width`` and ``kind`` ("clip" or "picture"); under each
-      mask's name ``skip`` (the fraction), ``speedup`` (of the transformer's operations; None where
-      all is skipped), ``measured`` (of the transformer and of the pipeline, where there are times),
-      ``f1`` against the oracle mask, and with the swap ``psnr``, ``ssim`` and ``lpips`` against the
-      truth and ``psnr_swap`` against the reconstruction without skipping; these scores of
-      ``reconstruction``; and ``sweep``, a list of ``tau``, ``skip`` and the scores.
+      ``name``, ``frames``, ``height``, ``width`` and ``kind`` ("clip" or "picture") of what is
+      analysed; under each mask's name ``skip`` (the fraction), ``speedup`` (of the transformer's
+      operations; None where all is skipped), ``measured`` (of the transformer and of the pipeline,
+      where there are times), ``f1`` against the oracle mask, and with the swap ``psnr``, ``ssim``
+      and ``lpips`` against the truth and ``psnr_swap`` against the reconstruction without skipping;
+      these scores of ``reconstruction``; and ``sweep``, a list of ``tau``, ``skip`` and the scores.
 
     Raises UserError when the file is damaged or too small.
     """
@@ -196,8 +198,8 @@ def analyse(name: str, media: Media, analysis: Analysis) -> Row:
         "name": name,
         "kind": "clip" if media.num_frames > 1 else "picture",
         "frames": clip.frames,
-        "height": media.height,
-        "width": media.width,
+        "height": clip.size[0],
+        "width": clip.size[1],
         **clip.row(),
     }
 

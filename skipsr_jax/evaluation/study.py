@@ -194,11 +194,16 @@ def read_all(paths: Sequence[pathlib.Path]) -> tuple[Key, list[Answer]]:
     return first, answers
 
 
-def line_of(name: str, found: Preference) -> str:
-    """A preference as text."""
+def line_of(name: str, found: Preference, pairs: int) -> str:
+    """A preference as text. ``pairs``: how many there were to answer."""
+    interval = "no interval"  # of a single answer
+    if found.low is not None and found.high is not None:
+        interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+    answers = found.good + found.same + found.bad
     return (
-        f"{name:20s} {100 * found.score:+6.1f} %  [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        f"{name:20s} {100 * found.score:+6.1f} %  {interval}"
         f"  {found.good} better, {found.same} same, {found.bad} worse"
+        f"; {answers} of {plural(pairs, 'pair')} answered"
     )
 
 
@@ -220,6 +225,7 @@ def score(values: flags.FlagValues) -> list[str]:
         facts = {
             "a": key.a, "b": key.b, "score": found.score, "low": found.low, "high": found.high,
             "confidence": CONFIDENCE, "good": found.good, "same": found.same, "bad": found.bad,
+            "pairs": len(key.clips),
             "viewers": {viewer: one.score for viewer, one in of_viewers.items()},
             "answers": [[x.viewer, x.clip, x.value] for x in answers],
         }  # fmt: skip
@@ -228,8 +234,8 @@ def score(values: flags.FlagValues) -> list[str]:
     return [
         f"preference of {key.a} over {key.b}, {interval}: {plural(found.viewers, 'viewer')}, "
         f"{plural(found.clips, 'clip')}",
-        line_of("all", found),
-        *(line_of(viewer, one) for viewer, one in of_viewers.items()),
+        line_of("all", found, len(key.clips) * found.viewers),
+        *(line_of(viewer, one, len(key.clips)) for viewer, one in of_viewers.items()),
     ]
 
 

@@ -103,6 +103,8 @@ def read_answers(path: pathlib.Path) -> tuple[Key, list[Answer]]:
 def _answers(saved: Any) -> tuple[Key, list[Answer]]:
     """`read_answers` of what the JSON holds. Raises ValueError."""
     key, viewer = unseal(_entry(saved, "key", str)), _entry(saved, "viewer", str)
+    if not viewer.strip():
+        raise ValueError("viewer is empty: a name tells the answers of one viewer from another's")
     answers: dict[int, Answer] = {}
     for entry in _entry(saved, "answers", list):
         pair, answer = _entry(entry, "pair", int), _entry(entry, "answer", str)

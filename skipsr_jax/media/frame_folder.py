@@ -81,7 +81,7 @@ def checked_headers(folder: pathlib.Path, files: Sequence[pathlib.Path]) -> list
     if broken:
         raise UserError(
             f"{folder}: {len(broken)} of {len(files)} frames cannot be read: {_some(broken)}; "
-            "replace them, or remove them to upscale the others"
+            "replace or remove them"
         )
     return headers
 

@@ -105,6 +105,16 @@ def test_what_is_done_to_a_file_is_said(tmp_path, capsys):
     assert json.loads((out / "analysis.json").read_text())["notes"][0] == line
 
 
+def test_a_data_set_has_its_truths_analysed_at_the_size_that_is_said(tmp_path, capsys):
+    for part, size in (("GT", (70, 50)), ("LQ", (17, 12))):
+        (tmp_path / part).mkdir()
+        Image.new("RGB", size, (9, 80, 90)).save(tmp_path / part / "a.png")
+    assert run(f"--source={tmp_path}", "--noswap", "--nopredictor") == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path} is a data set: the clips of its GT/ are analysed" in said.splitlines()
+    assert "64x48" in said and "70x50" not in said
+
+
 def test_numbered_pictures_are_one_clip_or_many(tmp_path, capsys):
     for index in range(5):
         Image.new("RGB", (64, 48), (9, 80, index)).save(tmp_path / f"{index}.png")

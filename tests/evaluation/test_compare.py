@@ -180,6 +180,12 @@ def test_the_truth_is_named_once(data, capsys):
     assert "--truth is given 2 times" in capsys.readouterr().err
 
 
+def test_help_does_not_advise_what_is_refused():
+    text = compare.define_flags().get_help()
+    truth = text[text.index("--truth:") : text.index("--weights:")]
+    assert "GT/ in it" in truth and "repeat" not in truth and "repeat" in text
+
+
 def test_every_metric_has_a_definition():
     assert all(metric.about for metric in METRICS.values())
 

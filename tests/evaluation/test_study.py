@@ -97,11 +97,25 @@ def test_it_scores_the_files_of_all_viewers(tmp_path):
     out = tmp_path / "score.txt"
     said = run(f"--score={tmp_path}/*.json", f"--out={out}")
     assert "preference of ours over theirs" in said and "2 viewers, 3 clips" in said
+    assert "1 worse; 6 of 6 pairs answered" in said and "3 of 3 pairs answered" in said
     assert re.search(r"all +\+50\.0 %  \[[-+]\d.*4 better, 1 same, 1 worse", said)
     assert re.search(r"Ada +\+66\.7 %", said) and re.search(r"Bo +\+33\.3 %", said)
     found = json.loads(out.read_text())
     assert found["score"] == 0.5 and found["low"] < 0.5 < found["high"]
     assert ["Bo", "a", -1] in found["answers"]
+
+
+def test_a_single_answer_has_no_interval(tmp_path):
+    (tmp_path / "answers").mkdir()
+    save(tmp_path / "answers/ada.json", "Ada", ["x"])
+    out = tmp_path / "score.txt"
+    said = run(f"--score={tmp_path}/answers", f"--out={out}")
+    assert "1 viewer, 1 clip\n" in said and "no interval  1 better, 0 same, 0 worse; 1 of 3" in said
+    found = json.loads(out.read_text())
+    assert (found["low"], found["high"], found["pairs"]) == (None, None, 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no file has the name .*empty/\*\.json"):
+        run(f"--score={tmp_path}/empty")
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
@@ -134,6 +148,7 @@ def answered(*pairs):
         (answered("0"), 'pair is "0", not a whole number'),
         (GOOD | {"viewer": None}, "viewer is null, not text"),
         (GOOD | {"viewer": ["Ada"]}, 'viewer is ["Ada"], not text'),
+        (GOOD | {"viewer": " "}, "viewer is empty"),
         (GOOD | {"answers": {}}, "answers is {}, not a list"),
         (GOOD | {"answers": [7]}, "pair is missing"),
         (GOOD | {"answers": [{"pair": 0, "answer": "z"}]}, "answer is 'z', which is none of x"),
