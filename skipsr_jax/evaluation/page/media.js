@@ -61,21 +61,23 @@ class Clock {
     this.frame = Math.max(0, Math.min(this.frames - 1, Math.round(frame)));
     this.onChange();
     const time = (this.frame + 0.5) / this.rate;
-    await Promise.all(this.videos.map((video) => Clock.seekOne(video, time)));
-    return turn === this.turn;
+    const isLatest = () => turn === this.turn;
+    await Promise.all(this.videos.map((video) => Clock.seekOne(video, time, isLatest)));
+    return isLatest();
   }
 
-  static seekOne(video, time) {
-    return new Promise((resolve) => {
-      const go = () => {
-        if (Math.abs(video.currentTime - time) < 1e-4 && !video.seeking) return resolve();
-        video.addEventListener("seeked", resolve, { once: true });
-        video.currentTime = time;
-      };
-      video.addEventListener("error", resolve, { once: true });
-      if (video.readyState >= 1) go();
-      else video.addEventListener("loadedmetadata", go, { once: true });
+  // A seek that is under way ends before the next one begins: one that is interrupted may leave its
+  // own frame on the screen. So the frame is set only if no later call has another one by then.
+  static async seekOne(video, time, isLatest) {
+    const event = (name) => new Promise((resolve) => {
+      for (const one of [name, "error"]) video.addEventListener(one, resolve, { once: true });
     });
+    while (video.readyState < 1 && !video.error) await event("loadedmetadata");
+    while (video.seeking && !video.error) await event("seeked");
+    if (!isLatest() || video.error || Math.abs(video.currentTime - time) < 1e-4) return;
+    const ended = event("seeked");
+    video.currentTime = time;
+    await ended;
   }
 
   async play() {
