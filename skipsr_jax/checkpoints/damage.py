@@ -10,6 +10,7 @@ from etils import epath
 from skipsr_jax.errors import UserError, message_of
 
 _LOGGERS = ("asyncio", "absl")
+_OF_AN_ARRAY = "Encountered error while reading array index"
 _LONGEST = 200  # characters of another library's message
 
 
@@ -46,9 +47,11 @@ def damage_as_one_line(folder: epath.Path) -> Iterator[None]:
 def is_after_failure(unraisable: "sys.UnraisableHookArgs") -> bool:
     """Whether what no caller can catch only follows from a failure of Orbax.
 
-    TensorStore's threads report to an event loop that Orbax has closed after the first failure.
+    TensorStore's threads report to an event loop that Orbax has closed after the first failure, and
+    the coroutines of the other arrays fail when they are collected.
     """
-    return str(unraisable.exc_value) == "Event loop is closed"
+    message = str(unraisable.exc_value)
+    return message == "Event loop is closed" or message.startswith(_OF_AN_ARRAY)
 
 
 @contextlib.contextmanager

@@ -21,14 +21,16 @@ from skipsr_jax.checkpoints.damage import (
     DamagedCheckpointError,
     damage_as_one_line,
     first_words,
+    quiet_after_failure,
 )
 from skipsr_jax.checkpoints.store import PathLike, absolute, load_config
 from skipsr_jax.disk_space import disk_words
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten, shape_mismatches
 
-# What Orbax and TensorStore raise for files that are missing, cut short or changed. Errors of the
-# devices, such as too little memory, are not among them: the checkpoint would be set aside.
+# What Orbax and TensorStore raise for files that are missing, cut short or changed, beside a bare
+# Exception. Errors of the devices, such as too little memory, are not among them: the checkpoint
+# would be set aside.
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, AssertionError)
 
 
@@ -158,10 +160,13 @@ def restore_step(
         )
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(plain))
     try:
-        state = manager.restore(step, args=wanted)["state"]
+        with quiet_after_failure():
+            state = manager.restore(step, args=wanted)["state"]
     except PermissionError as error:
         raise UserError(f"{folder}: {error}") from error
-    except _UNREADABLE as error:
+    except Exception as error:
+        if not isinstance(error, _UNREADABLE) and type(error) is not Exception:
+            raise
         raise DamagedCheckpointError(f"{folder}: {first_words(error)}") from error
     _verify(folder, state)
     return {name: _from_plain(state[name], part) for name, part in like.items()}

@@ -1,5 +1,7 @@
 """Training checkpoints: optimizer states, another mesh, the averaged weights."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from skipsr_jax.checkpoints import store, train_state
+from skipsr_jax.checkpoints.damage import DamagedCheckpointError
 from skipsr_jax.errors import UserError
 
 
@@ -53,3 +56,26 @@ def test_missing_and_unfitting_states_are_named(tmp_path):
             train_state.restore_step(manager, other)
         with pytest.raises(UserError, match="does not fit"):
             train_state.restore_step(manager, make(1) | {"discriminator": make(1)["params"]})
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_damage_of_many_large_arrays_is_one_error_without_a_traceback(tmp_path, damage, capfd):
+    """Orbax raises a bare Exception, and reports the other arrays when they are collected."""
+    params = {str(i): jax.random.normal(jax.random.key(i), (300, 300)) for i in range(6)}
+    with train_state.open_manager(tmp_path) as manager:
+        train_state.save_step(manager, 1, {"params": params}, {})
+        manager.wait_until_finished()
+        files = [path for path in (tmp_path / "1" / "state").rglob("d/*") if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        content = np.fromfile(largest, np.uint8)
+        if damage == "flipped":
+            content[::5000] ^= 4
+            content.tofile(largest)
+        elif damage == "cut":
+            content[: len(content) // 3].tofile(largest)
+        else:
+            largest.unlink()
+        with pytest.raises(DamagedCheckpointError):
+            train_state.restore_step(manager, {"params": params})
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
