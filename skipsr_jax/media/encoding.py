@@ -11,9 +11,10 @@ import av
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media import ffmpeg_pipe
-from skipsr_jax.media.hardware_encoders import interface, planar, quality_options
+from skipsr_jax.media.hardware_encoders import interface, needs, planar, quality_options
 from skipsr_jax.media.hdr import Hdr
 from skipsr_jax.media.hdr import encoder_options as hdr_options
+from skipsr_jax.media.outputs import write_error
 from skipsr_jax.media.yuv_format import PIXEL_FORMATS, has_alpha
 
 _CODECS = {8: "libx264", 10: "libx265"}  # by bit depth
@@ -169,6 +170,20 @@ def encoder_options(encoding: Encoding, hdr: Hdr | None = None) -> dict[str, str
         quality = "dnxhr_hq" if bits == 8 else "dnxhr_hqx"
         options["profile"] = "dnxhr_444" if layout == "yuv444p10le" else quality
     return options
+
+
+def encoding_error(
+    path: pathlib.Path, encoding: Encoding, error: av.FFmpegError | OSError
+) -> UserError:
+    """One line for a file that cannot be begun, or a frame that cannot be encoded."""
+    codec = encoding.codec or ""
+    if needs(codec) and "avcodec_" in str(error):  # the encoder's own, though it may be an OSError
+        return UserError(f"cannot encode {path} with {codec} here: {needs(codec)}")
+    if isinstance(error, OSError):
+        return write_error(path, error)
+    return UserError(
+        f"cannot encode {path} with {codec}, {encoding.pixel_format}, crf {encoding.crf}: {error}"
+    )
 
 
 @functools.cache

@@ -20,7 +20,7 @@ import numpy as np
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.media.colour import ColourTags
-from skipsr_jax.media.hardware_encoders import INTERLEAVED, layout_for
+from skipsr_jax.media.hardware_encoders import INTERLEAVED, layout_for, needs
 
 PROGRAM = "ffmpeg"
 _END = None
@@ -169,7 +169,8 @@ class PipedEncoder:
 
 def _refusal(codec: str, said: bytes) -> UserError:
     lines = said.decode(errors="replace").strip().splitlines() or ["it printed nothing"]
-    return UserError(f"the machine's ffmpeg cannot encode with {codec} here: {lines[-1]}")
+    line = f"the machine's ffmpeg cannot encode with {codec} here: {lines[-1]}"
+    return UserError(f"{line}; {needs(codec)}" if needs(codec) else line)
 
 
 def _planes(picture: av.VideoFrame) -> list[np.ndarray]:

@@ -10,12 +10,31 @@ _SURFACE = {"vaapi": ("yuv420p", "yuv420p10le")}
 """Layouts in the memory of a device, and what is uploaded into them."""
 _DEFAULT_QUALITY = 18
 """About the loss of libx264 at its default here; 0 is best, as of a constant rate factor."""
+_NEEDS = {
+    "nvenc": "an NVIDIA GPU that encodes video, and its driver",
+    "qsv": "an Intel GPU and its driver",
+    "amf": "an AMD GPU and its driver",
+    "vaapi": "a GPU with a VA-API driver",
+    "videotoolbox": "a Mac",
+    "v4l2m2m": "a V4L2 device that encodes video",
+    "vulkan": "a GPU whose Vulkan driver encodes video",
+    "mf": "Media Foundation of Windows",
+}
+"""What an encoder needs of the machine, by the end of its name."""
 
 
 def interface(codec: str) -> str:
     """The hardware interface of an encoder; "" for one in software."""
     name = codec.rpartition("_")[2]
     return name if name in ("nvenc", "qsv", "amf", "vaapi", "videotoolbox") else ""
+
+
+def needs(codec: str) -> str:
+    """What an encoder in hardware needs, and the way out, for a message; "" for one in software."""
+    needed = _NEEDS.get(codec.rpartition("_")[2])
+    if needed is None:
+        return ""
+    return f"it needs {needed}, and a frame size that it takes; choose another config.output.codec"
 
 
 def is_hevc(codec: str) -> bool:

@@ -27,7 +27,14 @@ from skipsr_jax.media.colour import (
     from_rgb,
     storable_tags,
 )
-from skipsr_jax.media.encoding import Encoding, encoder_options, in_pyav, layouts, resolved
+from skipsr_jax.media.encoding import (
+    Encoding,
+    encoder_options,
+    encoding_error,
+    in_pyav,
+    layouts,
+    resolved,
+)
 from skipsr_jax.media.ffmpeg_pipe import PipedEncoder
 from skipsr_jax.media.frame_clock import FrameClock, first_audio
 from skipsr_jax.media.hardware_encoders import is_hevc, layout_for
@@ -153,7 +160,7 @@ class VideoWriter:
         except BaseException as error:
             self._abandon()
             if isinstance(error, (av.FFmpegError, OSError)):
-                raise self._error(error) from error
+                raise encoding_error(self.path, self._encoding, error) from error
             raise
         return self
 
@@ -234,7 +241,7 @@ class VideoWriter:
         try:
             packets = self._encoder.encode(picture)
         except (av.FFmpegError, OSError) as error:
-            raise self._error(error) from error
+            raise encoding_error(self.path, self._encoding, error) from error
         try:
             self._mux(packets)
             if self._copy:
@@ -381,15 +388,6 @@ class VideoWriter:
         self._piped = None
         self._partial.unlink(missing_ok=True)
         self._held.close()
-
-    def _error(self, error: av.FFmpegError | OSError) -> UserError:
-        if isinstance(error, OSError):
-            return write_error(self.path, error)
-        settings = self._encoding
-        return UserError(
-            f"cannot encode {self.path} with {settings.codec}, {settings.pixel_format}, "
-            f"crf {settings.crf}: {error}"
-        )
 
     def _writing_error(self, error: av.FFmpegError | OSError) -> UserError:
         """One line for packets that cannot be written: no fault of the picture's encoder."""

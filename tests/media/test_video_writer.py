@@ -15,7 +15,7 @@ from media_clips import NTSC_FILM, picture, write_clip
 from PIL import Image
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.encoding import Encoding
+from skipsr_jax.media.encoding import Encoding, in_pyav
 from skipsr_jax.media.reader import open_media
 from skipsr_jax.media.video_writer import VideoWriter, check_video_output
 from skipsr_jax.pixels.yuv import rgb_to_yuv
@@ -414,3 +414,28 @@ def test_a_rate_factor_beyond_what_the_encoder_has_is_refused(tmp_path, codec):
     with pytest.raises(UserError, match=f"crf is 52: it must be from 0 to 51 for {codec}"):
         VideoWriter(tmp_path / "a.mp4", encoding=Encoding(codec, 52), **size)
     VideoWriter(tmp_path / "a.webm", encoding=Encoding("libvpx-vp9", 63), **size)
+
+
+@pytest.mark.parametrize(
+    ("codec", "needed"),
+    [
+        ("h264_nvenc", "NVIDIA"),
+        ("hevc_nvenc", "NVIDIA"),
+        ("h264_qsv", "Intel"),
+        ("h264_amf", "AMD"),
+    ],
+)
+def test_an_encoder_whose_hardware_is_missing_is_named(tmp_path, codec, needed):
+    if not in_pyav(codec):
+        pytest.skip(f"this PyAV has no {codec}")
+    writer = VideoWriter(
+        tmp_path / "a.mp4", height=144, width=176, rate=Fraction(25), encoding=Encoding(codec)
+    )
+    try:
+        writer.check()
+    except UserError as error:
+        line = str(error)
+    else:
+        pytest.skip(f"this machine has the hardware of {codec}")
+    assert codec in line and needed in line and "config.output.codec" in line
+    assert "\n" not in line and not list(tmp_path.iterdir())
