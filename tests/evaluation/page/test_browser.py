@@ -246,6 +246,14 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
             " e.offsetParent && !e.closest('table') && e.offsetHeight < 40).map((e) => e.id)"
         )
         assert small == []  # all can be hit with a finger
+        table = driver.find_element("css selector", "#means .scroll")
+        driver.execute_script("arguments[0].firstChild.style.width = '900px'", table)
+        left, right = ("arguments[0].scrollLeft = " + at for at in ("0", "9999"))
+        shades = []
+        for script in (left, right):
+            driver.execute_script(script, table)
+            shades.append(int(pixels(table)[4:20, -4:].mean()))
+        assert shades[0] < shades[1] - 40  # a shadow says that the table goes on
     finally:
         driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
