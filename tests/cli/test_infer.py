@@ -281,6 +281,17 @@ def test_bad_inputs(make, clip, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (f"{'a' * 300}.mp4", "File name too long"),
+        ("/dev/null", "/dev/null is a device or a pipe"),
+    ],
+)
+def test_bad_names_of_inputs(path, says, capsys):
+    assert says in fails(capsys, f"--input={path}", "--config.checkpoint=never_read")
+
+
+@pytest.mark.parametrize(
     ("argument", "says"),
     [
         ("--config.sampler.stepz=1", "did you mean sampler.steps"),
@@ -295,8 +306,6 @@ def test_bad_inputs(make, clip, tmp_path, capsys):
         ("--output=no_folder/out.mp4", "no_folder"),
         ("--output=out.xyz", "out.xyz"),
         (f"--output={'a' * 300}.mp4", "File name too long"),
-        (f"--input={'a' * 300}.mp4", "File name too long"),
-        ("--input=/dev/null", "/dev/null is a device or a pipe"),
         ("--config.output.codec=nonsense", "nonsense"),
     ],
 )
