@@ -66,6 +66,13 @@ def test_masks_belong_to_clips_by_name_or_to_the_only_clip(data):
         clips_to_show({"one": data / "one"}, masks={"x": {"c": keep, "d": keep}})
 
 
+def test_the_only_mask_of_a_folder_has_the_name_of_the_clip(data):
+    clip, masks = {"one": data / "one/a"}, {"x": {"other": np.ones((2, 2, 3), bool)}}
+    assert clips_to_show(clip, masks=masks)[0].masks["x"].all()
+    with pytest.raises(UserError, match="--mask: no name is that of a clip: other"):
+        clips_to_show(clip, masks=masks, masks_by_name=True)
+
+
 def test_what_is_said_of_many_files_becomes_one_line():
     notes = ["a has no clip for 2 truths", "x/1: no flicker", "y/1: no flicker", "x/2: cut"]
     assert grouped(notes) == [

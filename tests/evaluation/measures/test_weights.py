@@ -31,3 +31,12 @@ def test_a_missing_file_says_where_it_comes_from(tmp_path):
         weights.Weights(tmp_path).read(weights.ALEXNET)
     with pytest.raises(UserError, match="there is no folder"):
         weights.Weights(tmp_path / "nowhere")
+
+
+def test_files_of_weights_are_found_at_any_depth(tmp_path):
+    assert weights.Weights(None).files() == []
+    (tmp_path / "lpips").mkdir()
+    for name in ("lpips/alex.pth", "dists.pt", "scores.json"):
+        (tmp_path / name).touch()
+    found = weights.Weights(tmp_path).files()
+    assert found == [tmp_path / "dists.pt", tmp_path / "lpips/alex.pth"]
