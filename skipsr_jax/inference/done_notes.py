@@ -69,8 +69,21 @@ def is_noted(path: pathlib.Path, made_from: Fingerprint) -> bool:
     return _noted(path) == made_from
 
 
+def has_note(path: pathlib.Path) -> bool:
+    """Whether an output of that name was finished there once; it may have changed since."""
+    return _last_note(path) is not None
+
+
 def _noted(path: pathlib.Path) -> Fingerprint | None:
     """What the output at ``path`` was made from; None where nobody knows, or it was changed."""
+    found = _last_note(path)
+    if found is None or not path.exists() or found.get("state") != _state(path):
+        return None
+    return found.get("made_from")
+
+
+def _last_note(path: pathlib.Path) -> dict[str, Any] | None:
+    """The latest note of an output of that name; None without one."""
     found: dict[str, Any] | None = None
     try:
         lines = (path.parent / NAME).read_text(errors="replace").splitlines()
@@ -83,9 +96,7 @@ def _noted(path: pathlib.Path) -> Fingerprint | None:
                 found = note
         except (ValueError, TypeError, KeyError):  # a line that was cut off by a full disk
             continue
-    if found is None or not path.exists() or found.get("state") != _state(path):
-        return None
-    return found.get("made_from")
+    return found
 
 
 def _state(path: pathlib.Path) -> str:

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import identity, shortened
+from skipsr_jax.inference.done_notes import has_note
 from skipsr_jax.inference.pipeline import OutputFormat
 from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.alpha import upscaled_alpha
@@ -23,6 +24,7 @@ from skipsr_jax.media.image_writer import (
     holds_alpha,
     write_image,
 )
+from skipsr_jax.media.inputs import is_image
 from skipsr_jax.media.reader import Media
 from skipsr_jax.media.segment_writer import SegmentWriter
 from skipsr_jax.media.video_writer import (
@@ -120,8 +122,7 @@ def output_paths(
     names = [default_name(m, t, size) for m, t in zip(inputs, targets, strict=True)]
     if output and len(inputs) == 1 and not several:
         path = pathlib.Path(output)
-        into = path.is_dir() and (inputs[0].kind != "frames" or any(path.iterdir()))
-        return [path / names[0] if into else path]
+        return [path / names[0] if _takes_results(path, inputs[0]) else path]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"two inputs would both become {twice[0]}: rename one of them")
@@ -133,6 +134,20 @@ def output_paths(
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
     return [folder / name for name in names]
+
+
+def _takes_results(path: pathlib.Path, media: Media) -> bool:
+    """Whether the result of an input goes into the folder ``path``, and is not that folder.
+
+    A folder is a result itself where an earlier run noted it and it holds images alone.
+    """
+    if not path.is_dir():
+        return False
+    entries = [item for item in path.iterdir() if not item.name.startswith(".")]
+    if not entries:
+        return media.kind != "frames"
+    is_result = has_note(path) and all(item.is_file() and is_image(item) for item in entries)
+    return media.kind == "image" or not is_result
 
 
 def check_options(paths: Sequence[pathlib.Path], inputs: Sequence[Media], output: Output) -> None:

@@ -18,7 +18,8 @@ from skipsr_jax.media.reader import Media
 def check_protected(
     outputs: Sequence[pathlib.Path], inputs: Sequence[Media], reference: str
 ) -> None:
-    """Raises UserError when an output of a run is an input of it, or another output.
+    """Raises UserError when an output of a run is an input of it, lies among the frames of one, or
+    is another output.
 
     Args:
       outputs: files and folders to be; they may exist.
@@ -26,7 +27,9 @@ def check_protected(
       reference: the true video of the masks; "" without one.
     """
     sources = {_file_number(path): path for path in _files(inputs, reference)}
+    folders = {_file_number(m.path): m.path for m in inputs if m.kind == "frames"}
     sources.pop(None, None)
+    folders.pop(None, None)
     for path in outputs:
         found = sources.get(_file_number(path))
         if found is not None:
@@ -38,6 +41,9 @@ def check_protected(
                     f"the folder {path} holds {item.name}, which is {_named(found, item)}; name "
                     "another output"
                 )
+        found = folders.get(_file_number(path.parent))
+        if found is not None:
+            raise UserError(f"{path} would lie among the frames of {found}; name another output")
     _check_distinct(outputs)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import shortened
-from skipsr_jax.inference import outputs
+from skipsr_jax.inference import done_notes, outputs
 from skipsr_jax.inference.settings import Output, Size
 from skipsr_jax.media.image_writer import write_image
 from skipsr_jax.media.reader import Media, open_media
@@ -46,6 +46,29 @@ def test_an_existing_folder_takes_the_default_name(tmp_path):
     assert outputs.output_paths([media("c.mp4")], [(40, 80)], FOUR, str(tmp_path)) == [
         tmp_path / "c_x4.mp4"
     ]
+
+
+@pytest.mark.parametrize("kind", ["frames", "video"])
+def test_a_folder_that_is_a_result_is_not_one_for_results(tmp_path, kind):
+    """The same command a second time finds its result, also where it was changed since."""
+    given, folder = media("fr.mov" if kind == "video" else "fr", kind), tmp_path / "nd"
+
+    def found():
+        (path,) = outputs.output_paths([given], [(40, 80)], FOUR, str(folder))
+        return path
+
+    assert found() == folder
+    folder.mkdir()
+    (folder / "0.png").touch()
+    inside = folder / outputs.default_name(given, (40, 80), FOUR)
+    assert found() == inside  # nobody knows whose image it is
+    done_notes.note_done(folder, {"input": "a"})
+    assert found() == folder
+    (folder / "1.png").touch()
+    (folder / ".hidden").touch()
+    assert found() == folder
+    (folder / "more").mkdir()
+    assert found() == inside
 
 
 def test_the_input_is_never_replaced(tmp_path):

@@ -50,6 +50,17 @@ def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path, clip):
         check_protected([out], [media(clip)], str(frames))
 
 
+def test_nothing_is_written_among_the_frames_of_an_input(tmp_path, clip):
+    frames, alias = tmp_path / "frames", tmp_path / "alias"
+    frames.mkdir()
+    alias.symlink_to(frames)
+    shots = Media(frames, "frames", 10, 20, 8, 3, files=(frames / "0.png",))
+    for output in (frames / "frames_x2", alias / "clip_x2.mp4"):
+        with pytest.raises(UserError, match="among the frames of"):
+            check_protected([output], [shots, media(clip)], "")
+    check_protected([tmp_path / "frames_x2"], [shots], "")
+
+
 def test_two_outputs_of_one_name_are_refused_where_case_says_nothing(tmp_path, monkeypatch):
     pair = [tmp_path / "Clip_x4.mp4", tmp_path / "clip_x4.mp4"]
     check_protected(pair, [], "")
