@@ -38,6 +38,9 @@ from skipsr_jax.models.params import Params, flatten, nbytes, shape_mismatches, 
 
 # Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
 # Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""Part of the names of folders that Orbax has not finished writing, on file systems that rename."""
+
 NEVER_CAST = ("rope_freqs", "quantized_kernel")
 
 _WRITE_GB = 1  # what Orbax may hold in memory on top of the arrays themselves
@@ -94,7 +97,7 @@ def step_folder(path: PathLike, step: int | None = None) -> epath.Path:
                 if f.is_dir()
                 for child in f.iterdir()
             ]
-            if any(".orbax-checkpoint-tmp" in name for name in inside):
+            if any(UNFINISHED in name for name in inside):
                 raise UserError(f"{root}: only a half-written checkpoint; its writer was stopped")
             raise UserError(f"{root}: not a checkpoint (no <step>/state inside)")
         steps = _steps(folder)

@@ -61,11 +61,15 @@ def _check_identity(folder: store.epath.Path, settings: Settings) -> None:
 
 
 def set_aside_incomplete(directory: store.PathLike) -> None:
-    """Renames half-written or half-copied step folders to ``<step>.incomplete``, with a warning."""
+    """Renames half-copied step folders to ``<step>.incomplete``, and removes those that a run which
+    was killed had begun to write, each with a warning. The workdir is this run's alone."""
     directory = store.absolute(directory)
     if not directory.is_dir() or jax.process_index() != 0:
         return
     for child in sorted(directory.iterdir()):
+        if store.UNFINISHED in child.name:
+            child.rmtree(missing_ok=True)
+            logging.warning("removed %s, which an earlier run did not finish writing", child.name)
         if not child.name.isdigit():
             continue
         try:

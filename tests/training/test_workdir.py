@@ -71,6 +71,14 @@ def test_half_written_steps_in_a_bucket_are_set_aside(bucket):
     assert [child.name for child in (bucket / "run" / "checkpoints").iterdir()] == ["3.incomplete"]
 
 
+def test_what_a_killed_run_was_writing_is_removed(tmp_path, caplog):
+    (tmp_path / "780.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    workdir.set_aside_incomplete(tmp_path)
+    assert [child.name for child in tmp_path.iterdir()] == ["notes"]
+    assert "removed 780.orbax-checkpoint-tmp" in caplog.text
+
+
 def test_a_bucket_without_its_package_is_one_line(monkeypatch):
     def missing(name):
         raise ImportError(name)
