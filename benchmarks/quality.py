@@ -23,7 +23,7 @@ from benchmarks.measure import run_program, write_json
 from skipsr_jax import commandline
 from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.errors import UserError
-from skipsr_jax.evaluation.model_run import upscaled
+from skipsr_jax.evaluation.model_run import facts_of_model, line_of_model, upscaled
 from skipsr_jax.evaluation.quality import Row, header, line, means, row
 from skipsr_jax.evaluation.true_clips import read_truth
 from skipsr_jax.inference.masks import from_input, keep_mask
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     )
     settings = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
     programs = Programs(model)
-    print(header(), flush=True)
+    print(line_of_model(model), header(), sep="\n", flush=True)
     rows = []
     for path in list_inputs(values.folder, folder="files"):
         media = open_media(path)
@@ -103,7 +103,8 @@ def main(argv: Sequence[str]) -> int:
     for of_kind in found:
         print(line(of_kind))
     if values.out:
-        write_json(values.out, {"argv": list(argv), "rows": rows, "means": found})
+        facts = {"argv": list(argv), **facts_of_model(model)}
+        write_json(values.out, facts | {"rows": rows, "means": found})
     return 0
 
 

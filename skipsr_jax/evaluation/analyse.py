@@ -56,7 +56,7 @@ from skipsr_jax.evaluation.clips import (
 from skipsr_jax.evaluation.figure import side_by_side
 from skipsr_jax.evaluation.measures import lpips
 from skipsr_jax.evaluation.measures.weights import Weights
-from skipsr_jax.evaluation.model_run import upscaled
+from skipsr_jax.evaluation.model_run import facts_of_model, line_of_model, upscaled
 from skipsr_jax.evaluation.program import (
     check_folder,
     check_outside,
@@ -200,18 +200,6 @@ def make_analysis(values: flags.FlagValues, config: ConfigDict) -> Analysis:
     )  # fmt: skip
 
 
-def facts_of_model(analysis: Analysis) -> dict[str, str]:
-    """The checkpoint, its coder and its mask predictor ("": none); empty without a model."""
-    if analysis.programs is None:
-        return {}
-    model = analysis.programs.model
-    return {
-        "checkpoint": model.source,
-        "coder": model.coder_kind,
-        "predictor": model.predictor_source,
-    }
-
-
 def draw_figure(path: os.PathLike, out: pathlib.Path, analysis: Analysis) -> None:
     """Upscales the beginning of a clip and writes its truth, mask and result side by side."""
     truth = read_truth(path, FIGURE_FRAMES, analysis.scale)
@@ -232,9 +220,8 @@ def _run(argv: Sequence[str]) -> None:
         argv, "tiny", define_flags(), __doc__, complete_config, explain
     )
     analysis = make_analysis(values, config)
-    model = facts_of_model(analysis)
-    if model:
-        print("; ".join(f"{what} {which}" for what, which in model.items() if which))
+    if analysis.programs is not None:
+        print(line_of_model(analysis.programs.model))
     clips = _sources(values.source, values.smallest, values.folder)
     rows: list[Row] = []
     notes: list[str] = []
@@ -293,7 +280,8 @@ def _write(
     analysis: Analysis,
     kind: str,
 ) -> None:
-    content = {"argv": argv, **facts_of_model(analysis), "tau": analysis.tau,
+    model = {} if analysis.programs is None else facts_of_model(analysis.programs.model)
+    content = {"argv": argv, **model, "tau": analysis.tau,
                "scale": analysis.scale, "masks": MASKS, "rows": rows, "means": found,
                "notes": notes}  # fmt: skip
     (folder / "analysis.json").write_text(json.dumps(content, indent=1))

@@ -1,12 +1,25 @@
-"""Runs a model on the low-quality input of a true clip, for evaluation."""
+"""Runs a model on the low-quality input of a true clip, for evaluation, and says which it is."""
 
 import numpy as np
 
+from skipsr_jax.inference.model import Model
 from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.types import Bool, Float, HostArray, UInt8
+
+
+def facts_of_model(model: Model) -> dict[str, str]:
+    """The checkpoint, its coder and its mask predictor; "" for one that is not there."""
+    predictor = model.predictor_source
+    return {"checkpoint": model.source, "coder": model.coder_kind, "predictor": predictor}
+
+
+def line_of_model(model: Model) -> str:
+    """`facts_of_model` as a line for the screen."""
+    facts = facts_of_model(model).items()
+    return "; ".join(f"{what} {which}" for what, which in facts if which)
 
 
 def upscaled(
