@@ -60,10 +60,11 @@ _BATCH_BYTES = 1 << 28  # of small arrays that are restored together
 def read_tensors(path: str, section: str | None = None) -> dict[str, LazyTensor]:
     """Returns the tensors of a .safetensors or torch file, keys without wrappers.
 
-    `lazy.strip_wrappers` says what wrappers and ``section`` are.
+    `lazy.strip_wrappers` says what wrappers and ``section`` are. Loading a tensor raises UserError
+    where it is not finite.
     """
     reader = safetensors_file if path.endswith(".safetensors") else torch_file
-    return lazy.strip_wrappers(reader.read(path), path, section)
+    return lazy.refusing_non_finite(lazy.strip_wrappers(reader.read(path), path, section), path)
 
 
 def read_text(path: str) -> np.ndarray:

@@ -49,6 +49,48 @@ def dtype_named(name: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
+def refusing_non_finite(tensors: dict[str, LazyTensor], source: str) -> dict[str, LazyTensor]:
+    """The tensors of a file, each of which raises UserError where it loads a NaN or an infinity.
+
+    ``source``: the file, for the message.
+    """
+
+    def of(name: str, tensor: LazyTensor) -> LazyTensor:
+        def load() -> np.ndarray:
+            array = tensor.load()
+            if not is_finite(array):
+                raise UserError(
+                    f"{source}: {name} holds numbers that are not finite (NaN or infinity): the "
+                    "file is damaged, or its training diverged; copy it anew, or take another"
+                )
+            return array
+
+        return LazyTensor(tensor.dtype, tensor.shape, load)
+
+    return {name: of(name, tensor) for name, tensor in tensors.items()}
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether an array of any dtype holds neither NaN nor infinity; looks at 16 MiB at a time."""
+    if array.dtype.kind in "iub":
+        return True
+    flat = np.ascontiguousarray(array).reshape(-1)
+    step = _PIECE_BYTES // flat.itemsize
+    return all(_piece_is_finite(flat[i : i + step]) for i in range(0, flat.size, step))
+
+
+def _piece_is_finite(piece: np.ndarray) -> bool:
+    match piece.itemsize:
+        case 1:  # eight codes at most are not finite
+            codes = np.arange(256, dtype=np.uint8)
+            wrong = codes[~np.isfinite(codes.view(piece.dtype))]
+            return not any((piece.view(np.uint8) == code).any() for code in wrong)
+        case 2:  # numpy has no vector instructions for isfinite here; all exponent bits say it
+            exponent = np.array(np.inf, piece.dtype).view(np.uint16)
+            return bool((piece.view(np.uint16) & exponent).max() < exponent)
+    return bool(np.isfinite(piece).all())
+
+
 def pieces(tensor: LazyTensor) -> Iterator[bytes]:
     """The tensor's bytes in C order, little-endian, in pieces of 16 MiB.
 

@@ -92,6 +92,11 @@ def read(path: str | os.PathLike) -> dict[str, LazyTensor]:
     for (name, entry), (other, following) in itertools.pairwise(ordered):
         if following["data_offsets"][0] < entry["data_offsets"][1]:
             raise UserError(f"{path}: the bytes of {name} and {other} overlap")
+    end = base + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if end < size:
+        raise UserError(
+            f"{path}: damaged: {size - end} bytes follow the last tensor; copy the file anew"
+        )
     return tensors
 
 

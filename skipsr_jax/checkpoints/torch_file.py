@@ -238,6 +238,11 @@ def _read_zip(path: pathlib.Path) -> object:
                 raise UserError(
                     f"{path}: incomplete: the bytes of storage {storage.key} are missing"
                 )
+            if info.file_size > _nbytes(storage):
+                raise UserError(
+                    f"{path}: damaged: storage {storage.key} has {info.file_size} bytes, its "
+                    f"tensors need {_nbytes(storage)}; copy the file anew"
+                )
             # The local header repeats name and extra field, the latter with another length.
             archive.fp.seek(info.header_offset)
             name_length, extra_length = struct.unpack("<26xHH", archive.fp.read(30))
@@ -300,6 +305,11 @@ def _read_legacy(path: pathlib.Path) -> object:
             file.seek(_nbytes(counts[key]), os.SEEK_CUR)
             if file.tell() > size:
                 raise UserError(f"{path}: cut short at byte {size}")
+        if file.tell() < size:
+            left = size - file.tell()
+            raise UserError(
+                f"{path}: damaged: {left} bytes follow the last tensor; copy the file anew"
+            )
     if counts.keys() - ranges.keys():
         raise UserError(f"{path}: incomplete: the bytes of some storages are missing")
     return tree

@@ -156,6 +156,19 @@ def test_all_that_does_not_fit_is_said_at_once_and_nothing_is_left(tmp_path, cap
     assert {p.name for p in tmp_path.iterdir()} == {"d.pth", "v.pth"}
 
 
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_weights_that_are_not_finite_are_refused_and_nothing_is_left(tmp_path, capsys, form):
+    tensors, name = made(DIT_3B, "bfloat16"), "blocks.1.mlp.txt.proj_in.weight"
+    array = tensors[name].load()
+    array[3, 2] = np.nan
+    tensors[name] = lazy.of_array(array)
+    WRITERS[form].write(tmp_path / f"d.{form}", tensors)
+    assert convert.main(["convert", f"--dit={tmp_path}/d.{form}", f"--out={tmp_path}/m"]) == 1
+    said = capsys.readouterr().err
+    assert f"d.{form}: {name} holds numbers that are not finite" in said and said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"d.{form}"]
+
+
 @pytest.mark.parametrize(
     "arguments,message",
     [

@@ -3,6 +3,7 @@
 import json
 import struct
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -65,6 +66,9 @@ def test_damage_is_named(tmp_path):
     raw_file(path, {"w": entry}, NUMBERS.tobytes()[:-1])
     with pytest.raises(UserError, match="cut short: w ends"):
         safetensors_file.read(path)
+    raw_file(path, {"w": entry}, NUMBERS.tobytes() + b"junk!")
+    with pytest.raises(UserError, match="damaged: 5 bytes follow the last tensor"):
+        safetensors_file.read(path)
     raw_file(path, {"w": entry | {"shape": [3, 3]}}, NUMBERS.tobytes())
     with pytest.raises(UserError, match="w has 24 bytes, its shape needs 36"):
         safetensors_file.read(path)
@@ -120,3 +124,23 @@ def test_an_existing_file_is_never_overwritten(tmp_path):
     (tmp_path / "mine.safetensors").write_text("precious")
     with pytest.raises(UserError, match="exists already"):
         safetensors_file.write(tmp_path / "mine.safetensors", {"x": lazy.of_array(NUMBERS)})
+
+
+FLOATS = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_numbers_that_are_not_finite_are_found_in_every_dtype(name):
+    dtype = lazy.dtype_named(name)
+    array = np.random.default_rng(0).normal(scale=50, size=(40, 30)).astype(dtype)
+    array[0, 0] = np.array(ml_dtypes.finfo(dtype).max, dtype)
+    assert lazy.is_finite(array) and lazy.is_finite(array.T) and lazy.is_finite(array[:0])
+    for value in (np.nan, np.inf, -np.inf):
+        array[7, 29] = value
+        assert not lazy.is_finite(array) and not lazy.is_finite(array[7:].T)
+    assert lazy.is_finite(array[:7])
+
+
+def test_integers_are_finite():
+    assert lazy.is_finite(np.array([2**31 - 1, -1], np.int32))
+    assert lazy.is_finite(np.array([True, False]))

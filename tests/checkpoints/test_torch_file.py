@@ -181,7 +181,11 @@ def test_the_format_before_zip_files(tmp_path):
     path = tmp_path / "old.pth"
     legacy_file(path, tree, {"77": (12, NUMBERS.tobytes()), "78": (2, half.tobytes())})
     same(torch_file.read(path), {"a": NUMBERS[4:].reshape(2, 4), "b": half})
-    path.write_bytes(path.read_bytes()[:-9])
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"junk")
+    with pytest.raises(UserError, match="damaged: 4 bytes follow the last tensor"):
+        torch_file.read(path)
+    path.write_bytes(whole[:-9])
     with pytest.raises(UserError, match="cut short"):
         torch_file.read(path)
 
@@ -251,6 +255,9 @@ def test_damage_is_named(tmp_path):
     zip_file(tmp_path / "short.pth", whole, {"0": NUMBERS.tobytes()[:-4]})
     with pytest.raises(UserError, match="storage 0 are missing"):
         torch_file.read(tmp_path / "short.pth")
+    zip_file(tmp_path / "long.pth", whole, {"0": NUMBERS.tobytes() + b"junk"})
+    with pytest.raises(UserError, match="damaged: storage 0 has 52 bytes, its tensors need 48"):
+        torch_file.read(tmp_path / "long.pth")
     zip_file(tmp_path / "big.pth", whole, {"0": NUMBERS.tobytes()}, byteorder=b"big")
     with pytest.raises(UserError, match="big-endian"):
         torch_file.read(tmp_path / "big.pth")
