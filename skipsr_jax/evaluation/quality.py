@@ -11,6 +11,7 @@ import numpy as np
 
 from skipsr_jax.data.degradation.degrade import low_quality
 from skipsr_jax.data.oracle import oracle_mask
+from skipsr_jax.errors import plural
 from skipsr_jax.evaluation.metrics import mask_agreement, psnr, psnr_of_mse, ssim
 from skipsr_jax.geometry import PATCH_FRAMES
 from skipsr_jax.media.resize import resize, upscale
@@ -105,9 +106,9 @@ def row(
     return found | {key: scores(x, truth) for key, x in results.items() if x is not None}
 
 
-def mean(rows: Sequence[Row], name: str) -> Row:
-    """A row with the mean over rows of every number."""
-    out: Row = {"name": f"mean of {len(rows)} {name}"}
+def mean(rows: Sequence[Row], kind: str) -> Row:
+    """A row with the mean over rows of every number. ``kind``: of the rows, "clip" or "picture"."""
+    out: Row = {"name": f"mean of {plural(len(rows), kind)}", "kind": kind}
     out |= {key: float(np.mean([row[key] for row in rows])) for key in MASK_COLUMNS}
     for part in (*COLUMNS, "training_free", "oracle"):
         if part in rows[0]:
@@ -119,10 +120,10 @@ def mean(rows: Sequence[Row], name: str) -> Row:
 def means(rows: Sequence[Row]) -> list[Row]:
     """The mean row of the clips and that of the pictures, if there are any."""
     kinds = {
-        "clips": [row for row in rows if row["frames"] > 1],
-        "pictures": [row for row in rows if row["frames"] == 1],
+        "clip": [row for row in rows if row["frames"] > 1],
+        "picture": [row for row in rows if row["frames"] == 1],
     }
-    return [mean(found, name) for name, found in kinds.items() if found]
+    return [mean(found, kind) for kind, found in kinds.items() if found]
 
 
 def header() -> str:

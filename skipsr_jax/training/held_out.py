@@ -102,7 +102,7 @@ class HeldOutQuality:
                 rows += self._rows(params, frozen, found[first : first + self._group])
         out = {}
         for row in quality.means(rows):
-            kind = row["name"].split()[-1]
+            kind = row["kind"] + "s"
             for column in quality.COLUMNS:
                 for name, value in row.get(column, {}).items():
                     out[f"quality/{kind}/{name}_{column}"] = value

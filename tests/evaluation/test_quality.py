@@ -53,3 +53,5 @@ def test_means_and_lines_hold_every_column(truth):
     for found in (*rows, mean):
         assert quality.line(found).split()[-1] == f"{found['training_free']['psnr_skipped']:.2f}"
     assert quality.line(mean).startswith("mean of 2 clips")
+    (one,) = quality.means(rows[:1])
+    assert quality.line(one).startswith("mean of 1 clip ") and one["kind"] == "clip"
