@@ -8,8 +8,11 @@ anything else happens.
 """
 
 import ast
+import os
 import pathlib
+import re
 import runpy
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -17,9 +20,15 @@ from typing import NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from skipsr_jax.config import flattened, suggestion
+from skipsr_jax.config import flattened, suggestion, value_text
 from skipsr_jax.errors import UserError, message_of
 from skipsr_jax.resources import config_names, find_config
+
+_NOT_A_NUMBER = re.compile(
+    r"flag (?P<flag>--\S+?)=(?P<value>.*?): "
+    r"(?P<reason>invalid literal for int|could not convert string to float|Exceeds the limit).*"
+)
+"""Messages of absl with Python's words for text that is no number."""
 
 
 def _split_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
@@ -114,8 +123,22 @@ def config_lines(is_wanted: Callable[[ConfigDict], bool]) -> Iterator[str]:
 
 def end_with_help(about: str, values: flags.FlagValues, more: str = "") -> NoReturn:
     """Prints the description of a program, its flags and ``more``, and exits with status 0."""
-    print(f"{about}\nflags:\n{values.get_help()}{more}")
+    try:
+        print(f"{about}\nflags:\n{values.get_help()}{more}", flush=True)
+    except BrokenPipeError:  # the reader, such as head, has enough; Python flushes again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)
+
+
+def _own_words(error: flags.Error) -> UserError:
+    """The error for a flag that cannot be parsed, with the kind of value that it takes."""
+    message = message_of(error)
+    found = _NOT_A_NUMBER.fullmatch(message)
+    if not found:
+        return UserError(message)
+    kinds = {"i": "an integer", "c": "a number", "E": "an integer of 64 bits"}
+    kind = kinds[found["reason"][0]]
+    return UserError(f"{found['flag']} is {value_text(found['value'])}: it must be {kind}")
 
 
 def parse_flags(
@@ -141,7 +164,7 @@ def parse_flags(
     try:
         rest = flag_values(list(argv))
     except flags.Error as error:
-        raise UserError(message_of(error)) from error
+        raise _own_words(error) from error
     if len(rest) > 1:
         raise UserError(
             f"{rest[1]!r} belongs to no flag: write, for example, --{example}={rest[1]}"
@@ -194,5 +217,5 @@ def parse(
             flag_values=flag_values, sys_argv=argv, lock_config=True,
         )  # fmt: skip
     except flags.Error as error:
-        raise UserError(message_of(error)) from error
+        raise _own_words(error) from error
     return parse_flags(argv, flag_values, example="input"), flag_values.config

@@ -1,6 +1,8 @@
 """--config takes a name or a file; what is wrong with either is said in one line."""
 
 import pathlib
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -91,6 +93,31 @@ def test_files_that_are_no_config(text, says):
     with pytest.raises(UserError) as raised:
         parse("--config=mine.py")
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--config.seed=nan", "--config.seed is 'nan': it must be an integer"),
+        ("--config.size.height=2**70", "--config.size.height is '2**70': it must be an integer"),
+        ("--config.size.factor=big", "--config.size.factor is 'big': it must be a number"),
+        (f"--config.seed={'9' * 5000}", "it must be an integer of 64 bits"),
+    ],
+)
+def test_text_that_is_no_number_is_refused_with_the_kind_that_is_wanted(argument, says):
+    with pytest.raises(UserError) as caught:
+        commandline.parse(["x", argument], "tiny", flags.FlagValues(), "", inference.complete)
+    assert says in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_help_ends_quietly_where_its_reader_has_enough():
+    code = (
+        "import os, sys; from absl import flags; from skipsr_jax import commandline\n"
+        "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
+        "commandline.end_with_help('about', flags.FlagValues())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_names_that_are_no_config():

@@ -357,7 +357,7 @@ def main(argv: Sequence[str]) -> int:
         with system_errors():
             print(run(argv))
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"{pathlib.Path(argv[0]).name}: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0
 

@@ -21,6 +21,7 @@ Invariant: the config describes exactly what is in the checkpoint, and ``exporte
 and step each part comes from.
 """
 
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -302,7 +303,7 @@ def main(argv: Sequence[str]) -> int:
         with system_errors():
             print(run(argv))
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"{pathlib.Path(argv[0]).name}: {one_line(str(error))}", file=sys.stderr)
         return 1
     return 0
 

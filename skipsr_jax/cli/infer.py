@@ -29,6 +29,7 @@ from collections.abc import Generator, Mapping, Sequence
 import jax
 from absl import flags
 from jax.sharding import Mesh
+from PIL import Image
 
 from skipsr_jax import commandline, signals
 from skipsr_jax.cli import dry_run, result_page
@@ -382,6 +383,7 @@ def main(argv: Sequence[str]) -> int:
     _log_in_lines()
     logging.captureWarnings(True)
     warnings.formatwarning = _message_of_warning
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half the limit
     failures = Failures(say)
     try:
         with contextlib.ExitStack() as stack, system_errors():

@@ -33,6 +33,8 @@ from skipsr_jax.training.settings import complete, explain, from_config
 from skipsr_jax.training.stages import registry as stages
 
 LESS_MEMORY = "lower config.data.batch, config.data.frames, config.data.crop or config.data.workers"
+SHORT_TRIAL = ("--config.loop.steps=2", "--config.data.batch=1", "--config.data.frames=5")
+"""What makes a run short enough for a CPU."""
 QUIET_LIBRARIES = ("orbax", "grain", "asyncio")
 """Their messages below WARNING are not logged, nor their tracebacks."""
 
@@ -94,6 +96,14 @@ def help_on_stages() -> Iterator[str]:
         yield from of_stage
 
 
+def cpu_hint(argv: Sequence[str]) -> str:
+    """What to say of a run on a CPU, with the flags of a short trial that ``argv`` lacks."""
+    keys = {argument.split("=", 1)[0].lstrip("-") for argument in argv}
+    left = [flag for flag in SHORT_TRIAL if flag.split("=")[0].lstrip("-") not in keys]
+    line = "there is no GPU or TPU: the configs are made for one, and a step on a CPU may take "
+    return f"{line}minutes" + (f"; to try the program add {' '.join(left)}" if left else "")
+
+
 def run(argv: Sequence[str]) -> None:
     """Trains the stage that the command line names. Raises UserError for a user's mistake."""
     if not any(argument.lstrip("-").startswith("config") for argument in argv):
@@ -116,11 +126,7 @@ def run(argv: Sequence[str]) -> None:
     settings = from_config(config, stages.LOSS_KINDS)
     logging.info("on %d x %s: %s", jax.device_count(), jax.devices()[0].device_kind, settings)
     if jax.default_backend() == "cpu":
-        logging.warning(
-            "there is no GPU or TPU: the configs are made for one, and a step on a CPU may take "
-            "minutes; to try the program add --config.loop.steps=2 --config.data.batch=1 "
-            "--config.data.frames=5"
-        )
+        logging.warning(cpu_hint(argv))
     profile = ProfileWindow(values.profile_steps, os.path.join(values.workdir, "profile"))
     stage = stages.make(settings)
     steps = loop.train(settings, stage, values.workdir, profile)

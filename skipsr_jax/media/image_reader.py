@@ -27,6 +27,8 @@ from skipsr_jax.types import HostArray
 _ORIENTATION = 0x0112  # the Exif tag; values 5 to 8 swap the sides
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
 """Of Pillow's formats those that start no other program (as EPS does) and open no other file."""
+MOST_PIXELS = 178_956_970
+"""Pixels of an image that is read. It is Pillow's limit: a small file may claim any size."""
 _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks that may state an orientation
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DAMAGE = (
@@ -179,6 +181,11 @@ def _opened(
         try:
             file = stack.enter_context(path.open("rb") if data is None else io.BytesIO(data))
             image = stack.enter_context(Image.open(file, formats=_FORMATS))
+        except Image.DecompressionBombError as error:
+            raise UserError(
+                f"{path} has more than {MOST_PIXELS} pixels, the most that an image may have; cut "
+                "it into parts, or make it smaller"
+            ) from error
         except UnidentifiedImageError as error:
             file.seek(0)
             if file.read(4) not in _TIFF_MAGIC:

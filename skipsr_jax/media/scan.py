@@ -41,6 +41,8 @@ _DEMUXERS = (
 )
 """FFmpeg's readers of files that hold what they show. Those that are left out open what a file
 names: other files, devices or hosts (concat, hls, dash, sdp, image2, lavfi, ...)."""
+_LIST_HEADS = (b"ffconcat version", b"file ", b"#EXTM3U", b"v=0")
+_HEAD_BYTES = 1024  # in which the kind of a list shows
 _TRIED_PACKETS = 64  # that are decoded to see whether they hold fields or frames
 _PROGRESSIVE = 1  # AVFieldOrder; 0: not stated
 _ONE_FRAME_A_PACKET = frozenset(
@@ -104,13 +106,29 @@ def open_container(path: pathlib.Path, data: bytes | None = None) -> av.containe
     file = f"file:{path}" if data is None else io.BytesIO(data)
     try:
         return av.open(file, options={"format_whitelist": _DEMUXERS}, **_TAGS)
-    except av.error.ArgumentError as error:
+    except av.FFmpegError as error:
+        if _is_list(path, data):
+            line = (
+                "is a list of other files or addresses (a playlist), which is not read: name the "
+            )
+            raise UserError(f"{path} {line}video itself") from error
         if "whitelist" not in str(error):
             raise
         raise UserError(
-            f"{path} is no video, whatever its name says: it is read as a list of other files or "
-            "addresses, or as no file of a known kind; nothing but the file itself is read"
+            f"{path} is no video, whatever its name says: it is no file of a known kind"
         ) from error
+
+
+def _is_list(path: pathlib.Path, data: bytes | None) -> bool:
+    """Whether a file begins as those do that name other files: ffconcat, HLS, SDP or DASH."""
+    if data is None:
+        try:
+            with path.open("rb") as file:
+                data = file.read(_HEAD_BYTES)
+        except OSError:  # FFmpeg has said why
+            return False
+    head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head.startswith(_LIST_HEADS) or b"<MPD" in head
 
 
 def packets_of(

@@ -190,7 +190,7 @@ def test_bad_command_lines(tmp_path, capsys, arguments, message):
     torch_writer.write(tmp_path / "vae.pth", made(VAE, "float32"))
     assert convert.main(["convert", *(a.format(tmp=tmp_path) for a in arguments)]) == 1
     said = capsys.readouterr().err
-    assert message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert message in said and said.startswith("convert: ") and said.count("\n") == 1
     assert {p.name for p in tmp_path.iterdir()} == {"vae.pth"}
 
 

@@ -92,7 +92,7 @@ def test_bad_command_lines(runs, tmp_path, capsys, arguments, message):
     filled = [argument.format(runs=runs, tmp=tmp_path) for argument in arguments]
     assert export.main(["export", *filled]) == 1
     said = capsys.readouterr().err
-    assert message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert message in said and said.startswith("export: ") and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

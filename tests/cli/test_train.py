@@ -281,6 +281,13 @@ def test_help_without_a_config_explains_all_stages(capsys):
     assert said.count("--config.loop.save_every=") == 1
 
 
+def test_the_hint_of_a_cpu_leaves_out_what_is_given():
+    argv = ["train.py", "--config=tiny_vae", "--config.data.batch=2"]
+    assert train.cpu_hint(argv).endswith("add --config.loop.steps=2 --config.data.frames=5")
+    argv += ["--config.loop.steps=9", "--config.data.frames", "5"]
+    assert train.cpu_hint(argv).endswith("may take minutes")
+
+
 def test_a_run_without_a_config_is_refused(capsys):
     assert train.main(["train.py", "--workdir=run"]) == 1
     assert "--config is missing" in capsys.readouterr().err

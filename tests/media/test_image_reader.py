@@ -1,5 +1,8 @@
 """Images: what is written comes back, at 8 and 16 bits, from files and from bytes."""
 
+import pathlib
+import zlib
+
 import av
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ from media_clips import picture
 from PIL import Image, ImageCms
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.media.image_reader import image_size, read_image
+from skipsr_jax.media.image_reader import MOST_PIXELS, image_size, read_image
 from skipsr_jax.media.image_writer import write_image
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -135,6 +138,24 @@ def test_bad_images_get_one_line(tmp_path):
         with pytest.raises(UserError, match=words) as caught:
             read_image(tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_too_many_pixels_is_refused_with_the_limit(tmp_path):
+    def chunk(kind, data):
+        checksum = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + checksum
+
+    side = (20000).to_bytes(4, "big")
+    head = chunk(b"IHDR", side + side + bytes([8, 2, 0, 0, 0]))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(99)))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + pixels + chunk(b"IEND", b""))
+    for read in (image_size, read_image):
+        with pytest.raises(UserError, match=f"more than {MOST_PIXELS} pixels, the most"):
+            read(path)
+    assert 2 * Image.MAX_IMAGE_PIXELS == MOST_PIXELS
+    files = pathlib.Path(__file__).resolve().parents[2] / "docs" / "files.md"
+    assert str(MOST_PIXELS) in files.read_text()
 
 
 def test_a_program_in_postscript_is_no_image(tmp_path):
