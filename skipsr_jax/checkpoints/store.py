@@ -36,11 +36,11 @@ from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
 from skipsr_jax.models.params import Params, flatten, nbytes, shape_mismatches, unflatten
 
-# Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
-# Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
 UNFINISHED = ".orbax-checkpoint-tmp"
 """Part of the names of folders that Orbax has not finished writing, on file systems that rename."""
 
+# Frequencies of the rotary embedding: bfloat16's 8 bits of mantissa would move the positions.
+# Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
 NEVER_CAST = ("rope_freqs", "quantized_kernel")
 
 _WRITE_GB = 1  # what Orbax may hold in memory on top of the arrays themselves
