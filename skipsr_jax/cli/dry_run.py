@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from skipsr_jax.disk_space import free_space
+from skipsr_jax.errors import plural
 from skipsr_jax.inference import forecast
 from skipsr_jax.inference.cost import memory_limit
 from skipsr_jax.inference.model import Model, chosen_mask, mask_origin
@@ -56,11 +57,6 @@ def lines(
     source = "as an earlier run here took" if speed else "by operations; no run here was measured"
     programs = "programs are compiled already" if compiled else "programs have to be compiled"
     yield f"about {total:.0f} s in all, {source}; {programs}"
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 frame``, ``2 frames``."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _disk(

@@ -36,7 +36,7 @@ from skipsr_jax.cli import dry_run, result_page
 from skipsr_jax.cli.arguments import define_flags, find_inputs, with_flags
 from skipsr_jax.cli.batch import Failures
 from skipsr_jax.cli.progress import ProgressBar, waiting
-from skipsr_jax.errors import UserError, message_of, one_line, system_errors
+from skipsr_jax.errors import UserError, message_of, one_line, plural, system_errors
 from skipsr_jax.files import Identity, identity, remove_leftovers
 from skipsr_jax.geometry import SPACE_FACTOR, padded_size, token_grid
 from skipsr_jax.host_memory import limited_allocations
@@ -212,7 +212,7 @@ def summary(job: Job, upscaler: Upscaler, report: Report) -> list[str]:
     sizes = [f"{w}x{h}" for h, w in ((job.media.height, job.media.width), job.target)]
     frames = report.first + report.frames
     facts = [
-        f"size       {sizes[0]} -> {sizes[1]}, {dry_run.plural(frames, 'frame')}",
+        f"size       {sizes[0]} -> {sizes[1]}, {plural(frames, 'frame')}",
         *part_line(job.media, frames),
         f"device     {devices_of(upscaler.programs.model.mesh, job.target)}",
         *report.lines(),
