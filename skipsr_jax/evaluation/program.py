@@ -108,7 +108,7 @@ def status_of(run: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
         with signals.raised(name), system_errors():
             run(argv)
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"{name}: {one_line(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         return signals.report(name, stop)

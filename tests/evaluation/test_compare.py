@@ -64,7 +64,7 @@ def test_the_scores_are_printed_before_anything_is_written(data, monkeypatch, ca
     arguments = [f"--result=x={data}/same", f"--truth={data}/set", "--metrics=psnr"]
     assert compare.main(["compare", *arguments, f"--out={data}/scores.json"]) == 1
     printed = capsys.readouterr()
-    assert "80.0000" in printed.out and printed.err == "error: no space\n"
+    assert "80.0000" in printed.out and printed.err == "compare: no space\n"
 
 
 def test_pictures_have_no_flicker_and_it_is_said(data):
@@ -160,7 +160,7 @@ def test_a_damaged_file_ends_all(data, capsys):
     (data / "off/a/001.png").write_bytes((data / "off/a/001.png").read_bytes()[:200])
     arguments = ["compare", f"--result=x={data}/off", f"--truth={data}/set", "--metrics=psnr"]
     assert compare.main(arguments) == 1
-    assert "error: " in capsys.readouterr().err
+    assert "compare: " in capsys.readouterr().err
 
 
 def test_damaged_frames_of_a_video_are_in_the_notes(tmp_path):
