@@ -15,6 +15,8 @@ from skipsr_jax.resources import config_names
 from skipsr_jax.training import settings as training
 from skipsr_jax.training.stages.registry import LOSS_KINDS
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
@@ -116,7 +118,8 @@ def test_help_ends_quietly_where_its_reader_has_enough():
         "reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)\n"
         "commandline.end_with_help('about', flags.FlagValues())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
