@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from skipsr_jax.config import flattened, suggestion, value_text
-from skipsr_jax.errors import UserError, message_of
+from skipsr_jax.errors import UserError, message_of, one_line, system_errors
 from skipsr_jax.resources import config_names, find_config
 
 _NOT_A_NUMBER = re.compile(
@@ -139,6 +139,21 @@ def _own_words(error: flags.Error) -> UserError:
     kinds = {"i": "an integer", "c": "a number", "E": "an integer of 64 bits"}
     kind = kinds[found["reason"][0]]
     return UserError(f"{found['flag']} is {value_text(found['value'])}: it must be {kind}")
+
+
+def print_result(run: Callable[[Sequence[str]], str], argv: Sequence[str]) -> int:
+    """Prints what ``run(argv)`` returns, and returns the exit status of the program.
+
+    It is 0, or 1 after a UserError, or what the system refuses, as one line on stderr that begins
+    with the program's name.
+    """
+    try:
+        with system_errors():
+            print(run(argv))
+    except UserError as error:
+        print(f"{pathlib.Path(argv[0]).name}: {one_line(str(error))}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def parse_flags(

@@ -41,10 +41,10 @@ from skipsr_jax.checkpoints import (
 from skipsr_jax.checkpoints.adapter import StoredAdapter, read_adapter
 from skipsr_jax.checkpoints.array_reader import batches
 from skipsr_jax.checkpoints.lazy import LazyTensor
-from skipsr_jax.commandline import parse_flags
+from skipsr_jax.commandline import parse_flags, print_result
 from skipsr_jax.config import from_json, to_json
 from skipsr_jax.disk_space import disk_errors_as_one_line, require_space
-from skipsr_jax.errors import UserError, one_line, system_errors
+from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder, temporary_folder
 from skipsr_jax.models.dit import DiTConfig
 from skipsr_jax.models.params import flatten, nbytes, unflatten
@@ -353,13 +353,7 @@ def _summary(config: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> int:
     """``run`` with errors as one message and exit status 1. Stays off accelerators."""
     jax.config.update("jax_platforms", "cpu")
-    try:
-        with system_errors():
-            print(run(argv))
-    except UserError as error:
-        print(f"{pathlib.Path(argv[0]).name}: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return print_result(run, argv)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ Invariant: the config describes exactly what is in the checkpoint, and ``exporte
 and step each part comes from.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -36,9 +35,9 @@ from skipsr_jax.checkpoints import store
 from skipsr_jax.checkpoints.convert import TEXT_FILES, read_text
 from skipsr_jax.checkpoints.lazy import dtype_named
 from skipsr_jax.checkpoints.model_card import model_card
-from skipsr_jax.commandline import parse_flags
+from skipsr_jax.commandline import parse_flags, print_result
 from skipsr_jax.config import from_json
-from skipsr_jax.errors import UserError, one_line, system_errors
+from skipsr_jax.errors import UserError
 from skipsr_jax.kernels.quantized import FORMATS
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.params import (
@@ -299,13 +298,7 @@ def run(argv: Sequence[str]) -> str:
 def main(argv: Sequence[str]) -> int:
     """``run`` with errors as one line and exit status 1. Stays off accelerators."""
     jax.config.update("jax_platforms", "cpu")
-    try:
-        with system_errors():
-            print(run(argv))
-    except UserError as error:
-        print(f"{pathlib.Path(argv[0]).name}: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return print_result(run, argv)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from typing import Any
 
 from absl import flags
 
-from skipsr_jax.commandline import parse_flags
+from skipsr_jax.commandline import parse_flags, print_result
 from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.record_builder import SkipsrClips
 from skipsr_jax.data.records import INDEX_FORMAT, INDEX_NAME, SPLIT, is_built
 from skipsr_jax.disk_space import disk_errors_as_one_line, require_space
-from skipsr_jax.errors import UserError, imports_of_extra, one_line, system_errors
+from skipsr_jax.errors import UserError, imports_of_extra, one_line
 from skipsr_jax.files import commit, temporary_folder
 
 with imports_of_extra("train"):
@@ -122,13 +122,7 @@ def run(argv: Sequence[str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """``run`` with errors as one line and exit status 1."""
-    try:
-        with system_errors():
-            print(run(argv))
-    except UserError as error:
-        print(f"{pathlib.Path(argv[0]).name}: {one_line(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+    return print_result(run, argv)
 
 
 if __name__ == "__main__":
