@@ -78,6 +78,28 @@ sys.exit(commands.{command}())
     assert (done.returncode, done.stderr) == (status, "program: stopped by SIGTERM\n")
 
 
+def test_a_program_that_is_done_waits_for_its_threads_and_cleans_nothing_up():
+    program = """
+import atexit, concurrent.futures, gc, sys, time, types
+from skipsr_jax.cli import commands
+
+def work():
+    time.sleep(0.2)
+    print("worked", end="")
+
+def main(argv):
+    atexit.register(print, "cleaned up")
+    concurrent.futures.ThreadPoolExecutor(1).submit(work)
+    print("collects" if gc.isenabled() else "does not collect")
+    return 3
+
+commands._start_device = lambda: None
+sys.modules["skipsr_jax.cli.infer"] = types.SimpleNamespace(main=main)
+sys.exit(commands.infer())
+"""
+    assert without((), program) == (3, "collects\nworked", "")
+
+
 @pytest.mark.parametrize("program", ["infer", "train"])
 def test_starting_a_program_imports_jax_only_when_called(program):
     """A data worker imports the script of its parent process again."""
