@@ -7,9 +7,9 @@ pass. This writes the rows outside all segments and reads nothing.
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.types import Float, Int
 
 ROWS = 32  # of one program

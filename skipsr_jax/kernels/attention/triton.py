@@ -14,8 +14,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from skipsr_jax.kernels.attention.gpu_tile_table import (
     ROW_BEGIN,
@@ -29,6 +27,8 @@ from skipsr_jax.kernels.attention.gpu_tile_table import (
 )
 from skipsr_jax.kernels.attention.gpu_tiled_attention import LOG2_E, Kernels, tiled_attention
 from skipsr_jax.kernels.attention.problem import Problem
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float, Int
 

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental.pallas import triton as plgpu
 
 from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
+from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.types import Float, Int
 
 PIXELS = 16  # of a program

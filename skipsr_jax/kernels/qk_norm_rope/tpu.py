@@ -11,9 +11,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import tpu as pltpu
 from skipsr_jax.kernels.qk_norm_rope import xla
 from skipsr_jax.kernels.qk_norm_rope.problem import QKNormRopeProblem
 from skipsr_jax.kernels.target import Target

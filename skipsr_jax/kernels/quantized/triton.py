@@ -11,9 +11,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.kernels.quantized.formats import Format
 from skipsr_jax.kernels.quantized.problem import Compute, Operands, RowsProblem
 from skipsr_jax.kernels.quantized.product import SMALLEST, Quantized, to_format

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from skipsr_jax.kernels.attention.gpu_tile_table import (
     SEGMENT_BEGIN,
@@ -28,7 +26,6 @@ from skipsr_jax.kernels.attention.hopper.common import (
     GROUP_ROWS,
     GROUPS,
     STAGES,
-    WGMMA,
     Buffers,
     Stream,
     Tile,
@@ -44,6 +41,8 @@ from skipsr_jax.kernels.attention.hopper.common import (
     zero_outside,
     zeros,
 )
+from skipsr_jax.kernels.pallas import mosaic_gpu as plgpu
+from skipsr_jax.kernels.pallas import pl
 from skipsr_jax.types import Float, Int
 
 BLOCK = 64  # rows of a streamed block
@@ -148,8 +147,8 @@ def _query_compute(tile: Tile, operands: _Operands, outputs, scratch: _QueryScra
         (lse.at[head, tile.entry, part], scratch.lse),
         (delta.at[head, tile.entry, part], scratch.delta),
     )
-    lse_rows = plgpu.layout_cast(own_lse[...], WGMMA.reduce(1))
-    delta_rows = plgpu.layout_cast(own_delta[...], WGMMA.reduce(1))
+    lse_rows = plgpu.layout_cast(own_lse[...], plgpu.Layout.WGMMA.reduce(1))
+    delta_rows = plgpu.layout_cast(own_delta[...], plgpu.Layout.WGMMA.reduce(1))
 
     def scope(scores_acc, slope_acc, d_q_acc):
         def body(step, ends):
@@ -211,7 +210,7 @@ def _key_compute(tile: Tile, operands: _Operands, outputs, scratch: _KeyScratch,
     def of_queries(streamed: Buffers, slot):
         """A float32 for each query of the block, along the columns."""
         plgpu.barrier_wait(streamed.ready.at[slot])
-        values = plgpu.layout_cast(streamed.shared[slot], WGMMA.reduce(0))
+        values = plgpu.layout_cast(streamed.shared[slot], plgpu.Layout.WGMMA.reduce(0))
         return spread(values, SHAPE, 1)
 
     def scope(scores_acc, slope_acc, d_k_acc, d_v_acc):

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from skipsr_jax.kernels.attention.gpu_tile_table import (
     ROW_BEGIN,
@@ -25,18 +23,14 @@ from skipsr_jax.kernels.attention.gpu_tile_table import (
     TILE_START,
     TILES,
 )
+from skipsr_jax.kernels.pallas import mosaic_gpu as plgpu
+from skipsr_jax.kernels.pallas import pl
 from skipsr_jax.kernels.target import current_cores
-
-try:
-    from jax.experimental.pallas.mosaic_gpu import store as _store
-except ImportError:  # before jax 0.12
-    _store = None
 
 GROUPS = 2
 GROUP_ROWS = TILE_ROWS // GROUPS
 STAGES = 2
 COMPUTE_REGISTERS, COPY_REGISTERS = 240, 24  # of a thread; 2 x 128 x 240 + 128 x 24 <= 65,536
-WGMMA = plgpu.Layout.WGMMA
 
 
 def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -47,7 +41,7 @@ def swizzled(shape: tuple[int, ...], dtype: Any) -> Any:
 
 def zeros(shape: tuple[int, int]) -> Array:
     """Float32 zeros in the accumulator's layout."""
-    return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), WGMMA)
+    return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), plgpu.Layout.WGMMA)
 
 
 def spread(x: Array, shape: tuple[int, int], axis: int) -> Array:
@@ -57,7 +51,7 @@ def spread(x: Array, shape: tuple[int, int], axis: int) -> Array:
 
 def between(first: Array, end: Array, shape: tuple[int, int], axis: int) -> Array:
     """Where the index along ``axis`` is in [first, end)."""
-    index = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
+    index = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=plgpu.Layout.WGMMA)
     return (index >= first) & (index < end)
 
 
@@ -85,7 +79,7 @@ def zero_outside(rows: Any, first: Array, end: Array) -> None:
             @pl.when((first > start) | (end < start + 64))
             def _(start=start):
                 part = rows.at[pl.ds(start, 64)]
-                value = plgpu.layout_cast(part[...], WGMMA)
+                value = plgpu.layout_cast(part[...], plgpu.Layout.WGMMA)
                 inside = between(first - start, end - start, value.shape, 0)
                 part[...] = jnp.where(inside, value, jnp.zeros_like(value))
 
@@ -147,10 +141,10 @@ def copy_streams(streams: tuple[Stream, ...], steps: Array, done: Array) -> None
 
 def _store_plain(target: Any, value: Array) -> None:
     """Stores to shared memory that is not swizzled, where bank conflicts cannot be avoided."""
-    if _store is None:
+    if hasattr(plgpu, "store"):
+        plgpu.store(target, value, optimized=False)
+    else:  # before jax 0.12
         target[...] = value
-    else:
-        _store(target, value, optimized=False)
 
 
 @dataclasses.dataclass(frozen=True)

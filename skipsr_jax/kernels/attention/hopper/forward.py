@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from skipsr_jax.kernels.attention.gpu_tile_table import (
     SEGMENT_BEGIN,
@@ -28,7 +26,6 @@ from skipsr_jax.kernels.attention.hopper.common import (
     GROUP_ROWS,
     GROUPS,
     STAGES,
-    WGMMA,
     Buffers,
     Stream,
     Tile,
@@ -45,6 +42,8 @@ from skipsr_jax.kernels.attention.hopper.common import (
     zero_outside,
     zeros,
 )
+from skipsr_jax.kernels.pallas import mosaic_gpu as plgpu
+from skipsr_jax.kernels.pallas import pl
 from skipsr_jax.types import Float, Int
 
 KEYS = 128  # rows of a streamed block
@@ -52,7 +51,9 @@ KEYS = 128  # rows of a streamed block
 
 def _row_values(value: float) -> Array:
     """A float32 for each query of a warpgroup."""
-    return plgpu.layout_cast(jnp.full((GROUP_ROWS,), value, jnp.float32), WGMMA.reduce(1))
+    return plgpu.layout_cast(
+        jnp.full((GROUP_ROWS,), value, jnp.float32), plgpu.Layout.WGMMA.reduce(1)
+    )
 
 
 class _Operands(NamedTuple):

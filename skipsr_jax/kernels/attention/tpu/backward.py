@@ -14,8 +14,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from skipsr_jax.kernels.attention.tpu.stream import (
     LANES,
@@ -34,6 +32,8 @@ from skipsr_jax.kernels.attention.tpu.stream import (
     stationary_rows,
     stream,
 )
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import tpu as pltpu
 from skipsr_jax.types import Float, Int
 
 

@@ -5,8 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 
 from skipsr_jax.kernels.attention.tpu.stream import (
     LANES,
@@ -25,6 +23,8 @@ from skipsr_jax.kernels.attention.tpu.stream import (
     stationary_columns,
     stream,
 )
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import tpu as pltpu
 from skipsr_jax.types import Float, Int
 
 

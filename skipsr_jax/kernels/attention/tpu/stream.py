@@ -13,15 +13,15 @@ segment would otherwise multiply all its rows with the blocks of both segments.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import tpu as pltpu
 from skipsr_jax.types import Float, Int
 
 LANES = 128
@@ -226,12 +226,12 @@ def masked_scores(
     return jnp.where(visible, scores, MASKED)
 
 
-def stationary_rows(blocks: Blocks) -> pl.BlockSpec:
+def stationary_rows(blocks: Blocks) -> Any:
     """The stationary block of one head in (b, a, s, p)."""
     return pl.BlockSpec((1, 1, blocks.stationary, LANES), lambda b, a, i, *_: (b, a, i, 0))
 
 
-def stationary_columns(count: int, blocks: Blocks, *, of_head: bool) -> pl.BlockSpec:
+def stationary_columns(count: int, blocks: Blocks, *, of_head: bool) -> Any:
     """The stationary block of ``count`` values a row, in (b, a, count, s) or (b, count, s)."""
     if of_head:
         return pl.BlockSpec((1, 1, count, blocks.stationary), lambda b, a, i, *_: (b, a, 0, i))
@@ -243,6 +243,6 @@ def like(x: Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeSt
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
 
 
-def compiler_params() -> pltpu.CompilerParams:
+def compiler_params() -> Any:
     """Packs and heads may run on the cores of a chip in any order; the last axis is a chain."""
     return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))

@@ -10,8 +10,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from skipsr_jax.kernels.norm_silu_concat.frames.xla import EndPadding, FramesProblem
 from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
@@ -21,6 +19,8 @@ from skipsr_jax.kernels.norm_silu_concat.triton_parts import (
     channels_refusal,
     load_scale_shift_silu,
 )
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float
 
