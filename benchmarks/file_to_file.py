@@ -25,7 +25,7 @@ from absl import flags
 
 from benchmarks.measure import device_facts, format_table, run_program, write_json
 from benchmarks.models import CONFIGURED
-from benchmarks.startup import in_a_process, without_other_caches, write_checkpoint
+from benchmarks.startup import in_a_process, usual_environment, write_checkpoint
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.api import Upscaler
@@ -67,7 +67,7 @@ def run_infer(
     command += ["--overwrite", f"--compile_cache_dir={cache}"]
     before, began = os.times(), time.perf_counter()
     done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, check=False, env=without_other_caches()
+        command, cwd=root, capture_output=True, text=True, check=False, env=usual_environment()
     )
     seconds, after = time.perf_counter() - began, os.times()
     if done.returncode:
