@@ -83,7 +83,7 @@ def test_a_bucket_without_its_package_is_one_line(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(store.fsspec, "get_filesystem_class", missing)
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
     with pytest.raises(UserError, match=r"gs://bucket/run: gs:// needs .* pip install gcsfs"):
         store.absolute("gs://bucket/run")
 
