@@ -117,6 +117,7 @@ TESTED_IN = {
     "kernels/norm_silu_concat/scale_shift.py": "kernels/norm_silu_concat/test_frames.py",
     "kernels/norm_silu_concat/triton_parts.py": "kernels/norm_silu_concat/test_frames.py",
     "kernels/qk_norm_rope/*.py": "kernels/qk_norm_rope/test_qk_norm_rope.py",
+    "kernels/qkv_windows/*.py": "kernels/qkv_windows/test_qkv_windows.py",
     "kernels/quantized/formats.py": "kernels/quantized/test_product.py",
     "kernels/quantized/problem.py": "kernels/quantized/test_rows.py",
     "kernels/quantized/triton.py": "kernels/quantized/test_rows.py",

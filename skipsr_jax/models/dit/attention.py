@@ -7,6 +7,7 @@ forms is chosen.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +17,19 @@ from jax import Array
 from skipsr_jax.kernels.attention import merged_heads_run, varlen_attention
 from skipsr_jax.kernels.qk_norm_rope import rotate
 from skipsr_jax.kernels.quantized import Format, Quantized, quantize_rows
+from skipsr_jax.models.dit import projected_windows
 from skipsr_jax.models.dit.branch import Branch
 from skipsr_jax.models.dit.merged_attention import attend_merged
 from skipsr_jax.models.dit.window_rows import from_windows, text_mean, to_windows
 from skipsr_jax.parallel.activations import activation_sharding
 from skipsr_jax.parallel.overlapped_attention import attend_by_heads, project_head_chunks
-from skipsr_jax.parallel.sequence import QKV, Attention, attend_by_packs, attend_by_windows
+from skipsr_jax.parallel.sequence import (
+    QKV,
+    Attention,
+    Tokens,
+    attend_by_packs,
+    attend_by_windows,
+)
 from skipsr_jax.tokens.layout import Layout
 from skipsr_jax.tokens.plan import TokenPlan
 from skipsr_jax.tokens.windows import REGULAR
@@ -69,17 +77,16 @@ def joint_attention(
             plan.shard_layouts if by_windows else None,
             implementation=implementation,
         )
-    scale = video_branch.head_dim**-0.5
-    attend = functools.partial(_attend_in_windows, scale=scale, implementation=implementation)
     collect = functools.partial(_collect, format=video_branch.format)
-    attention = Attention(attend, collect)
     packs = len(angles.video)
-    if by_windows:
-        video = _project(vid, angles.video, video_branch)
-        return attend_by_windows(attention, video, text, plan.shard_layouts)
     layout = of_partition(plan.layout, shifted)
-    if activation_sharding(packs).shards == 1:
-        video = _project(vid, angles.video, video_branch)
+    if by_windows or activation_sharding(packs).shards == 1:
+        video, text, attend = _with_all_heads(
+            vid, angles.video, text, video_branch, layout, implementation
+        )
+        attention = Attention(attend, collect)
+        if by_windows:
+            return attend_by_windows(attention, video, text, plan.shard_layouts)
         return attend_by_packs(attention, video, text, layout)
     finish = functools.partial(_heads, branch=video_branch)
     chunks = project_head_chunks(
@@ -91,6 +98,7 @@ def joint_attention(
         packs,
     )
     # A device has some heads of a row: the row is quantised when it is whole.
+    attend = _attend_in_windows(video_branch, implementation)
     attention = Attention(attend, functools.partial(_collect, format=None))
     return attend_by_heads(attention, chunks, text, layout)
 
@@ -119,16 +127,40 @@ def _heads(projected: Float[Array, "b n i"], angles: Array | None, branch: Branc
         return q.astype(branch.dtype), k.astype(branch.dtype), v.astype(branch.dtype)
 
 
+def _with_all_heads(
+    vid: Float[Array, "b n d"] | Quantized,
+    angles: Array,
+    text: QKV,
+    branch: Branch,
+    layout: Layout,
+    implementation: str | None,
+) -> tuple[Tokens, Tokens, Callable[[Tokens, Tokens, Layout], Array]]:
+    """What attention with all heads takes of video and of text, and the function that attends."""
+    with jax.named_scope("qkv"):
+        projected = branch.project(vid, branch.qkv_kernel())
+    if projected_windows.supported(branch, projected, layout):
+        attend = projected_windows.attend_projected(branch, implementation)
+        return (projected, angles), (text, branch.norm_weights(len(projected))), attend
+    return _heads(projected, angles, branch), text, _attend_in_windows(branch, implementation)
+
+
 def _attend_in_windows(
-    vid: QKV, txt: QKV, layout: Layout, *, scale: float, implementation: str | None
-) -> Float[Array, "b s a p"]:
-    """Attention in windows over video and text, as attention rows."""
-    with jax.named_scope("to_windows"):
-        rows = [to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True)]
-    with jax.named_scope("attention"):
-        return varlen_attention(
-            *rows, layout.cu_seqlens, scale=scale, implementation=implementation
-        )
+    branch: Branch, implementation: str | None
+) -> Callable[[QKV, QKV, Layout], Array]:
+    """The function from queries, keys and values of video and text to attention rows."""
+
+    def attend(vid: QKV, txt: QKV, layout: Layout) -> Float[Array, "b s a p"]:
+        with jax.named_scope("to_windows"):
+            rows = [to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True)]
+        with jax.named_scope("attention"):
+            return varlen_attention(
+                *rows,
+                layout.cu_seqlens,
+                scale=branch.head_dim**-0.5,
+                implementation=implementation,
+            )
+
+    return attend
 
 
 def _collect(

@@ -97,6 +97,11 @@ class Branch(nnx.Module):
         q, k, v = rearrange(projected, pattern, three=3, p=self.norm_q.scale.shape[-1])
         return self.norm_q(q), self.norm_k(k), v
 
+    def norm_weights(self, packs: int) -> Float[Array, "b two p"]:
+        """Those of the norms of queries and of keys in float32, a copy for each pack."""
+        scales = [norm.scale[...].astype(jnp.float32) for norm in (self.norm_q, self.norm_k)]
+        return jnp.broadcast_to(jnp.stack(scales), (packs, 2, self.head_dim))
+
     def add_attention(
         self, x: Float[Array, "b n d"], heads: Float[Array, "b n *heads"] | Quantized, m: Modulation
     ) -> Float[Array, "b n d"] | Residual:

@@ -58,8 +58,6 @@ def attend_merged(
       implementation: of the attention kernel.
     """
     packs = len(projected)
-    scales = [norm.scale[...].astype(jnp.float32) for norm in (branch.norm_q, branch.norm_k)]
-    weights = jnp.broadcast_to(jnp.stack(scales), (packs, 2, branch.head_dim))
     prepare = functools.partial(_prepare, eps=branch.eps, dtype=branch.dtype)
     attend = functools.partial(_attend, head_dim=branch.head_dim, implementation=implementation)
 
@@ -68,7 +66,7 @@ def attend_merged(
 
     collect = functools.partial(_collect, format=branch.format)
     attention = Attention(attend_projected, collect)
-    video, all_text = (projected, angles), (text, weights)
+    video, all_text = (projected, angles), (text, branch.norm_weights(packs))
     if shard_layouts is not None:
         return attend_by_windows(attention, video, all_text, shard_layouts)
     if activation_sharding(packs).shards == 1:

@@ -47,10 +47,10 @@ def from_windows(
 
     Zeros where a token is padding.
     """
-    return _take(rows, layout.video_rows), _text_sums(rows, layout)
+    return _take(rows, layout.video_rows), text_sums(rows, layout)
 
 
-def _text_sums(rows: Float[Array, "b s *channels"], layout: Layout) -> Array:
+def text_sums(rows: Float[Array, "b s *channels"], layout: Layout) -> Array:
     """Text tokens (b, m, *channels), each the sum of its rows, in float32."""
     b, windows, slots = layout.text_rows.shape
     copies = _take(rows, layout.text_rows.reshape(b, windows * slots))
@@ -118,7 +118,7 @@ def from_merged_windows(
 
     Padding tokens hold some row's numbers.
     """
-    return _take(rows, layout.video_rows, "clip"), _text_sums(rows, layout)
+    return _take(rows, layout.video_rows, "clip"), text_sums(rows, layout)
 
 
 def _to_merged_forward(video: Array, text: Array, layout: Layout, rows: int):
