@@ -248,6 +248,18 @@ def test_data_workers_never_import_jax(trees):
     none_of(sorted(offenders), f"jax is reached from {sorted(WITHOUT_JAX)}")
 
 
+def test_kernels_take_pallas_from_the_module_that_defers_its_import(trees):
+    none_of(
+        [
+            f"{module} imports {name}: take it from skipsr_jax.kernels.pallas"
+            for module, tree in trees.items()
+            for name in imported(tree)
+            if name.startswith("jax.experimental.pallas")
+        ],
+        "imports of Pallas, which take 0.4 s of every start",
+    )
+
+
 def test_files_are_short():
     lengths = {path: len(path.read_text().splitlines()) for path in sorted(PACKAGE.rglob("*.py"))}
     none_of(

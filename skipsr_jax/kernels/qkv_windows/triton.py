@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
+from skipsr_jax.kernels.pallas import pl
+from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.kernels.qkv_windows.problem import QKVWindowsProblem
 from skipsr_jax.kernels.target import Target, gpu_refusal
 from skipsr_jax.types import Float, Int
