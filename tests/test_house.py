@@ -131,7 +131,6 @@ TESTED_IN = {
     "media/orientation.py": "media/test_video.py",
     "media/outputs.py": "media/test_image_writer.py",
     "media/yuv_format.py": "pixels/test_yuv.py",
-    "pixels/composite.py": "inference/test_pipeline.py",
     "models/dit/attention.py": "models/dit/test_block.py",
     "parallel/merged_heads.py": "models/dit/test_merged_attention.py",
     "models/dit/branch.py": "models/dit/test_block.py",
