@@ -27,6 +27,7 @@ from skipsr_jax.inference.program_cache import Program
 from skipsr_jax.models.light_coder import LightCoder, sparse_decode
 from skipsr_jax.models.light_coder.memory import param_bytes, slice_bytes
 from skipsr_jax.models.vae.memory import estimate_memory
+from skipsr_jax.models.vae.model import Posterior
 from skipsr_jax.models.vae.slices import (
     decode_clip,
     decode_step,
@@ -77,6 +78,20 @@ def _unscaled(
 ) -> tuple[Float[Array, "b _ h w c"], ...]:
     """Slices of a latent of these lengths, divided by the scaling factor."""
     return tuple(latent[:, part] / scale for part in spans(lengths))
+
+
+def _two_at_a_time(posteriors: Iterable[Posterior]) -> Iterator[Posterior]:
+    """Posteriors of slices, on a CPU at most two of them under way.
+
+    A CPU makes the upscaled frames of all slices that are asked for at once, and holds them until
+    the encoder comes to them.
+    """
+    before = None
+    for posterior in posteriors:
+        if jax.default_backend() == "cpu":
+            jax.block_until_ready(before)
+        before = posterior
+        yield posterior
 
 
 class Coder:
@@ -198,7 +213,7 @@ class Coder:
             posteriors = encode_sparse_clip(step, self._model.params["coder"], parts, plan.blocks)
         else:
             posteriors = encode_clip(self._dense(plan.tiles)[0], self._model.params["coder"], parts)
-        return self._sample(list(posteriors), noise)
+        return self._sample(list(_two_at_a_time(posteriors)), noise)
 
     def decode(
         self,

@@ -16,6 +16,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -86,6 +87,13 @@ def keep_of_frames(keep: Bool[HostArray, "t r q"], frames: int) -> Bool[HostArra
     return keep[patch_of_frame(np.arange(frames))]
 
 
+def _frames_in_flight(codes: Sequence[Sequence[Array]]) -> int:
+    """The most frames that the device may be asked for. ``codes``: of one of them."""
+    if jax.default_backend() == "cpu":  # which computes no faster for being asked early
+        return FRAMES_IN_FLIGHT
+    return BYTES_IN_FLIGHT // sum(array.nbytes for array in itertools.chain(*codes))
+
+
 def convert(
     frame: Float[Array, "h w 3"], output: OutputFormat, programs: Programs
 ) -> tuple[Array, ...]:
@@ -124,7 +132,7 @@ def download(
                 array.copy_to_host_async()
             report.watch("decode", codes, called)
             in_flight.append((codes, keep, check.asked))
-            limit = BYTES_IN_FLIGHT // sum(array.nbytes for array in itertools.chain(*codes))
+            limit = _frames_in_flight(codes)
             oldest = itertools.chain(*in_flight[0][0])
             if len(in_flight) > FRAMES_IN_FLIGHT and (
                 len(in_flight) > limit or all(array.is_ready() for array in oldest)

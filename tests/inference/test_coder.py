@@ -9,7 +9,7 @@ import pytest
 import small_model
 
 from skipsr_jax.errors import UserError
-from skipsr_jax.inference.coder import Coder
+from skipsr_jax.inference.coder import Coder, _two_at_a_time
 from skipsr_jax.inference.coding_plan import DENSE, SKIP, CodingPlan, sparse_plan
 from skipsr_jax.inference.model import load_model
 from skipsr_jax.inference.program_cache import ProgramCache
@@ -17,6 +17,7 @@ from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.light_coder.memory import slice_bytes
 from skipsr_jax.models.params import abstract
 from skipsr_jax.models.vae.memory import estimate_memory
+from skipsr_jax.models.vae.model import Posterior
 from skipsr_jax.tokens.blocks import plan_blocks
 
 
@@ -109,3 +110,16 @@ def test_the_light_coder_takes_more_frames_at_a_time_on_accelerators(coder, mode
     ):
         light.dense_plan((720, 1280), 0, 0.001)
     assert coder.dense_plan((64, 64), 0, 0.0).slice_latents == 1
+
+
+@pytest.mark.parametrize("platform,waited", [("cpu", [1, 2]), ("gpu", [])])
+def test_a_cpu_encodes_two_slices_at_a_time(monkeypatch, platform, waited):
+    posteriors = [Posterior(*[jnp.zeros((1, i, 2, 2, 3))] * 2) for i in (1, 2, 3)]
+    found = []
+    monkeypatch.setattr(jax, "block_until_ready", found.append)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    taken = _two_at_a_time(iter(posteriors))
+    for number, posterior in enumerate(posteriors):
+        assert next(taken) is posterior
+        assert [x.mean.shape[1] for x in found if x is not None] == waited[:number]
+    assert next(taken, None) is None

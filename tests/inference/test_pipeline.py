@@ -5,14 +5,17 @@ import itertools
 import pathlib
 import runpy
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_model
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.inference import pipeline
+from skipsr_jax.inference.finite_check import FiniteCheck
 from skipsr_jax.inference.model import load_model
-from skipsr_jax.inference.pipeline import upscale_frames
+from skipsr_jax.inference.pipeline import FRAMES_IN_FLIGHT, download, upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
 from skipsr_jax.inference.settings import Mask, from_config
@@ -254,3 +257,17 @@ def test_frames_before_the_ones_that_are_not_finite_come(programs, settings, cli
         for codes, _ in upscale_frames(twice, TARGET, programs, short, Report()):
             came.append(codes)
     assert len(came) == 4
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_how_many_frames_a_device_is_asked_for(programs, monkeypatch, platform):
+    """An accelerator as many as its memory may hold; a CPU, whose frames take the host's, few."""
+    frame, asked = jnp.zeros((2, 2, 3)), []
+    monkeypatch.setattr(type(frame), "is_ready", lambda self: False)  # before it is downloaded
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(pipeline, "BYTES_IN_FLIGHT", 20 * frame.nbytes)
+    frames = (asked.append(i) or (frame, np.ones((1, 1), bool)) for i in range(50))
+    made = download(frames, [32], programs, Report(), FiniteCheck("model", jnp.float32))
+    next(made)
+    assert len(asked) == 1 + {"cpu": FRAMES_IN_FLIGHT, "gpu": 20}[platform]
+    assert 1 + sum(1 for _ in made) == 50
