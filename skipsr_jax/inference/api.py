@@ -293,9 +293,9 @@ class Upscaler:
         Raises:
           UserError: a clip needs more memory than the device has.
         """
-        longest, settings = self.settings.chunk.frames, self.settings
+        longest, settings, clips = self.settings.chunk.frames, self.settings, list(clips)
         chunks = [(min(frames, longest), target) for frames, target in clips]
-        self.memory = largest_need(self.programs.model, settings, chunks)
+        self.memory = largest_need(self.programs.model, settings, clips)
         if chunks:
             self.programs.cache.preload(settings, description(self.programs.model), chunks[0])
         self.programs.buckets.reserve(token_grid(count, *target) for count, target in set(chunks))

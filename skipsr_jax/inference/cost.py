@@ -27,6 +27,8 @@ from skipsr_jax.inference.settings import Settings
 from skipsr_jax.models.dit.memory import activation_bytes
 from skipsr_jax.models.light_coder.memory import param_bytes, slice_bytes
 from skipsr_jax.models.params import nbytes, to_dict
+from skipsr_jax.models.predictor import PixelMaskPredictor
+from skipsr_jax.models.predictor.pixel_energies import MIRROR_AXES
 from skipsr_jax.models.vae.memory import estimate_memory
 from skipsr_jax.parallel.mesh import mesh_of
 from skipsr_jax.parallel.rules import bytes_per_device
@@ -39,13 +41,17 @@ _ARRAYS_OF_FRAMES = 4
 decoder, and the result."""
 _LATENTS = 6
 """Latents of the chunk: three of noise, of the input, refined, and divided into slices."""
-PROCESS_BYTES = 65 * _GIB // 100
+PROCESS_BYTES = 54 * _GIB // 100
 """Of the process on a CPU, with its libraries and loaded programs."""
-COMPILER_BYTES = 65 * _GIB // 100
-"""Of XLA's compiler and what it leaves behind, in a process that compiles its programs itself."""
-_CPU_COPIES = 1.9
-"""On a CPU, what stages take over what their arrays take: convolutions copy their operands. The
-three numbers are fitted to the tiny model's peaks at 256x192, 704x576 and 1280x720 on two cores."""
+COMPILER_BYTES = {"full": 75 * _GIB // 100, "light": 36 * _GIB // 100}
+"""By the coder, of XLA's compiler and what it leaves behind: what processes of the tiny model that
+compiled all of their programs took more than ones that loaded them."""
+_CPU_COPIES = {"full": 2.0, "light": 1.0, "dit": 1.35, "predictor": 2.5}
+"""On a CPU, what programs take over their estimates, which are made for accelerators: convolutions
+in time and attention copy their operands there. The light coder runs frame by frame, and takes what
+its estimate says. The full coder's factor and the three numbers above are fitted to peaks of the
+tiny model (docs/performance.md). That of the transformer is what XLA states of its program
+(``memory_analysis``), and the predictor's the memory that it alone took for 33 frames of 720p."""
 _FRAMES_OF_FILES = 90
 """Frames of 8 bits on the host: 8 that are read before they are asked for, 8 that are ready, those
 on their way, and about 64 that an encoder of video keeps to look ahead."""
@@ -98,14 +104,14 @@ def memory_limit(model: Model) -> int | None:
     return device_limit(device)
 
 
-def memory_need(model: Model, settings: Settings, clip: Clip, compiled: bool = False) -> MemoryNeed:
+def memory_need(model: Model, settings: Settings, clip: Clip, missing: float = 1.0) -> MemoryNeed:
     """The memory that a clip needs.
 
     Args:
       model: with parameters or with their shapes.
       settings: of the run.
-      clip: what is upscaled; longer ones than a chunk need no more than a chunk.
-      compiled: whether all programs are loaded from a cache, and none is compiled.
+      clip: what is upscaled; of longer ones than a chunk the length does not matter.
+      missing: how many of the programs are compiled, 0 to 1; the others are loaded from a cache.
     """
     frames, target = min(clip[0], settings.chunk.frames), clip[1]
     size, devices = padded_size(*target), model.devices
@@ -117,25 +123,32 @@ def memory_need(model: Model, settings: Settings, clip: Clip, compiled: bool = F
     grid, frame = token_grid(frames, *target), math.prod(size) * 3 * _FLOAT32
     channels = model.coder.config.latent_channels
     latent = math.prod(grid) * PATCH_AREA * channels * _FLOAT32
-    held["frames and latents"] = settings.chunk.overlap * frame + _LATENTS * latent
+    shared = settings.chunk.overlap if clip[0] > frames else 0  # with the chunk after it
+    held["frames and latents"] = shared * frame + _LATENTS * latent
     bucket = bucket_with_window_capacity([np.ones(grid, bool)], devices)
     rows = bucket.tokens + bucket.windows * model.params["text"]["positive"].shape[0]
     latents, coding = _coding(model, settings, frames, size, sum(held.values()))
-    in_flight = min(padded_count(frames), _frames_in_flight(latents)) * frame // devices
+    platform = _platform(model)
+    in_flight = min(padded_count(frames), _frames_in_flight(latents, platform)) * frame // devices
     refining = activation_bytes(
         model.dit.config, bucket.tokens // devices, rows // devices,
         np.dtype(model.dit.dtype).itemsize,
     )  # fmt: skip
+    if platform == "cpu":
+        of_process = {
+            "the process": PROCESS_BYTES,
+            "the compiler": int(missing * COMPILER_BYTES[model.coder_kind]),
+            "frames of files": _of_files(clip),
+        }
+        held = of_process | held
+        refining = int(_CPU_COPIES["dit"] * refining)
+        coding = int(_CPU_COPIES[model.coder_kind] * coding)
     stages = {
+        "the mask predictor at work": _predicting(model, grid, platform) // devices,
         "the transformer at work": refining + in_flight,
         "the autoencoder at work": coding // devices + _ARRAYS_OF_FRAMES * in_flight,
     }
-    if _platform(model) == "cpu":
-        compiler = {} if compiled else {"the compiler": COMPILER_BYTES}
-        process = {"the process": PROCESS_BYTES} | compiler
-        held = process | {"frames of files": _of_files(clip)} | held
-        stages = {name: int(_CPU_COPIES * size) for name, size in stages.items()}
-    return MemoryNeed(_platform(model), held, stages)
+    return MemoryNeed(platform, held, stages)
 
 
 def largest_need(model: Model, settings: Settings, clips: Iterable[Clip]) -> MemoryNeed | None:
@@ -162,7 +175,8 @@ def _of_files(clip: Clip) -> int:
 
 def _check_host(model: Model, clip: Clip) -> None:
     """Raises UserError where a clip's frames do not fit on the host beside a device."""
-    limit, need = host_limit(), PROCESS_BYTES + COMPILER_BYTES + _of_files(clip)
+    compiler = COMPILER_BYTES[model.coder_kind]
+    limit, need = host_limit(), PROCESS_BYTES + compiler + _of_files(clip)
     if _platform(model) != "cpu" and limit is not None and need > limit:
         height, width = clip[1]
         raise UserError(
@@ -233,10 +247,25 @@ def _bytes(params: dict, model: Model) -> int:
     return nbytes(params)
 
 
-def _frames_in_flight(latents: int) -> int:
-    """Frames of the slice at work, and of those that the host asks for meanwhile."""
+def _predicting(model: Model, grid: tuple[int, int, int], platform: str) -> int:
+    """What the mask predictor takes besides its parameters: its input and two hidden layers."""
+    if model.predictor is None:
+        return 0
+    in_pixels = isinstance(model.predictor, PixelMaskPredictor)
+    network = model.predictor.on_grid if in_pixels else model.predictor
+    *_, features, width = network.layers[0].kernel.shape
+    images = len(MIRROR_AXES) if in_pixels else 1
+    taken = _FLOAT32 * images * math.prod(grid) * (PATCH_AREA * features + 2 * width)
+    return int(taken * (_CPU_COPIES["predictor"] if platform == "cpu" else 1))
+
+
+def _frames_in_flight(latents: int, platform: str) -> int:
+    """Frames of the slice at work, and of those that the host asks for meanwhile.
+
+    On a CPU the arrays of the latter take no memory before they are written.
+    """
     of_slice = TIME_FACTOR * latents
-    return of_slice * (1 + -(-FRAMES_IN_FLIGHT // of_slice))
+    return of_slice * (1 if platform == "cpu" else 1 + -(-FRAMES_IN_FLIGHT // of_slice))
 
 
 def _coding(

@@ -52,24 +52,41 @@ def test_the_3b_model_on_a_gpu(monkeypatch, coder, frames, size, slice_latents, 
 
 
 @pytest.mark.parametrize(
-    "frames,size,compiled,measured",
-    [
-        (60, (192, 256), False, 1.75),
-        (60, (192, 256), True, 1.09),
-        (17, (192, 320), False, 1.62),
-        (9, (576, 704), False, 3.67),
-        (17, (576, 704), False, 3.78),
-        (17, (576, 704), True, 3.12),
-        (5, (720, 1280), True, 6.79),
-        (9, (720, 1280), False, 7.46),
-        (25, (720, 1280), False, 7.79),
+    "coder,frames,size,loaded,compiled",
+    [  # resident memory of processes on two cores (docs/performance.md)
+        ("light", 33, (192, 256), 0.61, 0.99),
+        ("light", 33, (360, 640), 0.80, 1.17),
+        ("light", 17, (576, 704), 0.94, 1.32),
+        ("light", 66, (576, 704), 0.99, 1.38),
+        ("light", 33, (720, 1280), 1.36, 1.80),
+        ("light", 33, (960, 1280), 1.53, 1.78),
+        ("light", 9, (1080, 1920), 1.91, 2.25),
+        ("full", 17, (192, 256), 1.00, 1.79),
+        ("full", 9, (576, 704), 3.09, 3.85),
+        ("full", 9, (720, 1280), 6.94, 7.68),
     ],
 )
-def test_the_tiny_model_on_a_cpu(frames, size, compiled, measured):
-    """Resident memory of processes on two cores, which compiled all programs or loaded all."""
-    settings = Settings(checkpoint="checkpoints/tiny", dtype="float32", coder="full")
-    need = memory_need(described(settings), settings, (frames, size), compiled)
-    assert need.total / GIB == pytest.approx(measured, rel=0.15)
+def test_the_tiny_model_on_a_cpu(coder, frames, size, loaded, compiled):
+    """Processes that loaded all of their programs, and ones that compiled them."""
+    chunk = Chunk(33, 4)
+    settings = Settings(checkpoint="checkpoints/tiny", dtype="float32", coder=coder, chunk=chunk)
+    for missing, measured in ((0.0, loaded), (1.0, compiled)):
+        need = memory_need(described(settings), settings, (frames, size), missing)
+        assert need.total / GIB == pytest.approx(measured, rel=0.15)
+
+
+def test_what_the_mask_predictor_takes_is_counted(monkeypatch):
+    """It alone took 279 MiB for 33 frames of 320x180, of which 59 MiB were their energies."""
+    settings = Settings(checkpoint="checkpoints/tiny", dtype="float32")
+    model = described(settings)
+    need = memory_need(model, settings, (33, (720, 1280)))
+    taken = need.stages["the mask predictor at work"]
+    assert taken / 2**20 == pytest.approx(279 - 59, rel=0.15)
+    none = dataclasses.replace(model, predictor=None)
+    assert memory_need(none, settings, (33, (720, 1280))).stages["the mask predictor at work"] == 0
+    monkeypatch.setattr(cost, "_platform", lambda model: "gpu")
+    on_gpu = memory_need(model, settings, (33, (720, 1280)))
+    assert 0 < on_gpu.stages["the mask predictor at work"] < taken
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +96,13 @@ def small(tmp_path_factory):
     return settings, described(settings)
 
 
-def test_longer_clips_need_no_more_than_a_chunk(small):
+def test_longer_clips_need_no_more_than_two_chunks(small):
     settings, model = small
-    one, chunk, long = (
-        memory_need(model, settings, (frames, (64, 96))).total for frames in (1, 101, 5000)
+    one, chunk, two, long = (
+        memory_need(model, settings, (frames, (64, 96))).total for frames in (1, 101, 102, 5000)
     )
-    assert one < chunk == long
+    assert one < chunk < two == long
+    assert two - chunk == settings.chunk.overlap * 64 * 96 * 3 * 4  # frames to be blended
     larger = memory_need(model, settings, (101, (128, 96))).total
     assert larger > chunk
 
@@ -121,7 +139,7 @@ def test_frames_have_to_fit_on_the_host_beside_a_device(small, monkeypatch):
     settings, model = small
     monkeypatch.setattr(cost, "_platform", lambda model: "gpu")
     monkeypatch.setattr(cost, "memory_limit", lambda model: None)
-    process = cost.PROCESS_BYTES + cost.COMPILER_BYTES
+    process = cost.PROCESS_BYTES + cost.COMPILER_BYTES["full"]
     monkeypatch.setattr(cost, "host_limit", lambda: process + 90 * 512 * 512 * 3)
     assert largest_need(model, settings, [(200, (512, 512))]).platform == "gpu"
     with pytest.raises(UserError, match=r"frames of 528x512 need .* on the host.*config\.size"):
