@@ -1,6 +1,5 @@
 """What ``infer.py --dry_run`` says of each input: what it becomes, and what that takes."""
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -9,9 +8,7 @@ from skipsr_jax.disk_space import free_space
 from skipsr_jax.errors import plural
 from skipsr_jax.inference import forecast
 from skipsr_jax.inference.cost import memory_limit
-from skipsr_jax.inference.model import Model, chosen_mask, mask_origin
-from skipsr_jax.inference.program_cache import ProgramCache
-from skipsr_jax.inference.programs import description
+from skipsr_jax.inference.model import Model, mask_origin
 from skipsr_jax.inference.segments import plan_of
 from skipsr_jax.inference.settings import Settings
 from skipsr_jax.media.reader import Media
@@ -36,13 +33,11 @@ def lines(
     """
     yield f"model {model.source}, masks: {mask_origin(settings.mask, model)}"
     clips = [(job.media.num_frames, job.target) for job in jobs]
-    run = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
     speed, limit = forecast.read_speed(cache, model, settings), memory_limit(model)
-    chunk = (min(clips[0][0], settings.chunk.frames), clips[0][1])
-    compiled = ProgramCache(cache).has_list(run, description(model), chunk)
+    missing = forecast.missing_programs(model, settings, clips[0], cache)
     total = 0.0
     for number, (job, clip) in enumerate(zip(jobs, clips, strict=True)):
-        found = forecast.forecast(model, settings, clip, speed, compiled)
+        found = forecast.forecast(model, settings, clip, speed, missing)
         total += found.seconds + (found.start if number == 0 else 0.0)
         yield f"{job.media.path} -> {job.output}"
         (height, width), media = job.target, job.media
@@ -55,7 +50,9 @@ def lines(
         yield f"  time       about {found.seconds:.0f} s"
         yield from (f"  note       {note}" for note in job.notes)
     source = "as an earlier run here took" if speed else "by operations; no run here was measured"
-    programs = "programs are compiled already" if compiled else "programs have to be compiled"
+    programs = "programs are compiled already"
+    if missing:
+        programs = f"{'some ' if missing < 1 else ''}programs have to be compiled"
     yield f"about {total:.0f} s in all, {source}; {programs}"
 
 

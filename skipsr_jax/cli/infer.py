@@ -322,7 +322,8 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
             with work.clip(counts):
                 lines, report, masks = run_job(job, upscaler, made_from, bool(values.page))
             if report.frames:
-                work.done(upscaler.programs.model, settings, (report.frames, job.target))
+                clip = report.frames, job.target
+                work.done(upscaler.programs.model, settings, clip, report.bound)
             lines += finish(job.files, made_from)
             for line in lines:
                 say(line)

@@ -8,6 +8,7 @@ shape, with the parameters as arguments. Latents are scaled (times the autoencod
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -265,25 +266,39 @@ class Coder:
         """
         if self._model.devices > 1:
             return
-        params, module = self._model.params["coder"], self._model.coder
         encode, decode = self._dense(plan.tiles)
-        latent = (size[0] // SPACE_FACTOR, size[1] // SPACE_FACTOR, module.config.latent_channels)
         counts = latent_slices(latent_count(frames), plan.slice_latents)
         slices = dict.fromkeys(zip(frame_slices(padded_count(frames), plan.slice_latents), counts,
                                    strict=True))  # fmt: skip
-        caches = None, None
+        kept, caches = self.is_kept(size, plan), (None, None)
         for pictures, latents in slices:  # each length once: the first slice, and those after it
-            x = jax.ShapeDtypeStruct((1, pictures, *size, 3), jnp.float32)
-            z = jax.ShapeDtypeStruct((1, latents, *latent), jnp.float32)
-            to_encode = params, x, caches[0]
-            to_decode = params, z, caches[1], x if module.adds_to_upscaled else None
-            kept = encode.is_kept(*to_encode) and decode.is_kept(*to_decode)
+            to_encode, to_decode = self._shapes(size, pictures, latents, caches)
             encode.prepare(*to_encode)
             decode.prepare(*to_decode)
             if kept:  # so are the others, whose shapes only tracing would tell: a run loads them
                 return
             if caches == (None, None) and len(slices) > 1:
                 caches = encode.shapes(*to_encode)[1], decode.shapes(*to_decode)[1]
+
+    def is_kept(self, size: tuple[int, int], plan: CodingPlan) -> bool:
+        """Whether the dense programs for the first slice of any clip can be loaded; as ``prepare``.
+
+        They are kept together with those for the slices after it.
+        """
+        encode, decode = self._dense(plan.tiles)
+        to_encode, to_decode = self._shapes(size, 1, 1, (None, None))
+        return encode.is_kept(*to_encode) and decode.is_kept(*to_decode)
+
+    def _shapes(
+        self, size: tuple[int, int], pictures: int, latents: int, caches: tuple[Any, Any]
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Arguments of the dense encoder and decoder for a slice: shapes in place of arrays."""
+        params, module = self._model.params["coder"], self._model.coder
+        latent = (size[0] // SPACE_FACTOR, size[1] // SPACE_FACTOR, module.config.latent_channels)
+        x = jax.ShapeDtypeStruct((1, pictures, *size, 3), jnp.float32)
+        z = jax.ShapeDtypeStruct((1, latents, *latent), jnp.float32)
+        upscaled = x if module.adds_to_upscaled else None
+        return (params, x, caches[0]), (params, z, caches[1], upscaled)
 
     def _dense(self, tiles: int) -> tuple[Program, Program]:
         if tiles not in self._dense_steps:

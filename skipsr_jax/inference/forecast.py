@@ -1,10 +1,15 @@
 """Foresees what a run takes: from the checkpoint's metadata, and from earlier runs on this machine.
 
-    found = forecast(model, settings, (frames, (height, width)), speed=read_speed(folder, model))
+    speed = read_speed(folder, model, settings)
+    missing = missing_programs(model, settings, clips[0], folder)
+    found = forecast(model, settings, clips[0], speed, missing)
 
 Time is the operations of the networks over the operations per second that an earlier run of the
-same networks reached, and what that run took besides. ``write_speed`` notes both beside the
-compiled programs. Without such a note the device's usual rate stands in for it.
+same networks reached, and what that run took besides: to start, and for programs. The rate counts
+the seconds for which the slowest part of the run (reading, the device or writing) was busy, and
+whatever passed beyond them counts for the programs, because the device works while the host waits
+for some of them. ``write_speed`` notes it beside the compiled programs. Without such a note the
+usual rate of the device stands in for it.
 """
 
 import contextlib
@@ -20,13 +25,13 @@ import jax
 import numpy as np
 
 from skipsr_jax.files import new_file
-from skipsr_jax.geometry import token_grid
+from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.bucket_choice import device_flops
 from skipsr_jax.inference.cost import Clip, MemoryNeed, memory_need
-from skipsr_jax.inference.model import Model
-from skipsr_jax.inference.program_cache import Counts
+from skipsr_jax.inference.model import Model, chosen_mask
+from skipsr_jax.inference.program_cache import Counts, ProgramCache
 from skipsr_jax.inference.program_keys import digest
-from skipsr_jax.inference.programs import description
+from skipsr_jax.inference.programs import Programs, description
 from skipsr_jax.inference.settings import Chunk, Settings
 from skipsr_jax.inference.slot_choice import FLOPS_PER_BLOCK, flops_per_slot
 from skipsr_jax.tokens.buckets import Bucket
@@ -34,8 +39,19 @@ from skipsr_jax.tokens.plan import bucket_with_window_capacity
 from skipsr_jax.tokens.superblocks import SUPERBLOCK
 
 SUFFIX = ".speed"
-COMPILE_SECONDS = 60.0
-"""About what the programs of a first run take on a device on which none was measured."""
+START_SECONDS = 2.5
+"""About what a run takes from its start to its first clip, where none was measured: to start
+Python, to import the libraries, and to load a small model."""
+CPU_FLOPS = 2.2e10
+"""Operations per second that a core reaches in the tiny model with its light coder, where no run
+was measured. Three sizes took 4.2e10 to 4.4e10 on two cores."""
+PROGRAM_SECONDS, CORE_SECONDS = 60.0, 18.0
+"""About what the programs of a first run take where none was measured: on accelerators, whose
+compilers try kernels out, and on a CPU for one core; the tiny model's took 15 to 20 s."""
+OF_SIZE = 0.57
+"""The fraction of this for programs that depend on the size of the output alone: those of the coder
+and of the composited output. The others depend on the number of frames as well. Of the tiny model's
+programs at 704x576, by their processor time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +60,9 @@ class Speed:
 
     Attributes:
       start: seconds from the start of the program to the first clip, without programs.
-      programs: seconds that were waited for programs that had to be compiled.
-      rate: operations per second, from the first frame that is read to the last that is written.
+      programs: seconds that a run takes longer that has to compile all of its programs; 0 where
+        none did.
+      rate: operations per second of the slowest part, while it is busy.
     """
 
     start: float
@@ -54,34 +71,41 @@ class Speed:
 
 
 class Stopwatch:
-    """Times the clips of a run, apart from what is waited for programs.
+    """Times the clips of a run.
 
     Args:
       started: ``time.perf_counter()`` when the program started.
     """
 
     def __init__(self, started: float):
-        self._started, self._start = started, 0.0
-        self._seconds = self._operations = 0.0
+        self._started, self._first = started, None
+        self._seconds = self._busy = self._operations = 0.0
 
     @contextlib.contextmanager
     def clip(self, counts: Counts) -> Iterator[None]:
         """Times the clip inside. ``counts``: of the cache of programs."""
-        began, waited = time.perf_counter(), counts.waited_seconds
-        if not self._seconds:
-            self._start = max(0.0, began - self._started - waited)
+        began = time.perf_counter()
+        if self._first is None:
+            self._first = began, counts.waited_seconds
         yield
-        waited = counts.waited_seconds - waited
-        self._seconds += max(0.0, time.perf_counter() - began - waited)
+        self._seconds += time.perf_counter() - began
 
-    def done(self, model: Model, settings: Settings, clip: Clip) -> None:
-        """Notes which clip was timed."""
+    def done(self, model: Model, settings: Settings, clip: Clip, busy: float) -> None:
+        """Notes which clip was timed, and for how many seconds its slowest part was busy."""
         self._operations += operations(model, settings, clip)
+        self._busy += busy
 
     def speed(self, counts: Counts) -> Speed:
         """The speed of all clips so far."""
-        programs = counts.waited_seconds if counts.compiled else 0.0
-        return Speed(self._start, programs, self._operations / max(self._seconds, 1e-3))
+        began, waited = self._first or (self._started, 0.0)
+        start = max(0.0, began - self._started - waited)
+        beside, programs = max(0.0, self._seconds - self._busy), 0.0
+        total = counts.compiled + counts.loaded
+        if not counts.compiled:  # to fill the pipeline and to empty it
+            start += beside
+        elif 2 * counts.compiled >= total:  # else it is hard to say what all would have taken
+            programs = (waited + beside) * total / counts.compiled
+        return Speed(start, programs, self._operations / max(self._busy, 1e-3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +149,37 @@ def operations(model: Model, settings: Settings, clip: Clip) -> float:
     return of_patch * sum(math.prod(token_grid(length, *target)) for length in lengths)
 
 
+def missing_programs(
+    model: Model, settings: Settings, clip: Clip, folder: str | os.PathLike | None
+) -> float:
+    """How much of the programs a run of a clip has to compile, 0 to 1, as a fraction of their time.
+
+    Args:
+      model, settings, clip: as of ``forecast``.
+      folder: of compiled programs; None: there is none.
+    """
+    cache, target = ProgramCache(folder), clip[1]
+    run = dataclasses.replace(settings, mask=chosen_mask(settings.mask, model))
+    chunk = (min(clip[0], settings.chunk.frames), target)
+    if cache.has_list(run, description(model), chunk):
+        return 0.0
+    coder, size = Programs(model, cache).coder, padded_size(*target)
+    plan = coder.dense_plan(size, settings.slice_latents, settings.vae_memory_gib)
+    return 1 - OF_SIZE if coder.is_kept(size, plan) else 1.0
+
+
+def _usual_speed(model: Model) -> Speed:
+    """What stands in for a run that was measured."""
+    device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+    if device.platform == "cpu":
+        cores = os.cpu_count() or 1
+        return Speed(START_SECONDS, CORE_SECONDS / cores, cores * CPU_FLOPS)
+    rate = model.devices * device_flops(device.device_kind)
+    return Speed(START_SECONDS, PROGRAM_SECONDS, rate)
+
+
 def forecast(
-    model: Model, settings: Settings, clip: Clip, speed: Speed | None, compiled: bool
+    model: Model, settings: Settings, clip: Clip, speed: Speed | None, missing: float
 ) -> Forecast:
     """What a clip takes.
 
@@ -135,20 +188,19 @@ def forecast(
       settings: of the run.
       clip: frames and the (height, width) of the output.
       speed: of an earlier run of these networks here; None: there was none.
-      compiled: whether its programs are kept already.
+      missing: as ``missing_programs``.
     """
     frames, target = clip
-    device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
-    if speed is None:
-        speed = Speed(0.0, COMPILE_SECONDS, model.devices * device_flops(device.device_kind))
+    usual = _usual_speed(model)
+    speed = speed or usual
     lengths = chunk_lengths(frames, settings.chunk)
     grid = np.ones(token_grid(lengths[0], *target), bool)
     return Forecast(
         chunks=len(lengths),
         bucket=bucket_with_window_capacity([grid], model.devices),
-        memory=memory_need(model, settings, clip, compiled),
+        memory=memory_need(model, settings, clip, missing),
         seconds=operations(model, settings, clip) / speed.rate,
-        start=speed.start + (0.0 if compiled else speed.programs),
+        start=speed.start + missing * (speed.programs or usual.programs),
     )
 
 
@@ -174,11 +226,11 @@ def read_speed(folder: str | os.PathLike | None, model: Model, settings: Setting
 def write_speed(
     folder: str | os.PathLike | None, model: Model, settings: Settings, speed: Speed
 ) -> None:
-    """Notes what a run took. A run that compiled nothing leaves the earlier note of that."""
+    """Notes what a run took. One that compiled few programs leaves what is noted of them."""
     if folder is None or speed.rate <= 0:
         return
     before = read_speed(folder, model, settings)
-    if before is not None and speed.programs < before.programs:
+    if before is not None and not speed.programs:
         speed = dataclasses.replace(speed, programs=before.programs)
     try:
         if not pathlib.Path(folder).is_dir():

@@ -188,7 +188,15 @@ class Report:
     @property
     def bounded_by(self) -> str:
         """Which of WORKERS was busy for longest: the run cannot be faster than that one."""
-        return max(WORKERS, key=lambda worker: sum(self.seconds[s] for s in WORKERS[worker]))
+        return max(WORKERS, key=self._busy)
+
+    @property
+    def bound(self) -> float:
+        """Seconds for which that one was busy."""
+        return self._busy(self.bounded_by)
+
+    def _busy(self, worker: str) -> float:
+        return sum(self.seconds[stage] for stage in WORKERS[worker])
 
     def lines(self) -> list[str]:
         """The facts in a user's words, one a line, each with a label of one word."""

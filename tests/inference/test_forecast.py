@@ -1,19 +1,24 @@
 """What a run is foreseen to take, and the note of what one took."""
 
+import dataclasses
+
 import pytest
 import small_model
 
 from skipsr_jax.inference.cost import COMPILER_BYTES, described
 from skipsr_jax.inference.forecast import (
+    OF_SIZE,
     Speed,
     Stopwatch,
     chunk_lengths,
     forecast,
+    missing_programs,
     operations,
     read_speed,
     write_speed,
 )
-from skipsr_jax.inference.program_cache import Counts
+from skipsr_jax.inference.program_cache import Counts, ProgramCache
+from skipsr_jax.inference.programs import Programs, description
 from skipsr_jax.inference.settings import Chunk, Mask, Sampler, Settings
 from skipsr_jax.inference.warmup import chunk_lengths as lengths_of_programs
 
@@ -41,16 +46,24 @@ def test_chunks_are_those_of_the_pipeline(frames, lengths):
 def test_time_follows_the_work_and_an_earlier_run(small):
     settings, model = small
     speed = Speed(start=3.0, programs=20.0, rate=1e9)
-    one = forecast(model, settings, (9, SIZE), speed, compiled=True)
-    two = forecast(model, settings, (16, SIZE), speed, compiled=False)
+    one = forecast(model, settings, (9, SIZE), speed, missing=0.0)
+    two = forecast(model, settings, (16, SIZE), speed, missing=1.0)
     assert (one.chunks, two.chunks) == (1, 2)
     assert two.seconds == pytest.approx(2 * one.seconds)
     assert (one.start, two.start) == (3.0, 23.0)
     assert one.seconds == pytest.approx(operations(model, settings, (9, SIZE)) / 1e9)
     assert one.bucket.tokens >= 3 * 4 * 6
-    unknown = forecast(model, settings, (9, SIZE), None, compiled=False)
+    some = forecast(model, settings, (16, SIZE), speed, missing=0.25)
+    assert some.start == 8.0
+    assert 0 < two.memory.total - some.memory.total < COMPILER_BYTES[model.coder_kind]
+    unknown = forecast(model, settings, (9, SIZE), None, missing=1.0)
     assert unknown.seconds > 0
-    assert unknown.memory.total - one.memory.total == COMPILER_BYTES
+    warm = forecast(model, settings, (9, SIZE), None, missing=0.0)
+    assert 0 < warm.start < unknown.start
+    never = dataclasses.replace(speed, programs=0.0)  # no run that compiled them was measured
+    usual = forecast(model, settings, (9, SIZE), never, missing=1.0).start - never.start
+    assert usual == pytest.approx(unknown.start - warm.start)
+    assert unknown.memory.total - one.memory.total == COMPILER_BYTES[model.coder_kind]
     guided = Settings(checkpoint="m", chunk=Chunk(9, 2), sampler=Sampler(4, 2.0))
     assert operations(model, guided, (9, SIZE)) > operations(model, settings, (9, SIZE))
 
@@ -61,6 +74,8 @@ def test_a_run_notes_its_speed_for_later_ones(small, tmp_path):
     write_speed(tmp_path, model, settings, Speed(2.0, 30.0, 5e9))
     write_speed(tmp_path, model, settings, Speed(1.0, 0.0, 6e9))  # its programs were there
     assert read_speed(tmp_path, model, settings) == Speed(1.0, 30.0, 6e9)
+    write_speed(tmp_path, model, settings, Speed(1.0, 20.0, 6e9))  # on a machine less busy
+    assert read_speed(tmp_path, model, settings) == Speed(1.0, 20.0, 6e9)
     (noted,) = tmp_path.iterdir()
     noted.write_text("{")
     assert read_speed(tmp_path, model, settings) is None
@@ -68,16 +83,43 @@ def test_a_run_notes_its_speed_for_later_ones(small, tmp_path):
     assert read_speed(None, model, settings) is None
 
 
-def test_programs_are_timed_apart(small, monkeypatch):
+@pytest.mark.parametrize(
+    "compiled,loaded,speed",
+    [  # start: 10 - 1 - 4 s; 15 s of the clip, of which the device worked for 6
+        (3, 0, (5.0, 4.0 + 9.0)),
+        (3, 1, (5.0, (4.0 + 9.0) * 4 / 3)),
+        (1, 3, (5.0, 0.0)),
+        (0, 4, (5.0 + 9.0, 0.0)),
+    ],
+)
+def test_programs_and_work_are_timed_apart(small, monkeypatch, compiled, loaded, speed):
     settings, model = small
     now = iter([10.0, 25.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    counts = Counts(compiled=2, waited_seconds=4.0)
+    counts = Counts(compiled=compiled, loaded=loaded, waited_seconds=4.0)
     watch = Stopwatch(started=1.0)
     with watch.clip(counts):
-        counts.waited_seconds += 5.0
-    watch.done(model, settings, (9, SIZE))
-    rate = operations(model, settings, (9, SIZE)) / (25.0 - 10.0 - 5.0)
+        counts.waited_seconds += 5.0  # while the device was at work
+    watch.done(model, settings, (9, SIZE), busy=6.0)
     found = watch.speed(counts)
-    assert (found.start, found.programs) == (10.0 - 1.0 - 4.0, 9.0)
-    assert found.rate == pytest.approx(rate)
+    assert (found.start, found.programs) == pytest.approx(speed)
+    assert found.rate == pytest.approx(operations(model, settings, (9, SIZE)) / 6.0)
+
+
+def test_programs_of_the_size_are_missed_no_more(small, tmp_path, monkeypatch):
+    settings, model = small
+    assert missing_programs(model, settings, (9, SIZE), None) == 1.0
+    assert missing_programs(model, settings, (9, SIZE), tmp_path) == 1.0
+    cache = ProgramCache(tmp_path)
+    coder = Programs(model, cache).coder
+    plan = coder.dense_plan(SIZE, settings.slice_latents, settings.vae_memory_gib)
+    encode, decode = coder._dense(plan.tiles)
+    shapes = coder._shapes(SIZE, 1, 1, (None, None))
+    for program, arguments in zip((encode, decode), shapes, strict=True):
+        (tmp_path / program.file_name(program._key(arguments, {}))).touch()
+    assert missing_programs(model, settings, (9, SIZE), tmp_path) == 1.0 - OF_SIZE
+    assert missing_programs(model, settings, (9, (64, 112)), tmp_path) == 1.0
+    cache._list_of((settings, description(model), (9, SIZE))).touch()
+    assert missing_programs(model, settings, (9, SIZE), tmp_path) == 0.0
+    assert missing_programs(model, settings, (40, SIZE), tmp_path) == 0.0  # in chunks of 9
+    assert missing_programs(model, settings, (5, SIZE), tmp_path) == 1.0 - OF_SIZE

@@ -70,6 +70,7 @@ def test_the_slowest_worker_bounds_the_run(stage, worker):
     report = Report()
     report.seconds |= {"decode": 2.0, "encode": 1.0} | {stage: 4.0}
     assert report.bounded_by == worker
+    assert report.bound == {"reading": 4.0, "the device": 7.0, "writing": 4.0}[worker]
     assert any(f"bounded by {worker}" in line for line in report.lines())
 
 
