@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from skipsr_jax.files import new_file
-from skipsr_jax.geometry import padded_size, token_grid
+from skipsr_jax.geometry import TIME_FACTOR, padded_size, token_grid
 from skipsr_jax.inference.bucket_choice import device_flops
 from skipsr_jax.inference.cost import Clip, MemoryNeed, memory_need
 from skipsr_jax.inference.model import Model, chosen_mask
@@ -42,12 +42,13 @@ SUFFIX = ".speed"
 START_SECONDS = 2.5
 """About what a run takes from its start to its first clip, where none was measured: to start
 Python, to import the libraries, and to load a small model."""
-CPU_FLOPS = 2.2e10
-"""Operations per second that a core reaches in the tiny model with its light coder, where no run
-was measured. Three sizes took 4.2e10 to 4.4e10 on two cores."""
-PROGRAM_SECONDS, CORE_SECONDS = 60.0, 18.0
+CPU_FLOPS = {"full": 4.5e10, "light": 2.2e10}
+"""By the coder, operations per second that a core reaches where no run was measured: those of the
+tiny model on two cores, by processor time (light, 704x576 to 1280x960: 2.1e10 to 2.4e10; full,
+704x576 and 1280x720: 5.4e10 and 4.1e10)."""
+PROGRAM_SECONDS, CORE_SECONDS = 60.0, {"full": 30.0, "light": 18.0}
 """About what the programs of a first run take where none was measured: on accelerators, whose
-compilers try kernels out, and on a CPU for one core; the tiny model's took 15 to 20 s."""
+compilers try kernels out; and on a CPU for one core, by the coder, of the tiny model."""
 OF_SIZE = 0.57
 """The fraction of this for programs that depend on the size of the output alone: those of the coder
 and of the composited output. The others depend on the number of frames as well. Of the tiny model's
@@ -144,9 +145,10 @@ def operations(model: Model, settings: Settings, clip: Clip) -> float:
     blocks = SUPERBLOCK**2 if model.coder_kind == "light" else 1
     calls = settings.sampler.steps * (1 if settings.sampler.guidance == 1 else 2)
     weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params["dit"]))
-    of_patch = of_slots / blocks + 2.0 * weights * calls
-    lengths = chunk_lengths(frames, settings.chunk)
-    return of_patch * sum(math.prod(token_grid(length, *target)) for length in lengths)
+    grids = [token_grid(length, *target) for length in chunk_lengths(frames, settings.chunk)]
+    # The first latent frame of a chunk is one frame of pixels, the others are TIME_FACTOR.
+    coded = sum((t - 1 + 1 / TIME_FACTOR) * r * q for t, r, q in grids)
+    return of_slots / blocks * coded + 2.0 * weights * calls * sum(map(math.prod, grids))
 
 
 def missing_programs(
@@ -173,7 +175,8 @@ def _usual_speed(model: Model) -> Speed:
     device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
     if device.platform == "cpu":
         cores = os.cpu_count() or 1
-        return Speed(START_SECONDS, CORE_SECONDS / cores, cores * CPU_FLOPS)
+        kind = model.coder_kind
+        return Speed(START_SECONDS, CORE_SECONDS[kind] / cores, cores * CPU_FLOPS[kind])
     rate = model.devices * device_flops(device.device_kind)
     return Speed(START_SECONDS, PROGRAM_SECONDS, rate)
 

@@ -1,7 +1,9 @@
 """What a run is foreseen to take, and the note of what one took."""
 
 import dataclasses
+import math
 
+import jax
 import pytest
 import small_model
 
@@ -20,6 +22,7 @@ from skipsr_jax.inference.forecast import (
 from skipsr_jax.inference.program_cache import Counts, ProgramCache
 from skipsr_jax.inference.programs import Programs, description
 from skipsr_jax.inference.settings import Chunk, Mask, Sampler, Settings
+from skipsr_jax.inference.slot_choice import flops_per_slot
 from skipsr_jax.inference.warmup import chunk_lengths as lengths_of_programs
 
 SIZE = (64, 96)
@@ -66,6 +69,15 @@ def test_time_follows_the_work_and_an_earlier_run(small):
     assert unknown.memory.total - one.memory.total == COMPILER_BYTES[model.coder_kind]
     guided = Settings(checkpoint="m", chunk=Chunk(9, 2), sampler=Sampler(4, 2.0))
     assert operations(model, guided, (9, SIZE)) > operations(model, settings, (9, SIZE))
+
+
+def test_the_first_latent_frame_codes_one_frame_of_four(small):
+    settings, model = small
+    coder = sum(flops_per_slot(direction, model) for direction in ("encode", "decode"))
+    weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(model.params["dit"]))
+    picture, clip = (operations(model, settings, (frames, SIZE)) for frames in (1, 5))
+    assert picture == pytest.approx(4 * 6 * (coder / 4 + 2 * weights))
+    assert clip - picture == pytest.approx(4 * 6 * (coder + 2 * weights))
 
 
 def test_a_run_notes_its_speed_for_later_ones(small, tmp_path):
