@@ -49,7 +49,7 @@ compiled all of their programs took more than ones that loaded them."""
 _CPU_COPIES = {"full": 2.0, "light": 1.0, "dit": 1.35, "predictor": 2.5}
 """On a CPU, what programs take over their estimates, which are made for accelerators: convolutions
 in time and attention copy their operands there. The light coder runs frame by frame, and takes what
-its estimate says. The full coder's factor and the three numbers above are fitted to peaks of the
+its estimate says. The full coder's factor and the numbers above are fitted to peaks of the
 tiny model (docs/performance.md). That of the transformer is what XLA states of its program
 (``memory_analysis``), and the predictor's the memory that it alone took for 33 frames of 720p."""
 _FRAMES_OF_FILES = 90
