@@ -27,7 +27,7 @@ import numpy as np
 from skipsr_jax.files import new_file
 from skipsr_jax.geometry import TIME_FACTOR, padded_size, token_grid
 from skipsr_jax.inference.bucket_choice import device_flops
-from skipsr_jax.inference.cost import Clip, MemoryNeed, memory_need
+from skipsr_jax.inference.cost import Clip
 from skipsr_jax.inference.model import Model, chosen_mask
 from skipsr_jax.inference.program_cache import Counts, ProgramCache
 from skipsr_jax.inference.program_keys import digest
@@ -116,15 +116,15 @@ class Forecast:
     Attributes:
       chunks: into which it is cut.
       bucket: of the transformer, for the largest chunk.
-      memory: at the peak.
-      seconds: of its frames, without the start of the program.
-      start: seconds before its first frame, for the first clip of a run.
+      seconds: of its frames, with programs that are there.
+      programs: seconds for those that have to be compiled.
+      start: seconds of the start of the program.
     """
 
     chunks: int
     bucket: Bucket
-    memory: MemoryNeed
     seconds: float
+    programs: float
     start: float
 
 
@@ -201,9 +201,9 @@ def forecast(
     return Forecast(
         chunks=len(lengths),
         bucket=bucket_with_window_capacity([grid], model.devices),
-        memory=memory_need(model, settings, clip, missing),
         seconds=operations(model, settings, clip) / speed.rate,
-        start=speed.start + missing * (speed.programs or usual.programs),
+        programs=missing * (speed.programs or usual.programs),
+        start=speed.start,
     )
 
 

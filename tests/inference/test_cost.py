@@ -96,6 +96,15 @@ def small(tmp_path_factory):
     return settings, described(settings)
 
 
+def test_a_cpu_compiles_what_is_missing(small):
+    settings, model = small
+    none, some, all_of_it = (
+        memory_need(model, settings, (9, (64, 96)), missing).total for missing in (0.0, 0.4, 1.0)
+    )
+    assert all_of_it - none == cost.COMPILER_BYTES["full"]
+    assert some - none == int(0.4 * cost.COMPILER_BYTES["full"])
+
+
 def test_longer_clips_need_no_more_than_two_chunks(small):
     settings, model = small
     one, chunk, two, long = (
