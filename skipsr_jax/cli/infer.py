@@ -268,7 +268,7 @@ def sizes_of_inputs(
 def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) -> None:
     """The program. Raises UserError for what the user can mend; ``failures`` notes inputs of
     several that could not be done. ``stack`` ends with the program."""
-    started = time.perf_counter()
+    started = forecast.process_start()
     values, config = commandline.parse(
         argv, DEFAULT_CONFIG, define_flags(), __doc__, complete, explain
     )

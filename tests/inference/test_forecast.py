@@ -16,6 +16,7 @@ from skipsr_jax.inference.forecast import (
     forecast,
     missing_programs,
     operations,
+    process_start,
     read_speed,
     write_speed,
 )
@@ -114,6 +115,13 @@ def test_programs_and_work_are_timed_apart(small, monkeypatch, compiled, loaded,
     found = watch.speed(counts)
     assert (found.start, found.programs) == pytest.approx(speed)
     assert found.rate == pytest.approx(operations(model, settings, (9, SIZE)) / 6.0)
+
+
+@pytest.mark.parametrize("computed,start", [(2.0, 98.0), (1000.0, 100.0)])
+def test_the_start_of_a_process_is_before_its_imports(monkeypatch, computed, start):
+    monkeypatch.setattr("time.perf_counter", lambda: 100.0)
+    monkeypatch.setattr("time.process_time", lambda: computed)
+    assert process_start() == start
 
 
 def test_programs_of_the_size_are_missed_no_more(small, tmp_path, monkeypatch):
