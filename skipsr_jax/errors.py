@@ -41,14 +41,11 @@ def message_of(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def system_errors(needs_less: str = "") -> Iterator[None]:
+def system_errors() -> Iterator[None]:
     """Raises UserError, with the name of the file, where the system refuses what is done inside.
 
     What was foreseen has a line of its own. The rest ends here: a name that is too long, a folder
     that must not be searched, a disk or a server that is gone, no memory.
-
-    Args:
-      needs_less: what the user can do so that less memory is needed, in words.
     """
     try:
         yield
@@ -57,8 +54,7 @@ def system_errors(needs_less: str = "") -> Iterator[None]:
         reason = error.strerror or message_of(error) or type(error).__name__
         raise UserError(f"{' and '.join(names)}: {reason}" if names else reason) from error
     except MemoryError as error:
-        line = f"the memory of this machine is exhausted ({message_of(error)})"
-        raise UserError(f"{line}: {needs_less}" if needs_less else line) from error
+        raise UserError(f"the memory of this machine is exhausted ({message_of(error)})") from error
 
 
 @contextlib.contextmanager

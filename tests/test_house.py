@@ -17,7 +17,7 @@ LONGEST = 400  # lines; most files end by 300
 # Modules that every package may import.
 FLOOR = {
     "types", "errors", "geometry", "files", "disk_space", "config", "holding", "signals",
-    "host_memory",
+    "host_memory", "out_of_memory",
 }  # fmt: skip
 # Each package directly under skipsr_jax and the packages that it may import, besides itself.
 MAY_IMPORT = {
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "disk_space": set(),
     "holding": set(),
     "host_memory": set(),
+    "out_of_memory": set(),
     "signals": set(),
     "resources": set(),
     "commandline": {"resources"},

@@ -43,12 +43,11 @@ from skipsr_jax.host_memory import limited_allocations
 from skipsr_jax.inference import forecast, outputs
 from skipsr_jax.inference.api import PREFETCHED, Upscaler
 from skipsr_jax.inference.background import Background
-from skipsr_jax.inference.cost import described, largest_need
+from skipsr_jax.inference.cost import LESS_MEMORY, described, largest_need
 from skipsr_jax.inference.done_notes import done_already
 from skipsr_jax.inference.fingerprint import Fingerprint, fingerprint
 from skipsr_jax.inference.job_output import SegmentedOutput, Target, WholeOutput, finish, output_of
 from skipsr_jax.inference.model import Model
-from skipsr_jax.inference.out_of_memory import memory_errors
 from skipsr_jax.inference.pipeline import OutputFrame
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.protected import check_protected, check_unchanged
@@ -58,6 +57,7 @@ from skipsr_jax.inference.settings import Settings, complete, explain, from_conf
 from skipsr_jax.inference.warmup import warm_up
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.reader import Media, open_media
+from skipsr_jax.out_of_memory import memory_errors
 from skipsr_jax.parallel.spatial import spatial_shards
 from skipsr_jax.types import HostArray
 
@@ -304,7 +304,7 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
     began = time.perf_counter()
     if jax.default_backend() == "cpu":
         stack.enter_context(limited_allocations())
-    with memory_errors("loading the model"), waiting("loading the model"):
+    with memory_errors("loading the model", LESS_MEMORY), waiting("loading the model"):
         upscaler = Upscaler(settings, cache=cache, clips=clips)
     loading = time.perf_counter() - began
     print(f"model {upscaler.programs.model.source}, loaded in {loading:.1f} s")
@@ -315,7 +315,7 @@ def run(argv: Sequence[str], failures: Failures, stack: contextlib.ExitStack) ->
             print(line, flush=True)
     work, counts = forecast.Stopwatch(started), upscaler.programs.cache.counts
     for job in jobs:
-        with failures.of(job.media.path), memory_errors(str(job.media.path)):
+        with failures.of(job.media.path), memory_errors(str(job.media.path), LESS_MEMORY):
             for path, before in job.before.items():
                 check_unchanged(path, before)
             made_from = fingerprint(job.media, job.target, settings)

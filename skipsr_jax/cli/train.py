@@ -26,13 +26,17 @@ from ml_collections import ConfigDict
 from skipsr_jax import commandline, signals
 from skipsr_jax.checkpoints.damage import is_after_failure
 from skipsr_jax.errors import UserError, one_line, system_errors
+from skipsr_jax.out_of_memory import memory_errors
 from skipsr_jax.parallel import hosts
 from skipsr_jax.training import loop
 from skipsr_jax.training.profile import ProfileWindow
 from skipsr_jax.training.settings import complete, explain, from_config
 from skipsr_jax.training.stages import registry as stages
 
-LESS_MEMORY = "lower config.data.batch, config.data.frames, config.data.crop or config.data.workers"
+LESS_MEMORY = (
+    "lower config.data.batch, config.data.frames, config.data.crop or config.data.workers, or set "
+    "config.remat=full"
+)
 SHORT_TRIAL = ("--config.loop.steps=2", "--config.data.batch=1", "--config.data.frames=5")
 """What makes a run short enough for a CPU."""
 QUIET_LIBRARIES = ("orbax", "grain", "asyncio")
@@ -138,7 +142,7 @@ def main(argv: Sequence[str]) -> int:
     program = pathlib.Path(argv[0]).name
     log_to_stderr()
     try:
-        with system_errors(LESS_MEMORY):
+        with system_errors(), memory_errors("training", LESS_MEMORY):
             run(argv)
     except UserError as error:
         print(f"{program}: {one_line(str(error))}", file=sys.stderr)

@@ -60,6 +60,12 @@ _NAMES = {"coder": "the autoencoder", "dit": "the transformer", "predictor": "th
 SHORTER_CHUNKS = (65, 33, 17)
 """Frames of a chunk that are proposed where longer ones do not fit."""
 
+LESS_MEMORY = (
+    "take a smaller size (config.size), shorter chunks (config.chunk.frames), spatial tiles "
+    "(config.vae_memory_gib), config.coder=light or more devices (config.mesh.seq)"
+)
+"""What to change where the memory runs out all the same."""
+
 Clip = tuple[int, tuple[int, int]]
 """Frames, and the (height, width) of the output."""
 
