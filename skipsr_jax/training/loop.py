@@ -95,11 +95,8 @@ class StepRunner:
         self.state, self.frozen = state, frozen_on(stage, run.mesh)
         self.throughput = Throughput(stage, pack_hosts(run.mesh)[1])
         self._run = run
-        self._next_phase = jax.jit(
-            make_next_phase(stage, settings.optimizer),
-            out_shardings=jax.tree.map(lambda x: x.sharding, state),
-            donate_argnums=0,
-        )
+        shardings = jax.tree.map(lambda x: x.sharding, state)
+        self._next_phase = make_next_phase(stage, settings.optimizer, shardings)
         self._steps: dict[str, Step] = {}
         self._pending: list[tuple[str, Metrics]] = []
         self._in_flight: collections.deque[Metrics] = collections.deque()

@@ -4,11 +4,13 @@ The trainees of a stage are updated one after the other on the same batch: the g
 trainee's loss with respect to its own parameters, its update, then the next trainee, whose loss has
 the updated parameters. A batch may be cut into micro-batches, whose gradients are averaged.
 
-Invariant: a step whose loss or gradient is not finite changes nothing but the step counter; its
-metric ``nonfinite`` is 1.
+Invariant: a trainee whose loss or gradient is not finite is not updated, nor are those after it and
+the average; the metric ``nonfinite`` is 1 then. Each trainee is updated in place: to take back an
+update that was finite, the old parameters and moments would have to stay in memory.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,18 +59,25 @@ def fresh_state(stage: Stage, optimizer: Optimizer, key: Array) -> State:
     return _fresh_training(stage, optimizer, stage.init(key)) | {"step": jnp.zeros((), jnp.int32)}
 
 
-def make_next_phase(stage: Stage, optimizer: Optimizer) -> Callable[[State], State]:
-    """Returns the function from the state at the end of a phase to that at the start of the next.
+def make_next_phase(
+    stage: Stage, optimizer: Optimizer, shardings: Any = None
+) -> Callable[[State], State]:
+    """Returns the jitted function from the state at the end of a phase to that at the start of the
+    next.
 
     The averages become the parameters, ``stage.begin`` is applied to them, and averages and
-    optimizers start anew; the step counter continues. The function is pure; jit it.
+    optimizers start anew; the step counter continues. The old state is donated, and its memory is
+    that of the new one: parts that nothing reads are kept as arguments for that.
+
+    Args:
+      shardings: of the state; None: those of the old one.
     """
 
     def next_phase(state: State) -> State:
         params = stage.begin(state["params"] | state["ema"])
         return state | _fresh_training(stage, optimizer, params)
 
-    return next_phase
+    return jax.jit(next_phase, out_shardings=shardings, donate_argnums=0, keep_unused=True)
 
 
 def micro_batches(batch: Batch, parts: int, samples_per_pack: int) -> Batch:
@@ -134,6 +143,11 @@ def _prepared(
     return batch, jax.lax.map(prepare, (jnp.arange(count), parts))
 
 
+def _choose(finite: Array, new: Any, old: Any) -> Any:
+    """``new`` where ``finite``, else ``old``."""
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+
 def make_step(
     stage: Stage, optimizer: Optimizer, seed: int
 ) -> Callable[[State, Params, Batch, Float[Array, ""]], tuple[State, Metrics]]:
@@ -163,9 +177,11 @@ def make_step(
                 grads = without(grads, stage.fixed)
                 metrics["grad_norm"] = optax.tree.norm(grads)
                 own, name = _own(trainee, params), trainee.name
-                updates, opt_state[name] = direction.update(grads, opt_state[name], own)
-                params = params | optax.tree.add_scale(own, -rate * trainee.rate, updates)
-            finite &= jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+                finite &= jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+                updates, moments = direction.update(grads, opt_state[name], own)
+                updated = optax.tree.add_scale(own, -rate * trainee.rate, updates)
+                params = params | _choose(finite, updated, own)
+                opt_state[name] = _choose(finite, moments, opt_state[name])
             all_metrics |= metrics
             if stage.trainees:
                 all_metrics |= {f"{part}_{name}": metrics[part] for part in ("loss", "grad_norm")}
@@ -174,11 +190,9 @@ def make_step(
             ema = moving_average(
                 state["ema"], stage.model(params), optimizer.ema_decay, since * 1.0
             )
-        new = {"params": params, "ema": ema, "opt_state": opt_state}
-        old = {name: state[name] for name in new}
-        with jax.named_scope("optimizer"):
-            new = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        return new | {"step": state["step"] + 1}, all_metrics | {"nonfinite": 1.0 - finite}
+            ema = _choose(finite, ema, state["ema"])
+        new = {"params": params, "ema": ema, "opt_state": opt_state, "step": state["step"] + 1}
+        return new, all_metrics | {"nonfinite": 1.0 - finite}
 
     return step
 

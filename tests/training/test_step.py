@@ -14,7 +14,12 @@ from skipsr_jax.parallel.mesh import make_mesh, pack_sharding, pack_shards
 from skipsr_jax.training.optimizer import transformation
 from skipsr_jax.training.settings import Optimizer
 from skipsr_jax.training.stage import Stage, Trainee
-from skipsr_jax.training.step import fresh_state, make_step, micro_batches
+from skipsr_jax.training.step import (
+    fresh_state,
+    make_next_phase,
+    make_step,
+    micro_batches,
+)
 
 PLAIN = Optimizer(0.1, kind="rmsprop", b1=0.0, clip_norm=0.0, ema_decay=0.5)
 
@@ -59,14 +64,35 @@ def test_trainees_update_their_own_params_and_get_the_updates_before_theirs():
     assert state["ema"].keys() == {"second"} and state["opt_state"].keys() == {"first", "second"}
 
 
-def test_one_trainee_that_is_not_finite_stops_all_updates():
-    stage = two_trainees(lambda p: jnp.log(p["second"]["w"] - 1.0) * p["first"]["w"])
+@pytest.mark.parametrize("bad", ["first", "second"])
+def test_neither_a_trainee_that_is_not_finite_is_updated_nor_those_after_it(bad):
+    stage = two_trainees(lambda p: jnp.square(p["first"]["w"]))
     start = fresh_state(stage, PLAIN, jax.random.key(0))
+    start["params"][bad]["w"] = jnp.array(jnp.inf)
     step = jax.jit(make_step(stage, PLAIN, 0))
     state, seen = step(start, {}, Batch(hr=(np.zeros((1, 1)),)), np.float32(0.1))
     assert seen["nonfinite"] == 1 and state["step"] == 1
-    assert jax.tree.all(jax.tree.map(np.array_equal, start["params"], state["params"]))
-    assert jax.tree.all(jax.tree.map(np.array_equal, start["opt_state"], state["opt_state"]))
+    assert seen["loss_first"] == (np.inf if bad == "first" else 4.0)
+    if bad == "second":
+        assert state["params"]["first"]["w"] == pytest.approx(1.95)
+    for name in ("first", "second") if bad == "first" else ("second",):
+        for part in ("params", "opt_state"):
+            before, after = start[part][name], state[part][name]
+            assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+    assert jax.tree.all(jax.tree.map(np.array_equal, start["ema"], state["ema"]))
+
+
+def test_a_new_phase_lies_in_the_memory_of_the_old_one():
+    stage = stage_of({"model": {"w": jnp.arange(4.0)}}, lambda *_: (0.0, {}))
+    state = fresh_state(stage, PLAIN, jax.random.key(0))
+    state["ema"]["model"]["w"] = jnp.full(4, 7.0)
+    memory = make_next_phase(stage, PLAIN).lower(state).compile().memory_analysis()
+    numbers = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert memory.alias_size_in_bytes == numbers > 0
+    before = jax.tree.leaves(state)
+    after = make_next_phase(stage, PLAIN)(state)
+    assert all(array.is_deleted() for array in before)
+    np.testing.assert_array_equal(after["params"]["model"]["w"], np.full(4, 7.0))
 
 
 def packed_batch(samples, packs_):
