@@ -24,17 +24,23 @@ def abstract_dit(config: DiTConfig, dtype: DType) -> DiT:
 
 
 def bind_trained(module: DiT, params: Params) -> DiT:
-    """The transformer with its parameters, whose kernels are cast to its compute dtype at once.
+    """The transformer with its parameters, whose kernels are as ``cast_kernels`` makes them."""
+    return bind(module, cast_kernels(params, module.dtype))
+
+
+def cast_kernels(params: Params, dtype: DType) -> Params:
+    """The parameters with the kernels of a body in ``dtype``, in which its products are.
 
     Every product casts its kernel, but a float32 one is read again for that in each pass, and its
     gradient is stored in float32, though it is computed in the compute dtype. Where a kernel
     serves video and text, the sum of both gradients is rounded to the compute dtype as well.
     """
-    cast = {
-        path: x.astype(module.dtype) if path.endswith("/kernel") else x
-        for path, x in flatten(params).items()
-    }
-    return bind(module, unflatten(cast))
+    return unflatten(
+        {
+            path: x.astype(dtype) if path.endswith("/kernel") else x
+            for path, x in flatten(params).items()
+        }
+    )
 
 
 def fresh_params(key: Array, config: DiTConfig, text_lengths: tuple[int, int]) -> Params:

@@ -16,6 +16,7 @@ from jax import Array
 
 from skipsr_jax.models.discriminator.query_head import QueryHead
 from skipsr_jax.models.dit import Body, DiTConfig
+from skipsr_jax.models.dit.remat import policy
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm
 from skipsr_jax.models.params import Params
@@ -83,8 +84,14 @@ class Discriminator(nnx.Module):
         pooled = []
         for depth, tokens in zip(self.body.depths, features, strict=True):
             with jax.named_scope(f"head_{depth}"):
-                head = gathered(getattr(self, f"head_{depth}"), f"head_{depth}", self.dtype)
-                pooled.append(head(tokens, plan))
+                graphdef, state = nnx.split(getattr(self, f"head_{depth}"))
+
+                def run(state, tokens, graphdef=graphdef, name=f"head_{depth}"):
+                    head = gathered(nnx.merge(graphdef, state), name, self.dtype)
+                    return head(tokens, plan)
+
+                stored = policy(self.body.config.remat)
+                pooled.append(jax.checkpoint(run, policy=stored)(state, tokens))
         with jax.named_scope("logit"):
             normed = self.norm(jnp.concatenate(pooled, axis=-1))
             return self.logit(normed)[..., 0], features

@@ -55,7 +55,13 @@ from skipsr_jax.training.packed import (
 from skipsr_jax.training.previews import one_step_preview
 from skipsr_jax.training.settings import Settings, TokenSettings
 from skipsr_jax.training.stage import Metrics, Stage, Trainee, buffers, recipe_of
-from skipsr_jax.training.transformer import TEXTS, abstract_dit, bind_trained, fresh_params
+from skipsr_jax.training.transformer import (
+    TEXTS,
+    abstract_dit,
+    bind_trained,
+    cast_kernels,
+    fresh_params,
+)
 from skipsr_jax.types import Float
 
 DISTANCES = {"l1": jnp.abs, "l2": jnp.square}
@@ -145,6 +151,11 @@ class GanLosses:
         )  # fmt: skip
         return generated, condition_tokens(conditions, batch.plan)
 
+    def _discriminator(self, params: Params) -> Discriminator:
+        own = params["discriminator"]
+        body = cast_kernels(own["body"], self.discriminator.dtype)
+        return bind(self.discriminator, own | {"body": body})
+
     def _timesteps(self, batch: Batch, key: Array) -> Float[Array, "b k"]:
         """Timesteps for the discriminator: uniform, then shifted (APT, equations 6 and 7)."""
         factor = _by_kind(batch, self.config.shift_image, self.config.shift_video)
@@ -158,12 +169,18 @@ class GanLosses:
         config, plan = self.config, batch.plan
         generation, times, noise = jax.random.split(key, 3)
         generated, conditions = self._generate(params, batch, generation)
-        discriminator = bind(self.discriminator, params["discriminator"])
         timestep = self._timesteps(batch, times)
         text = text_tokens(params["text"], batch.negative)
 
         def logits(tokens: Float[Array, "b n noisy_i"]) -> Float[Array, "b k"]:
-            return discriminator(join_channels(tokens, conditions), text, timestep, plan)[0]
+            # What depends on no input would be computed for all layers ahead of the map, and
+            # stored: modulations take six float32 arrays of all tokens a layer.
+            alike = tokens, timestep, text, plan
+            tokens, own_times, own_text, own_plan = jax.lax.optimization_barrier(alike)
+            # Cast here, so that the gradients of the inputs are added in float32.
+            discriminator = self._discriminator(params)
+            patches = join_channels(tokens, conditions)
+            return discriminator(patches, own_text, own_times, own_plan)[0]
 
         inputs = [kept_tokens(batch.hr_latents, plan), kept_tokens(generated, plan)]
         sigma = _by_kind(batch, config.sigma_image, config.sigma_video)
@@ -195,7 +212,7 @@ class GanLosses:
         config, plan = self.config, batch.plan
         generation, times = jax.random.split(key)
         generated, conditions = self._generate(params, batch, generation)
-        discriminator = bind(self.discriminator, params["discriminator"])
+        discriminator = self._discriminator(params)
         timestep = self._timesteps(batch, times)
         text = jax.lax.stop_gradient(text_tokens(params["text"], batch.negative))
 
