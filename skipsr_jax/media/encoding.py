@@ -27,6 +27,8 @@ X265_LEAST = 64
 # Fast presets at lower rate factors: on 16 cores libx264 writes 270 frames/s of 720p, where medium
 # at 16 writes 103, with 0.4 dB more and in files a quarter larger (docs/performance.md).
 _PRESET = {"libx264": "veryfast", "libx265": "superfast", "libsvtav1": "6"}
+_SUPERFAST_X265 = {"b-adapt": "0", "ctu": "32"}
+"""What makes x265's preset superfast faster by an eighth on 16 cores, at the same size and PSNR."""
 
 _WITHOUT_AVX512 = "AVX2,FMA3,BMI2,LZCNT"
 """What x264 may use: its macroblock tree reads memory that nothing was written to where it uses
@@ -156,6 +158,8 @@ def encoder_options(encoding: Encoding, hdr: Hdr | None = None) -> dict[str, str
         options.pop("crf", None)
         options |= quality_options(codec, encoding.crf)
     own = {"log-level": "none"} if codec == "libx265" else {}
+    if codec == "libx265" and encoding.preset == _PRESET[codec]:
+        own |= _SUPERFAST_X265
     if codec == "libx264" and has_avx512():
         own["asm"] = _WITHOUT_AVX512
     if hdr:
