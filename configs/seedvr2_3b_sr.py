@@ -5,8 +5,8 @@
     python train.py --config=seedvr2_3b_sr --workdir=runs/3b/sr \\
         --config.data.root="('/data/clips',)"
 
-One GPU of 141 GB: --config.data.batch=1 --config.mesh.seq=1
-    --config.data.pack="((1,5,720,1280),(1,1,720,1280))"
+One GPU of 141 GB: --config.data.batch=1 --config.mesh.seq=1 --config.remat=auto
+    --config.data.pack="((1,17,720,1280),(1,1,720,1280))"
 Eight GPUs of one host: --config.data.batch=8 --config.mesh.seq=1
     --config.data.pack="((1,17,720,1280),(1,1,720,1280))"
 A pod of 256 chips, in groups of four that share a sequence of 93,600 tokens: as it is, with
