@@ -68,9 +68,7 @@ JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 # A pattern of fnmatch stands for every module that it matches.
 TESTED_IN = {
     "checkpoints/architecture.py": "checkpoints/test_keys.py",
-    "checkpoints/array_files.py": "checkpoints/test_array_reader.py",
     "checkpoints/lazy.py": "checkpoints/test_safetensors_file.py",
-    "checkpoints/model_writer.py": "checkpoints/test_store.py",
     "checkpoints/staging.py": "checkpoints/test_convert.py",
     "checkpoints/streaming.py": "checkpoints/test_store.py",
     "checkpoints/torch_writer.py": "checkpoints/test_torch_file.py",

@@ -11,16 +11,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from etils import epath
 
-from skipsr_jax.checkpoints.array_files import open_arrays
 from skipsr_jax.checkpoints.checksums import host_checksums
 from skipsr_jax.checkpoints.damage import DamagedCheckpointError, damage_as_one_line
-from skipsr_jax.models.params import nbytes
+from skipsr_jax.models.params import flatten, nbytes, unflatten
 from skipsr_jax.types import HostArray
 
+# What Orbax may hold in memory on top of the arrays themselves. Several arrays are read at a time:
+# the largest of a 3B model are 1 GB each.
+_READ_GB = 4
 _BATCH_BYTES = 2 << 30
-"""Several arrays are read at a time: the largest of a 3B model are 1 GB each."""
+"""Every restore takes a while, so a batch is large."""
 _CAST_ELEMENTS = 1 << 16
 
 
@@ -43,11 +46,16 @@ def read_arrays(
     """
     if checksums is None:
         say_unverified(str(folder))
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=_READ_GB)
     for batch in batches(wanted, _BATCH_BYTES):
+        args = {path: ocp.RestoreArgs(restore_type=np.ndarray) for path in batch}
+        arguments = ocp.args.PyTreeRestore(
+            item={branch: unflatten(batch)},
+            restore_args={branch: unflatten(args)},
+            partial_restore=True,
+        )
         with damage_as_one_line(folder):
-            opened = open_arrays(folder / "state", [f"{branch}/{path}" for path in batch])
-            reading = [array.read() for array in opened.values()]
-            arrays = {path: array.result() for path, array in zip(batch, reading, strict=True)}
+            arrays = flatten(handler.restore(folder / "state", args=arguments)[branch])
         if checksums is not None:
             found = host_checksums(arrays)
             check_equal(folder, {f"{branch}/{path}": c for path, c in found.items()}, checksums)

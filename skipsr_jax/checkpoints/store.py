@@ -21,13 +21,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from etils import epath
 
 from skipsr_jax.checkpoints import config_item
-from skipsr_jax.checkpoints.array_files import array_paths, open_arrays
 from skipsr_jax.checkpoints.array_reader import cast, read_arrays
+from skipsr_jax.checkpoints.checksums import device_checksums, host_checksums
 from skipsr_jax.checkpoints.damage import damage_as_one_line, quiet_after_failure
 from skipsr_jax.checkpoints.public_weights import where_to_get
+from skipsr_jax.checkpoints.streaming import CHUNK_BYTES, state_handler
 from skipsr_jax.disk_space import disk_errors_as_one_line, require_space
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import check_absent, new_folder
@@ -40,6 +42,7 @@ UNFINISHED = ".orbax-checkpoint-tmp"
 # Quantised kernels (models/quantized_params.py) mean nothing in another dtype than their scales'.
 NEVER_CAST = ("rope_freqs", "quantized_kernel")
 
+_WRITE_GB = 1  # what Orbax may hold in memory on top of the arrays themselves
 _CASTING_THREADS = 8
 _TIMES_ABSENT, _CHECK_SECONDS = 3, 0.1
 PathLike = str | os.PathLike
@@ -125,20 +128,12 @@ def stored_shapes(path: PathLike, step: int | None = None, branch: str = "params
     """
     found = step_folder(path, step)
     with damage_as_one_line(found):
-        paths = array_paths(found / "state")
-        branches = sorted({path.partition("/")[0] for path in paths})
-        if branch not in branches:
-            raise UserError(f"{found}: has no {branch!r}; it has {', '.join(branches)}")
-        opened = open_arrays(
-            found / "state", [path for path in paths if path.startswith(f"{branch}/")]
-        )
+        tree = ocp.PyTreeCheckpointHandler().metadata(found / "state").tree
+        if branch not in tree:
+            raise UserError(f"{found}: has no {branch!r}; it has {', '.join(sorted(tree))}")
+        stored = flatten(tree[branch])
         return unflatten(
-            {
-                path.removeprefix(f"{branch}/"): jax.ShapeDtypeStruct(
-                    array.shape, array.dtype.numpy_dtype
-                )
-                for path, array in opened.items()
-            }
+            {k: jax.ShapeDtypeStruct(m.shape, np.dtype(m.dtype)) for k, m in stored.items()}
         )
 
 
@@ -300,15 +295,12 @@ def save_model(
     stands for that). Raises UserError when ``path`` holds anything already, or when the disk has
     not the space for it, ValueError when params nest wrongly.
     """
-    # Imported here, for it imports Orbax, without which checkpoints are read.
-    from skipsr_jax.checkpoints.model_writer import write_model
-
     root = absolute(path)
     check_absent(root, folder=True)
     check_plain(params)
     if "://" in os.fspath(root):
         root.mkdir(parents=True)
-        write_model(root, params, config, step, card)
+        _write_model(root, params, config, step, card)
     else:
         require_space(pathlib.Path(root), nbytes(params), "the checkpoint")
         with (
@@ -317,7 +309,7 @@ def save_model(
             _removed_after_failure(folder),
             quiet_after_failure(),
         ):
-            write_model(epath.Path(folder), params, config, step, card)
+            _write_model(epath.Path(folder), params, config, step, card)
     return root
 
 
@@ -336,6 +328,36 @@ def _removed_after_failure(folder: pathlib.Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
             time.sleep(_CHECK_SECONDS)
         raise
+
+
+def _write_model(
+    folder: epath.Path, params: Params, config: dict[str, Any], step: int, card: str
+) -> None:
+    if card:
+        (folder / "README.md").write_text(card)
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    handlers = {"state": state_handler(_WRITE_GB), "config": ocp.JsonCheckpointHandler()}
+    save_args = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
+    with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
+        manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave({"params": params}, save_args={"params": save_args}),
+                config=ocp.args.JsonSave(config_item.facts(config, _checksums(params))),
+            ),
+        )
+
+
+def _checksums(params: Params) -> dict[str, str]:
+    """Of the arrays of a model by ``params/path``, as `train_state.save_step` names them."""
+    flat = flatten({"params": params})
+    over_hosts = [
+        name
+        for name, leaf in flat.items()
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+    ]
+    spread = {name: flat.pop(name) for name in over_hosts}
+    return host_checksums(flat) | device_checksums(spread)
 
 
 def check_plain(params: dict, prefix: str = "") -> None:

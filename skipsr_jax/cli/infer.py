@@ -371,7 +371,7 @@ def _message_of_warning(message: Warning | str, *_: object) -> str:
 
 
 def _log_in_lines() -> None:
-    """Prints warnings as lines on stderr, also where a library has set up logging before."""
+    """Prints warnings as lines on stderr. Orbax, when it is imported, has set up logging before."""
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:

@@ -3,12 +3,9 @@
 import jax
 import ml_dtypes
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-import tensorstore as ts
-from etils import epath
 
-from skipsr_jax.checkpoints import array_files, array_reader, store
+from skipsr_jax.checkpoints import array_reader, store
 from skipsr_jax.checkpoints.checksums import host_checksums
 from skipsr_jax.checkpoints.damage import DamagedCheckpointError
 from skipsr_jax.models.params import flatten
@@ -28,21 +25,6 @@ def saved(tmp_path_factory):
 def read(folder, checksums):
     wanted = flatten(store.stored_shapes(folder))
     return list(array_reader.read_arrays(folder, "params", wanted, checksums))
-
-
-def test_orbax_reads_the_same(saved):
-    """Which wrote it, and which is not what reads it here."""
-    (batch,) = read(saved, None)
-    expected = flatten(ocp.PyTreeCheckpointHandler().restore(saved / "state")["params"])
-    assert batch.keys() == expected.keys()
-    for path, array in expected.items():
-        assert batch[path].dtype == array.dtype and batch[path].shape == array.shape
-        np.testing.assert_array_equal(batch[path], array)
-
-
-def test_folders_in_a_cloud_are_opened_by_their_address():
-    store_of = array_files.key_value_store(epath.Path("gs://bucket/model/0/state"))
-    assert ts.KvStore.Spec(store_of).base.url == "gs://bucket/model/0/state/"
 
 
 def test_batches_hold_all_arrays_in_order(saved, monkeypatch):

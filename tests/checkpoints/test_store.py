@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from skipsr_jax.checkpoints import model_writer, store, streaming
+from skipsr_jax.checkpoints import store, streaming
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.params import flatten
 
@@ -106,7 +106,7 @@ def test_restores_onto_a_mesh_and_casts_all_but_the_frequencies(saved):
 
 def test_large_arrays_are_written_in_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(model_writer, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(store, "CHUNK_BYTES", 64)
     # A step of Orbax that ours replaces: if it is gone, arrays are no longer streamed.
     assert "_open_and_write" in vars(ocp.type_handlers.NumpyHandler)
     odd = np.arange(7 * 5 * 6, dtype=np.float32).reshape(7, 5, 6)
