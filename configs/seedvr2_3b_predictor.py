@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
     config.remat = "none"  # no transformer here
     config.init_from = ""
 
+    config.data.pack = ()  # no sequences of tokens either
+    config.data.image_share = 0.2
     config.data.batch = 8
     config.data.frames = 17
     config.data.crop = (512, 512)

@@ -10,6 +10,7 @@ from skipsr_jax import commandline
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import settings as inference
 from skipsr_jax.training import settings as training
+from skipsr_jax.training.stage import recipe_of
 from skipsr_jax.training.stages.registry import LOSS_KINDS
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
@@ -41,6 +42,10 @@ def test_each_file_is_in_range_for_its_program(name):
         assert name in OF_TRAINING
         settings = training.from_config(config, LOSS_KINDS)
         assert name.endswith(settings.stage)
+        packing = getattr(settings.loss, "packing", None)  # of stages that train a transformer
+        assert bool(recipe_of(settings, masks=True, packing=packing).mixed) == bool(
+            settings.data.pack
+        )
         if settings.stage == "distill":
             assert settings.loop.steps == sum(steps for _, steps in settings.loss.schedule)
     else:
