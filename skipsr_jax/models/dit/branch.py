@@ -31,6 +31,11 @@ from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
 from skipsr_jax.parallel.sequence import QKV
 from skipsr_jax.types import Bool, DType, Float
 
+Projected = tuple[Float[Array, "b n i"], Float[Array, "b n pairs"]]
+"""The projection of stored tokens, and their rotary angles."""
+Text = tuple[QKV, Float[Array, "b two p"]]
+"""The text's queries, keys and values, and each pack's copy of the video's norm weights."""
+
 
 class Branch(nnx.Module):
     """The weights that one kind of token (video, text, or both) has in a block."""

@@ -18,7 +18,7 @@ from jax import Array
 from skipsr_jax.kernels.attention import block_rows, merged_attention
 from skipsr_jax.kernels.qk_norm_rope import qk_norm_rope
 from skipsr_jax.kernels.quantized import Format, Quantized, quantize_rows
-from skipsr_jax.models.dit.branch import Branch
+from skipsr_jax.models.dit.branch import Branch, Projected, Text
 from skipsr_jax.models.dit.window_rows import (
     from_merged_windows,
     text_mean,
@@ -29,11 +29,6 @@ from skipsr_jax.parallel.merged_heads import attend_by_merged_heads
 from skipsr_jax.parallel.sequence import QKV, Attention, attend_by_packs, attend_by_windows
 from skipsr_jax.tokens.layout import Layout
 from skipsr_jax.types import Float
-
-Projected = tuple[Float[Array, "b n i"], Float[Array, "b n pairs"]]
-"""The projection of stored tokens, and their rotary angles."""
-Text = tuple[QKV, Float[Array, "b two p"]]
-"""The text's queries, keys and values, and each pack's copy of the video's norm weights."""
 
 
 def attend_merged(

@@ -20,16 +20,11 @@ from skipsr_jax.kernels.attention import varlen_attention
 from skipsr_jax.kernels.choice import log_choice
 from skipsr_jax.kernels.qkv_windows import QKVWindowsProblem
 from skipsr_jax.kernels.target import current_target
-from skipsr_jax.models.dit.branch import Branch
+from skipsr_jax.models.dit.branch import Branch, Projected, Text
 from skipsr_jax.models.dit.window_rows import text_sums
 from skipsr_jax.parallel.sequence import QKV
 from skipsr_jax.tokens.layout import Layout
 from skipsr_jax.types import Float
-
-Projected = tuple[Float[Array, "b n i"], Float[Array, "b n pairs"]]
-"""The projection of stored tokens, and their rotary angles."""
-Text = tuple[QKV, Float[Array, "b two p"]]
-"""The text's queries, keys and values, and each pack's copy of the video's norm weights."""
 
 
 def attend_projected(
@@ -41,17 +36,18 @@ def attend_projected(
       branch: the video's weights.
       implementation: of the attention kernel.
     """
-    scale = branch.head_dim**-0.5
-    heads, head_dim, eps = branch.heads, branch.head_dim, branch.eps
 
     def attend(video: Projected, text: Text, layout: Layout) -> Float[Array, "b s a p"]:
-        problem = _problem(heads, head_dim, eps, video[0], layout)
+        problem = _problem(branch, video[0], layout)
         with jax.named_scope("to_windows"):
             text_rows = rearrange(jnp.stack(text[0]), "three b m a p -> b m (three a p)")
             rows = _to_windows(video[0], text_rows, text[1][0], video[1], layout, problem)
         with jax.named_scope("attention"):
             return varlen_attention(
-                *rows, layout.cu_seqlens, scale=scale, implementation=implementation
+                *rows,
+                layout.cu_seqlens,
+                scale=branch.head_dim**-0.5,
+                implementation=implementation,
             )
 
     return attend
@@ -59,7 +55,7 @@ def attend_projected(
 
 def supported(branch: Branch, projected: Float[Array, "b n i"], layout: Layout) -> bool:
     """Whether ``attend_projected`` runs here; which way is taken is logged."""
-    problem = _problem(branch.heads, branch.head_dim, branch.eps, projected, layout)
+    problem = _problem(branch, projected, layout)
     refusal = qkv_windows.supported(problem, current_target())
     refused = {} if refusal is None else {"pallas_triton": refusal}
     name = "xla" if refused else "pallas_triton"
@@ -67,12 +63,10 @@ def supported(branch: Branch, projected: Float[Array, "b n i"], layout: Layout) 
     return not refused
 
 
-def _problem(
-    heads: int, head_dim: int, eps: float, projected: Array, layout: Layout
-) -> QKVWindowsProblem:
-    packs, rows = layout.gather.shape[0], layout.gather.shape[-1]
-    numbers = max(projected.size, packs * rows * heads * head_dim)
-    return QKVWindowsProblem(heads, head_dim, eps, np.dtype(projected.dtype), numbers)
+def _problem(branch: Branch, projected: Array, layout: Layout) -> QKVWindowsProblem:
+    heads, width = branch.heads, branch.head_dim
+    numbers = max(projected.size, layout.gather.size * heads * width)
+    return QKVWindowsProblem(heads, width, branch.eps, np.dtype(projected.dtype), numbers)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
