@@ -81,20 +81,25 @@ class Discriminator(nnx.Module):
             on noise of all levels, attend to content of different scales.
         """
         features, _ = self.body.hidden(patches, text, timestep, plan)
-        pooled = []
-        for depth, tokens in zip(self.body.depths, features, strict=True):
-            with jax.named_scope(f"head_{depth}"):
-                graphdef, state = nnx.split(getattr(self, f"head_{depth}"))
-
-                def run(state, tokens, graphdef=graphdef, name=f"head_{depth}"):
-                    head = gathered(nnx.merge(graphdef, state), name, self.dtype)
-                    return head(tokens, plan)
-
-                stored = policy(self.body.config.remat)
-                pooled.append(jax.checkpoint(run, policy=stored)(state, tokens))
+        pooled = [
+            self._pooled(f"head_{depth}", tokens, plan)
+            for depth, tokens in zip(self.body.depths, features, strict=True)
+        ]
         with jax.named_scope("logit"):
             normed = self.norm(jnp.concatenate(pooled, axis=-1))
             return self.logit(normed)[..., 0], features
+
+    def _pooled(
+        self, name: str, tokens: Float[Array, "b n d"], plan: TokenPlan
+    ) -> Float[Array, "b k d"]:
+        """What the head of this name reads. The body's ``remat`` says what is stored of it."""
+        graphdef, state = nnx.split(getattr(self, name))
+
+        def run(state: nnx.State, tokens: Array) -> Array:
+            return gathered(nnx.merge(graphdef, state), name, self.dtype)(tokens, plan)
+
+        with jax.named_scope(name):
+            return jax.checkpoint(run, policy=policy(self.body.config.remat))(state, tokens)
 
 
 def body_of(dit: Params, body: Params) -> Params:
