@@ -14,7 +14,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
-import jax
 import numpy as np
 
 from skipsr_jax.errors import UserError
@@ -106,8 +105,7 @@ def memory_limit(model: Model) -> int | None:
 
     On a CPU: what this process holds, and what is free on the host and in its control groups.
     """
-    device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
-    return device_limit(device)
+    return device_limit(model.device)
 
 
 def memory_need(model: Model, settings: Settings, clip: Clip, missing: float = 1.0) -> MemoryNeed:
@@ -242,9 +240,7 @@ def described(settings: Settings) -> Model:
 
 
 def _platform(model: Model) -> str:
-    if model.mesh is not None:
-        return model.mesh.devices.flat[0].platform
-    return jax.default_backend()
+    return model.device.platform
 
 
 def _bytes(params: dict, model: Model) -> int:

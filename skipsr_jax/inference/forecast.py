@@ -183,7 +183,7 @@ def missing_programs(
 
 def _usual_speed(model: Model) -> Speed:
     """What stands in for a run that was measured."""
-    device = jax.local_devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+    device = model.device
     if device.platform == "cpu":
         cores = os.cpu_count() or 1
         kind = model.coder_kind

@@ -115,6 +115,11 @@ class Model:
         """How many devices share each clip."""
         return 1 if self.mesh is None else self.mesh.size
 
+    @property
+    def device(self) -> jax.Device:
+        """One of them; all are alike."""
+        return jax.local_devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
+
 
 def compute_dtype(name: str) -> Any:
     """The dtype of a name; auto: bfloat16 on accelerators, float32 on CPU."""

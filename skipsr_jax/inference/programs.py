@@ -172,14 +172,13 @@ class Programs:
             )
 
     def _choices(self, ask: bool) -> tuple[BucketChoice, dict[str, SlotChoice]]:
-        model = self.model
-        device = jax.devices()[0] if model.mesh is None else model.mesh.devices.flat[0]
+        model, kind = self.model, self.model.device.device_kind
         parameters = sum(leaf.size for leaf in jax.tree.leaves(model.params["dit"]))
         slots = {
-            direction: SlotChoice(flops_per_slot(direction, model), device.device_kind, ask)
+            direction: SlotChoice(flops_per_slot(direction, model), kind, ask)
             for direction in ("encode", "decode")
         }
-        return BucketChoice(parameters, model.devices, device.device_kind, ask), slots
+        return BucketChoice(parameters, model.devices, kind, ask), slots
 
     @contextlib.contextmanager
     def repeatable_choices(self, grids: Iterable[tuple[int, int, int]]) -> Iterator[None]:
