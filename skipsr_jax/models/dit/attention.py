@@ -98,7 +98,7 @@ def joint_attention(
         packs,
     )
     # A device has some heads of a row: the row is quantised when it is whole.
-    attend = _attend_in_windows(video_branch, implementation)
+    attend = _attend(_window_rows, video_branch, implementation)
     attention = Attention(attend, functools.partial(_collect, format=None))
     return attend_by_heads(attention, chunks, text, layout)
 
@@ -139,19 +139,23 @@ def _with_all_heads(
     with jax.named_scope("qkv"):
         projected = branch.project(vid, branch.qkv_kernel())
     if projected_windows.supported(branch, projected, layout):
-        attend = projected_windows.attend_projected(branch, implementation)
-        return (projected, angles), (text, branch.norm_weights(len(projected))), attend
-    return _heads(projected, angles, branch), text, _attend_in_windows(branch, implementation)
+        rows = functools.partial(projected_windows.window_rows, branch)
+        video, text = (projected, angles), (text, branch.norm_weights(len(projected)))
+        return video, text, _attend(rows, branch, implementation)
+    return _heads(projected, angles, branch), text, _attend(_window_rows, branch, implementation)
 
 
-def _attend_in_windows(
-    branch: Branch, implementation: str | None
-) -> Callable[[QKV, QKV, Layout], Array]:
-    """The function from queries, keys and values of video and text to attention rows."""
+def _attend(
+    window_rows: Callable[[Tokens, Tokens, Layout], QKV], branch: Branch, implementation: str | None
+) -> Callable[[Tokens, Tokens, Layout], Array]:
+    """The function from video, text and a layout to attention rows.
 
-    def attend(vid: QKV, txt: QKV, layout: Layout) -> Float[Array, "b s a p"]:
+    ``window_rows`` brings what there is of video and text into windows.
+    """
+
+    def attend(vid: Tokens, txt: Tokens, layout: Layout) -> Float[Array, "b s a p"]:
         with jax.named_scope("to_windows"):
-            rows = [to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True)]
+            rows = window_rows(vid, txt, layout)
         with jax.named_scope("attention"):
             return varlen_attention(
                 *rows,
@@ -161,6 +165,11 @@ def _attend_in_windows(
             )
 
     return attend
+
+
+def _window_rows(vid: QKV, txt: QKV, layout: Layout) -> QKV:
+    q, k, v = (to_windows(a, b, layout) for a, b in zip(vid, txt, strict=True))
+    return q, k, v
 
 
 def _collect(

@@ -1,4 +1,4 @@
-"""Attention in windows on NVIDIA GPUs, from the projection of stored tokens.
+"""The rows of attention in windows on NVIDIA GPUs, from the projection of stored tokens.
 
 The same computation as the steps in ``models.dit.attention``. One kernel (``kernels.qkv_windows``)
 normalises and rotates queries and keys and gathers them and the values into attention rows. The
@@ -7,7 +7,6 @@ tokens and heads.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,6 @@ from einops import rearrange
 from jax import Array
 
 from skipsr_jax.kernels import qkv_windows
-from skipsr_jax.kernels.attention import varlen_attention
 from skipsr_jax.kernels.choice import log_choice
 from skipsr_jax.kernels.qkv_windows import QKVWindowsProblem
 from skipsr_jax.kernels.target import current_target
@@ -27,34 +25,19 @@ from skipsr_jax.tokens.layout import Layout
 from skipsr_jax.types import Float
 
 
-def attend_projected(
-    branch: Branch, implementation: str | None
-) -> Callable[[Projected, Text, Layout], Array]:
-    """The function from video, text and a layout to attention rows.
+def window_rows(branch: Branch, video: Projected, text: Text, layout: Layout) -> QKV:
+    """Queries, keys and values (b, s, a, p) of video and text as attention rows.
 
     Args:
       branch: the video's weights.
-      implementation: of the attention kernel.
     """
-
-    def attend(video: Projected, text: Text, layout: Layout) -> Float[Array, "b s a p"]:
-        problem = _problem(branch, video[0], layout)
-        with jax.named_scope("to_windows"):
-            text_rows = rearrange(jnp.stack(text[0]), "three b m a p -> b m (three a p)")
-            rows = _to_windows(video[0], text_rows, text[1][0], video[1], layout, problem)
-        with jax.named_scope("attention"):
-            return varlen_attention(
-                *rows,
-                layout.cu_seqlens,
-                scale=branch.head_dim**-0.5,
-                implementation=implementation,
-            )
-
-    return attend
+    text_rows = rearrange(jnp.stack(text[0]), "three b m a p -> b m (three a p)")
+    problem = _problem(branch, video[0], layout)
+    return _to_windows(video[0], text_rows, text[1][0], video[1], layout, problem)
 
 
 def supported(branch: Branch, projected: Float[Array, "b n i"], layout: Layout) -> bool:
-    """Whether ``attend_projected`` runs here; which way is taken is logged."""
+    """Whether ``window_rows`` runs here; which way is taken is logged."""
     problem = _problem(branch, projected, layout)
     refusal = qkv_windows.supported(problem, current_target())
     refused = {} if refusal is None else {"pallas_triton": refusal}
