@@ -34,6 +34,7 @@ from skipsr_jax.inference.program_keys import digest
 from skipsr_jax.inference.programs import Programs, description
 from skipsr_jax.inference.settings import Chunk, Settings
 from skipsr_jax.inference.slot_choice import FLOPS_PER_BLOCK, flops_per_slot
+from skipsr_jax.models.params import nbytes
 from skipsr_jax.tokens.buckets import Bucket
 from skipsr_jax.tokens.plan import bucket_with_window_capacity
 from skipsr_jax.tokens.superblocks import SUPERBLOCK
@@ -42,15 +43,19 @@ SUFFIX = ".speed"
 START_SECONDS = 2.5
 """About what a run takes from its start to its first clip, where none was measured: to start
 Python, to import the libraries, and to load a small model."""
+LOADED_BYTES = 5e8
+"""About the bytes of parameters that a run loads a second: 3B from a disk onto an H200, while
+programs are compiled beside it (6.8 GiB in 17 s with the start)."""
 LONGEST_IMPORT = 15.0
 """Seconds of processor time. It is 1 to 3 s with warm files."""
 CPU_FLOPS = {"full": 4.5e10, "light": 2.2e10}
 """By the coder, operations per second that a core reaches where no run was measured: those of the
 tiny model on two cores, by processor time (light, 704x576 to 1280x960: 2.1e10 to 2.4e10; full,
 704x576 and 1280x720: 5.4e10 and 4.1e10)."""
-PROGRAM_SECONDS, CORE_SECONDS = 60.0, {"full": 30.0, "light": 18.0}
+PROGRAM_SECONDS, CORE_SECONDS = 30.0, {"full": 30.0, "light": 18.0}
 """About what the programs of a first run take where none was measured: on accelerators, whose
-compilers try kernels out; and on a CPU for one core, by the coder, of the tiny model."""
+compilers try kernels out (an H200 with 16 cores, beyond loading: 18 to 20 s of 3B with the full
+coder, 20 to 35 s of the tiny model); and on a CPU for one core, by the coder, of the tiny model."""
 OF_SIZE = 0.57
 """The fraction of this for programs that depend on the size of the output alone: those of the coder
 and of the composited output. The others depend on the number of frames as well. Of the tiny model's
@@ -183,13 +188,13 @@ def missing_programs(
 
 def _usual_speed(model: Model) -> Speed:
     """What stands in for a run that was measured."""
-    device = model.device
+    device, start = model.device, START_SECONDS + nbytes(model.params) / LOADED_BYTES
     if device.platform == "cpu":
         cores = os.cpu_count() or 1
         kind = model.coder_kind
-        return Speed(START_SECONDS, CORE_SECONDS[kind] / cores, cores * CPU_FLOPS[kind])
+        return Speed(start, CORE_SECONDS[kind] / cores, cores * CPU_FLOPS[kind])
     rate = model.devices * device_flops(device.device_kind)
-    return Speed(START_SECONDS, PROGRAM_SECONDS, rate)
+    return Speed(start, PROGRAM_SECONDS, rate)
 
 
 def forecast(

@@ -9,7 +9,9 @@ import small_model
 
 from skipsr_jax.inference.cost import described
 from skipsr_jax.inference.forecast import (
+    LOADED_BYTES,
     OF_SIZE,
+    START_SECONDS,
     Speed,
     Stopwatch,
     chunk_lengths,
@@ -25,6 +27,7 @@ from skipsr_jax.inference.programs import Programs, description
 from skipsr_jax.inference.settings import Chunk, Mask, Sampler, Settings
 from skipsr_jax.inference.slot_choice import flops_per_slot
 from skipsr_jax.inference.warmup import chunk_lengths as lengths_of_programs
+from skipsr_jax.models.params import nbytes
 
 SIZE = (64, 96)
 
@@ -68,6 +71,14 @@ def test_time_follows_the_work_and_an_earlier_run(small):
     )
     guided = Settings(checkpoint="m", chunk=Chunk(9, 2), sampler=Sampler(4, 2.0))
     assert operations(model, guided, (9, SIZE)) > operations(model, settings, (9, SIZE))
+
+
+def test_an_unmeasured_start_counts_the_parameters(small):
+    settings, model = small
+    parameters = nbytes(model.params)
+    start = forecast(model, settings, (9, SIZE), None, missing=1.0).start
+    assert start == pytest.approx(START_SECONDS + parameters / LOADED_BYTES)
+    assert parameters > 0
 
 
 def test_the_first_latent_frame_codes_one_frame_of_four(small):
