@@ -17,7 +17,7 @@ from skipsr_jax.models.dit import AUTO
 from skipsr_jax.models.dit.remat import auto_means
 from skipsr_jax.training.batch_memory import missing_memory
 
-TRIED = ("dots", "attention", "full")
+TRIED = ("dots", "outputs", "attention", "full")
 """The policies of ``auto``, most memory first."""
 
 Step = Callable[..., Any]

@@ -283,8 +283,9 @@ class Settings:
       model: size of the transformer.
       dtype: type of matrix products and convolutions; parameters and their updates are float32.
       remat: what the forward pass of the transformer stores for the backward pass: full: the block
-        inputs only; attention: results of attention too; dots: those of dense layers too; none:
-        everything; auto: dots, attention or full, the first with which the step fits the device.
+        inputs only; attention: results of attention too; outputs: those of its output projection
+        and of MLPs too; dots: those of all dense layers; none: everything; auto: dots, outputs,
+        attention or full, the first with which the step fits the device.
       init_from: checkpoint or workdir to start the trained parameters from; "" for random ones.
         Where an adapter is trained: of the frozen transformer.
       mesh: devices along each axis, and slices.

@@ -38,11 +38,11 @@ def stepped(shorts, chosen, monkeypatch):
 def test_auto_takes_the_first_policy_that_fits(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     traced = stepped((SHORT, None), AUTO, monkeypatch)
-    dots, attention = (REMAT_POLICIES[name] for name in TRIED[:2])
-    assert traced == [dots, attention, attention]
+    dots, outputs = (REMAT_POLICIES[name] for name in TRIED[:2])
+    assert traced == [dots, outputs, outputs]
     first, second = (record.getMessage() for record in caplog.records if "auto" in record.msg)
-    assert SHORT in first and "attention is tried" in first
-    assert second.endswith("remat=attention")
+    assert SHORT in first and "outputs is tried" in first
+    assert second.endswith("remat=outputs")
 
 
 def test_a_named_policy_is_compiled_alone(monkeypatch):

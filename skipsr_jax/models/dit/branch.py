@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from skipsr_jax.kernels.quantized import (
     Format,
@@ -25,6 +26,7 @@ from skipsr_jax.kernels.quantized import (
 from skipsr_jax.models.dit.config import DiTConfig
 from skipsr_jax.models.dit.mlp import MLP, GatedMLP
 from skipsr_jax.models.dit.modulation import Modulation, modulate, scale_and_shift
+from skipsr_jax.models.dit.remat import OUTPUTS
 from skipsr_jax.models.layers.initial import around, drawn
 from skipsr_jax.models.layers.linear import linear
 from skipsr_jax.models.layers.norms import RMSNorm, rms_normalize
@@ -118,7 +120,7 @@ class Branch(nnx.Module):
         if not isinstance(heads, Quantized):
             heads = heads.reshape(*heads.shape[:2], -1)
         if self.format is None:
-            return _gated_add(x, self.proj_out(heads), m, self.attn_gate)
+            return _gated_add(x, _output(self.proj_out(heads)), m, self.attn_gate)
         if not isinstance(heads, Quantized):
             heads = quantize_rows(heads, self.format)
         gate = m.gate + self.attn_gate[...].astype(jnp.float32)
@@ -134,7 +136,11 @@ class Branch(nnx.Module):
             x = x.sum() if isinstance(x, Residual) else x
             return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)
         mlp_input = modulate(rms_normalize(x, self.eps), m, self.mlp_shift, self.mlp_scale)
-        return _gated_add(x, self.mlp(mlp_input), m, self.mlp_gate)
+        return _gated_add(x, _output(self.mlp(mlp_input)), m, self.mlp_gate)
+
+
+def _output(update: Array) -> Array:
+    return checkpoint_name(update, OUTPUTS)
 
 
 def _gated_add(x: Array, update: Array, m: Modulation, gate: nnx.Param) -> Array:

@@ -14,6 +14,9 @@ import jax
 from skipsr_jax.kernels.attention import RESIDUALS
 from skipsr_jax.parallel.fsdp import GATHERED
 
+OUTPUTS = "sublayer_outputs"
+"""Name of what attention's output projection and the MLP add to the tokens, before their gates."""
+
 _policies = jax.checkpoint_policies
 REMAT_POLICIES = {
     "none": _policies.save_anything_except_these_names(GATHERED),
@@ -21,11 +24,13 @@ REMAT_POLICIES = {
         _policies.dots_with_no_batch_dims_saveable,
         _policies.save_only_these_names(RESIDUALS),
     ),
+    "outputs": _policies.save_only_these_names(RESIDUALS, OUTPUTS),
     "attention": _policies.save_only_these_names(RESIDUALS),
     "full": _policies.nothing_saveable,
 }
 """What the backward pass finds stored, most first: everything but parameters that were gathered for
-a layer; results of dense layers and of attention; results of attention; block inputs alone."""
+a layer; results of dense layers and of attention; results of attention, of its output projection
+and of MLPs; results of attention; block inputs alone."""
 
 AUTO = "auto"
 

@@ -179,6 +179,8 @@ def test_what_a_policy_stores_is_not_computed_again():
     assert counts["full"] - counts["attention"] == 2 * blocks  # scores, and their use
     dense = 10  # queries to values, output, three of the MLP: of video and of text
     assert counts["attention"] - counts["dots"] == dense * blocks
+    outputs = 4  # the output projection, and the last product of the MLP
+    assert counts["attention"] - counts["outputs"] == outputs * blocks
     assert counts["dots"] - counts["none"] == blocks  # the sum of a text over its windows
 
 
