@@ -18,6 +18,7 @@ from skipsr_jax.data.degradation.degrade import Degradation, Kind, Mixture
 from skipsr_jax.data.degradation.levels import LEVELS, RealWorld
 from skipsr_jax.data.degradation.realworld import RESIZES
 from skipsr_jax.data.packing import Packing
+from skipsr_jax.errors import UserError
 from skipsr_jax.geometry import PATCH_PIXELS, is_clip_length
 from skipsr_jax.media.resize import Method
 from skipsr_jax.models.adapter import Adapter
@@ -349,8 +350,13 @@ def from_config(config: ConfigDict, loss_kinds: dict[str, type]) -> Settings:
     Raises UserError naming every key that is unknown, missing, of a wrong type or out of range.
     """
     values = config.to_dict()
-    stage = values.get("stage")
-    require_one_of("config.stage", stage, sorted(loss_kinds))
+    stage, stages = values.get("stage"), sorted(loss_kinds)
+    if stage is None:
+        raise UserError(
+            f"the config names no stage ({', '.join(stages)}): it is one of infer.py; "
+            "name one of train.py, for example tiny_sr"
+        )
+    require_one_of("config.stage", stage, stages)
     loss = configs.from_config(loss_kinds[stage], values.get("loss", {}), "config.loss.")
     settings = configs.from_config(Settings, values | {"loss": None})
     return dataclasses.replace(settings, loss=loss)

@@ -104,7 +104,7 @@ def test_mistakes_name_the_dotted_key():
     config.loss = ConfigDict()
     with pytest.raises(UserError, match=r"config\.data\.frames is 6: it must be 4k \+ 1"):
         from_config(config, LOSS_KINDS)
-    with pytest.raises(UserError, match=r"config\.stage is None: it must be one of adversarial"):
+    with pytest.raises(UserError, match=r"names no stage \(adversarial, .*\): it is one of infer"):
         from_config(ConfigDict({"model": "tiny"}), LOSS_KINDS)
 
 
