@@ -21,6 +21,7 @@ from jax import Array
 from skipsr_jax import signals
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import new_file
+from skipsr_jax.models.layers.convolution_options import convolution_options
 
 CEILING_SIDE = 8192
 """Side of the square matrices whose product gives the measured peak of matrix products."""
@@ -81,7 +82,7 @@ def conv_ceiling(shape: tuple[int, int, int, int], dtype: Any = jnp.bfloat16) ->
             dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
         )
 
-    compiled = jax.jit(convolve)
+    compiled = jax.jit(convolve, compiler_options=convolution_options())
     seconds = median_seconds(lambda: compiled(x, kernel), repeats=10, warmup=2)
     return 2 * frames * height * width * 27 * channels**2 / seconds / 1e12
 

@@ -49,6 +49,7 @@ from skipsr_jax.kernels.quantized import PRECISIONS
 from skipsr_jax.models.adapter import Adapter
 from skipsr_jax.models.dit import REMAT_POLICIES
 from skipsr_jax.models.flops import BACKWARD, BACKWARD_FROZEN, dit_flops, vae_flops
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.models.params import count, nbytes, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, VAE_PRESETS
 from skipsr_jax.models.vae import VAE
@@ -156,7 +157,8 @@ def measure(name: str, stage: Stage, vae: VAE, state: Any, frozen: Any, skip: fl
     batch = make_batch(values, vae, skip)
     flops, kept = operations(values, vae, batch), int(batch.plan.valid.sum())
     batch = jax.device_put(batch) if not values.compile_only else jax.eval_shape(lambda: batch)
-    step = jax.jit(make_step(stage, Optimizer(float(RATE)), 0), donate_argnums=0)
+    run, options = make_step(stage, Optimizer(float(RATE)), 0), convolution_options(fused=False)
+    step = jax.jit(run, donate_argnums=0, compiler_options=options)
     compiled = step.lower(state, frozen, batch, RATE).compile()
     memory = compiled.memory_analysis()
     row = {

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import jax
 
+from skipsr_jax.models.layers.convolution_options import FUSION
+
 Compiled = TypeVar("Compiled")
 _LOG = logging.getLogger(__name__)
 _AUTOTUNING = threading.Lock()
@@ -39,12 +41,12 @@ def compile_for(
     return compile_in_turn(compile_program, name, platform)
 
 
-def compile_in_turn(compile_program: Callable[[], Compiled], name: str, platform: str) -> Compiled:
+def compile_in_turn(compile_program: Callable[..., Compiled], name: str, platform: str) -> Compiled:
     """Returns what ``compile_program()`` returns.
 
     On the platform "gpu" it waits until no other program is being compiled, and calls again where
-    compiling failed, because kernels that ran meanwhile may have been the reason. ``name``: of the
-    program, for messages.
+    compiling failed: kernels that ran meanwhile may have been the reason, or convolutions that
+    cuDNN does not fuse, which then run without fusion. ``name``: of the program, for messages.
     """
     if platform != "gpu":
         return compile_program()
@@ -54,4 +56,4 @@ def compile_in_turn(compile_program: Callable[[], Compiled], name: str, platform
         except jax.errors.JaxRuntimeError as error:
             first = (str(error).splitlines() or [type(error).__name__])[0]
             _LOG.warning("%s is compiled once more, because compiling failed: %s", name, first)
-        return compile_program()
+        return compile_program(compiler_options={FUSION: False})

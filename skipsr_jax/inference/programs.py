@@ -33,6 +33,7 @@ from skipsr_jax.kernels.attention import Problem, choose
 from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.models.dit import DiT
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.models.params import bind
 from skipsr_jax.models.predictor import MaskPredictor, PixelMaskPredictor, cell_weights
 from skipsr_jax.pixels.compose import blend, compose_latent, gather_patches
@@ -112,7 +113,8 @@ def predictor_step(
     def of_pixels(params, frames, weights):
         return bind(predictor, params)(to_unit_range(frames)[None], weights)
 
-    return jax.jit(of_pixels if isinstance(predictor, PixelMaskPredictor) else of_latent)
+    run = of_pixels if isinstance(predictor, PixelMaskPredictor) else of_latent
+    return jax.jit(run, compiler_options=convolution_options())
 
 
 def draw_noise(seed: Array, chunk: Array, shape: tuple[int, ...]) -> Noise:

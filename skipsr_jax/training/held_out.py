@@ -19,6 +19,7 @@ from skipsr_jax.data.discovery import find_sources
 from skipsr_jax.data.reading import read
 from skipsr_jax.errors import UserError
 from skipsr_jax.evaluation import quality
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.parallel.mesh import pack_shards, replicated
 from skipsr_jax.training.metrics import mean_by_kind
 from skipsr_jax.training.settings import Settings
@@ -38,7 +39,9 @@ class HeldOutLoss:
             find_sources(settings.data.eval_root, settings.data.strict), stage.recipe, hosts
         )
         self._batches = [dataset[i] for i in range(settings.loop.eval_batches)]
-        self._evaluate = jax.jit(make_evaluation(stage, settings.seed))
+        self._evaluate = jax.jit(
+            make_evaluation(stage, settings.seed), compiler_options=convolution_options(fused=False)
+        )
         self._mesh = mesh
 
     def __call__(self, params: Any, frozen: Any) -> dict[str, float]:
@@ -87,7 +90,11 @@ class HeldOutQuality:
         def preview(params: Any, frozen: Any, batch: Any):
             return stage.preview(params, frozen, batch, jax.random.key(settings.seed))
 
-        self._preview = jax.jit(preview, out_shardings=replicated(mesh))
+        self._preview = jax.jit(
+            preview,
+            out_shardings=replicated(mesh),
+            compiler_options=convolution_options(fused=False),
+        )
         self._group = pack_shards(mesh)
 
     def __call__(self, params: Any, frozen: Any) -> dict[str, float]:

@@ -15,6 +15,7 @@ from skipsr_jax.data.batch import Batch, with_masks
 from skipsr_jax.geometry import patch_of_frame
 from skipsr_jax.media.mask_overlay import mask_overlay
 from skipsr_jax.media.resize import upscale
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.parallel.mesh import replicated
 from skipsr_jax.training.stage import Stage
 from skipsr_jax.training.step import on_devices
@@ -39,7 +40,11 @@ class Panels:
             found = stage.preview(params, frozen, batch, jax.random.key(seed))
             return jax.tree.map(lambda x: x[:SAMPLES], found)
 
-        self._preview = jax.jit(first_samples, out_shardings=replicated(mesh))
+        self._preview = jax.jit(
+            first_samples,
+            out_shardings=replicated(mesh),
+            compiler_options=convolution_options(fused=False),
+        )
         self._mesh, self._batch, self._scale = mesh, batch, stage.recipe.scale
 
     def __call__(self, params: Any, frozen: Any, batch: Batch) -> list[Float[HostArray, "h w 3"]]:

@@ -15,6 +15,7 @@ import jax
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import AUTO
 from skipsr_jax.models.dit.remat import auto_means
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.training.batch_memory import missing_memory
 
 TRIED = ("dots", "outputs", "attention", "full")
@@ -38,7 +39,8 @@ def fitting_step(make_step: Callable[[], Step], remat: str, inputs: tuple[Any, .
     for policy in TRIED if remat == AUTO else (remat,):
         if short is not None:
             logging.info("config.remat=auto: a step %s, so %s is tried", short, policy)
-        step = jax.jit(_with_policy(make_step(), policy), donate_argnums=0)
+        run, options = _with_policy(make_step(), policy), convolution_options(fused=False)
+        step = jax.jit(run, donate_argnums=0, compiler_options=options)
         short = missing_memory(step.lower(*inputs).compile())
         if short is None:
             if remat == AUTO:

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from skipsr_jax.inference.compiling import compile_for, compile_in_turn
+from skipsr_jax.models.layers.convolution_options import FUSION
 
 
 class Lowered:
@@ -43,6 +44,7 @@ def test_programs_for_a_gpu_are_compiled_one_at_a_time(platform, most):
 def test_a_failure_is_said_and_compiled_once_more(caplog):
     lowered = Lowered(failures=1)
     assert compile_in_turn(lowered.compile, "decode", "gpu") is lowered
+    assert lowered.options == {FUSION: False}
     assert "decode is compiled once more" in caplog.text and "All configs failed" in caplog.text
     assert "more\n" not in caplog.messages[0]
 

@@ -50,7 +50,7 @@ def _taps_as_channels(x, kernel):
 
 
 def _as_conv3d(x, kernel, strides, padding):
-    """One rank-5 convolution: best on GPU (with --xla_gpu_force_conv_nhwc) and on TPU."""
+    """One rank-5 convolution: best on GPU (with ``convolution_options``) and on TPU."""
     if strides[0] == 1 < kernel.shape[0] and kernel.shape[3] < _CHANNEL_MULTIPLE:
         x, kernel = _taps_as_channels(x, kernel)  # pixels: else most channels would be zeros
     return jax.lax.conv_general_dilated(

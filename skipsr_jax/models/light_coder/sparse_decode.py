@@ -14,6 +14,7 @@ from jax import Array
 
 from skipsr_jax.geometry import PATCH_PIXELS, TIME_FACTOR
 from skipsr_jax.models.layers.causal_conv import Cache
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.models.layers.rearrange import depth_to_space, space_to_depth
 from skipsr_jax.models.light_coder.model import LightCoder
 from skipsr_jax.models.params import Params, bind
@@ -95,7 +96,7 @@ def sparse_decode_step(coder: LightCoder) -> SparseDecodeStep:
     ) -> tuple[Array, Cache]:
         return decode_sparse(bind(coder, params), z, cache, upscaled, superblocks)
 
-    return jax.jit(decode, donate_argnames="cache")
+    return jax.jit(decode, donate_argnames="cache", compiler_options=convolution_options())
 
 
 def decode_sparse_clip(

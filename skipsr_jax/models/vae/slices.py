@@ -14,6 +14,7 @@ from jax import Array
 
 from skipsr_jax.geometry import TIME_FACTOR, is_clip_length, latent_count, padded_count
 from skipsr_jax.models.layers.causal_conv import Cache
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae.model import VAE, Posterior
@@ -56,7 +57,7 @@ def encode_step(coder: VAE | LightCoder, tiles: int = 1) -> EncodeStep:
     def encode(params: Params, frames: Array, cache: Cache) -> tuple[Posterior, Cache]:
         return bind(coder, params).encode(frames, cache, **fixed)
 
-    return jax.jit(encode, donate_argnames="cache")
+    return jax.jit(encode, donate_argnames="cache", compiler_options=convolution_options())
 
 
 def decode_step(coder: VAE | LightCoder, tiles: int = 1) -> DecodeStep:
@@ -72,7 +73,7 @@ def decode_step(coder: VAE | LightCoder, tiles: int = 1) -> DecodeStep:
     ) -> tuple[Array, Cache]:
         return bind(coder, params).decode(latents, cache, upscaled, **fixed)
 
-    return jax.jit(decode, donate_argnames="cache")
+    return jax.jit(decode, donate_argnames="cache", compiler_options=convolution_options())
 
 
 def encode_scanned(vae: VAE, frames: Float[Array, "b f h w 3"]) -> Posterior:

@@ -15,6 +15,7 @@ from jax import Array
 
 from skipsr_jax.geometry import PATCH_PIXELS, SPACE_FACTOR, TIME_FACTOR
 from skipsr_jax.models.layers.causal_conv import Cache
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae.decoder import Decoder
 from skipsr_jax.models.vae.model import RESIDUAL_GAIN, VAE
@@ -127,7 +128,7 @@ def sparse_decode_step(vae: VAE) -> SparseDecodeStep:
     ) -> tuple[Array, Cache]:
         return decode_sparse(bind(vae, params), z, cache, upscaled, blocks)
 
-    return jax.jit(decode, donate_argnames="cache")
+    return jax.jit(decode, donate_argnames="cache", compiler_options=convolution_options())
 
 
 def decode_sparse_clip(

@@ -16,6 +16,7 @@ from jax import Array
 
 from skipsr_jax.geometry import PATCH_PIXELS, SPACE_FACTOR, TIME_FACTOR
 from skipsr_jax.models.layers.causal_conv import Cache
+from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.models.params import Params, bind
 from skipsr_jax.models.vae.blocks import run_in_order
 from skipsr_jax.models.vae.encoder import Encoder
@@ -114,7 +115,7 @@ def sparse_encode_step(vae: VAE) -> SparseEncodeStep:
     ) -> tuple[Posterior, Cache]:
         return encode_sparse(bind(vae, params), frames, cache, blocks)
 
-    return jax.jit(encode, donate_argnames="cache")
+    return jax.jit(encode, donate_argnames="cache", compiler_options=convolution_options())
 
 
 def encode_sparse_clip(
