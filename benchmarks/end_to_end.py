@@ -1,7 +1,6 @@
 """Measures upscaling a clip, from small frames on the host to large ones: seconds of each stage.
 
-    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
-        python -m benchmarks.end_to_end --out=end_to_end.json
+    python -m benchmarks.end_to_end --out=end_to_end.json
     python -m benchmarks.end_to_end --model=tiny --clips=5x64x96 --skips=0,0.5 --dtype=float32
     python -m benchmarks.end_to_end --coder=light --clips=101x720x1280
     python -m benchmarks.end_to_end --masks=real.npy          # as benchmarks.masks writes them

@@ -1,7 +1,6 @@
 """Seconds of infer.py from file to file, beside those of its pipeline and of each stage alone.
 
-    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
-        python -m benchmarks.file_to_file --input=clip180.mp4 --out=file_to_file.json
+    python -m benchmarks.file_to_file --input=clip180.mp4 --out=file_to_file.json
     python -m benchmarks.file_to_file --input=clip180.mp4 --model=seedvr2_3b
 
 infer.py runs in processes of its own: first with an empty folder for its programs, then again with

@@ -1,8 +1,7 @@
 """Measures the time to the first frame: loading a checkpoint, compiling, and with a compile cache.
 
     export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
-    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
-        python -m benchmarks.startup --clip=21x720x1280 --out=startup.json
+    python -m benchmarks.startup --clip=21x720x1280 --out=startup.json
     python -m benchmarks.startup --model=tiny --clip=1x64x64
     python -m benchmarks.startup --nowarmup                   # loading alone, also on a CPU
 

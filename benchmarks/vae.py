@@ -1,7 +1,6 @@
 """Measures speed and memory of the autoencoder, slice by slice as inference runs it.
 
-    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
-        python -m benchmarks.vae --out=vae.json
+    python -m benchmarks.vae --out=vae.json
     python -m benchmarks.vae --model=tiny --height=64 --width=64 --frames=1,5
     python -m benchmarks.vae --coder=light --channels=96,192,384 --slice_latents=5
 

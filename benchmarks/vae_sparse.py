@@ -1,7 +1,6 @@
 """Measures sparse against dense coding by the autoencoder, by the fraction of skipped patches.
 
-    XLA_FLAGS="--xla_gpu_force_conv_nhwc=true --xla_gpu_experimental_enable_conv_fusion=true" \\
-        python -m benchmarks.vae_sparse --errors=errors.npz --out=vae_sparse.json
+    python -m benchmarks.vae_sparse --errors=errors.npz --out=vae_sparse.json
     python -m benchmarks.vae_sparse --model=tiny --height=64 --width=64 --frames=5
 
 Parameters and frames are random and made on the device. Masks are made from the errors of real
