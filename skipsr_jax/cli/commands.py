@@ -103,6 +103,8 @@ def infer() -> int:
 
 def train() -> int:
     """Runs skipsr-train: trains one stage of a model. It handles signals when it begins to."""
+    # Python's tracker frees the batches in shared memory that a stopped run leaves, and warns.
+    sys.warnoptions.append("ignore:resource_tracker")  # as its -W: the tracker is a process
     program = _imported("skipsr_jax.cli.train", signals.status_of_training)
     if isinstance(program, int):
         return program

@@ -63,13 +63,19 @@ def test_a_missing_extra_is_one_line(command, missing):
 
 @pytest.mark.parametrize(("command", "status"), [("infer", 143), ("train", 0)])
 def test_a_program_that_is_stopped_waits_for_no_thread(command, status):
-    """As one that makes a batch of a million pictures; the interpreter would join it."""
+    """As one that makes a batch of a million pictures; the interpreter would join it.
+
+    Of the batches that training leaves in shared memory nothing is said.
+    """
     program = f"""
 import concurrent.futures, signal, threading, types
+from multiprocessing import shared_memory
 from skipsr_jax import signals
 from skipsr_jax.cli import commands
 
 def main(argv):
+    if {command == "train"}:
+        shared_memory.SharedMemory(create=True, size=8)
     concurrent.futures.ThreadPoolExecutor(1).submit(threading.Event().wait)
     status = signals.status_of_training if {command == "train"} else signals.status_of
     return signals.report("program", signals.Stopped(signal.SIGTERM), status)
