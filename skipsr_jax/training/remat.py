@@ -39,9 +39,8 @@ def fitting_step(make_step: Callable[[], Step], remat: str, inputs: tuple[Any, .
     for policy in TRIED if remat == AUTO else (remat,):
         if short is not None:
             logging.info("config.remat=auto: a step %s, so %s is tried", short, policy)
-        run, options = _with_policy(make_step(), policy), convolution_options(fused=False)
-        step = jax.jit(run, donate_argnums=0, compiler_options=options)
-        short = missing_memory(step.lower(*inputs).compile())
+        step, compiled = _compiled(_with_policy(make_step(), policy), inputs)
+        short = missing_memory(compiled)
         if short is None:
             if remat == AUTO:
                 logging.info("config.remat=auto: the step runs with remat=%s", policy)
@@ -51,6 +50,26 @@ def fitting_step(make_step: Callable[[], Step], remat: str, inputs: tuple[Any, .
         "config.optimizer.accumulate), config.data.frames or config.data.crop, set "
         "config.remat=full, or split the parameters over more devices (config.mesh.fsdp)"
     )
+
+
+def _compiled(step: Step, inputs: tuple[Any, ...]) -> tuple[Step, jax.stages.Compiled]:
+    """The jitted step, and its program for ``inputs``.
+
+    Where it cannot be compiled with the options for convolutions, because cuDNN has no kernel for
+    one of their gradients, it is compiled without.
+    """
+    options = convolution_options(fused=False)
+    try:
+        jitted = jax.jit(step, donate_argnums=0, compiler_options=options)
+        return jitted, jitted.lower(*inputs).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not options:
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        logging.warning("the step is compiled without %s, with which that failed: %s",
+                        " and ".join(options), first)  # fmt: skip
+    jitted = jax.jit(step, donate_argnums=0)
+    return jitted, jitted.lower(*inputs).compile()
 
 
 def _with_policy(step: Step, policy: str) -> Step:

@@ -55,5 +55,19 @@ def test_a_step_that_fits_with_none_is_refused_with_the_keys_that_help(chosen, t
         stepped((SHORT,) * tries, chosen, monkeypatch)
 
 
+def test_a_step_that_the_options_stop_is_compiled_without(monkeypatch, caplog):
+    options = {"xla_gpu_nothing_like_it": True}  # XLA refuses it, as it does what cuDNN lacks
+    monkeypatch.setattr(remat, "convolution_options", lambda fused: options)
+    assert len(stepped((None,), "full", monkeypatch)) == 2
+    assert "compiled without xla_gpu_nothing_like_it" in caplog.text
+    monkeypatch.setattr(remat, "convolution_options", lambda fused: {})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="no kernel"):
+        fitting_step(lambda: refused, "full", (jnp.zeros(3),))
+
+
+def refused(x):
+    raise jax.errors.JaxRuntimeError("no kernel")
+
+
 def test_outside_of_a_choice_auto_stores_least():
     assert policy(AUTO) is jax.checkpoint_policies.nothing_saveable
