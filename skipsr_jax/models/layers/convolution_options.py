@@ -17,12 +17,12 @@ FUSION = "xla_gpu_experimental_enable_conv_fusion"
 
 
 def convolution_options(fused: bool = True) -> dict[str, bool]:
-    """``compiler_options`` of ``jax.jit`` for the current target; none off GPUs.
+    """``compiler_options`` of ``jax.jit`` for the current target; none off NVIDIA GPUs.
 
     ``fused``: with ``FUSION``, for programs of inference. What ``XLA_FLAGS`` says of an option
     holds.
     """
-    if current_target().platform != "gpu":
+    if current_target().compute_capability is None:
         return {}
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: True for name in ((NHWC, FUSION) if fused else (NHWC,)) if name not in flags}

@@ -29,7 +29,7 @@ def test_flags_of_the_user_hold(gpu, monkeypatch):
     assert convolution_options() == {}
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])  # of another maker
 def test_other_platforms_get_none(platform, monkeypatch):
     monkeypatch.setattr(module, "current_target", lambda: Target(platform))
     assert convolution_options() == {}
