@@ -41,14 +41,20 @@ def map_tiles(
     shape: tuple[int, ...],
     dtype: DType,
     make: Callable[[Int[Array, ""]], Array],
+    x: Array,
 ) -> Float[Array, "b f h w c"]:
-    """Frames of ``shape``, whose tile i is ``make(i)``. One tile is made at a time."""
+    """Frames of ``shape``, whose tile i is ``make(i)``. One tile is made at a time.
+
+    ``x``: of which tiles are made. The frames begin as one of its numbers, which tiles overwrite:
+    XLA would make zeros for all layers in one operation, before the first of them runs.
+    """
 
     def write(i: Array, frames: Array) -> Array:
         tile = make(i).astype(dtype)
         return jax.lax.dynamic_update_slice_in_dim(frames, tile, i * tile.shape[2], axis=2)
 
-    return jax.lax.fori_loop(0, tiles, write, jnp.zeros(shape, dtype))
+    start = jnp.broadcast_to(x[0, 0, 0, 0, 0].astype(dtype), shape)
+    return jax.lax.fori_loop(0, tiles, write, start)
 
 
 def conv_in_tiles(
@@ -79,10 +85,11 @@ def conv_in_tiles(
         function, source = added
         return function(jax.lax.dynamic_slice_in_dim(source, first, rows, axis=2)) + y
 
-    y = map_tiles(tiles, (b, f, h, w, kernel.shape[-1]), dtype, make)
+    y = map_tiles(tiles, (b, f, h, w, kernel.shape[-1]), dtype, make, x)
     # After all tiles: only then is the memory of the old cache free for the new one.
     x, y = jax.lax.optimization_barrier((x, y))
     last = prepare(x)[:, -cached:].astype(dtype)
     if f < cached:
         last = frames_to_cache(with_cached_frames(last, cache, cached), cached)
-    return y, last
+    # Before the layers after this one: only then is the memory of x free for theirs.
+    return jax.lax.optimization_barrier((y, last))

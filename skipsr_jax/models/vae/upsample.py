@@ -153,7 +153,7 @@ class Upsample(nnx.Module):
             y = conv3d(tile, kernel.weights, padding=((0, 0), _PADDING[1]))
             return positions_to_pixels(add_constants(y, kernel.ones, bias, h, i * rows), 1)
 
-        y = map_tiles(tiles, (b, f, 2 * h, 2 * w, c), x.dtype, make)
+        y = map_tiles(tiles, (b, f, 2 * h, 2 * w, c), x.dtype, make, x)
         return y, frames_to_cache(frames, taps - 1)
 
     def _start_in_time(self, x: Float[Array, "b f h w c"], products: Array):
