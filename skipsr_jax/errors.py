@@ -40,6 +40,11 @@ def message_of(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a message that goes on, as XLA's do; without a message the error's name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 @contextlib.contextmanager
 def system_errors() -> Iterator[None]:
     """Raises UserError, with the name of the file, where the system refuses what is done inside.

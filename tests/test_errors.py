@@ -8,6 +8,7 @@ import pytest
 from skipsr_jax.errors import (
     MissingExtraError,
     UserError,
+    first_line,
     imports_of_extra,
     one_line,
     plural,
@@ -31,6 +32,11 @@ def test_other_errors_pass():
 def test_whatever_a_file_is_called_its_name_is_one_line():
     assert one_line("a\nb\tc\x1b[1m\udce9.mp4") == "a\\nb\\tc\\x1b[1m\\udce9.mp4"
     assert one_line("Grüße 日本.mp4") == "Grüße 日本.mp4"
+
+
+def test_the_first_line_of_a_message_or_the_name_of_the_error():
+    assert first_line(RuntimeError("INTERNAL: no kernel\n=== Source ===")) == "INTERNAL: no kernel"
+    assert first_line(RuntimeError()) == "RuntimeError"
 
 
 def test_what_the_system_refuses_is_a_line_with_the_name_of_the_file(tmp_path):

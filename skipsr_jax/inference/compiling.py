@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import jax
 
+from skipsr_jax.errors import first_line
 from skipsr_jax.models.layers.convolution_options import FUSION
 
 Compiled = TypeVar("Compiled")
@@ -54,6 +55,6 @@ def compile_in_turn(compile_program: Callable[..., Compiled], name: str, platfor
         try:
             return compile_program()
         except jax.errors.JaxRuntimeError as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            _LOG.warning("%s is compiled once more, because compiling failed: %s", name, first)
+            reason = first_line(error)
+            _LOG.warning("%s is compiled once more, because compiling failed: %s", name, reason)
         return compile_program(compiler_options={FUSION: False})

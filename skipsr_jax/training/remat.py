@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, first_line
 from skipsr_jax.models.dit import AUTO
 from skipsr_jax.models.dit.remat import auto_means
 from skipsr_jax.models.layers.convolution_options import convolution_options
@@ -65,9 +65,8 @@ def _compiled(step: Step, inputs: tuple[Any, ...]) -> tuple[Step, jax.stages.Com
     except jax.errors.JaxRuntimeError as error:
         if not options:
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        logging.warning("the step is compiled without %s, with which that failed: %s",
-                        " and ".join(options), first)  # fmt: skip
+        said = "the step is compiled without %s, with which that failed: %s"
+        logging.warning(said, " and ".join(options), first_line(error))
     jitted = jax.jit(step, donate_argnums=0)
     return jitted, jitted.lower(*inputs).compile()
 
