@@ -224,7 +224,7 @@ def forecast(
 
 
 def _path(folder: str | os.PathLike, model: Model, settings: Settings) -> pathlib.Path:
-    device = jax.local_devices()[0]
+    device = model.device
     facts = description(model), device.device_kind, str(model.devices), str(settings.sampler)
     cores = str(os.cpu_count()) if device.platform == "cpu" else ""
     return pathlib.Path(folder) / (digest(*facts, cores) + SUFFIX)
