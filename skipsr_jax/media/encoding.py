@@ -22,8 +22,8 @@ _WEBM_CODECS = {8: "libvpx-vp9", 10: "libsvtav1"}  # PyAV's libvpx is built for 
 _CRF = {"libx264": 14, "libx265": 15, "libvpx-vp9": 18, "libsvtav1": 20}  # near transparent
 _CRF_LIMIT = {"libx264": 51, "libx265": 51}  # which they clip to without a word; others have 63
 _ALPHA_EXTENSIONS = (".mov", ".mkv", ".webm")
-X265_LEAST = 64
-"""Pixels of the longer side: in smaller frames x265 writes past its buffers and may abort."""
+_X265_LEAST = 64  # pixels of the longer side
+_X265_WIDTHS = range(33, 49)
 # Fast presets at lower rate factors: on 16 cores libx264 writes 270 frames/s of 720p, where medium
 # at 16 writes 103, with 0.4 dB more and in files a quarter larger (docs/performance.md).
 _PRESET = {"libx264": "veryfast", "libx265": "superfast", "libsvtav1": "6"}
@@ -58,6 +58,15 @@ class Encoding:
     pixel_format: str | None = None
 
 
+def x265_encodes(height: int, width: int) -> bool:
+    """Whether x265 can encode frames of this size.
+
+    In small frames it writes past its buffers and may abort; its macroblock tree (cutree) does so
+    at widths of 33 to 48 pixels, whatever the height.
+    """
+    return max(height, width) >= _X265_LEAST and width not in _X265_WIDTHS
+
+
 def resolved(
     encoding: Encoding, extension: str, depth: int, height: int, width: int, alpha: bool = False
 ) -> Encoding:
@@ -69,11 +78,12 @@ def resolved(
         raise UserError(f"bit_depth {depth} cannot be written; choose 8 or 10")
     odd = bool(height % 2 or width % 2)
     codec = encoding.codec or _default_codec(extension, depth, alpha)
-    if codec == "libx265" and max(height, width) < X265_LEAST:
+    if codec == "libx265" and not x265_encodes(height, width):
         if encoding.codec:
             raise UserError(
-                f"libx265 cannot encode {width}x{height}: one side needs {X265_LEAST} pixels; "
-                "choose libx264"
+                f"libx265 cannot encode {width}x{height}: it needs a width of at most "
+                f"{_X265_WIDTHS[0] - 1} or more than {_X265_WIDTHS[-1]} pixels, and one side of "
+                f"{_X265_LEAST}; choose libx264"
             )
         codec = "libx264"
     names = storable(codec)

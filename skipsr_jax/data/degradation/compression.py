@@ -20,10 +20,11 @@ VIDEO_CODECS: tuple[VideoCodec, ...] = ("h264", "hevc", "mpeg4")
 
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "mpeg4": "mpeg4"}
 # The macroblock tree of x264 and larger coding blocks of x265 read unset memory in small pictures:
-# the same clip then comes out differently now and then.
+# the same clip then comes out differently now and then. The tree of x265 writes beyond its memory
+# in pictures that are 33 to 48 pixels wide, which may end the process.
 _PARAMS = {
     "h264": {"x264-params": "mbtree=0"},
-    "hevc": {"x265-params": "log-level=none:pools=none:frame-threads=1:ctu=16"},
+    "hevc": {"x265-params": "log-level=none:pools=none:frame-threads=1:ctu=16:cutree=0"},
 }
 _TICK = Fraction(1, 25)  # any rate: quality is constant, not the bit rate
 _SMALLEST = 32  # pixels: HEVC encodes no smaller side

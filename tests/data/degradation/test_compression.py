@@ -1,5 +1,9 @@
 """Lossy coding in memory: sizes, order and colours hold, quality decides the loss."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -61,3 +65,24 @@ def test_qualities_outside_the_codec_are_refused():
         compress(clip(1, 32, 32), "mpeg4", 40)
     with pytest.raises(ValueError, match="0 to 51"):
         compress(clip(1, 32, 32), "h264", 60)
+
+
+SMALL_CLIPS = """
+import numpy as np
+from skipsr_jax.data.degradation.compression import VIDEO_CODECS, compress
+rng = np.random.default_rng(0)
+for width in (34, 40, 48):
+    for _ in range(40):
+        coarse = rng.integers(10, 246, (17, 16, width // 4 + 1, 3))
+        frames = np.kron(coarse, np.ones((1, 4, 4, 1), int))[:, :, :width]
+        frames = (frames + rng.integers(-10, 10, frames.shape)).astype(np.uint8)
+        for codec in VIDEO_CODECS:
+            compress(frames, codec, int(rng.integers(12, 30)))
+"""
+
+
+def test_no_encoder_writes_beyond_its_memory():
+    checked = os.environ | {"MALLOC_CHECK_": "3"}  # glibc ends a process whose heap is damaged
+    command = [sys.executable, "-c", SMALL_CLIPS]
+    done = subprocess.run(command, env=checked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
