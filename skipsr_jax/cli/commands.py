@@ -51,7 +51,9 @@ def _without_collection() -> Iterator[None]:
 def _start_device() -> None:
     """Starts the device, while the program is imported, unless it only prints its help."""
     if not importlib.import_module("skipsr_jax.commandline").asks_for_help(sys.argv):
-        importlib.import_module("skipsr_jax.cli.device_start").start_device()
+        names = {argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:]}
+        is_default = names.isdisjoint(("config", "config.checkpoint"))  # the tiny model
+        importlib.import_module("skipsr_jax.cli.device_start").start_device(is_small=is_default)
 
 
 def _name() -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from skipsr_jax.cli import commands, device_start
+
 ROOT = Path(__file__).resolve().parents[2]
 OF_TRAIN = ("grain", "tensorflow_datasets", "tensorboardX", "importlib_resources")
 """Modules that the extra train installs and nothing of the core depends on."""
@@ -118,3 +120,20 @@ def test_starting_a_program_imports_jax_only_when_called(program):
     """A data worker imports the script of its parent process again."""
     status, _, said = without((), f"import {program}\nassert 'jax' not in sys.modules")
     assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_small"),
+    [
+        (["-i", "a.mp4", "--config.size.height=720"], True),
+        (["--config=seedvr2_3b"], False),
+        (["--config", "seedvr2_3b"], False),
+        (["--config.checkpoint=runs/3b"], False),
+    ],
+)
+def test_the_device_is_told_whether_the_default_model_runs(monkeypatch, arguments, is_small):
+    told = []
+    monkeypatch.setattr(device_start, "start_device", lambda **given: told.append(given))
+    monkeypatch.setattr(sys, "argv", ["infer.py", *arguments])
+    commands._start_device()
+    assert told == [{"is_small": is_small}]
