@@ -1,7 +1,7 @@
 """Stage 6 of the small model: the one-step transformer against a discriminator of its size.
 
     python train.py --config=small_adversarial --workdir=/tmp/small/adversarial \\
-        --config.init_from=/tmp/small/distill --config.vae=/tmp/small/vae
+        --config.init_from=/tmp/small/distill
 
 Relativistic pairing, the penalties of APT on true and generated latents, and feature matching. No
 number is expected yet. In metrics.jsonl ``logit_real`` stays a little above ``logit_fake``, and

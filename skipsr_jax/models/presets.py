@@ -12,7 +12,7 @@ DIT_PRESETS = {
 }
 VAE_PRESETS = {
     "tiny": vae.TINY,
-    "small": vae.SMALL,
+    "small": vae.TINY,
     "seedvr2_3b": vae.SEEDVR,
     "seedvr_7b": vae.SEEDVR,
 }

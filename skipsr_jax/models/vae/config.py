@@ -59,7 +59,3 @@ TINY = VAEConfig(
     block_channels=(16, 32, 64, 64), layers_per_block=1, norm_groups=8, residual_decoder=True
 )
 """The tiny model's, which ships here."""
-SMALL = VAEConfig(
-    block_channels=(24, 48, 96, 96), layers_per_block=1, norm_groups=8, residual_decoder=True
-)
-"""The small model's: 6.7 million parameters. It is the teacher of the light coder, which ships."""
