@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
 
     data = config.data
     data.batch = 16
+    data.echo = 4
     data.crop = (240, 240)  # whole pixels of the input at factors 1 to 4
 
     config.loss = loss = ConfigDict()

@@ -10,8 +10,10 @@ state.
 `skipsr_jax.data.sample` makes a sample, and `skipsr_jax.data.batch.Batch` says what a batch holds.
 """
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import sys
@@ -160,9 +162,11 @@ def batches(
 
 
 def iterate(
-    dataset: grain.MapDataset, workers: int, start: int = 0, threads: int = 4
+    dataset: grain.MapDataset, workers: int, start: int = 0, threads: int = 4, echo: int = 1
 ) -> Iterator[Batch]:
-    """Returns an iterator of batches ``start``, ``start + 1``, ... in order.
+    """Returns an iterator of the batches of steps ``start``, ``start + 1``, ... in order.
+
+    Step i takes batch i // ``echo``: each batch is prepared once, and comes ``echo`` times.
 
     They are prefetched by ``workers`` processes (0: by ``threads`` threads of this process), but by
     no more than there are cores, which is logged.
@@ -170,7 +174,19 @@ def iterate(
     A batch depends on its number alone, so the number is all that a resumed run needs to know, with
     other workers and other hosts too. Raises UserError when a worker has been killed.
     """
-    dataset = dataset[start:]
+    return _echoed(_prefetched(dataset[start // echo :], workers, threads), echo, start % echo)
+
+
+def _echoed(batches: Iterator[Batch], echo: int, first: int) -> Iterator[Batch]:
+    """Each batch ``echo`` times, the first one ``first`` times less."""
+    with contextlib.closing(batches):
+        for batch in batches:
+            yield from itertools.repeat(batch, echo - first)
+            first = 0
+
+
+def _prefetched(dataset: grain.MapDataset, workers: int, threads: int) -> Iterator[Batch]:
+    """The batches of a dataset, prepared by ``workers`` processes or by ``threads`` threads."""
     read_options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     if workers == 0:
         return iter(dataset.to_iter_dataset(read_options))

@@ -4,8 +4,8 @@ A run starts from the workdir's own last complete checkpoint, else from ``init_f
 fresh parameters. It stops after the last step, at the time limit, or on SIGTERM, each time with a
 saved checkpoint; the same command again continues from there.
 
-Invariant: step i takes batch i and random key i, so a resumed run repeats an uninterrupted one
-(exactly, unless the learning rate is driven by the clock).
+Invariant: step i takes batch i // data.echo and random key i, so a resumed run repeats an
+uninterrupted one (exactly, unless the learning rate is driven by the clock).
 """
 
 import collections
@@ -234,7 +234,8 @@ def train(
         runner, clock = StepRunner(run, state), Clock(before.seconds, started)
         first = int(state["step"])
         del state  # donated by the first step
-        iterator = iterate(dataset, settings.data.workers, start=first)
+        data = settings.data
+        iterator = iterate(dataset, data.workers, start=first, echo=data.echo)
         stack.callback(iterator.close)
         done = _train_steps(run, runner, iterator, clock, first)
         train_state.finish_saving(manager)

@@ -52,6 +52,8 @@ class Data:
       workers: processes that prepare batches, at most one for each core of this machine; 0 prepares
         them in threads of this process.
       batch: clips of a batch, or sequences with data.pack, on all hosts together.
+      echo: steps that use each batch, one after the other and with other noise (data echoing, arXiv
+        1907.05550); above 1 where preparing a batch takes longer than a step.
       frames: of the clips of a batch.
       crop: (height, width) of the clips of a batch.
       image_batch: pictures of a batch, on all hosts together.
@@ -79,6 +81,7 @@ class Data:
 
     root: tuple[str, ...] = ()
     batch: int = 8
+    echo: int = 1
     frames: int = 17
     crop: tuple[int, int] = (256, 256)
     eval_root: tuple[str, ...] = ()
@@ -103,6 +106,7 @@ class Data:
         require(bool(self.root), "root", self.root, "one folder or more")
         require_between("workers", self.workers, 0, 256)
         require(self.batch >= 1, "batch", self.batch, "at least 1")
+        require_between("echo", self.echo, 1, 1000, "steps")
         require(self.image_batch >= 1, "image_batch", self.image_batch, "at least 1")
         for name in ("frames", "eval_frames"):
             frames = getattr(self, name)

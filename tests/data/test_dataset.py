@@ -1,5 +1,6 @@
 """Training batches: a function of (seed, index), with the masks and plans they claim."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -49,6 +50,15 @@ def test_iteration_equals_indexing_and_resumes(sources, workers):
         assert same(next(iterator), dataset[index])
     again = iterate(dataset, workers, start=3)
     assert same(next(again), next(iterator)) and same(next(again), dataset[4])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [0, 1, 4, 5])
+def test_each_batch_serves_several_steps_from_any_step_on(sources, workers, start):
+    dataset = batches(sources, recipe())
+    with contextlib.closing(iterate(dataset, workers, start, echo=3)) as iterator:
+        for step in range(start, start + 5):
+            assert same(next(iterator), dataset[step // 3])
 
 
 def test_seeds_and_epochs_differ_and_hosts_share_the_batch(sources):
