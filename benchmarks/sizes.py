@@ -55,7 +55,7 @@ Clip = tuple[int, int, int]
 def define_flags() -> flags.FlagValues:
     """The flags of the command line."""
     values = flags.FlagValues()
-    grid = "192x4,256x6,256x8,320x6,320x8,384x6,384x8,448x6"
+    grid = "192x4,192x10,256x6,256x8,320x6,320x8,384x6,384x8,448x6"
     flags.DEFINE_list("dits", grid.split(","), "Transformers.", flag_values=values)
     flags.DEFINE_list("coders", ["24", "32", "40", "48", "64"], "Light coders.", flag_values=values)
     flags.DEFINE_list("vaes", ["16", "24", "32"], "Autoencoders.", flag_values=values)

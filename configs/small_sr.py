@@ -1,14 +1,16 @@
 """Stage 3 of the small model: the transformer on kept tokens, with the tiny model's autoencoder.
 
+    python -m skipsr_jax.checkpoints.grow --model=checkpoints/tiny --to=small --out=/tmp/small/start
     python train.py --config=small_sr --workdir=/tmp/small/sr
 
-The data of all stages of the small model are set here: clean reductions and three levels of blur,
-noise and compression, at factors from 1 to 4. Half of the samples are at timestep 1000, half of
-those with a pixel loss; the others are at all timesteps, so that the result is a model of many
-steps, which small_distill needs as its teacher. In metrics.jsonl ``velocity`` falls and ``psnr``
-rises above ``psnr_upscaled`` where ``psnr_kept`` does. On one H200 a step takes 0.07 seconds once
-the data keep up; the first minute is compilation. After 992 steps ``velocity`` was 0.14,
-``psnr_kept`` 31.0 against 33.3 dB of the input: too few for a gain.
+It begins with a model of this size that gives the results of the tiny one
+(skipsr_jax/models/growth.py). The data of all stages of the small model are set here: clean
+reductions and three levels of blur, noise and compression, at factors from 1 to 4. Half of the
+samples are at timestep 1000, half of those with a pixel loss; the others are at all timesteps, so
+that the result is a model of many steps, which small_distill needs as its teacher. In metrics.jsonl
+``velocity`` falls and ``psnr_kept`` rises above ``psnr_kept_upscaled``. On one H200 a step takes
+0.07 seconds once the data keep up; the first minute is compilation. No number is expected yet:
+docs/training.md has those of a run from random weights.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +23,7 @@ def get_config() -> ConfigDict:
     config.model = "small"
     config.dtype = "bfloat16"
     config.vae = "checkpoints/tiny"
+    config.init_from = "/tmp/small/start"
 
     config.data = data = ConfigDict()
     data.root = ("../shared/data/train",)

@@ -69,8 +69,8 @@ def test_each_stage_takes_what_the_one_before_left(shrunk, pictures, tmp_path, c
     stage("tiny_vae", "vae", steps=1)
     stage("tiny_vae", "vae")  # goes on
     stage("small_predictor", "predictor")
-    sr = stage("small_sr", "sr", of_vae, packs)
-    stage("small_coder", "coder", of_vae)
+    sr = stage("small_sr", "sr", of_vae, packs, "init_from=")
+    stage("small_coder", "coder", of_vae, "init_from=")
     schedule = "loss.schedule=((2,1),(1,1))"
     distilled = stage("small_distill", "distill", of_vae, f"init_from={runs / 'sr'}", schedule)
     assert flatten(distilled).keys() == flatten(sr).keys()  # neither teacher nor phase
