@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from small_model import DIT_CONFIG, LIGHT_CONFIG, write_small_model
 
 from skipsr_jax.checkpoints import grow, store
 from skipsr_jax.config import from_json
 from skipsr_jax.models import presets
 from skipsr_jax.models.dit import DiTConfig
-from tests.small_model import DIT_CONFIG, LIGHT_CONFIG, write_small_model
 
 LARGER = dataclasses.replace(DIT_CONFIG, layers=4)
 WIDER = dataclasses.replace(LIGHT_CONFIG, decoder_channels=(6, 6, 10))
