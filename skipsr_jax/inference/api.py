@@ -27,6 +27,7 @@ from skipsr_jax.geometry import padded_size, token_grid
 from skipsr_jax.inference.background import prefetch
 from skipsr_jax.inference.boundaries import Boundaries
 from skipsr_jax.inference.cost import largest_need
+from skipsr_jax.inference.forecast import missing_programs
 from skipsr_jax.inference.model import chosen_mask, mask_origin, open_model
 from skipsr_jax.inference.pipeline import OutputFormat, OutputFrame, upscale_frames
 from skipsr_jax.inference.program_cache import ProgramCache
@@ -295,9 +296,11 @@ class Upscaler:
         """
         longest, settings, clips = self.settings.chunk.frames, self.settings, list(clips)
         chunks = [(min(frames, longest), target) for frames, target in clips]
-        self.memory = largest_need(self.programs.model, settings, clips)
+        model, cache = self.programs.model, self.programs.cache
+        missing = [missing_programs(model, settings, clip, cache.folder) for clip in set(clips)]
+        self.memory = largest_need(model, settings, clips, max(missing, default=1.0))
         if chunks:
-            self.programs.cache.preload(settings, description(self.programs.model), chunks[0])
+            cache.preload(settings, description(model), chunks[0])
         self.programs.buckets.reserve(token_grid(count, *target) for count, target in set(chunks))
         for count, target in chunks[:1]:
             coder, size = self.programs.coder, padded_size(*target)

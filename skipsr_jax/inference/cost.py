@@ -155,12 +155,16 @@ def memory_need(model: Model, settings: Settings, clip: Clip, missing: float = 1
     return MemoryNeed(platform, held, stages)
 
 
-def largest_need(model: Model, settings: Settings, clips: Iterable[Clip]) -> MemoryNeed | None:
+def largest_need(
+    model: Model, settings: Settings, clips: Iterable[Clip], missing: float = 1.0
+) -> MemoryNeed | None:
     """What the clip needs that needs the most; None without clips.
+
+    ``missing``: as of ``memory_need``, for all clips.
 
     Raises UserError where a clip cannot fit, with the entries of the config that make it fit.
     """
-    needs = [(memory_need(model, settings, clip), clip) for clip in dict.fromkeys(clips)]
+    needs = [(memory_need(model, settings, clip, missing), clip) for clip in dict.fromkeys(clips)]
     if not needs:
         return None
     for clip in dict.fromkeys(clip for _, clip in needs):

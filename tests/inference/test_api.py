@@ -190,7 +190,10 @@ def test_a_warm_start_traces_nothing_to_prepare(checkpoint, tmp_path, monkeypatc
     cold = Upscaler("tiny", **options)
     cold.reserve(sizes)
     assert [program.signatures for program in cold.programs.coder._dense(1)] == [2, 2]
+    assert "the compiler" in str(cold.memory)
     want = [frame for frame, _ in cold.stream(frames, scale=4)]
+    alone = Upscaler("tiny", **options, clips=sizes[:1])
+    assert "the process" in str(alone.memory) and "the compiler" not in str(alone.memory)
     monkeypatch.setattr(Program, "shapes", None)  # the only tracing of reserve
     warm = Upscaler("tiny", **options)
     warm.reserve(sizes)
