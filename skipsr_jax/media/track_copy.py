@@ -39,6 +39,7 @@ class TrackCopy:
         origin: Fraction,
         is_bridged: bool,
         is_cut: bool = False,
+        end: Fraction | None = None,
     ):
         """Opens the source and adds its streams to the output, which is not yet encoding.
 
@@ -50,6 +51,7 @@ class TrackCopy:
           origin: seconds of the source's clock.
           is_bridged: whether that clock jumps (`Bridge`).
           is_cut: whether the output begins within the source, and not with it.
+          end: seconds of the output at which its last frame, and every subtitle, ends.
         """
         self._source, self._output, self._origin = source, output, origin
         self._input, self._extension = open_container(source), extension
@@ -57,7 +59,7 @@ class TrackCopy:
         self._converters: dict[int, AudioConverter] = {}
         self._last: dict[int, tuple[Fraction, Fraction]] = {}
         self._refused = 0
-        self._is_bridged, self._is_cut = is_bridged, is_cut
+        self._is_bridged, self._is_cut, self._end = is_bridged, is_cut, end
         for track in tracks:
             if track.how != "leave":
                 self._add(track)
@@ -169,6 +171,8 @@ class TrackCopy:
             if self._is_bridged:
                 return
             begins = last + max(length, time_base)
+        if same_allowed and self._end is not None and not _shortened(packet, self._end - begins):
+            return
         self._last[index] = begins, (packet.duration or 0) * time_base
         if (begins / time_base).denominator > 1:  # ticks of AVI are as long as its packets
             packet.duration = round((packet.duration or 0) * time_base / _FINE)
@@ -182,6 +186,17 @@ class TrackCopy:
             self._output.mux(packet)
         except (av.error.InvalidDataError, av.error.ArgumentError):
             self._refused += 1
+
+
+def _shortened(packet: av.Packet, rest: Fraction) -> bool:
+    """Makes a subtitle last ``rest`` seconds at most. False: nothing of it would be seen.
+
+    One that does not say how long it is ends with the next.
+    """
+    if packet.duration:
+        packet.duration = min(packet.duration, math.floor(rest / Fraction(packet.time_base)))
+        return packet.duration > 0
+    return rest > 0
 
 
 def _without_head(packet: av.Packet, early: Fraction) -> tuple[av.Packet | None, Fraction]:

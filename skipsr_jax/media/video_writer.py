@@ -335,11 +335,11 @@ class VideoWriter:
         """Adds the source's tags, chapters and tracks to an output that is not yet encoding."""
         origin = self._clock.origin
         bridged = bool(source.video and source.video.scan.is_bridged)
+        end = self._clock.ticks(source.num_frames) * self._clock.unit
         self._copy = TrackCopy(
             source.path, output, self.path.suffix.lower(), self._tracks, origin, bridged,
-            is_cut=source.first > 0,
+            is_cut=source.first > 0, end=end,
         )  # fmt: skip
-        end = self._clock.ticks(source.num_frames) * self._clock.unit
         with open_container(source.path) as container:
             stream = container.streams.video[video_stream_index(container, source.path)]
             self._stream.metadata.update(track_tags(stream.metadata, self.path.suffix.lower()))

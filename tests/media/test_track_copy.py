@@ -349,6 +349,34 @@ def test_chapters_and_subtitles_end_with_the_last_frame_written(tmp_path):
     assert words == [b"Hello"] and chapters == [(0.0, "One")]
 
 
+@pytest.mark.parametrize(("extension", "codec"), [(".mkv", "subrip"), (".mp4", "mov_text")])
+@pytest.mark.parametrize(
+    ("first", "count", "kept"),
+    [(0, 10, [(0, 200), (200, 200)]), (6, 2, [(0, 80)]), (0, 3, [(0, 120)]), (5, 5, [(0, 200)])],
+)
+def test_a_subtitle_is_shortened_to_the_last_frame(tmp_path, extension, codec, first, count, kept):
+    """Of ten frames of 40 ms: one to 0.2 s, one from there to 5 s, and one from 0.45 s on."""
+    source, target = tmp_path / f"in{extension}", tmp_path / f"out{extension}"
+    with av.open(str(source), "w") as container:
+        video, text = container.add_stream("libx264", rate=25), container.add_mux_stream(codec)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        text.time_base = Fraction(1, 1000)
+        for index in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(picture(index))))
+        container.mux(video.encode(None))
+        for begins, length in ((0, 200), (200, 4800), (450, 100)):
+            packet = av.Packet(b"\0\2Hi" if codec == "mov_text" else b"Hi")
+            packet.pts = packet.dts = begins
+            packet.duration, packet.time_base, packet.stream = length, text.time_base, text
+            container.mux(packet)
+    write_part(target, open_media(source).part(first, count))
+    with av.open(str(target)) as container:
+        found = [(round(1000 * p.pts * p.time_base), round(1000 * p.duration * p.time_base))
+                 for p in container.demux(subtitles=0) if b"Hi" in bytes(p)]  # fmt: skip
+        assert abs(container.duration - 40000 * count) < 2000
+    assert found == kept
+
+
 def test_audio_and_video_are_interleaved(tmp_path):
     write_clip(tmp_path / "in.mp4", frames=96, audio="aac")
     copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
