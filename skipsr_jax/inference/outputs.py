@@ -24,7 +24,7 @@ from skipsr_jax.media.image_writer import (
     holds_alpha,
     write_image,
 )
-from skipsr_jax.media.inputs import is_image
+from skipsr_jax.media.inputs import is_image, is_media
 from skipsr_jax.media.reader import Media
 from skipsr_jax.media.segment_writer import SegmentWriter
 from skipsr_jax.media.video_writer import (
@@ -129,11 +129,20 @@ def output_paths(
     folder = pathlib.Path(output or DEFAULT_FOLDER)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; results go into a folder of that name")
+    _check_folder_name(folder, "several results")
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
     return [folder / name for name in names]
+
+
+def _check_folder_name(path: pathlib.Path, contents: str) -> None:
+    """Raises UserError where a folder that is still to be made has the name of a media file."""
+    if is_media(path) and not path.is_dir():
+        raise UserError(
+            f"cannot write {contents} into one file {path}: name a folder, without {path.suffix}"
+        )
 
 
 def _takes_results(path: pathlib.Path, media: Media) -> bool:
@@ -214,6 +223,7 @@ def check_output(
         check_image_output(path, overwrite=overwrite, bit_depth=media.bit_depth, size=size)
         return []
     if kind == "frames":
+        _check_folder_name(path, "frames")
         check_folder_output(path, overwrite=overwrite)
         return []
     if media.frame_rate is None:

@@ -78,12 +78,13 @@ def test_a_page_that_exists_is_refused_before_any_work(tmp_path, clip, capsys, m
     assert "report.html exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("page", ["out.mp4", "results"])
-def test_a_page_where_a_result_goes_is_refused_before_any_work(tmp_path, page, monkeypatch):
+def test_a_page_where_a_result_goes_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = pathlib.Path("out.mp4" if page == "out.mp4" else "results/out.mp4")
-    with pytest.raises(UserError, match=f"--page={page} is where the result {result} goes"):
-        result_page.check(page, False, [pathlib.Path("other/a.mp4"), result])
+    result = pathlib.Path("results/out.mp4")
+    with pytest.raises(UserError, match=f"--page=results is where the result {result} goes"):
+        result_page.check("results", False, [pathlib.Path("other/a.mp4"), result])
+    with pytest.raises(UserError, match=r"a page is no file \.mp4"):
+        result_page.check("out.mp4", False, [pathlib.Path("out.mp4")])
     result_page.check("page", False, [result])
     with pytest.raises(UserError, match=r"^\. has no name; name a page"):
         result_page.check(".", False, [result])

@@ -42,6 +42,20 @@ def test_two_inputs_of_one_name_are_refused(tmp_path):
         outputs.output_paths(pair, [(40, 80)] * 2, FOUR, str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["o.mp4", "o.MKV", "o.gif", "o.avi", "o.png"])
+def test_no_folder_is_made_with_the_name_of_a_media_file(tmp_path, name):
+    target = tmp_path / name
+    with pytest.raises(UserError, match=r"several results into one file .*: name a folder"):
+        outputs.output_paths([media("c.mp4")], [(40, 80)], FOUR, str(target), several=True)
+    if name in ("o.gif", "o.avi", "o.png"):  # frames become no video without a rate
+        with pytest.raises(UserError, match=r"frames into one file .*: name a folder"):
+            outputs.check_output(target, media("fr", "frames"), (40, 80), Output(), False)
+    assert not target.exists()
+    target.mkdir()
+    paths = outputs.output_paths([media("c.mp4")], [(40, 80)], FOUR, str(target), several=True)
+    assert paths == [target / "c_x4.mp4"]
+
+
 def test_an_existing_folder_takes_the_default_name(tmp_path):
     assert outputs.output_paths([media("c.mp4")], [(40, 80)], FOUR, str(tmp_path)) == [
         tmp_path / "c_x4.mp4"

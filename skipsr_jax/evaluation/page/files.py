@@ -1,8 +1,9 @@
 """The files of a page: one HTML file that holds everything, or a folder that is opened from disk.
 
-A name that ends in .html becomes one file, with the pictures embedded; any other name a folder with
-index.html and the pictures beside it, which is better for long clips. Neither needs a server or a
-network. Invariant: the page appears when it is complete, and replaces nothing but a page.
+A name that ends in .html becomes one file, with the pictures embedded; a name without an extension
+becomes a folder with index.html and the pictures beside it, which is better for long clips. Neither
+needs a server or a network. Invariant: the page appears when it is complete, and replaces nothing
+but a page.
 """
 
 import base64
@@ -39,6 +40,11 @@ def check_page(path: pathlib.Path, *, overwrite: bool = False) -> None:
         raise UserError(f"{path} has no name; name a page *.html, or a folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file or a device; name a page *.html, or a folder")
+    if path.suffix and not path.is_dir():
+        raise UserError(
+            f"a page is no file {path.suffix}: name {path.with_suffix('.html')}, or the folder "
+            f"{path.with_suffix('')}"
+        )
     if path.is_dir() and any(path.iterdir()):
         index = path / "index.html"
         if not index.is_file() or _GENERATOR not in index.read_text(errors="replace")[:4096]:

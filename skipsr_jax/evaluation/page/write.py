@@ -32,7 +32,7 @@ def write_page(
     """Writes a page of clips.
 
     Args:
-      path: ``*.html`` for one file, anything else for a folder (`new_page`).
+      path: ``*.html`` for one file, a name without an extension for a folder (`new_page`).
       clips: at least one.
       title: of the page.
       scores: what ``evaluation.compare`` writes as JSON: ``{"results": {name: {"mean": {metric:

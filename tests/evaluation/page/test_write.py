@@ -74,6 +74,14 @@ def test_nothing_but_a_page_is_replaced(tmp_path):
         check_page(tmp_path / "report", overwrite=True)
 
 
+def test_the_name_of_another_file_makes_no_folder(tmp_path):
+    for name in ("x.txt", "o.mp4"):
+        with pytest.raises(UserError, match=rf"no file {name[1:]}: name .*/{name[0]}\.html"):
+            check_page(tmp_path / name)
+    (tmp_path / "o.mp4").mkdir()
+    check_page(tmp_path / "o.mp4")
+
+
 def test_too_many_pictures_for_one_file_are_refused(tmp_path, clips, monkeypatch):
     monkeypatch.setattr(files, "EMBEDDED_AT_MOST", 1000)
     with pytest.raises(UserError, match="name a folder"):
