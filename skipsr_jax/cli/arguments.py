@@ -9,6 +9,7 @@ from skipsr_jax.cli.batch import Failures
 from skipsr_jax.config import from_config
 from skipsr_jax.errors import UserError
 from skipsr_jax.files import cache_folder
+from skipsr_jax.inference import outputs
 from skipsr_jax.inference.settings import Settings, Size
 from skipsr_jax.inference.target_size import target_size
 from skipsr_jax.media.inputs import list_inputs
@@ -104,3 +105,16 @@ def find_inputs(
             targets.append(target_size(part.height, part.width, settings.size))
             media.append(part)
     return media, targets
+
+
+def with_own_names(
+    media: list[Media], targets: list[tuple[int, int]], size: Size, failures: Failures
+) -> tuple[list[Media], list[tuple[int, int]]]:
+    """The inputs, of those that ``find_inputs`` gives, whose results have names of their own."""
+    kept = []
+    for index, line in enumerate(outputs.clashes(media, targets, size)):
+        with failures.of(media[index].path):
+            if line:
+                raise UserError(line)
+            kept.append(index)
+    return [media[index] for index in kept], [targets[index] for index in kept]

@@ -33,7 +33,7 @@ from PIL import Image
 
 from skipsr_jax import commandline, signals
 from skipsr_jax.cli import dry_run, result_page
-from skipsr_jax.cli.arguments import define_flags, find_inputs, with_flags
+from skipsr_jax.cli.arguments import define_flags, find_inputs, with_flags, with_own_names
 from skipsr_jax.cli.batch import Failures
 from skipsr_jax.cli.progress import ProgressBar, waiting
 from skipsr_jax.errors import UserError, message_of, one_line, plural, system_errors
@@ -102,14 +102,15 @@ def plan_jobs(values: flags.FlagValues, settings: Settings, failures: Failures) 
     Inputs that are done already are among the jobs; those that fail are left out, and ``failures``
     notes them.
     """
-    media, targets = find_inputs(values, settings, failures)
+    found, targets = find_inputs(values, settings, failures)
+    media, targets = with_own_names(found, targets, settings.size, failures)
     several = failures.count > 1
     paths = outputs.output_paths(media, targets, settings.size, values.output, several)
     outputs.check_options(paths, media, settings.output)
     masks = [outputs.mask_path(path) if values.save_mask else None for path in paths]
     if settings.mask.reference:
         open_media(settings.mask.reference)
-    check_protected([*paths, *filter(None, masks)], media, settings.mask.reference)
+    check_protected([*paths, *filter(None, masks)], found, settings.mask.reference)
     jobs = []
     for m, target, path, mask in zip(media, targets, paths, masks, strict=True):
         with failures.of(m.path):

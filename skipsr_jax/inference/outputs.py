@@ -117,15 +117,13 @@ def output_paths(
 
     ``several``: it is a folder for one input too, because there were others.
 
-    Raises UserError when two inputs would get one name, or the folder is a file.
+    Raises UserError when the folder is a file, or is to be made with the name of one. Inputs of
+    which `clashes` says something get the same path.
     """
     names = [default_name(m, t, size) for m, t in zip(inputs, targets, strict=True)]
     if output and len(inputs) == 1 and not several:
         path = pathlib.Path(output)
         return [path / names[0] if _takes_results(path, inputs[0]) else path]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"two inputs would both become {twice[0]}: rename one of them")
     folder = pathlib.Path(output or DEFAULT_FOLDER)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; results go into a folder of that name")
@@ -135,6 +133,25 @@ def output_paths(
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
     return [folder / name for name in names]
+
+
+def clashes(inputs: Sequence[Media], targets: Sequence[tuple[int, int]], size: Size) -> list[str]:
+    """What keeps each of several inputs from a result of its own; "" where nothing does.
+
+    An input that is given twice keeps the result where it is named first.
+    """
+    names = [default_name(m, t, size) for m, t in zip(inputs, targets, strict=True)]
+    wanted = [(name, media.path.resolve()) for name, media in zip(names, inputs, strict=True)]
+    lines = []
+    for index, (name, file) in enumerate(wanted):
+        path, line = inputs[index].path, ""
+        others = [n for n, (same, other) in enumerate(wanted) if same == name and other != file]
+        if (name, file) in wanted[:index]:
+            line = f"{path} is given twice: name it once"
+        elif others:
+            line = f"{path} and {inputs[others[0]].path} would both become {name}: rename one"
+        lines.append(line)
+    return lines
 
 
 def _check_folder_name(path: pathlib.Path, contents: str) -> None:

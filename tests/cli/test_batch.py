@@ -66,6 +66,22 @@ def test_a_broken_file_of_five_is_named_and_a_second_run_does_that_one_alone(
     assert len(now) == 5 and now.items() >= first.items()
 
 
+def test_results_of_one_name_fail_and_the_others_are_done(folder, checkpoint, capsys):
+    Image.fromarray(picture(0, 16, 24)).save(folder / "c.png")
+    Image.fromarray(picture(0, 16, 24)).save(folder / "a.jpg")
+    command = ("infer.py", "--input=in", "--input=in/b.png", "--output=out", "--overwrite",
+               "--config.size.factor=2", "--config.mask.source=none",
+               f"--config.checkpoint={checkpoint}")  # fmt: skip
+    assert infer.main(command) == 1
+    assert sorted(made()) == [f"{name}_x2.png" for name in "bcde"]
+    assert capsys.readouterr().err.splitlines() == [
+        "infer.py: 3 of 7 inputs failed",
+        "infer.py: in/a.jpg and in/a.png would both become a_x2.png: rename one",
+        "infer.py: in/a.png and in/a.jpg would both become a_x2.png: rename one",
+        "infer.py: in/b.png is given twice: name it once",
+    ]
+
+
 @pytest.fixture
 def one_too_large(folder, checkpoint, monkeypatch):
     """The command for five pictures, of which c.png needs more memory than there is."""

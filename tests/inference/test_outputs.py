@@ -36,10 +36,14 @@ def test_default_names(given, size, want):
     assert outputs.default_name(given, (40, 80), size) == want
 
 
-def test_two_inputs_of_one_name_are_refused(tmp_path):
-    pair = [media("p.jpg", "image"), media("p.png", "image")]
-    with pytest.raises(UserError, match=r"p_x4\.png"):
-        outputs.output_paths(pair, [(40, 80)] * 2, FOUR, str(tmp_path))
+def test_inputs_whose_results_would_have_one_name_are_both_named():
+    given = [media(name, "image") for name in ("in/p.jpg", "p.png", "q.png", "p.png", "./q.png")]
+    lines = outputs.clashes(given, [(40, 80)] * 5, FOUR)
+    assert lines[0] == "in/p.jpg and p.png would both become p_x4.png: rename one"
+    assert lines[1] == "p.png and in/p.jpg would both become p_x4.png: rename one"
+    assert lines[2] == ""
+    assert lines[3] == "p.png is given twice: name it once"
+    assert lines[4] == "q.png is given twice: name it once"
 
 
 @pytest.mark.parametrize("name", ["o.mp4", "o.MKV", "o.gif", "o.avi", "o.png"])
