@@ -24,6 +24,7 @@ _CRF_LIMIT = {"libx264": 51, "libx265": 51}  # which they clip to without a word
 _ALPHA_EXTENSIONS = (".mov", ".mkv", ".webm")
 _X265_LEAST = 64  # pixels of the longer side
 _X265_WIDTHS = range(33, 49)
+_DNXHD_LEAST = (256, 120)  # pixels: width, height
 # Fast presets at lower rate factors: on 16 cores libx264 writes 270 frames/s of 720p, where medium
 # at 16 writes 103, with 0.4 dB more and in files a quarter larger (docs/performance.md).
 _PRESET = {"libx264": "veryfast", "libx265": "superfast", "libsvtav1": "6"}
@@ -99,6 +100,12 @@ def resolved(
     if (encoding.crf or 0) > limit:
         raise UserError(
             f"config.output.crf is {encoding.crf}: it must be from 0 to {limit} for {codec}"
+        )
+    if codec == "dnxhd" and (width < _DNXHD_LEAST[0] or height < _DNXHD_LEAST[1]):
+        least = "x".join(map(str, _DNXHD_LEAST))
+        raise UserError(
+            f"dnxhd cannot encode {width}x{height}: it needs at least {least} pixels; choose "
+            "another codec, such as prores_ks, or a larger result"
         )
     return Encoding(
         codec,
