@@ -30,6 +30,7 @@ from skipsr_jax.media.segment_writer import SegmentWriter
 from skipsr_jax.media.video_writer import (
     WRITABLE_VIDEO_EXTENSIONS,
     VideoWriter,
+    check_video_output,
 )
 from skipsr_jax.types import HostArray
 
@@ -234,17 +235,21 @@ def check_output(
     if same:
         raise UserError(f"{path} is the input itself; name another output")
     kind = _holds(path, media)
-    if kind != "frames" and path.is_file() and not overwrite:
-        raise UserError(f"{path} exists: give --overwrite to replace it, or another --output")
-    if kind == "image":
-        check_image_output(path, overwrite=overwrite, bit_depth=media.bit_depth, size=size)
-        return []
     if kind == "frames":
         _check_folder_name(path, "frames")
         check_folder_output(path, overwrite=overwrite)
         return []
-    if media.frame_rate is None:
+    # What no --overwrite mends comes first.
+    if kind == "image":
+        check_image_output(path, overwrite=True, bit_depth=media.bit_depth, size=size)
+    elif media.frame_rate is None:
         raise UserError(f"cannot write {path}: a folder of frames has no frame rate; name a folder")
+    else:
+        check_video_output(path, overwrite=True)
+    if path.is_file() and not overwrite:
+        raise UserError(f"{path} exists: give --overwrite to replace it, or another --output")
+    if kind == "image":
+        return []
     writer = open_writer(path, media, size, output, overwrite)
     writer.check()
     return writer.notes

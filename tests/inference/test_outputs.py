@@ -102,6 +102,22 @@ def test_frames_have_no_rate(tmp_path):
         outputs.check_output(tmp_path / "out.mp4", shots, (40, 80), Output(), False)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("readme.txt", "video", "a video name must end in one of"),
+        ("readme.txt", "image", "an image name must end in one of"),
+        ("readme.mp4", "frames", "no frame rate"),
+    ],
+)
+def test_overwriting_is_not_advised_where_it_would_not_help(tmp_path, name, kind, words):
+    (tmp_path / name).touch()
+    clip = write_clip(tmp_path / "c.mp4", frames=2)
+    given = open_media(clip) if kind == "video" else media(clip, kind)
+    with pytest.raises(UserError, match=words):
+        outputs.check_output(tmp_path / name, given, (40, 80), Output(), False)
+
+
 NAMES = ["a:b", "concat:x", "50%d", "%03d", "-dash", "new\nline", "caf\udce9", "x" * 249, "日" * 83]
 
 
