@@ -51,6 +51,7 @@ class Track:
       how: copied with its codec's "template", with its "parameters" alone or with those of a "wav"
         file, "convert", "attach", or "leave" it out.
       encoder: of an audio track that is converted.
+      reason: why it is converted; "" where the container cannot hold it.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Track:
     name: str
     how: How
     encoder: str = ""
+    reason: str = ""
 
 
 def plan_tracks(path: pathlib.Path, extension: str, audio: str = "auto") -> tuple[Track, ...]:
@@ -74,7 +76,7 @@ def plan_tracks(path: pathlib.Path, extension: str, audio: str = "auto") -> tupl
             if stream.index == main.index or (stream.type == "audio" and audio == "none"):
                 continue
             name = _name(stream, numbers[stream.type])
-            how, encoder = _how(path, stream, target)
+            how, encoder, reason = _how(path, stream, target)
             if stream.type == "data" and "timecode" in main.metadata | stream.metadata:
                 continue  # the writer makes a timecode track from the tag
             if stream.type == "data" and 0 < stream.frames == len(container.chapters()):
@@ -84,14 +86,15 @@ def plan_tracks(path: pathlib.Path, extension: str, audio: str = "auto") -> tupl
                     f"{path}: {name} can be neither copied to {extension} nor converted; "
                     "write .mkv, or leave the audio out: --config.output.audio=none"
                 )
-            tracks.append(Track(stream.index, stream.type, name, how, encoder))
+            tracks.append(Track(stream.index, stream.type, name, how, encoder, reason))
     return tuple(tracks)
 
 
 def notes_of(path: pathlib.Path, tracks: Sequence[Track], extension: str) -> list[str]:
     """One line for each thing that is not in the result as it is in the source at ``path``."""
     notes = [
-        f"{track.name} is converted to {_NAMES[track.encoder]}: {extension} cannot hold it"
+        f"{track.name} is converted to {_NAMES[track.encoder]}: "
+        + (track.reason or f"{extension} cannot hold it")
         for track in tracks
         if track.how == "convert"
     ]
@@ -144,38 +147,41 @@ def _in_wav(stream: av.AudioStream) -> av.AudioStream:
     return av.open(io.BytesIO(file.getvalue())).streams.audio[0]
 
 
-def _how(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str]:
-    """How a track gets into a container, and the encoder if it is converted."""
+def _how(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str, str]:
+    """How a track gets into a container, and if it is converted, the encoder and the reason."""
     if stream.type == "attachment":
-        return ("attach" if target == "matroska" else "leave"), ""
+        return ("attach" if target == "matroska" else "leave"), "", ""
     if stream.type == "video" and not stream.disposition & av.stream.Disposition.attached_pic:
-        return "leave", ""
+        return "leave", "", ""
     if stream.type not in ("audio", "subtitle", "video"):
-        return "leave", ""
+        return "leave", "", ""
     if stream.type == "audio":
         return _how_audio(path, stream, target)
-    return ("template" if _takes_header(stream, target) else "leave"), ""
+    return ("template" if _takes_header(stream, target) else "leave"), "", ""
 
 
-def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str]:
+def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str, str]:
     context = stream.codec_context
     if context is None:  # no decoder knows it
-        return "leave", ""
-    name = context.codec.canonical_name
-    # Only new players read MP4's PCM of other than 16 bits right, and of TTA in Matroska FFmpeg
-    # reads the last second wrong; FLAC loses nothing either.
-    odd_pcm = target == "mp4" and name.startswith("pcm_") and not name.startswith("pcm_s16")
-    if not odd_pcm and name != "tta":
+        return "leave", "", ""
+    name, reason = context.codec.canonical_name, ""
+    if target == "mp4" and name.startswith("pcm_") and not name.startswith("pcm_s16"):
+        reason = "only new players read it right from .mp4"
+    elif name == "tta":  # FLAC loses nothing either
+        reason = "FFmpeg reads its last second wrong from .mkv" if target == "matroska" else ""
+    else:
         tried: tuple[How, ...] = ("template",)
         if target == "matroska":
             tried = ("template", "parameters", *(["wav"] if name in _BY_WAV else []))
         for how in tried:
-            if _comes_back(path, stream, target, how):
-                return how, ""
+            refusal = _refusal(path, stream, target, how)
+            if refusal is None:
+                return how, "", ""
+            reason = reason or refusal
     if not context.sample_rate:
-        return "leave", ""
+        return "leave", "", ""
     lossless = context.codec.lossless and not context.codec.lossy
-    return "convert", (_LOSSLESS if lossless else _LOSSY)[target]
+    return "convert", (_LOSSLESS if lossless else _LOSSY)[target], reason
 
 
 def _takes_header(stream: av.stream.Stream, target: str) -> bool:
@@ -192,8 +198,9 @@ def _takes_header(stream: av.stream.Stream, target: str) -> bool:
     return True
 
 
-def _comes_back(path: pathlib.Path, stream: av.stream.Stream, target: str, how: How) -> bool:
-    """Whether the first packets of an audio track, copied into a file, are read as its codec.
+def _refusal(path: pathlib.Path, stream: av.stream.Stream, target: str, how: How) -> str | None:
+    """Why an audio track is not copied into a file; None where its first packets are read from
+    there as its codec, and "" where the container cannot hold it.
 
     Some containers refuse a track only when the file ends, after all of the work.
     """
@@ -202,18 +209,24 @@ def _comes_back(path: pathlib.Path, stream: av.stream.Stream, target: str, how: 
         with open_container(path) as source, av.open(file, "w", format=target) as output:
             track = source.streams[stream.index]
             copy = add_copy(output, track, how)
+            output.start_encoding()
             packets = (packet for packet in source.demux(track) if packet.size)
+            last = None
             for number, packet in enumerate(itertools.islice(packets, _TRIED_PACKETS)):
                 if packet.dts is None:
                     packet.dts = packet.pts = number
+                rises, last = last is None or packet.dts > last, packet.dts
                 packet.stream = copy
-                output.mux(packet)
+                try:
+                    output.mux(packet)
+                except (av.error.InvalidDataError, av.error.ArgumentError):
+                    return "it is damaged" if rises else "its time stamps do not rise"
         with av.open(io.BytesIO(file.getvalue())) as written:
             found = written.streams.audio[0].codec_context
             same = found is not None and _family(found) == _family(stream.codec_context)
     except (ValueError, LookupError, av.FFmpegError):
-        return False
-    return same
+        return ""
+    return None if same else ""
 
 
 def _family(context: av.AudioCodecContext) -> str:

@@ -24,7 +24,7 @@ def test_a_track_is_copied_or_converted_or_left_out(tmp_path):
 
 def test_audio_that_cannot_be_kept_is_found_before_any_work(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "in.mkv", audio="ac3")
-    monkeypatch.setattr(tracks, "_how", lambda *_: ("leave", ""))
+    monkeypatch.setattr(tracks, "_how", lambda *_: ("leave", "", ""))
     with pytest.raises(UserError, match=r"audio track 1 \(ac3\).*--config.output.audio=none"):
         plan_tracks(path, ".mp4")
 
@@ -69,3 +69,45 @@ def test_tta_is_not_copied(tmp_path):
     path = write_clip(tmp_path / "in.mkv", audio="tta", rate=Fraction(25))
     (track,) = plan_tracks(path, ".mkv")
     assert (track.how, track.encoder) == ("convert", "flac")
+
+
+def reason_of(path, extension):
+    """The line that is said of the one audio track, behind its colon."""
+    (note,) = tracks.notes_of(path, plan_tracks(path, extension), extension)
+    assert note.startswith("audio track 1 (") and "is converted to" in note
+    return note.split(": ")[1]
+
+
+def test_the_reason_of_a_conversion_is_the_true_one(tmp_path):
+    path = write_clip(tmp_path / "in.mkv", audio="tta", rate=Fraction(25))
+    assert reason_of(path, ".mkv") == "FFmpeg reads its last second wrong from .mkv"
+    assert reason_of(path, ".mp4") == ".mp4 cannot hold it"
+    path = write_clip(tmp_path / "in.mov", audio="pcm_s24le", rate=Fraction(25))
+    assert reason_of(path, ".mp4") == "only new players read it right from .mp4"
+
+
+def test_damaged_audio_is_called_that(tmp_path):
+    """The second packet of the transport stream that has sound is overwritten."""
+    path = write_clip(tmp_path / "in.ts", frames=25, audio="aac", rate=Fraction(25))
+    data, number = bytearray(path.read_bytes()), 0x101
+    at = [begin for begin in range(0, len(data), 188)
+          if (data[begin + 1] & 31) << 8 | data[begin + 2] == number]  # fmt: skip
+    data[at[1] + 4 : at[1] + 188] = bytes(184)
+    path.write_bytes(data)
+    assert reason_of(path, ".mkv") == reason_of(path, ".mp4") == "it is damaged"
+
+
+def test_audio_that_begins_with_repeated_time_stamps_is_called_that(tmp_path):
+    path = write_clip(tmp_path / "in.mkv", audio="aac", rate=Fraction(25))
+    with av.open(str(path)) as read, av.open(str(tmp_path / "twice.mkv"), "w") as write:
+        copies = {s.index: write.add_stream_from_template(s) for s in read.streams}
+        first = None
+        for packet in read.demux():
+            if packet.size:
+                if packet.stream.type == "audio":
+                    first = packet.pts if first is None else first
+                    packet.pts = packet.dts = first if packet.pts < first + 30 else packet.pts
+                packet.stream = copies[packet.stream.index]
+                write.mux(packet)
+    assert reason_of(tmp_path / "twice.mkv", ".mp4") == "its time stamps do not rise"
+    assert hows(tmp_path / "twice.mkv", ".mkv") == [("audio", "template")]
