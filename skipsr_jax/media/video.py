@@ -22,7 +22,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from skipsr_jax.errors import UserError
+from skipsr_jax.errors import UserError, plural
 from skipsr_jax.media.alpha import alpha_of, format_has_alpha, is_opaque
 from skipsr_jax.media.colour import (
     ColourTags,
@@ -190,12 +190,14 @@ class Video:
             stopped = f" ({error.strerror})"
         if repeated:
             _LOG.warning(
-                "%s: %d frames could not be decoded and repeat a neighbour", self.path, repeated
-            )
+                "%s: %s could not be decoded: a neighbour is repeated",
+                self.path, plural(repeated, "frame"),
+            )  # fmt: skip
         if damaged:
             _LOG.warning(
-                "%s: %d frames are damaged, and shown as the decoder mends them", self.path, damaged
-            )
+                "%s: %s %s damaged, and shown as mended by the decoder",
+                self.path, plural(damaged, "frame"), "is" if damaged == 1 else "are",
+            )  # fmt: skip
         if index < stop if stop is not None else index == start:
             raise UserError(
                 f"{self.path} is damaged: only {index} of {self.num_frames} frames can be decoded"
@@ -203,8 +205,9 @@ class Video:
             )
         if stop is None and index != self.num_frames:
             _LOG.warning(
-                "%s: %d frames were decoded where %d were expected%s; the result has these %d",
-                self.path, index - start, self.num_frames - start, stopped, index - start,
+                "%s: %s %s decoded where %d were expected%s; the result has those decoded",
+                self.path, plural(index - start, "frame"), "was" if index - start == 1 else "were",
+                self.num_frames - start, stopped,
             )  # fmt: skip
 
     def _progressive(self, start: int, threads: bool) -> Iterator[Picture]:

@@ -142,6 +142,19 @@ def test_a_range_in_a_damaged_file_is_whole_or_refused(tmp_path):
         assert len(frames) == 20
 
 
+def test_damaged_frames_are_counted(tmp_path, caplog):
+    path = write_clip(tmp_path / "a.mp4", frames=12, options={"g": "4", "bf": "0"})
+    with av.open(str(path)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for count, (place, size) in enumerate((places[3], places[7]), start=1):  # no other needs these
+        data[place + size // 2 : place + size] = bytes(size - size // 2)
+        caplog.clear()
+        assert len(list(open_video(path, bytes(data)).frames())) == 12
+        are = "1 frame is" if count == 1 else "2 frames are"
+        assert f": {are} damaged, and shown as mended by the decoder" in caplog.text
+
+
 def joined(tmp_path, *clips):
     """Clips of one recording as one transport stream; the clock goes on."""
     parts = []
