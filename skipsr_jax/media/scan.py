@@ -21,6 +21,7 @@ import av
 import numpy as np
 
 from skipsr_jax.errors import UserError
+from skipsr_jax.media import lost_frames
 from skipsr_jax.media.discontinuity import Bridge
 from skipsr_jax.media.early_end import early_end
 from skipsr_jax.media.timing import Timing, timing_of
@@ -60,6 +61,7 @@ class _Packet(NamedTuple):
     dts: int | None
     duration: int
     is_key: bool
+    is_corrupt: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +77,8 @@ class VideoScan:
       is_bridged: whether time stamps jump, so that ``packets_of`` has to move them.
       is_counted: whether frames were counted by decoding: the n-th that is decoded is the n-th.
       early_end: how it is seen that the file ends early; "": it does not.
+      gaps: frames that damage of the container took from between others.
+      short: how much less the file holds than it states because of such damage; "": nothing.
     """
 
     stream_index: int
@@ -84,6 +88,8 @@ class VideoScan:
     is_bridged: bool = False
     is_counted: bool = False
     early_end: str = ""
+    gaps: tuple[lost_frames.Gap, ...] = ()
+    short: str = ""
 
     @property
     def num_frames(self) -> int:
@@ -157,7 +163,7 @@ def scan_video(
         with open_container(path, data) as container:
             index = video_stream_index(container, path)
             stream = container.streams.video[index]
-            packets, end, jumps = _read_packets(container, stream)
+            packets, end, video_end, jumps = _read_packets(container, stream)
             if not packets:
                 raise _NoFrameError(f"{path} holds no video frame")
             cut = _early_end(container, stream, path, data, packets, end)
@@ -171,9 +177,18 @@ def scan_video(
             can_seek = not jumps and container.format.name not in ("mpeg", "avi")
             displayed = sorted(packets, key=lambda packet: packet.pts or 0)
             timing = _timing(stream, [packet.pts for packet in displayed], displayed[-1].duration)
+            is_matroska, short = container.format.name.startswith("matroska"), ""
+            if is_matroska and not (cut or jumps):
+                tag = stream.metadata.get("DURATION", "")
+                short = lost_frames.shortfall(_length(container), tag, timing.rate, video_end, end)
             doubtful = bool(timing.repaired or jumps) or _is_doubtful(container, stream, packets)
         if doubtful:
             timing = _timing_by_decoding(path, data, index, packets, jumps > 0)
+        # A clock that jumps, as in joined recordings, says nothing of what is missing.
+        gaps = () if jumps else lost_frames.gaps_of(timing)
+        breaks = lost_frames.marked_breaks([p.pts for p in packets if p.is_corrupt], timing)
+        if is_matroska and (gaps or short):
+            breaks = lost_frames.broken_elements(path, data)
     except (av.FFmpegError, _NoFrameError) as error:
         with contextlib.suppress(OSError):
             if cut := early_end(path, data):
@@ -190,7 +205,11 @@ def scan_video(
     known = can_seek and not doubtful
     keys = sorted(packet.pts or 0 for packet in packets if packet.is_key and known)
     ticks = np.array(keys, np.int64)
-    return VideoScan(index, timing, ticks, has_audio, jumps > 0, doubtful, cut)
+    return VideoScan(
+        index, timing, ticks, has_audio, jumps > 0, doubtful, cut,
+        gaps=lost_frames.lost(gaps, breaks, timing),
+        short=short if breaks else "",
+    )  # fmt: skip
 
 
 def video_stream_index(container: av.container.InputContainer, path: pathlib.Path) -> int:
@@ -208,11 +227,11 @@ def video_stream_index(container: av.container.InputContainer, path: pathlib.Pat
 
 def _read_packets(
     container: av.container.InputContainer, stream: av.VideoStream
-) -> tuple[list[_Packet], Fraction, int]:
-    """Each shown video packet, the end of the last packet of all streams in seconds of the file's
-    clock, and how many jumps of that clock there are."""
+) -> tuple[list[_Packet], Fraction, Fraction, int]:
+    """Each shown video packet, the end of the last packet of all streams and of the video in
+    seconds of the file's clock, and how many jumps of that clock there are."""
     packets: list[_Packet] = []
-    end, bridge = Fraction(0), Bridge(container)
+    end, video_end, bridge = Fraction(0), Fraction(0), Bridge(container)
     exact = "mov" in container.format.name
     vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux():
@@ -220,15 +239,19 @@ def _read_packets(
             continue
         bridge(packet)
         if packet.pts is not None and packet.time_base is not None:
-            end = max(end, (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base))
+            packet_end = (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
+            end = max(end, packet_end)
+            if packet.stream.index == stream.index:
+                video_end = max(video_end, packet_end)
         if packet.stream.index != stream.index or packet.is_discard:
             continue
         if exact and packet.is_corrupt:  # the file ends inside this packet
             continue
         if vp8 and not bytes(packet)[0] & 0x10:  # RFC 6386 section 9.1: show_frame
             continue
-        packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
-    return packets, end, bridge.jumps
+        fields = packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_corrupt
+        packets.append(_Packet(*fields))
+    return packets, end, video_end, bridge.jumps
 
 
 def _is_doubtful(
@@ -326,6 +349,11 @@ def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
     return decoder
 
 
+def _length(container: av.container.InputContainer) -> Fraction | None:
+    """Seconds that a container states for all its streams together; None for none."""
+    return None if container.duration is None else Fraction(container.duration, av.time_base)
+
+
 def _early_end(
     container: av.container.InputContainer,
     stream: av.VideoStream,
@@ -339,8 +367,7 @@ def _early_end(
     declared = stream.frames - sum(entry.is_discard for entry in stream.index_entries)
     if "mov" in name and found < declared:
         return f"it holds {found} of the {declared} frames it lists"
-    if name.startswith(_STATE_LENGTH) and container.duration is not None:
-        stated = Fraction(container.duration, av.time_base)
-        if end + _LENGTH_TOLERANCE < stated:
-            return f"it holds {float(end):.2f} of the {float(stated):.2f} seconds it states"
+    stated = _length(container) if name.startswith(_STATE_LENGTH) else None
+    if stated is not None and end + _LENGTH_TOLERANCE < stated:
+        return f"it holds {float(end):.2f} of the {float(stated):.2f} seconds it states"
     return early_end(path, data, name)

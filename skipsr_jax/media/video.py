@@ -23,6 +23,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from skipsr_jax.errors import UserError, plural
+from skipsr_jax.media import lost_frames
 from skipsr_jax.media.alpha import alpha_of, format_has_alpha, is_opaque
 from skipsr_jax.media.colour import (
     ColourTags,
@@ -113,6 +114,8 @@ class Video:
         notes = self.hdr.notes(self.colour.transfer)
         if self.scan.early_end:
             notes = (*notes, f"the file ends early: {self.scan.early_end}")
+        if damage := lost_frames.line(self.scan.gaps, self.scan.short, self.scan.timing):
+            notes = (*notes, damage)
         if self.single_fields:
             note = "its pictures are single fields (HEVC), and are upscaled as they are; join them "
             notes = (*notes, note + "to frames first, as with ffmpeg's filter weave")
