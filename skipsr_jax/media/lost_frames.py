@@ -1,9 +1,9 @@
 """Frames that a damaged file has lost: where its times have a hole, and how much it states.
 
 A hole in the times is no sign of damage by itself: recorders leave out pictures that do not change.
-It is one where the container is broken at that place. MPEG-TS counts its packets, so that FFmpeg
-marks one behind a loss; the elements of Matroska and WebM follow each other without a gap, and are
-walked by their sizes, without reading what they hold, only where something seems to be missing.
+It is one where the container is broken at that place: MPEG-TS counts its packets, and the elements
+of Matroska and WebM follow each other without a gap. Both are walked, without reading what they
+hold, only where something seems to be missing.
 Invariant: nothing is said of a file whose container is not broken.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 from skipsr_jax.errors import plural
 from skipsr_jax.media.timing import Timing
 
-_NEARBY = 8  # frames between a loss and a packet that is marked: coded order is not display order
-_SHORT = 2  # frames by which a stated length may be off
+_NEARBY = 8  # frames between a loss and the times around it: coded order is not display order
+_SHORT = 1  # frames by which a stated length may be off
 _EXACT = 0.05  # part of a frame by which steps of a constant rate may be off, beside rounding
 _ROUNDING = 1.5  # ticks
 _LENGTH = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", re.ASCII)
@@ -34,6 +34,8 @@ _ELEMENTS = {
     b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf",  # SilentTracks to EncryptedBlock
 }  # fmt: skip
 """Identifiers of what a file, a segment and a cluster hold (RFC 9559, section 5.1)."""
+_SYNC, _PACKETS = 0x47, 1 << 14  # the first byte of a packet of MPEG-TS; packets read at a time
+_TS_LEADS = {188: 0, 192: 4, 204: 0}  # bytes of a packet, and those in front of its first one
 _CHUNK = 1 << 20  # bytes that are searched at a time for the next cluster
 
 
@@ -112,12 +114,6 @@ def lost(gaps: Sequence[Gap], breaks: Sequence[Break], timing: Timing) -> tuple[
     )
 
 
-def marked_breaks(corrupt: Sequence[int | None], timing: Timing) -> list[Break]:
-    """The breaks around packets with these time stamps that FFmpeg marks as corrupt."""
-    reach = round(_NEARBY / (timing.rate * timing.time_base))
-    return [Break(tick - reach, tick + reach) for tick in corrupt if tick is not None]
-
-
 def shortfall(
     whole: Fraction | None, tag: str, rate: Fraction, end: Fraction, all_end: Fraction
 ) -> str:
@@ -144,6 +140,63 @@ def shortfall(
     if end + tolerance >= stated:
         return ""
     return f"holds {float(end):.2f} s of the {float(stated):.2f} s that it states"
+
+
+def broken_continuity(
+    path: pathlib.Path, data: bytes | None, program_id: int, timing: Timing
+) -> list[Break]:
+    """Where packets of one stream of a file of MPEG-TS are missing or damaged, by their counters.
+
+    Args:
+      path: the file.
+      data: its bytes, where they are in memory; ``path`` is then only its name.
+      program_id: the identifier that the packets of the stream have (ISO/IEC 13818-1, 2.4.3.3).
+      timing: of the stream.
+
+    Raises OSError where the file cannot be read.
+    """
+    breaks: list[Break] = []
+    reach = round(_NEARBY / (timing.rate * timing.time_base))
+    with path.open("rb") if data is None else io.BytesIO(data) as file:
+        head = file.read(3 * max(_TS_LEADS)).ljust(3 * max(_TS_LEADS))
+        sizes = (
+            s for s, lead in _TS_LEADS.items() if {*head[lead : lead + 2 * s + 1 : s]} == {_SYNC}
+        )
+        if (size := next(sizes, None)) is None:
+            return []
+        file.seek(0)
+        counter, tick, is_open = None, int(timing.ticks[0]), False
+        while chunk := file.read(size * _PACKETS):
+            count = len(chunk) // size
+            packets = np.frombuffer(chunk, np.uint8, count * size).reshape(count, size)
+            packets = packets[:, _TS_LEADS[size] :].astype(np.int64)
+            wrong = (packets[:, 0] != _SYNC) | (packets[:, 1] & 0x80 > 0)
+            ours = (packets[:, 1] & 0x1F) << 8 | packets[:, 2]
+            packets = packets[wrong | (ours == program_id) & (packets[:, 3] & 0x10 > 0)]
+            wrong = (packets[:, 0] != _SYNC) | (packets[:, 1] & 0x80 > 0)
+            counters = packets[:, 3] & 0xF
+            before = np.concatenate([counters[:1] - 1 if counter is None else [counter], counters])
+            allowed = (packets[:, 3] & 0x20 > 0) & (packets[:, 4] > 0) & (packets[:, 5] & 0x80 > 0)
+            wrong |= ((counters - before[:-1]) % 16 > 1) & ~allowed  # the same one: sent twice
+            for index in np.flatnonzero(wrong | (packets[:, 1] & 0x40 > 0)):
+                is_open |= bool(wrong[index])
+                stamp = _time_stamp(packets[index].tolist())
+                if stamp is not None:
+                    if is_open:
+                        breaks.append(Break(min(tick, stamp) - reach, max(tick, stamp) + reach))
+                    tick, is_open = stamp, False
+            counter = int(before[-1]) if len(packets) else counter
+    return [*breaks, Break(tick - reach, None)] if is_open else breaks
+
+
+def _time_stamp(packet: list[int]) -> int | None:
+    """The time stamp of the picture that begins in a packet of MPEG-TS, in ticks of 1/90000 s."""
+    start = 5 + packet[4] if packet[3] & 0x20 else 4
+    head = packet[start : start + 14]
+    if packet[0] != _SYNC or len(head) < 14 or head[:3] != [0, 0, 1] or not head[7] & 0x80:
+        return None
+    high, *low = head[9:]
+    return (high >> 1 & 7) << 30 | low[0] << 22 | low[1] >> 1 << 15 | low[2] << 7 | low[3] >> 1
 
 
 def broken_elements(path: pathlib.Path, data: bytes | None) -> list[Break]:

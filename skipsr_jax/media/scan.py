@@ -61,7 +61,6 @@ class _Packet(NamedTuple):
     dts: int | None
     duration: int
     is_key: bool
-    is_corrupt: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -177,6 +176,7 @@ def scan_video(
             can_seek = not jumps and container.format.name not in ("mpeg", "avi")
             displayed = sorted(packets, key=lambda packet: packet.pts or 0)
             timing = _timing(stream, [packet.pts for packet in displayed], displayed[-1].duration)
+            program_id = stream.id
             is_matroska, short = container.format.name.startswith("matroska"), ""
             if is_matroska and not (cut or jumps):
                 tag = stream.metadata.get("DURATION", "")
@@ -186,9 +186,11 @@ def scan_video(
             timing = _timing_by_decoding(path, data, index, packets, jumps > 0)
         # A clock that jumps, as in joined recordings, says nothing of what is missing.
         gaps = () if jumps else lost_frames.gaps_of(timing)
-        breaks = lost_frames.marked_breaks([p.pts for p in packets if p.is_corrupt], timing)
+        breaks: list[lost_frames.Break] = []
         if is_matroska and (gaps or short):
             breaks = lost_frames.broken_elements(path, data)
+        elif gaps and container.format.name == "mpegts":
+            breaks = lost_frames.broken_continuity(path, data, program_id, timing)
     except (av.FFmpegError, _NoFrameError) as error:
         with contextlib.suppress(OSError):
             if cut := early_end(path, data):
@@ -249,8 +251,7 @@ def _read_packets(
             continue
         if vp8 and not bytes(packet)[0] & 0x10:  # RFC 6386 section 9.1: show_frame
             continue
-        fields = packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_corrupt
-        packets.append(_Packet(*fields))
+        packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe))
     return packets, end, video_end, bridge.jumps
 
 

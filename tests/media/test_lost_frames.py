@@ -79,7 +79,7 @@ def test_a_length_of_the_whole_file_may_be_that_of_another_stream():
     def short(end, all_end, tag="", whole=Fraction(10)):
         return lost_frames.shortfall(whole, tag, PAL, Fraction(end), Fraction(all_end))
 
-    assert short(5, 10) == short(5, 9.95) == ""
+    assert short(5, 10) == short(5, 9.97) == ""
     assert short(5, 5, whole=None) == ""
     assert short(5, 9) == "holds 9.00 s of the 10.00 s that it states"
     assert short(5, 10, "00:00:05.040000000") == ""
@@ -120,6 +120,36 @@ def test_lost_packets_of_a_transport_stream_are_a_gap(tmp_path):
     (note,) = said(clip, without_packets(clip, packets // 3, packets // 3))
     missing = whole - open_media(clip).num_frames
     assert missing > 1 and f"it has a gap of {missing} frames at 0." in note
+
+
+def test_the_counters_of_a_transport_stream_tell_losses_alone(tmp_path):
+    for kind, lead in (("ts", 0), ("m2ts", 4)):
+        clip = noisy_clip(tmp_path / f"a.{kind}")
+        video, data, size = open_media(clip).video, clip.read_bytes(), TS_PACKET + lead
+        with av.open(str(clip)) as container:
+            program_id = container.streams.video[0].id
+        high, low = divmod(program_id, 256)
+        ours = [
+            at
+            for at in range(0, len(data), size)
+            if (data[at + lead + 1] & 0x1F, data[at + lead + 2]) == (high, low)
+        ]
+
+        def breaks(content, program_id=program_id, timing=video.timing):
+            name = pathlib.Path("a.ts")
+            return lost_frames.broken_continuity(name, content, program_id, timing)
+
+        at = ours[len(ours) // 2]
+        rest = data[at + size :]
+        assert breaks(data) == breaks(b"") == breaks(bytes(2000)) == []
+        assert breaks(data[: at + size] + data[at:]) == []  # a packet may be sent twice
+        (found,) = breaks(data[:at] + rest)
+        assert found.first < video.timing.ticks[6] < found.last
+        (found,) = breaks(data[:at] + bytes(size) + rest)
+        assert found.first < video.timing.ticks[6] < found.last
+        assert breaks(data[:at] + rest, program_id + 1) == []
+        (found,) = breaks(data[: ours[-2]] + bytes(2 * size))
+        assert found.last is None
 
 
 def test_joined_streams_say_nothing(tmp_path):
