@@ -52,10 +52,10 @@ class Data:
       workers: processes that prepare batches, at most one for each core of this machine; 0 prepares
         them in threads of this process.
       batch: clips of a batch, or sequences with data.pack, on all hosts together.
-      echo: steps that use each batch, one after the other and with other noise (data echoing, arXiv
-        1907.05550); above 1 where preparing a batch takes longer than a step.
       frames: of the clips of a batch.
       crop: (height, width) of the clips of a batch.
+      echo: steps that use each batch, one after the other and with other noise (data echoing, arXiv
+        1907.05550); above 1 where preparing a batch takes longer than a step.
       image_batch: pictures of a batch, on all hosts together.
       image_crop: (height, width) of the pictures of a batch.
       image_share: fraction of the batches that are pictures.
@@ -81,7 +81,6 @@ class Data:
 
     root: tuple[str, ...] = ()
     batch: int = 8
-    echo: int = 1
     frames: int = 17
     crop: tuple[int, int] = (256, 256)
     eval_root: tuple[str, ...] = ()
@@ -89,6 +88,7 @@ class Data:
     eval_crop: tuple[int, int] = (256, 448)
     cache: str = ""
     workers: int = 8
+    echo: int = 1
     image_batch: int = 16
     image_crop: tuple[int, int] = (256, 256)
     image_share: float = 0.0
