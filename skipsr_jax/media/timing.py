@@ -50,8 +50,8 @@ class Timing:
 
     @property
     def duration(self) -> Fraction:
-        """Seconds from the first frame to the end of the last."""
-        if self.is_constant:
+        """Seconds from the first frame to the end of the last; 0 without frames."""
+        if self.is_constant or not len(self.ticks):
             return len(self.ticks) / self.rate
         return (self.end - int(self.ticks[0])) * self.time_base
 

@@ -65,3 +65,11 @@ def test_fields_are_shown_half_a_frame_apart():
 def test_stamps_that_lie_years_apart_make_no_rate_of_zero():
     timing = timing_of([0, 2**40], TICK, [])
     assert timing.rate > 0
+
+
+def test_a_part_without_frames_lasts_no_time():
+    irregular = timing_of([0, 3, 4, 9], Fraction(1, 10), [])
+    assert not irregular.is_constant
+    assert irregular.part(0, 0).duration == 0
+    assert irregular.part(0, 2).duration == Fraction(4, 10)
+    assert timing_of([0, 1, 2], Fraction(1, 10), []).part(0, 0).duration == 0
