@@ -123,6 +123,7 @@ TESTED_IN = {
     "kernels/quantized/xla.py": "kernels/quantized/test_rows.py",
     "media/audio.py": "media/test_track_copy.py",
     "evaluation/page/files.py": "evaluation/page/test_write.py",
+    "media/byte_layout.py": "media/test_early_end.py",
     "media/encoding.py": "media/test_video_writer.py",
     "media/frame_converter.py": "media/test_video.py",
     "media/hardware_encoders.py": "media/test_ffmpeg_pipe.py",

@@ -11,8 +11,8 @@ import io
 import os
 import pathlib
 
-_TS_SYNC = 0x47
-_TS_SIZES = (188, 192, 204)  # plain, with a time stamp (M2TS), with a checksum (DVB)
+from skipsr_jax.media.byte_layout import EBML_HEADER, SEGMENT, TS_HEAD, element, ts_packets
+
 _GIF_TRAILER, _GIF_EXTENSION, _GIF_IMAGE = b"\x3b", b"\x21", b"\x2c"
 _FLV_TAG = 11  # bytes of a tag's header; 4 behind it repeat its size
 _ASF_OBJECT = 24  # bytes of an object's GUID and size
@@ -27,7 +27,6 @@ _BOXES = frozenset(
 )
 """Types of the boxes on the outermost level of MP4, QuickTime and fragmented files."""
 _PS_PACK, _PS_END = b"\0\0\1\xba", b"\0\0\1\xb9"
-_EBML_HEADER, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 _MATROSKA = "matroska,webm"
 _FIRST_BYTES = {
@@ -37,7 +36,7 @@ _FIRST_BYTES = {
     b"YUV4MPEG2": "yuv4mpegpipe",
     b"\x30\x26\xb2\x75": "asf",
     _PS_PACK: "mpeg",
-    _EBML_HEADER: _MATROSKA,
+    EBML_HEADER: _MATROSKA,
     _MXF_KEY: "mxf",
 }
 """How files of the formats begin, beside those of boxes and MPEG-TS."""
@@ -127,14 +126,10 @@ def _cut_elements(file: io.BufferedIOBase, size: int) -> str:
     while position < size:
         file.seek(position)
         head = file.read(12)
-        if head[:4] not in (_EBML_HEADER, _SEGMENT) or len(head) < 5 or head[4] == 0:
+        name, length, before = element(head)
+        if name not in (EBML_HEADER, SEGMENT) or length is None or len(head) < before:
             return ""
-        width = 9 - head[4].bit_length()  # bytes of the size: one more than it has leading zeros
-        unknown = (1 << 7 * width) - 1
-        length = int.from_bytes(head[4 : 4 + width], "big") & unknown
-        if len(head) < 4 + width or length == unknown:
-            return ""
-        length += 4 + width
+        length += before
         if position + length > size:
             return f"its last element has {size - position} of {length} bytes"
         position += length
@@ -142,16 +137,13 @@ def _cut_elements(file: io.BufferedIOBase, size: int) -> str:
 
 
 def _cut_ts(file: io.BufferedIOBase, size: int) -> str:
-    """MPEG-TS: packets of one size (ISO/IEC 13818-1, section 2.4.3)."""
-    head = file.read(3 * max(_TS_SIZES) + 8)
-    for packet in _TS_SIZES:
-        lead = packet - _TS_SIZES[0] if packet == 192 else 0
-        if len(head) > lead + 2 * packet and all(
-            head[lead + number * packet] == _TS_SYNC for number in range(3)
-        ):
-            rest = size % packet
-            return f"its last packet has {rest} of {packet} bytes" if rest else ""
-    return ""
+    """MPEG-TS: packets of one size."""
+    found = ts_packets(file.read(TS_HEAD))
+    if found is None:
+        return ""
+    packet, _ = found
+    rest = size % packet
+    return f"its last packet has {rest} of {packet} bytes" if rest else ""
 
 
 def _cut_ps(file: io.BufferedIOBase, size: int) -> str:

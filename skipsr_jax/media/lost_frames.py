@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from skipsr_jax.errors import plural
+from skipsr_jax.media.byte_layout import EBML_HEADER, SEGMENT, TS_HEAD, TS_SYNC, element, ts_packets
 from skipsr_jax.media.timing import Timing
 
 _NEARBY = 8  # frames between a loss and the times around it: coded order is not display order
@@ -24,18 +25,16 @@ _SHORT = 1  # frames by which a stated length may be off
 _EXACT = 0.05  # part of a frame by which steps of a constant rate may be off, beside rounding
 _ROUNDING = 1.5  # ticks
 _LENGTH = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d{1,9})?)", re.ASCII)
-_EBML_HEADER, _SEGMENT, _CLUSTER = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
-_TIMESTAMP = b"\xe7"
+_CLUSTER, _TIMESTAMP = b"\x1f\x43\xb6\x75", b"\xe7"
 _ELEMENTS = {
-    _EBML_HEADER, _SEGMENT, _CLUSTER, _TIMESTAMP,
+    EBML_HEADER, SEGMENT, _CLUSTER, _TIMESTAMP,
     b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b",  # SeekHead, Info, Tracks
     b"\x1c\x53\xbb\x6b", b"\x19\x41\xa4\x69", b"\x10\x43\xa7\x70",  # Cues, Attachments, Chapters
     b"\x12\x54\xc3\x67", b"\xec", b"\xbf",  # Tags, Void, CRC-32
     b"\x58\x54", b"\xa7", b"\xab", b"\xa3", b"\xa0", b"\xaf",  # SilentTracks to EncryptedBlock
 }  # fmt: skip
 """Identifiers of what a file, a segment and a cluster hold (RFC 9559, section 5.1)."""
-_SYNC, _PACKETS = 0x47, 1 << 14  # the first byte of a packet of MPEG-TS; packets read at a time
-_TS_LEADS = {188: 0, 192: 4, 204: 0}  # bytes of a packet, and those in front of its first one
+_PACKETS = 1 << 14  # that are read at a time
 _CHUNK = 1 << 20  # bytes that are searched at a time for the next cluster
 
 
@@ -158,22 +157,19 @@ def broken_continuity(
     breaks: list[Break] = []
     reach = round(_NEARBY / (timing.rate * timing.time_base))
     with path.open("rb") if data is None else io.BytesIO(data) as file:
-        head = file.read(3 * max(_TS_LEADS)).ljust(3 * max(_TS_LEADS))
-        sizes = (
-            s for s, lead in _TS_LEADS.items() if {*head[lead : lead + 2 * s + 1 : s]} == {_SYNC}
-        )
-        if (size := next(sizes, None)) is None:
+        if (found := ts_packets(file.read(TS_HEAD))) is None:
             return []
+        size, lead = found
         file.seek(0)
         counter, tick, is_open = None, int(timing.ticks[0]), False
         while chunk := file.read(size * _PACKETS):
             count = len(chunk) // size
             packets = np.frombuffer(chunk, np.uint8, count * size).reshape(count, size)
-            packets = packets[:, _TS_LEADS[size] :].astype(np.int64)
-            wrong = (packets[:, 0] != _SYNC) | (packets[:, 1] & 0x80 > 0)
+            packets = packets[:, lead:].astype(np.int64)
+            wrong = (packets[:, 0] != TS_SYNC) | (packets[:, 1] & 0x80 > 0)
             ours = (packets[:, 1] & 0x1F) << 8 | packets[:, 2]
-            packets = packets[wrong | (ours == program_id) & (packets[:, 3] & 0x10 > 0)]
-            wrong = (packets[:, 0] != _SYNC) | (packets[:, 1] & 0x80 > 0)
+            chosen = wrong | (ours == program_id) & (packets[:, 3] & 0x10 > 0)
+            packets, wrong = packets[chosen], wrong[chosen]
             counters = packets[:, 3] & 0xF
             before = np.concatenate([counters[:1] - 1 if counter is None else [counter], counters])
             allowed = (packets[:, 3] & 0x20 > 0) & (packets[:, 4] > 0) & (packets[:, 5] & 0x80 > 0)
@@ -193,7 +189,7 @@ def _time_stamp(packet: list[int]) -> int | None:
     """The time stamp of the picture that begins in a packet of MPEG-TS, in ticks of 1/90000 s."""
     start = 5 + packet[4] if packet[3] & 0x20 else 4
     head = packet[start : start + 14]
-    if packet[0] != _SYNC or len(head) < 14 or head[:3] != [0, 0, 1] or not head[7] & 0x80:
+    if packet[0] != TS_SYNC or len(head) < 14 or head[:3] != [0, 0, 1] or not head[7] & 0x80:
         return None
     high, *low = head[9:]
     return (high >> 1 & 7) << 30 | low[0] << 22 | low[1] >> 1 << 15 | low[2] << 7 | low[3] >> 1
@@ -214,9 +210,9 @@ def broken_elements(path: pathlib.Path, data: bytes | None) -> list[Break]:
         position, tick, first = 0, 0, None
         while position < end:
             file.seek(position)
-            name, length, body = _element(file.read(16))
-            is_master = name in (_SEGMENT, _CLUSTER)
-            if name == _SEGMENT and length is not None and position + body + length <= end:
+            name, length, body = element(file.read(12))
+            is_master = name in (SEGMENT, _CLUSTER)
+            if name == SEGMENT and length is not None and position + body + length <= end:
                 end, known = position + body + length, True  # what follows is no part of it
             outside = length is not None and position + body + length > end
             if name not in _ELEMENTS or (length is None and not is_master) or (outside and known):
@@ -234,21 +230,6 @@ def broken_elements(path: pathlib.Path, data: bytes | None) -> list[Break]:
                     first = None
             position += body if is_master else body + (length or 0)
     return breaks
-
-
-def _element(head: bytes) -> tuple[bytes, int | None, int]:
-    """The identifier of an element, the bytes that it holds (None: it does not say) and those of
-    its head (RFC 8794, sections 4 to 6); b"" for what is no element."""
-    if not head or not head[0] >> 4:
-        return b"", None, 1
-    width = 9 - head[0].bit_length()
-    name, rest = head[:width], head[width:]
-    if not rest or not rest[0]:
-        return b"", None, 1
-    size = 9 - rest[0].bit_length()
-    unknown = (1 << 7 * size) - 1
-    length = int.from_bytes(rest[:size]) & unknown
-    return name, None if length == unknown else length, width + size
 
 
 def _next_cluster(file: io.BufferedIOBase, position: int) -> int:
