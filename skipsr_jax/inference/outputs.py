@@ -142,15 +142,18 @@ def clashes(inputs: Sequence[Media], targets: Sequence[tuple[int, int]], size: S
     An input that is given twice keeps the result where it is named first.
     """
     names = [default_name(m, t, size) for m, t in zip(inputs, targets, strict=True)]
-    wanted = [(name, media.path.resolve()) for name, media in zip(names, inputs, strict=True)]
+    files = [media.path.resolve() for media in inputs]
+    wanting: dict[str, dict[pathlib.Path, int]] = {}  # name: each file, and who gives it first
+    for index, (name, file) in enumerate(zip(names, files, strict=True)):
+        wanting.setdefault(name, {}).setdefault(file, index)
     lines = []
-    for index, (name, file) in enumerate(wanted):
+    for index, (name, file) in enumerate(zip(names, files, strict=True)):
         path, line = inputs[index].path, ""
-        others = [n for n, (same, other) in enumerate(wanted) if same == name and other != file]
-        if (name, file) in wanted[:index]:
+        other = next((first for rival, first in wanting[name].items() if rival != file), None)
+        if wanting[name][file] < index:
             line = f"{path} is given twice: name it once"
-        elif others:
-            line = f"{path} and {inputs[others[0]].path} would both become {name}: rename one"
+        elif other is not None:
+            line = f"{path} and {inputs[other].path} would both become {name}: rename one"
         lines.append(line)
     return lines
 
