@@ -297,7 +297,7 @@ class Upscaler:
         longest, settings, clips = self.settings.chunk.frames, self.settings, list(clips)
         chunks = [(min(frames, longest), target) for frames, target in clips]
         model, cache = self.programs.model, self.programs.cache
-        missing = [missing_programs(model, settings, clip, cache.folder) for clip in set(clips)]
+        missing = [missing_programs(model, settings, each, cache.folder) for each in set(chunks)]
         self.memory = largest_need(model, settings, clips, max(missing, default=1.0))
         if chunks:
             cache.preload(settings, description(model), chunks[0])
