@@ -11,7 +11,7 @@ import itertools
 import pathlib
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import av
 from av.bitstream import BitStreamFilterContext
@@ -76,17 +76,17 @@ def plan_tracks(path: pathlib.Path, extension: str, audio: str = "auto") -> tupl
             if stream.index == main.index or (stream.type == "audio" and audio == "none"):
                 continue
             name = _name(stream, numbers[stream.type])
-            how, encoder, reason = _how(path, stream, target)
+            handling = _handling(path, stream, target)
             if stream.type == "data" and "timecode" in main.metadata | stream.metadata:
                 continue  # the writer makes a timecode track from the tag
             if stream.type == "data" and 0 < stream.frames == len(container.chapters()):
                 continue  # QuickTime's track of the chapters' titles, which are carried over
-            if stream.type == "audio" and how == "leave":
+            if stream.type == "audio" and handling.how == "leave":
                 raise UserError(
                     f"{path}: {name} can be neither copied to {extension} nor converted; "
                     "write .mkv, or leave the audio out: --config.output.audio=none"
                 )
-            tracks.append(Track(stream.index, stream.type, name, how, encoder, reason))
+            tracks.append(Track(stream.index, stream.type, name, *handling))
     return tuple(tracks)
 
 
@@ -147,23 +147,34 @@ def _in_wav(stream: av.AudioStream) -> av.AudioStream:
     return av.open(io.BytesIO(file.getvalue())).streams.audio[0]
 
 
-def _how(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str, str]:
+class _Handling(NamedTuple):
+    """How a track gets into a container; the attributes are those of ``Track``."""
+
+    how: How
+    encoder: str = ""
+    reason: str = ""
+
+
+_LEFT = _Handling("leave")
+
+
+def _handling(path: pathlib.Path, stream: av.stream.Stream, target: str) -> _Handling:
     """How a track gets into a container, and if it is converted, the encoder and the reason."""
     if stream.type == "attachment":
-        return ("attach" if target == "matroska" else "leave"), "", ""
+        return _Handling("attach") if target == "matroska" else _LEFT
     if stream.type == "video" and not stream.disposition & av.stream.Disposition.attached_pic:
-        return "leave", "", ""
+        return _LEFT
     if stream.type not in ("audio", "subtitle", "video"):
-        return "leave", "", ""
+        return _LEFT
     if stream.type == "audio":
-        return _how_audio(path, stream, target)
-    return ("template" if _takes_header(stream, target) else "leave"), "", ""
+        return _handling_of_audio(path, stream, target)
+    return _Handling("template") if _takes_header(stream, target) else _LEFT
 
 
-def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tuple[How, str, str]:
+def _handling_of_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> _Handling:
     context = stream.codec_context
     if context is None:  # no decoder knows it
-        return "leave", "", ""
+        return _LEFT
     name, reason = context.codec.canonical_name, ""
     if target == "mp4" and name.startswith("pcm_") and not name.startswith("pcm_s16"):
         reason = "only new players read it right from .mp4"
@@ -176,12 +187,12 @@ def _how_audio(path: pathlib.Path, stream: av.stream.Stream, target: str) -> tup
         for how in tried:
             refusal = _refusal(path, stream, target, how)
             if refusal is None:
-                return how, "", ""
+                return _Handling(how)
             reason = reason or refusal
     if not context.sample_rate:
-        return "leave", "", ""
+        return _LEFT
     lossless = context.codec.lossless and not context.codec.lossy
-    return "convert", (_LOSSLESS if lossless else _LOSSY)[target], reason
+    return _Handling("convert", (_LOSSLESS if lossless else _LOSSY)[target], reason)
 
 
 def _takes_header(stream: av.stream.Stream, target: str) -> bool:

@@ -24,7 +24,7 @@ def test_a_track_is_copied_or_converted_or_left_out(tmp_path):
 
 def test_audio_that_cannot_be_kept_is_found_before_any_work(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "in.mkv", audio="ac3")
-    monkeypatch.setattr(tracks, "_how", lambda *_: ("leave", "", ""))
+    monkeypatch.setattr(tracks, "_handling", lambda *_: tracks._Handling("leave"))
     with pytest.raises(UserError, match=r"audio track 1 \(ac3\).*--config.output.audio=none"):
         plan_tracks(path, ".mp4")
 
