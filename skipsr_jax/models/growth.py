@@ -9,6 +9,9 @@ The idea is that of Net2Net (Chen et al. 2016, arXiv 1511.05641), with zeros in 
 divided channels.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,6 +65,16 @@ def wider(small: Params, fresh: Params) -> Params:
     return unflatten(grown)
 
 
+def _shared_blocks(flat: Mapping[str, Any]) -> int:
+    """How many blocks of a transformer video and text share."""
+    return next((len(x) for name, x in flat.items() if name.startswith(_SHARED)), 0)
+
+
+def _shapes_of_one(flat: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter; of the shared blocks, which are stacked, that of one of them."""
+    return {name: x.shape[1:] if name.startswith(_SHARED) else x.shape for name, x in flat.items()}
+
+
 def deeper(small: Params, fresh: Params) -> Params:
     """A transformer's parameters in the shapes of ``fresh``, with the results of ``small``.
 
@@ -72,11 +85,8 @@ def deeper(small: Params, fresh: Params) -> Params:
     Raises ValueError when ``fresh`` differs in more than that.
     """
     old, new = flatten(small), flatten(fresh)
-    shapes = {name: kept.shape[name.startswith(_SHARED) :] for name, kept in old.items()}
-    wanted = {name: made.shape[name.startswith(_SHARED) :] for name, made in new.items()}
-    count = next((len(kept) for name, kept in old.items() if name.startswith(_SHARED)), 0)
-    total = next((len(made) for name, made in new.items() if name.startswith(_SHARED)), 0)
-    if shapes != wanted or not 0 < count <= total:
+    count, total = _shared_blocks(old), _shared_blocks(new)
+    if _shapes_of_one(old) != _shapes_of_one(new) or not 0 < count <= total:
         raise ValueError("a transformer can grow in blocks that video and text share alone")
     grown = {}
     for name, kept in old.items():
