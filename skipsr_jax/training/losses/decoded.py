@@ -68,7 +68,7 @@ def pixel_loss(
     teacher: float,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Reconstruction loss to the truth, ``teacher`` times that to the full decoder's frames, and
-    ``temporal`` times the temporal loss to the truth; with PSNR.
+    ``temporal`` times the temporal loss to the truth; with PSNR and crispness.
 
     ``gradient``, ``frequency``: weights in both (``losses.reconstruction``).
     """
@@ -82,6 +82,7 @@ def pixel_loss(
             "psnr_upscaled": psnr(clips.upscaled_input, clips.truth).mean(),
             "psnr_kept": psnr(clips.frames, clips.truth, clips.kept).mean(),
             "psnr_kept_upscaled": psnr(clips.upscaled_input, clips.truth, clips.kept).mean(),
+            "crispness": _crispness(clips),
         }
         total = total + temporal * metrics["temporal"]
         if clips.teacher is not None:
@@ -92,6 +93,17 @@ def pixel_loss(
         return total, metrics
 
     return _mean_over_shapes(clips, of_shape)
+
+
+def _crispness(clips: DecodedClips) -> Float[Array, ""]:
+    """The metric of ``evaluation.measures.crispness`` in kept pixels, of R, G and B: how strongly
+    horizontal neighbours differ, over the same of the truth. Below 1 for soft frames."""
+    both = clips.kept[:, :, :, 1:] & clips.kept[:, :, :, :-1]
+
+    def steps(frames: Float[Array, "b f h w 3"]) -> Float[Array, ""]:
+        return jnp.where(both, jnp.abs(jnp.diff(jnp.clip(frames, -1, 1), axis=3)), 0.0).sum()
+
+    return steps(clips.frames) / jnp.maximum(steps(clips.truth), 1e-6)
 
 
 def patch_discriminator_loss(

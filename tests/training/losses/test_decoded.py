@@ -45,6 +45,15 @@ def test_the_loss_has_truth_teacher_and_successive_frames():
     assert "teacher" not in metrics
 
 
+def test_crispness_is_that_of_kept_pixels():
+    kept = np.zeros((1, 5, 16, 16, 1), bool)
+    kept[:, :, :8] = True
+    half = clips(kept=kept)
+    soft = half._replace(frames=jnp.where(half.kept, half.truth / 2, 5.0))
+    _, metrics = pixel_loss([soft], 0.0, 0.0, 0.0, 0.0)
+    assert float(metrics["crispness"]) == pytest.approx(0.5, rel=1e-4)
+
+
 def test_skipped_pixels_play_no_part():
     kept = np.zeros((1, 5, 16, 16, 1), bool)
     kept[:, :, :8] = True
