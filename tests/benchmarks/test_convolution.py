@@ -1,0 +1,77 @@
+"""The Pallas convolution: every variant lowers for a GPU, and on one gives XLA's numbers."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import convolution
+from benchmarks.convolution import CHECKS, TOLERANCE, VARIANTS, layer_rows, relative_error
+from benchmarks.convolution_kernel import Variant, convolve, prepared_weights
+from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.target import Target, current_target
+
+
+def shapes(variant, layer):
+    frames, height, width, in_channels, out_channels = layer
+    x = jax.ShapeDtypeStruct((frames + 2, height, width, in_channels), variant.dtype)
+    weights = jax.ShapeDtypeStruct((3, 3, 3, in_channels, out_channels), variant.dtype)
+    weights = jax.eval_shape(functools.partial(prepared_weights, variant=variant), weights)
+    return x, weights, jax.ShapeDtypeStruct((out_channels,), jnp.float32)
+
+
+@pytest.mark.usefixtures("abstract_h200")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_lowers_for_an_abstract_h200(name):
+    variant = VARIANTS[name]
+    run = jax.jit(functools.partial(convolve, variant=variant))
+    lowered = run.trace(*shapes(variant, CHECKS[0])).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 1
+    assert lowered.out_info.shape == (3, 20, 64, 128)
+
+
+def test_weights_are_in_the_order_of_use():
+    weights = jnp.arange(27 * 256 * 128, dtype=jnp.float32).reshape(3, 3, 3, 256, 128)
+    found = prepared_weights(weights, Variant())
+    assert found.shape == (54, 128, 128)
+    # time 1, width 2, the second block of channels, height 0
+    place = ((1 * 3 + 2) * 2 + 1) * 3 + 0
+    assert (found[place] == weights[1, 0, 2, 128:].T).all()
+
+
+@pytest.mark.usefixtures("abstract_h200")
+def test_channels_that_do_not_fill_128_bytes_are_refused():
+    x, weights, scale = shapes(Variant(), CHECKS[0])
+    odd = jax.ShapeDtypeStruct((*x.shape[:-1], 96), x.dtype)
+    with pytest.raises(ValueError, match="cannot convolve"):
+        jax.eval_shape(functools.partial(convolve, variant=Variant()), odd, weights, scale)
+
+
+def test_rows_compare_with_xla_and_a_failure_is_said(capsys):
+    rows = layer_rows((1, 4, 8, 8), ["no such variant"], repeats=1, verbose=False)
+    of_bf16 = next(row for row in rows if row["kernel"] == "cudnn_bf16")
+    operations = 2 * 4 * 8 * 27 * 8 * 8
+    assert of_bf16["tflops_per_second"] * of_bf16["ms"] == pytest.approx(operations / 1e9)
+    for row in rows:
+        ratio = row["tflops_per_second"] / of_bf16["tflops_per_second"]
+        assert row["times_bf16"] == pytest.approx(ratio)
+    assert "no such variant failed: KeyError" in capsys.readouterr().out
+
+
+def test_other_devices_and_unknown_variants_are_refused(monkeypatch):
+    with pytest.raises(UserError, match="Hopper"):
+        convolution.main(["convolution"])
+    monkeypatch.setattr(convolution, "current_target", lambda: Target("gpu", (9, 0)))
+    with pytest.raises(UserError, match="none of fp8_16x16"):
+        convolution.main(["convolution", "--variants=other"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    (current_target().compute_capability or (0, 0))[0] != 9,
+    reason="needs a GPU of the Hopper generation",
+)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_gives_xla_s_numbers(name):
+    assert max(relative_error(name, layer) for layer in CHECKS) < TOLERANCE
