@@ -11,10 +11,9 @@
 The first run gives the faithful model, the second one, against a patch discriminator in pixels that
 is conditioned on latents, the sharp one. They start from the same weights and differ little, which
 ``sharpness`` of inference relies on: it interpolates between them. In metrics.jsonl read
-``psnr_kept`` and, in the second run, ``logit_real`` and ``logit_fake``. ``latent_effect`` has to
-stay where small_coder left it: a transformer that was trained too little is worth nothing to the
-decoder, and it fell from 0.29 to 0.03 in a first run of 1557 steps (0.055 seconds each on one H200,
-after 100 seconds of compilation), begun after 992 steps of small_sr from random weights.
+``crispness``, 1 for frames as crisp as the truth, ``latent_effect``, and in the second run
+``logit_real`` and ``logit_fake``. 11901 steps of 0.057 seconds on one H200, begun with the grown
+model, ended with ``crispness`` 0.63 and ``latent_effect`` 0.77; docs/training.md has the scores.
 """
 
 from ml_collections import ConfigDict
