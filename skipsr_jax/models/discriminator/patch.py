@@ -38,7 +38,9 @@ class PatchDiscriminator(nnx.Module):
     ):
         """Args: ``width``: channels at half resolution; every halving doubles them."""
 
-        def conv(features_in: int, features_out: int, stride: int) -> CausalConv3d:
+        def conv(
+            features_in: int, features_out: int, stride: int, dtype: DType = dtype
+        ) -> CausalConv3d:
             return CausalConv3d(
                 features_in, features_out, (1, 3, 3), strides=(1, stride, stride), rngs=rngs,
                 dtype=dtype, param_dtype=param_dtype,
@@ -47,7 +49,9 @@ class PatchDiscriminator(nnx.Module):
         widths = [6, *(width << level for level in range(_HALVINGS))]
         self.down = nnx.List([conv(*pair, stride=2) for pair in itertools.pairwise(widths)])
         self.joint = conv(widths[-1] + latent_channels, widths[-1], 1)
-        self.logit = conv(widths[-1], 1, 1)
+        # Pairs of logits differ by 0.1, and both may drift together to where bfloat16 has steps
+        # of that size.
+        self.logit = conv(widths[-1], 1, 1, jnp.float32)
         self.dtype = dtype
 
     def __call__(
@@ -65,4 +69,4 @@ class PatchDiscriminator(nnx.Module):
         of_frames = jnp.repeat(latents, TIME_FACTOR, axis=1)[:, TIME_FACTOR - 1 :]
         x = jnp.concatenate([x, of_frames.astype(x.dtype)], axis=-1)
         x = jax.nn.leaky_relu(layers.joint(x)[0], _SLOPE)
-        return layers.logit(x)[0][..., 0].astype(jnp.float32)
+        return layers.logit(x)[0][..., 0]

@@ -32,3 +32,11 @@ def test_a_logit_depends_on_its_frame_the_one_before_and_its_latent_frame():
     of_latent = changed(latents=1)
     assert of_latent[1:].all() and not of_latent[0].any()
     assert changed(latents=0)[0].all()
+
+
+def test_logits_that_drift_together_stay_apart_in_bfloat16():
+    model = PatchDiscriminator(2, 3, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    args = jnp.asarray(FRAMES), jnp.asarray(LATENTS)
+    before = model(*args)
+    model.logit.bias[...] = jnp.full_like(model.logit.bias[...], -22.0)
+    np.testing.assert_allclose(model(*args) + 22.0, before, atol=1e-5)
