@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from skipsr_jax.geometry import SPACE_FACTOR
 from skipsr_jax.models.discriminator import PatchDiscriminator
 from skipsr_jax.training.losses.gan import (
     Pairing,
     discriminator_loss,
     generator_loss,
+    mean_of,
     perturbation_penalty,
 )
 from skipsr_jax.training.losses.reconstruction import reconstruction_loss, temporal_loss
@@ -117,6 +119,7 @@ def patch_discriminator_loss(
     """How badly the discriminator separates true from decoded frames, each block of pixels with its
     own logit, and ``penalty`` times the perturbation penalty of both.
 
+    Logits of skipped blocks, which are equal on both sides, play a part in the penalty alone.
     ``sigma``: standard deviation of the perturbation, in pixels of [-1, 1]. Frames are constants.
     """
     keys = iter(jax.random.split(key, 2 * len(clips)))
@@ -128,12 +131,13 @@ def patch_discriminator_loss(
             inputs += [x + sigma * jax.random.normal(next(keys), x.shape) for x in inputs]
         logits = [_logits(discriminator, x, latents) for x in inputs]
         real, fake = logits[:2]
-        total = discriminator_loss(real, fake, pairing)
+        kept = _kept_blocks(clips)
+        total = discriminator_loss(real, fake, pairing, kept)
         metrics = {
             "discriminator": total,
-            "logit_real": real.mean(),
-            "logit_fake": fake.mean(),
-            "told_apart_percent": 100 * jnp.mean(real > fake),
+            "logit_real": mean_of(real, kept),
+            "logit_fake": mean_of(fake, kept),
+            "told_apart_percent": 100 * mean_of(real > fake, kept),
         }
         if penalty:
             pairs = zip(logits[:2], logits[2:], strict=True)
@@ -152,10 +156,15 @@ def patch_generator_loss(
     def of_shape(clips: DecodedClips) -> tuple[Array, Metrics]:
         latents = jax.lax.stop_gradient(clips.latents)
         real, fake = (_logits(discriminator, x, latents) for x in (clips.real, clips.frames))
-        loss = generator_loss(real, fake, pairing)
+        loss = generator_loss(real, fake, pairing, _kept_blocks(clips))
         return loss, {"adversarial": loss}
 
     return _mean_over_shapes(clips, of_shape)
+
+
+def _kept_blocks(clips: DecodedClips) -> Bool[Array, "b logits"]:
+    """Whether each logit's block of pixels is kept; a patch has whole blocks."""
+    return clips.kept[:, :, ::SPACE_FACTOR, ::SPACE_FACTOR, 0].reshape(len(clips.kept), -1)
 
 
 def _logits(

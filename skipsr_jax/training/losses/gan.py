@@ -15,25 +15,44 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from skipsr_jax.types import Float
+from skipsr_jax.types import Bool, Float
 
 Pairing = Literal["relativistic", "non_saturating"]
 
 
-def discriminator_loss(
-    real: Float[Array, "b k"], fake: Float[Array, "b k"], pairing: Pairing
+def mean_of(
+    values: Float[Array, "b k"] | Bool[Array, "b k"], chosen: Bool[Array, "b k"] | None
 ) -> Float[Array, ""]:
-    """L_D, the mean over the samples."""
+    """The mean of the chosen values; 0 where none is. ``chosen``: None for all."""
+    if chosen is None:
+        return values.mean()
+    return jnp.where(chosen, values, 0).sum() / jnp.maximum(chosen.sum(), 1)
+
+
+def discriminator_loss(
+    real: Float[Array, "b k"],
+    fake: Float[Array, "b k"],
+    pairing: Pairing,
+    chosen: Bool[Array, "b k"] | None = None,
+) -> Float[Array, ""]:
+    """L_D, the mean over the samples. ``chosen``: the logits that count; None: all do."""
     if pairing == "relativistic":
-        return jax.nn.softplus(fake - real).mean()
-    return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
+        return mean_of(jax.nn.softplus(fake - real), chosen)
+    return mean_of(jax.nn.softplus(-real) + jax.nn.softplus(fake), chosen)
 
 
 def generator_loss(
-    real: Float[Array, "b k"], fake: Float[Array, "b k"], pairing: Pairing
+    real: Float[Array, "b k"],
+    fake: Float[Array, "b k"],
+    pairing: Pairing,
+    chosen: Bool[Array, "b k"] | None = None,
 ) -> Float[Array, ""]:
-    """L_G, the mean over the samples. The non-saturating loss does not read ``real``."""
-    return jax.nn.softplus(real - fake if pairing == "relativistic" else -fake).mean()
+    """L_G, the mean over the samples. The non-saturating loss does not read ``real``.
+
+    ``chosen``: the logits that count; None: all do.
+    """
+    difference = real - fake if pairing == "relativistic" else -fake
+    return mean_of(jax.nn.softplus(difference), chosen)
 
 
 def perturbation_penalty(

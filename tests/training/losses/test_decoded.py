@@ -92,3 +92,19 @@ def test_the_coder_alone_moves_the_generator_loss_and_the_discriminator_its_own(
     assert float(total) == pytest.approx(float(metrics["discriminator"] + 3 * metrics["penalty"]))
     total, metrics = patch_discriminator_loss(model, *args, 0.0, 0.1, key)
     assert total == metrics["discriminator"] and "penalty" not in metrics
+
+
+def test_skipped_blocks_play_no_part_for_a_discriminator():
+    kept = np.zeros((1, 5, 16, 16, 1), bool)
+    kept[:, :, :, :8] = True
+    half = clips(kept=kept)
+    model = PatchDiscriminator(2, 4, rngs=nnx.Rngs(0))
+    args = (model, [half], "relativistic")
+    total, metrics = patch_discriminator_loss(*args, 0.0, 0.1, jax.random.key(0))
+    real, fake = (model(x, half.latents)[..., 0] for x in (half.real, half.frames))  # left blocks
+    assert float(total) == pytest.approx(float(jax.nn.softplus(fake - real).mean()), rel=1e-5)
+    assert float(metrics["told_apart_percent"]) == pytest.approx(100 * float((real > fake).mean()))
+    assert float(metrics["logit_real"]) == pytest.approx(float(real.mean()), rel=1e-4)
+    of_generator, _ = patch_generator_loss(*args)
+    expected = jax.nn.softplus(real - fake).mean()
+    assert float(of_generator) == pytest.approx(float(expected), rel=1e-5)

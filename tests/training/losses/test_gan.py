@@ -4,7 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skipsr_jax.training.losses.gan import discriminator_loss, generator_loss, perturbation_penalty
+from skipsr_jax.training.losses.gan import (
+    discriminator_loss,
+    generator_loss,
+    mean_of,
+    perturbation_penalty,
+)
 
 RNG = np.random.default_rng(0)
 REAL, FAKE = RNG.normal(0, 3, (2, 4, 3)).astype(np.float32)
@@ -44,3 +49,14 @@ def test_the_penalty_is_the_mean_square_of_the_change():
     found = perturbation_penalty(jnp.asarray(REAL), jnp.asarray(FAKE))
     assert float(found) == pytest.approx(np.square(REAL - FAKE).mean(), rel=1e-5)
     assert float(perturbation_penalty(jnp.asarray(REAL), jnp.asarray(REAL))) == 0
+
+
+def test_only_chosen_logits_count():
+    real, fake = jnp.asarray(REAL), jnp.asarray(FAKE)
+    chosen = jnp.zeros(REAL.shape, bool).at[0, 0].set(True)
+    for loss in (discriminator_loss, generator_loss):
+        for pairing in ("relativistic", "non_saturating"):
+            alone = loss(real[:1, :1], fake[:1, :1], pairing)
+            assert float(loss(real, fake, pairing, chosen)) == pytest.approx(float(alone))
+            assert float(loss(real, fake, pairing, ~chosen)) != pytest.approx(float(alone))
+    assert float(mean_of(real, jnp.zeros(REAL.shape, bool))) == 0
