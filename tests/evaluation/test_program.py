@@ -22,6 +22,7 @@ class Finder:
         if name == "absl":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits SIG_IGN
 sys.meta_path.insert(0, Finder())
 import runpy
 runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
