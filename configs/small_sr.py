@@ -8,9 +8,9 @@ It begins with a model of this size that gives the results of the tiny one
 reductions and three levels of blur, noise and compression, at factors from 1 to 4. Half of the
 samples are at timestep 1000, half of those with a pixel loss; the others are at all timesteps, so
 that the result is a model of many steps, which small_distill needs as its teacher. In metrics.jsonl
-``velocity`` falls and ``psnr_kept`` rises above ``psnr_kept_upscaled``. On one H200 a step takes
-0.07 seconds once the data keep up; the first minute is compilation. No number is expected yet:
-docs/training.md has those of a run from random weights.
+``velocity`` falls: to 0.125 in 1819 steps of 0.07 seconds on one H200, after 55 seconds of
+compilation. ``psnr_kept_upscaled`` counts clean samples of factor 1 with up to 100 dB, so that
+``psnr_kept`` stays below it.
 """
 
 from ml_collections import ConfigDict
