@@ -25,7 +25,7 @@ from benchmarks.convolution_kernel import BF16, FP8, Variant, convolve, prepared
 from benchmarks.measure import device_facts, format_table, run_program, write_json
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.target import current_target
+from skipsr_jax.kernels.target import current_target, gpu_refusal
 from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.types import DType
 
@@ -47,10 +47,19 @@ VARIANTS = {
 }
 
 
+def refusal() -> str | None:
+    """Why the kernel cannot run on this machine; None where it can."""
+    needs = "it needs a GPU of compute capability 9.x"
+    return gpu_refusal(jnp.dtype(BF16), current_target(), needs, (9, 0), below=(10, 0))
+
+
 def xla_convolve(
     x: Array, weights: Array, scale: Array, *, result: Any, precision: Any = None
 ) -> Array:
-    """XLA's convolution: cuDNN's on a GPU. ``result``: the dtype that it is asked to give."""
+    """XLA's convolution: cuDNN's on a GPU.
+
+    ``result``: the dtype that it is asked to give; results in float32 alone are scaled.
+    """
     y = lax.conv_general_dilated(
         x[None],
         weights,
@@ -207,8 +216,8 @@ def define_flags() -> flags.FlagValues:
 def main(argv: Sequence[str]) -> int:
     """Checks the variants, and times those that are right beside cuDNN."""
     values = parse_flags(argv, define_flags(), __doc__)
-    if (current_target().compute_capability or (0, 0))[0] != 9:
-        raise UserError("the kernel is for Hopper GPUs (H100, H200): run it on one")
+    if reason := refusal():
+        raise UserError(f"the kernel is for Hopper GPUs (H100, H200): {reason}")
     if unknown := [name for name in values.variants if name not in VARIANTS]:
         raise UserError(f"--variants: {', '.join(unknown)} is none of {', '.join(VARIANTS)}")
     right, rows = right_variants(values.variants, values.verbose), []

@@ -7,10 +7,17 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import convolution
-from benchmarks.convolution import CHECKS, TOLERANCE, VARIANTS, layer_rows, relative_error
+from benchmarks.convolution import (
+    CHECKS,
+    TOLERANCE,
+    VARIANTS,
+    layer_rows,
+    refusal,
+    relative_error,
+)
 from benchmarks.convolution_kernel import Variant, convolve, prepared_weights
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.target import Target, current_target
+from skipsr_jax.kernels.target import Target
 
 
 def shapes(variant, layer):
@@ -68,10 +75,7 @@ def test_other_devices_and_unknown_variants_are_refused(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    (current_target().compute_capability or (0, 0))[0] != 9,
-    reason="needs a GPU of the Hopper generation",
-)
+@pytest.mark.skipif(refusal() is not None, reason="needs a GPU of the Hopper generation")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_gives_xla_s_numbers(name):
     assert max(relative_error(name, layer) for layer in CHECKS) < TOLERANCE
