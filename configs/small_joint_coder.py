@@ -27,6 +27,15 @@ def get_config() -> ConfigDict:
     config.init_from = "/tmp/small/both"
     config.data.batch = 6
     config.data.crop = (176, 304)
+    config.data.factors = ((4.0, 0.75), (3.0, 0.08), (2.0, 0.12), (1.0, 0.05))
+    config.data.mixture = (
+        ("area", 0.5),
+        ("bicubic", 0.12),
+        ("bilinear", 0.08),
+        ("light", 0.15),
+        ("medium", 0.1),
+        ("hard", 0.05),
+    )
 
     loss = config.loss
     loss.joint = True

@@ -3,10 +3,10 @@
     python -m skipsr_jax.checkpoints.grow --model=checkpoints/tiny --to=small --out=runs/start
     python train.py --config=small_sr --workdir=runs/sr --config.init_from=runs/start
 
-The light coder gets more channels, the transformer more blocks (``models.growth``), as the named
-size has them; the text embeddings stay. Stages ``sr``, ``coder`` and those after them take the
-result as ``init_from``, and infer.py as ``config.checkpoint``. The autoencoder and the mask
-predictor are not part of it.
+The light coder gets more channels and blocks, the transformer more blocks (``models.growth``), as
+the named size has them; the text embeddings stay. Stages ``sr``, ``coder`` and those after them
+take the result as ``init_from``, and infer.py as ``config.checkpoint``. The autoencoder and the
+mask predictor are not part of it.
 """
 
 import sys
@@ -23,14 +23,14 @@ from skipsr_jax.commandline import parse_flags, print_result
 from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.models.dit import DiT
-from skipsr_jax.models.growth import deeper, wider
+from skipsr_jax.models.growth import deeper, larger_light_coder
 from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import Params, to_dict
 from skipsr_jax.models.presets import DIT_PRESETS, LIGHT_CODER_PRESETS
 
 _GROWN: dict[str, tuple[dict[str, Any], Callable[..., nnx.Module], Callable[..., Params]]] = {
     "dit": (DIT_PRESETS, DiT, deeper),
-    "light_coder": (LIGHT_CODER_PRESETS, LightCoder, wider),
+    "light_coder": (LIGHT_CODER_PRESETS, LightCoder, larger_light_coder),
 }
 
 

@@ -1,7 +1,8 @@
 """A larger model that computes exactly what a smaller one does, so that its training begins there.
 
-- ``wider``, for the light coder, which has no norm: old channels keep their kernels and read zeros
-  of the new ones, which begin as those of a fresh model. A step of training makes them count.
+- ``larger_light_coder``, for the light coder, which has no norm: old channels keep their kernels
+  and read zeros of the new ones, which begin as those of a fresh model. A step of training makes
+  them count. New residual blocks come after the old ones of their level and add nothing.
 - ``deeper``, for the transformer: new blocks before the last one, whose output layers are zeros,
   add nothing to the tokens.
 
@@ -9,6 +10,7 @@ The idea is that of Net2Net (Chen et al. 2016, arXiv 1511.05641), with zeros in 
 divided channels.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +24,8 @@ _IN_GROUPS = {"encoder/to_quarter": 8, "encoder/to_eighth": 8}
 _OUT_GROUPS = {"decoder/to_quarter": 8, "decoder/to_half": 8}
 """Layers of the light coder whose channels are those of eight pixels and frames, one after the
 other."""
+_BLOCK = re.compile(r"(?:encoder|decoder)/(?:half|quarter|eighth)/\d+/(conv[12])/.*")
+"""The name of a parameter of one of the light coder's residual blocks, and of its convolution."""
 _SHARED = "shared_blocks/"
 _RESIDUAL = ("/proj_out/kernel", "/proj_out/bias")
 """The ends of the names of layers whose results a transformer's block adds to the tokens."""
@@ -33,20 +37,23 @@ def _positions(old: int, new: int, groups: int) -> Int[HostArray, "old"]:
     return (starts + np.arange(old // groups)).reshape(-1)
 
 
-def wider(small: Params, fresh: Params) -> Params:
+def larger_light_coder(small: Params, fresh: Params) -> Params:
     """A light coder's parameters in the shapes of ``fresh``, with the results of ``small``.
 
     Args:
       small: parameters of a light coder.
-      fresh: random ones of another that has as many blocks, and at least as many channels
-        everywhere.
+      fresh: random ones of another that has at least as many blocks and channels everywhere.
 
-    Raises ValueError when ``fresh`` has other layers, or fewer channels somewhere.
+    Raises ValueError when ``fresh`` has fewer blocks or channels somewhere, or other layers.
     """
     old, new = flatten(small), flatten(fresh)
-    if old.keys() != new.keys():
-        raise ValueError("a light coder can grow in channels, not in blocks")
+    parts = {name: _BLOCK.fullmatch(name) for name in new.keys() - old.keys()}
+    if old.keys() - new.keys() or not all(parts.values()):
+        raise ValueError("a light coder can grow in channels and blocks alone")
     grown = {}
+    for name, part in parts.items():
+        added = jnp.asarray(new[name], jnp.float32)
+        grown[name] = jnp.zeros_like(added) if part[1] == "conv2" else added
     for name, kept in old.items():
         kept, made = np.asarray(kept, np.float32), np.array(new[name], np.float32)
         if any(a > b for a, b in zip(kept.shape, made.shape, strict=True)):
