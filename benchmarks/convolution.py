@@ -4,9 +4,9 @@
     python -m benchmarks.convolution --tiny --repeats=3 --variants=fp8_16x16
 
 The layers are those of the full autoencoder's decoder at 720p: frames, height, width, channels;
-stride 1. The kernel is in ``convolution_kernel``. A variant is compared at a small size with XLA's
-convolution in float32 of the same numbers, and timed if it is right. Times are of calls queued
-behind each other and leave out the ordering of weights, which is done once.
+stride 1. The kernel is that of ``skipsr_jax.kernels.convolution``. A variant is compared at a small
+size with XLA's convolution in float32 of the same numbers, and timed if it is right. Times are of
+calls queued behind each other and leave out the ordering of weights, which is done once.
 """
 
 import functools
@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from absl import flags
 from jax import Array, lax
 
-from benchmarks.convolution_kernel import BF16, FP8, Variant, convolve, prepared_weights
 from benchmarks.measure import device_facts, format_table, run_program, write_json
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.convolution.mosaic import BF16, BLOCKS, FP8, FRAMES, Variant, convolve
+from skipsr_jax.kernels.convolution.weights import in_order_of_use
 from skipsr_jax.kernels.target import current_target, gpu_refusal
 from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.types import DType
@@ -38,10 +39,10 @@ CHECKS = ((3, 20, 64, 128, 128), (2, 40, 192, 256, 256))
 
 _TALL = {"rows": 24, "pixel_stages": 2}
 VARIANTS = {
-    "fp8_16x16": Variant(),
+    "fp8_16x16": BLOCKS,
     "fp8_16x16_pair": Variant(cluster=2),
     "fp8_24x16_pair": Variant(cluster=2, weight_stages=5, **_TALL),
-    "fp8_24x16_3groups": Variant(groups=3, registers=(160, 32), **_TALL),
+    "fp8_24x16_3groups": FRAMES,
     "fp8_24x16_3groups_pair": Variant(cluster=2, groups=3, registers=(160, 32), **_TALL),
     "bf16_16x16_pair": Variant(cluster=2, dtype=BF16),
 }
@@ -95,8 +96,11 @@ def random_layer(
 def _ours(name: str, x: Array, weights: Array, scale: Array) -> tuple[Callable[..., Array], tuple]:
     """The compiled kernel of a variant and its arguments."""
     variant = VARIANTS[name]
-    run = functools.partial(convolve, variant=variant)
-    weights = prepared_weights(weights.astype(variant.dtype), variant)
+
+    def run(x: Array, weights: Array, scale: Array) -> Array:
+        return convolve(x[None], weights, scale, jnp.zeros_like(scale), variant)[0]
+
+    weights = in_order_of_use(weights.astype(variant.dtype), variant.depth)
     arguments = jax.block_until_ready((x.astype(variant.dtype), weights, scale))
     return jax.jit(run).lower(*arguments).compile(), arguments
 

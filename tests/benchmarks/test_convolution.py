@@ -15,44 +15,24 @@ from benchmarks.convolution import (
     refusal,
     relative_error,
 )
-from benchmarks.convolution_kernel import Variant, convolve, prepared_weights
 from skipsr_jax.errors import UserError
+from skipsr_jax.kernels.convolution.mosaic import convolve
+from skipsr_jax.kernels.convolution.weights import in_order_of_use
 from skipsr_jax.kernels.target import Target
-
-
-def shapes(variant, layer):
-    frames, height, width, in_channels, out_channels = layer
-    x = jax.ShapeDtypeStruct((frames + 2, height, width, in_channels), variant.dtype)
-    weights = jax.ShapeDtypeStruct((3, 3, 3, in_channels, out_channels), variant.dtype)
-    weights = jax.eval_shape(functools.partial(prepared_weights, variant=variant), weights)
-    return x, weights, jax.ShapeDtypeStruct((out_channels,), jnp.float32)
 
 
 @pytest.mark.usefixtures("abstract_h200")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_lowers_for_an_abstract_h200(name):
-    variant = VARIANTS[name]
+    variant, (frames, height, width, in_channels, out_channels) = VARIANTS[name], CHECKS[0]
+    x = jax.ShapeDtypeStruct((1, frames + 2, height, width, in_channels), variant.dtype)
+    weights = jax.ShapeDtypeStruct((3, 3, 3, in_channels, out_channels), variant.dtype)
+    weights = jax.eval_shape(functools.partial(in_order_of_use, depth=variant.depth), weights)
+    of_channels = jax.ShapeDtypeStruct((out_channels,), jnp.float32)
     run = jax.jit(functools.partial(convolve, variant=variant))
-    lowered = run.trace(*shapes(variant, CHECKS[0])).lower(lowering_platforms=("cuda",))
+    lowered = run.trace(x, weights, of_channels, of_channels).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 1
-    assert lowered.out_info.shape == (3, 20, 64, 128)
-
-
-def test_weights_are_in_the_order_of_use():
-    weights = jnp.arange(27 * 256 * 128, dtype=jnp.float32).reshape(3, 3, 3, 256, 128)
-    found = prepared_weights(weights, Variant())
-    assert found.shape == (54, 128, 128)
-    # time 1, width 2, the second block of channels, height 0
-    place = ((1 * 3 + 2) * 2 + 1) * 3 + 0
-    assert (found[place] == weights[1, 0, 2, 128:].T).all()
-
-
-@pytest.mark.usefixtures("abstract_h200")
-def test_channels_that_do_not_fill_128_bytes_are_refused():
-    x, weights, scale = shapes(Variant(), CHECKS[0])
-    odd = jax.ShapeDtypeStruct((*x.shape[:-1], 96), x.dtype)
-    with pytest.raises(ValueError, match="cannot convolve"):
-        jax.eval_shape(functools.partial(convolve, variant=Variant()), odd, weights, scale)
+    assert lowered.out_info.shape == (1, 3, 20, 64, 128)
 
 
 def test_rows_compare_with_xla_and_a_failure_is_said(capsys):
