@@ -268,6 +268,9 @@ def convolve(
             return tuple(acc[...] for acc in accs)
 
         def compute():
+            def of_channels(index):
+                return plgpu.load(constants, (index,), layout=plgpu.Layout.WGMMA.reduce(0))
+
             plgpu.barrier_wait(s_ready)
 
             @pl.loop(0, turns)
@@ -291,16 +294,11 @@ def convolve(
                         result = lax.slice(
                             total, (begin, half * HALF), (begin + PIXELS, (half + 1) * HALF)
                         )
-                        factor, added = (
-                            plgpu.load(
-                                constants,
-                                (2 * (split * halves + half) + which,),
-                                layout=plgpu.Layout.WGMMA.reduce(0),
-                            )
-                            for which in range(2)
+                        at = 2 * (split * halves + half)
+                        result = result * lax.broadcast_in_dim(of_channels(at), result.shape, [1])
+                        result = result + lax.broadcast_in_dim(
+                            of_channels(at + 1), result.shape, [1]
                         )
-                        result = result * lax.broadcast_in_dim(factor, result.shape, [1])
-                        result = result + lax.broadcast_in_dim(added, result.shape, [1])
                         results.at[group, slot][...] = result.astype(BF16)
                         plgpu.commit_smem()
                         there = out.at[

@@ -6,7 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from skipsr_jax.types import Float
+from skipsr_jax.types import DType, Float
+
+E4M3 = jnp.dtype(jnp.float8_e4m3fn)
+_LARGEST = 448.0  # of e4m3: a conversion gives NaN beyond
+
+
+def in_dtype(x: Float[Array, "*dims"], dtype: DType) -> Float[Array, "*dims"]:
+    """x in ``dtype``; for e4m3, numbers beyond its range become its largest ones.
+
+    They need no factor: normalised numbers are a few units, and e4m3 keeps its relative precision
+    from 1/64 to 448.
+    """
+    if jnp.dtype(dtype) == E4M3 and x.dtype != E4M3:
+        x = jnp.clip(x.astype(jnp.float32), -_LARGEST, _LARGEST)
+    return x.astype(dtype)
 
 
 class ScaleShift(NamedTuple):
@@ -18,10 +32,14 @@ class ScaleShift(NamedTuple):
 
 
 def scale_shift_silu(
-    x: Float[Array, "b f h w c"], scale_shift: ScaleShift | None
+    x: Float[Array, "b f h w c"], scale_shift: ScaleShift | None, dtype: DType | None = None
 ) -> Float[Array, "b f h w c"]:
-    """silu((x - mean) * scale + shift), computed in float32, in x's dtype; x itself for None."""
+    """silu((x - mean) * scale + shift), computed in float32; x itself for None.
+
+    ``dtype``: of the result, by default x's.
+    """
+    dtype = x.dtype if dtype is None else dtype
     if scale_shift is None:
-        return x
+        return in_dtype(x, dtype)
     mean, scale, shift = (part[..., None, None, :] for part in scale_shift)
-    return jax.nn.silu((x.astype(jnp.float32) - mean) * scale + shift).astype(x.dtype)
+    return in_dtype(jax.nn.silu((x.astype(jnp.float32) - mean) * scale + shift), dtype)

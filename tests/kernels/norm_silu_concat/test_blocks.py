@@ -15,7 +15,8 @@ from skipsr_jax.kernels.target import Target
 from skipsr_jax.tokens.blocks import plan_blocks
 
 GRID = (3, 4)
-PROBLEM = BlocksProblem(2304, 4, 16, 128, 2, jnp.dtype(jnp.bfloat16))
+BF16, E4M3 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float8_e4m3fn)
+PROBLEM = BlocksProblem(2304, 4, 16, 128, 2, BF16, BF16)
 HOPPER = Target("gpu", (9, 0))
 
 
@@ -97,6 +98,39 @@ def test_result_and_cache(name, case):
         np.testing.assert_allclose(np.asarray(result[:count], np.float32), want, **tolerance)
 
 
+def quantised_problem(*sizes):
+    """A problem with a cache in e4m3, and with numbers beyond the range of e4m3."""
+    active, blocks, x, scale_shift, cache = problem(*sizes)
+    return active, blocks, x.at[..., 0].set(9e4), scale_shift, cache.astype(E4M3)
+
+
+def check_e4m3(found, active, inputs, count):
+    for got, want, rows in zip(
+        found, expected(active, *inputs), (count, len(inputs[2])), strict=True
+    ):
+        assert got.dtype == E4M3
+        got = np.asarray(got[:rows].astype(jnp.float32))
+        np.testing.assert_allclose(got, np.clip(want, -448, 448), rtol=1 / 12, atol=2**-8)
+        assert np.abs(got).max() == 448
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_results_in_e4m3_are_limited(name):
+    active, blocks, *inputs = quantised_problem(4, 4, 2, 16, 0.6)
+    check_e4m3(RUNS[name](*inputs, blocks), active, inputs, int(active.sum()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize(("size", "channels"), [(16, 128), (8, 256), (8, 512)])
+def test_e4m3_compiled_on_a_gpu(size, channels):
+    active, blocks, *inputs = quantised_problem(size, 4, 2, channels, 0.6)
+    halo = xla.halo_index(blocks.neighbours, size)
+    run = jax.jit(norm_silu_concat_blocks)
+    found = run(*inputs, blocks.block_index, blocks.neighbours, halo)
+    check_e4m3(found, active, inputs, int(active.sum()))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("channels", [16, 128, 256])
@@ -121,6 +155,8 @@ def test_compiled_on_a_gpu(channels):
         ({"dtype": jnp.dtype(jnp.float32)}, HOPPER, "float32"),
         ({"channels": 192}, HOPPER, "192"),
         ({"frames": 1}, HOPPER, "1 to 1 cached frames"),
+        ({"result_dtype": E4M3}, Target("gpu", (8, 0)), "8.9"),
+        ({"result_dtype": jnp.dtype(jnp.float32)}, HOPPER, "or e4m3, not float32"),
     ],
 )
 def test_the_kernel_where_it_can_else_the_reference(change, target, reason):
@@ -132,13 +168,14 @@ def test_the_kernel_where_it_can_else_the_reference(change, target, reason):
 
 
 @pytest.mark.usefixtures("abstract_h200")
+@pytest.mark.parametrize("kind", [BF16, E4M3])
 @pytest.mark.parametrize(("size", "cached", "channels"), [(16, 2, 128), (8, 2, 512), (16, 1, 256)])
-def test_the_kernel_lowers_for_an_abstract_h200(size, cached, channels):
+def test_the_kernel_lowers_for_an_abstract_h200(size, cached, channels, kind):
     def shape(*sizes, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     scale_shift = ScaleShift(*(shape(4, channels, dtype=jnp.float32) for _ in range(3)))
-    cache = shape(3600, cached, size + 2, size + 2, channels)
+    cache = shape(3600, cached, size + 2, size + 2, channels, dtype=kind)
     block_index, around = (shape(2304, *more, dtype=jnp.int32) for more in ((), (9,)))
     traced = jax.jit(pallas_triton.norm_silu_concat).trace(
         shape(2304, 4, size, size, channels), scale_shift, cache, block_index, around

@@ -16,9 +16,13 @@ from skipsr_jax.kernels.norm_silu_concat.frames.api import IMPLEMENTATIONS
 from skipsr_jax.kernels.norm_silu_concat.frames.xla import FramesProblem
 from skipsr_jax.kernels.target import Target
 
-PROBLEM = FramesProblem(1, 4, 720, 1280, (0, 0), 128, 2, jnp.dtype(jnp.bfloat16), 1)
+PROBLEM = FramesProblem(
+    1, 4, 720, 1280, (0, 0), 128, 2, jnp.dtype(jnp.bfloat16), 1, jnp.dtype(jnp.bfloat16)
+)
 HOPPER = Target("gpu", (9, 0))
 TOLERANCE = {"rtol": 1e-2, "atol": 1e-2}  # one step of bfloat16
+E4M3 = jnp.dtype(jnp.float8_e4m3fn)
+E4M3_TOLERANCE = {"rtol": 1 / 15, "atol": 2**-9}  # half a step
 
 
 def problem(clips, frames, size, channels, cached, has_scale_shift, dtype=jnp.bfloat16):
@@ -69,6 +73,23 @@ def test_result_and_cache(name, case, ends):
         np.testing.assert_allclose(np.asarray(got, np.float64), want, **TOLERANCE)
 
 
+def quantised(x, scale_shift, before):
+    """The problem with a cache in e4m3, and with numbers beyond the range of e4m3."""
+    return x.at[..., 0].set(9e4).at[..., 1].set(-9e4), scale_shift, before.astype(E4M3)
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_results_in_e4m3_are_rounded_once_and_limited(name, case):
+    inputs = quantised(*problem(*case))
+    found = RUNS[name](*inputs, dtype=E4M3)
+    for got, want in zip(found, expected(*inputs), strict=True):
+        assert got.dtype == E4M3
+        got = np.asarray(got, np.float64)
+        np.testing.assert_allclose(got, np.clip(want, -448, 448), **E4M3_TOLERANCE)
+        assert np.abs(got).max() == 448
+
+
 def _interpreted_kernel():
     """The Triton kernel as an implementation that runs here."""
     return dataclasses.replace(
@@ -112,6 +133,20 @@ def test_compiled_on_a_gpu(channels, frames, cached, ends):
         np.testing.assert_allclose(np.asarray(got, np.float64), want, **TOLERANCE)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("channels", [128, 256])
+@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize("has_scale_shift", [True, False])
+def test_e4m3_compiled_on_a_gpu(channels, frames, has_scale_shift):
+    inputs = quantised(*problem(2, frames, (21, 32), channels, 2, has_scale_shift))
+    run = functools.partial(norm_silu_concat_frames, padding=((1, 1), (1, 1)), dtype=E4M3)
+    *found, _ = jax.jit(run)(*inputs)
+    for got, want in zip(found, expected(*inputs), strict=True):
+        got = np.asarray(got.astype(jnp.float32), np.float64)
+        np.testing.assert_allclose(got, np.clip(want, -448, 448), **E4M3_TOLERANCE)
+
+
 def test_only_the_kernel_takes_padding_from_the_convolution(monkeypatch):
     inputs = problem(1, 2, (4, 4), 16, 2, True)
     padding = ((1, 2), (0, 1))
@@ -132,6 +167,8 @@ def test_only_the_kernel_takes_padding_from_the_convolution(monkeypatch):
         ({"cached": 0}, HOPPER, "in the cache"),
         ({"devices": 8}, HOPPER, "8 devices"),
         ({"clips": 4}, HOPPER, "at most 2147483647 numbers"),
+        ({"result_dtype": E4M3}, Target("gpu", (8, 0)), "8.9"),
+        ({"result_dtype": jnp.dtype(jnp.float32)}, HOPPER, "or e4m3, not float32"),
     ],
 )
 def test_the_kernel_where_it_can_else_the_reference(change, target, reason):
@@ -143,24 +180,28 @@ def test_the_kernel_where_it_can_else_the_reference(change, target, reason):
 
 
 @pytest.mark.parametrize(
-    ("size", "frames", "channels", "cached", "has_scale_shift", "ends"),
+    ("size", "frames", "channels", "cached", "has_scale_shift", "ends", "kind"),
     [
-        ((720, 1280), 4, 128, 2, True, (0, 0)),
-        ((360, 640), 4, 256, 1, False, (1, 1)),
-        ((90, 160), 1, 512, 2, True, (0, 0)),
-        ((45, 75), 2, 32, 2, True, (0, 0)),
-        ((45, 75), 2, 32, 2, True, (1, 1)),
+        ((720, 1280), 4, 128, 2, True, (0, 0), jnp.bfloat16),
+        ((360, 640), 4, 256, 1, False, (1, 1), jnp.bfloat16),
+        ((90, 160), 1, 512, 2, True, (0, 0), jnp.bfloat16),
+        ((45, 75), 2, 32, 2, True, (0, 0), jnp.bfloat16),
+        ((45, 75), 2, 32, 2, True, (1, 1), jnp.bfloat16),
+        ((720, 1280), 4, 128, 2, True, (0, 0), E4M3),
+        ((45, 75), 2, 256, 2, True, (0, 0), E4M3),
     ],
 )
 def test_the_kernel_lowers_for_an_abstract_h200(
-    abstract_h200, size, frames, channels, cached, has_scale_shift, ends
+    abstract_h200, size, frames, channels, cached, has_scale_shift, ends, kind
 ):
     def shape(*sizes, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(sizes, dtype)
 
     lines = shape(1, frames, channels, dtype=jnp.float32)
     scale_shift = ScaleShift(lines, lines, lines) if has_scale_shift else None
-    inputs = shape(1, frames, *size, channels), scale_shift, shape(1, cached, *size, channels)
-    run = jax.jit(functools.partial(pallas_triton.norm_silu_concat, end_padding=ends))
+    cache = shape(1, cached, *size, channels, dtype=kind)
+    inputs = shape(1, frames, *size, channels), scale_shift, cache
+    run = functools.partial(pallas_triton.norm_silu_concat, end_padding=ends, dtype=kind)
+    run = jax.jit(run)
     lowered = run.trace(*inputs).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count("stablehlo.custom_call") == 1

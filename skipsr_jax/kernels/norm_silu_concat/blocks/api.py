@@ -30,7 +30,8 @@ def norm_silu_concat_blocks(
     Args:
       x: f new frames of the blocks in the slots.
       scale_shift: applied to x before the SiLU; None: x is concatenated as it is.
-      cache: the frames before, of all blocks, with halos (side = size + 2); f >= cached.
+      cache: the frames before, of all blocks, with halos (side = size + 2); f >= cached. Its dtype
+        is that of the result: x's, or e4m3.
       block_index: the block of each slot, none twice; numbers of blocks and more mark padding.
       neighbours: slots of the 3 x 3 blocks around each, row by row; negative: there is none, and
         the halo is zero there.
@@ -42,7 +43,7 @@ def norm_silu_concat_blocks(
       of the slots' blocks.
     """
     slots, frames, size, _, channels = x.shape
-    problem = BlocksProblem(slots, frames, size, channels, cache.shape[1], x.dtype)
+    problem = BlocksProblem(slots, frames, size, channels, cache.shape[1], x.dtype, cache.dtype)
     name, refused = first_supported(IMPLEMENTATIONS, problem, current_target())
     log_choice("norm, SiLU and concatenation of blocks run on", name, refused)
     return IMPLEMENTATIONS[name].run(x, scale_shift, cache, block_index, neighbours, halo)

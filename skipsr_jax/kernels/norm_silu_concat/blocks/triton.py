@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from skipsr_jax.kernels.norm_silu_concat.blocks.xla import BlocksProblem, HaloIndex
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift, in_dtype
 from skipsr_jax.kernels.norm_silu_concat.triton_parts import (
     CHANNELS,
     PIXELS,
     channels_refusal,
     load_scale_shift_silu,
+    result_refusal,
 )
 from skipsr_jax.kernels.pallas import pl
 from skipsr_jax.kernels.pallas import triton as plgpu
@@ -32,7 +33,9 @@ def supported(problem: BlocksProblem, target: Target) -> str | None:
     refused = gpu_refusal(problem.dtype, target, "it needs compute capability 8.0 (Ampere)", (8, 0))
     if refused is not None:
         return refused
-    refused = channels_refusal(problem.channels)
+    refused = channels_refusal(problem.channels) or result_refusal(
+        problem.result_dtype, problem.dtype, target
+    )
     if refused is not None:
         return refused
     if not 0 < problem.cached <= problem.frames:
@@ -91,7 +94,8 @@ def _kernel(
         if scale_shift is not None:
             line = jnp.full_like(channel, k)
             y = load_scale_shift_silu(value, scale_shift, line, channel)
-            value = jnp.where(has_source, y, 0).astype(problem.dtype)
+            value = jnp.where(has_source, y, 0)
+        value = in_dtype(value, problem.result_dtype)
         at = (slot * (cached + frames) + cached + k) * (side * side) + pixel
         plgpu.store(rows(result, at), value, mask=real)
         if k >= frames - cached:
@@ -112,14 +116,14 @@ def norm_silu_concat(
     del halo
     blocks, cached, side, _, c = cache.shape
     slots, frames, size = x.shape[:3]
-    problem = BlocksProblem(slots, frames, size, c, cached, x.dtype)
+    problem = BlocksProblem(slots, frames, size, c, cached, x.dtype, cache.dtype)
     wide = min(c, CHANNELS)
     flat = x.reshape(-1, c), scale_shift, cache.reshape(-1, c), block_index, neighbours.reshape(-1)
     operands_before_cache = len(jax.tree.leaves(flat[:2]))
     result, new_cache = pl.pallas_call(
         functools.partial(_kernel, problem=problem, blocks=blocks, interpret=interpret),
         out_shape=[
-            jax.ShapeDtypeStruct((slots * (cached + frames) * side * side, c), x.dtype),
+            jax.ShapeDtypeStruct((slots * (cached + frames) * side * side, c), cache.dtype),
             jax.ShapeDtypeStruct(flat[2].shape, cache.dtype),
         ],
         grid=(slots, -(-side * side // PIXELS), c // wide),

@@ -23,6 +23,7 @@ class BlocksProblem:
       channels: of a pixel.
       cached: frames in the cache.
       dtype: of the blocks.
+      result_dtype: of the result and the cache: that of the blocks, or e4m3.
     """
 
     slots: int
@@ -31,6 +32,7 @@ class BlocksProblem:
     channels: int
     cached: int
     dtype: np.dtype
+    result_dtype: np.dtype
 
 
 class HaloIndex(NamedTuple):
@@ -91,7 +93,7 @@ def norm_silu_concat(
 ) -> tuple[Float[Array, "slots f_out side side c"], Float[Array, "blocks cached side side c"]]:
     """See ``api.norm_silu_concat_blocks``. It takes the halo's index as it is already there."""
     del neighbours
-    x = add_halo(scale_shift_silu(x, scale_shift), halo)
+    x = add_halo(scale_shift_silu(x, scale_shift, cache.dtype), halo)
     cached = cache.at[jnp.minimum(block_index, len(cache) - 1)].get(mode="promise_in_bounds")
     y = jax.lax.optimization_barrier(jnp.concatenate([cached, x], axis=1))
     last = y[:, y.shape[1] - cache.shape[1] :]  # copied, not computed again

@@ -12,17 +12,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from skipsr_jax.kernels.norm_silu_concat.frames.xla import EndPadding, FramesProblem
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift, in_dtype
 from skipsr_jax.kernels.norm_silu_concat.triton_parts import (
     CHANNELS,
     PIXELS,
     channels_refusal,
     load_scale_shift_silu,
+    result_refusal,
 )
 from skipsr_jax.kernels.pallas import pl
 from skipsr_jax.kernels.pallas import triton as plgpu
 from skipsr_jax.kernels.target import Target, gpu_refusal
-from skipsr_jax.types import Float
+from skipsr_jax.types import DType, Float
 
 WARPS = 8
 MOST_NUMBERS = 2**31 - 1  # offsets are int32
@@ -35,7 +36,9 @@ def supported(problem: FramesProblem, target: Target) -> str | None:
         return refused
     if problem.devices > 1:
         return f"the frames are shared by {problem.devices} devices"
-    refused = channels_refusal(problem.channels)
+    refused = channels_refusal(problem.channels) or result_refusal(
+        problem.result_dtype, problem.dtype, target
+    )
     if refused is not None:
         return refused
     if not problem.cached:
@@ -83,8 +86,8 @@ def _kernel(x, scale_shift, cache, result, new_cache, *, problem: FramesProblem,
         if scale_shift is not None:
             line = jnp.full_like(channel, clip * problem.frames + k)
             y = load_scale_shift_silu(value, scale_shift, line, channel)
-            value = (y if inside is None else jnp.where(inside, y, 0)).astype(problem.dtype)
-        frames.append(value)
+            value = y if inside is None else jnp.where(inside, y, 0)
+        frames.append(in_dtype(value, problem.result_dtype))
     for k, value in enumerate(frames):
         plgpu.store(at(result, len(frames), k, padded, padded_area), value, mask=real)
     for k, value in enumerate(frames[-problem.cached :]):
@@ -96,21 +99,23 @@ def norm_silu_concat(
     scale_shift: ScaleShift | None,
     cache: Float[Array, "b cached h w c"],
     end_padding: EndPadding = (0, 0),
+    dtype: DType | None = None,
     interpret: bool = False,
 ) -> tuple[Float[Array, "b f_out h_out w_out c"], Float[Array, "b cached h w c"]]:
     """See ``api.norm_silu_concat_frames``."""
     b, f, h, w, c = x.shape
     height, width, cached = h + end_padding[0], w + end_padding[1], cache.shape[1]
-    problem = FramesProblem(b, f, height, width, end_padding, c, cached, x.dtype, 1)
+    dtype = jnp.dtype(x.dtype if dtype is None else dtype)
+    problem = FramesProblem(b, f, height, width, end_padding, c, cached, x.dtype, 1, dtype)
     rows = None
     if scale_shift is not None:
         rows = ScaleShift(*(part.reshape(b * f, c) for part in scale_shift))
-    flat = x.reshape(-1, c), rows, cache.astype(x.dtype).reshape(-1, c)
+    flat = x.reshape(-1, c), rows, in_dtype(cache, dtype).reshape(-1, c)
     result, new_cache = pl.pallas_call(
         functools.partial(_kernel, problem=problem, interpret=interpret),
         out_shape=[
-            jax.ShapeDtypeStruct((b * (cached + f) * height * width, c), x.dtype),
-            jax.ShapeDtypeStruct(flat[2].shape, x.dtype),
+            jax.ShapeDtypeStruct((b * (cached + f) * height * width, c), dtype),
+            jax.ShapeDtypeStruct(flat[2].shape, dtype),
         ],
         grid=(-(-height * width // PIXELS), c // min(c, CHANNELS), b),
         input_output_aliases={len(jax.tree.leaves(flat)) - 1: 1},

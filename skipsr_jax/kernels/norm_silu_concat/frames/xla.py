@@ -7,8 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from skipsr_jax.kernels.norm_silu_concat.scale_shift import ScaleShift, scale_shift_silu
-from skipsr_jax.types import Float
+from skipsr_jax.kernels.norm_silu_concat.scale_shift import (
+    ScaleShift,
+    in_dtype,
+    scale_shift_silu,
+)
+from skipsr_jax.types import DType, Float
 
 SpacePadding = tuple[tuple[int, int], tuple[int, int]]
 """Zeros around each frame: (top, bottom), (left, right)."""
@@ -30,6 +34,7 @@ class FramesProblem:
       cached: frames in the cache.
       dtype: of the frames.
       devices: that share them.
+      result_dtype: of the result and the cache: that of the frames, or e4m3.
     """
 
     clips: int
@@ -41,6 +46,7 @@ class FramesProblem:
     cached: int
     dtype: np.dtype
     devices: int
+    result_dtype: np.dtype
 
 
 def frames_to_cache(x: Float[Array, "b f h w c"], count: int) -> Float[Array, "b cached h w c"]:
@@ -59,9 +65,11 @@ def norm_silu_concat(
     scale_shift: ScaleShift | None,
     cache: Float[Array, "b cached h w c"],
     end_padding: EndPadding = (0, 0),
+    dtype: DType | None = None,
 ) -> tuple[Float[Array, "b f_out h_out w_out c"], Float[Array, "b cached h w c"]]:
     """See ``api.norm_silu_concat_frames``."""
-    y = jnp.concatenate([cache.astype(x.dtype), scale_shift_silu(x, scale_shift)], axis=1)
+    x = scale_shift_silu(x, scale_shift, dtype)
+    y = jnp.concatenate([in_dtype(cache, x.dtype), x], axis=1)
     new_cache = frames_to_cache(y, cache.shape[1])
     bottom, right = end_padding
     return jnp.pad(y, ((0, 0), (0, 0), (0, bottom), (0, right), (0, 0))), new_cache
