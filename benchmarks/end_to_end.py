@@ -87,8 +87,10 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
     )
-    text = "Of the products in the transformer's blocks."
+    text = "Of the products in the transformer's blocks, and the full coder's wide convolutions."
     flags.DEFINE_enum("precision", UNQUANTIZED, PRECISIONS, text, flag_values=values)
+    text = "Of the convolutions, if it is another one."
+    flags.DEFINE_enum("coder_precision", None, PRECISIONS, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
@@ -115,10 +117,12 @@ class FixedMask(Programs):
         return FixedLogits(self.keep, super().pixel_logits(frames, target))
 
 
-def make_programs(name: str, dtype: Any, coder: str, precision: str) -> FixedMask:
+def make_programs(
+    name: str, dtype: Any, coder: str, precision: str, coder_precision: str | None = None
+) -> FixedMask:
     """The programs of a model with random parameters on the first device."""
     mesh = first_device()
-    networks = abstract_networks(name, dtype, coder, precision)
+    networks = abstract_networks(name, dtype, coder, precision, coder_precision)
     shape = TEXT_TOKENS, networks["dit"].config.text_width
     text = jax.random.normal(jax.random.key(1), shape).astype(dtype)
     params = {part: random_parameters(module, mesh) for part, module in networks.items()}
@@ -201,14 +205,20 @@ def main(argv: Sequence[str]) -> int:
     wrong = [coding for coding in values.coding if coding not in CODINGS]
     if wrong or not values.coding:
         raise UserError(f"--coding={','.join(values.coding)}: name some of {', '.join(CODINGS)}")
-    programs = make_programs(values.model, dtype, values.coder, values.precision)
+    programs = make_programs(
+        values.model, dtype, values.coder, values.precision, values.coder_precision
+    )
     widest = VAE_PRESETS[values.model].block_channels[0]
     ceilings = {
         "conv_ceiling_tflops": conv_ceiling((4, *sizes[0][1:], widest), dtype),
         "matmul_ceiling_tflops": matmul_ceiling(dtype, 8192 if values.model != "tiny" else 512),
     }
     facts = device_facts() | {"model": values.model, "coder": values.coder, "dtype": values.dtype}
-    facts |= ceilings | {"precision": values.precision}
+    format = getattr(programs.model.coder, "format", None)
+    facts |= ceilings | {
+        "precision": values.precision,
+        "coder_precision": UNQUANTIZED if format is None else format.name,
+    }
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):

@@ -9,13 +9,14 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from skipsr_jax.geometry import PATCH_AREA
-from skipsr_jax.kernels.quantized import FORMATS
+from skipsr_jax.inference.precision import coder_format
+from skipsr_jax.kernels.quantized import FORMATS, Format
 from skipsr_jax.models.adapter import Adapter, frozen_shapes, with_adapter
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder, LightCoderConfig
 from skipsr_jax.models.params import Params, abstract, flatten, to_dict, unflatten
 from skipsr_jax.models.presets import DIT_PRESETS, LIGHT_CODER_PRESETS, VAE_PRESETS
-from skipsr_jax.models.quantized_params import quantize_params, unquantized
+from skipsr_jax.models.quantized_params import quantize_params, unquantized_shapes
 from skipsr_jax.models.vae import VAE, VAEConfig
 from skipsr_jax.parallel.mesh import make_mesh
 from skipsr_jax.parallel.rules import shardings
@@ -57,10 +58,13 @@ def abstract_base(
     }
 
 
-def abstract_vae(config: VAEConfig, dtype: Any, param_dtype: Any = None) -> VAE:
-    """An autoencoder as shapes, computed in ``dtype`` and stored in ``param_dtype`` or the same."""
-    dtype, param_dtype = np.dtype(dtype), np.dtype(param_dtype or dtype)
-    return abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype))
+def abstract_vae(
+    config: VAEConfig, dtype: Any, param_dtype: Any = None, format: Format | None = None
+) -> VAE:
+    """An autoencoder as shapes, computed in ``dtype`` and stored in ``param_dtype`` or the same,
+    with products of its wide convolutions in ``format``."""
+    kinds = {"dtype": np.dtype(dtype), "param_dtype": np.dtype(param_dtype or dtype)}
+    return abstract(lambda rngs: VAE(config, rngs=rngs, format=format, **kinds))
 
 
 def abstract_light_coder(config: LightCoderConfig, dtype: Any) -> LightCoder:
@@ -70,14 +74,22 @@ def abstract_light_coder(config: LightCoderConfig, dtype: Any) -> LightCoder:
 
 
 def abstract_networks(
-    model: str, dtype: Any, coder: str = "full", precision: str = "bf16"
+    model: str,
+    dtype: Any,
+    coder: str = "full",
+    precision: str = "bf16",
+    coder_precision: str | None = None,
 ) -> dict[str, nnx.Module]:
     """The coder ("full" or "light") and the DiT of a preset as shapes, stored and computed in
-    ``dtype``, with the DiT's products of ``precision``."""
+    ``dtype``, with products of ``precision``, as inference has them on one device.
+
+    ``coder_precision``: of the full coder's wide convolutions, by default ``precision``.
+    """
     if coder == "light":
         module = abstract_light_coder(LIGHT_CODER_PRESETS[model], dtype)
     else:
-        module = abstract_vae(VAE_PRESETS[model], dtype)
+        format = coder_format(coder_precision or precision, dtype)
+        module = abstract_vae(VAE_PRESETS[model], dtype, format=format)
     return {
         "coder": module,
         "dit": abstract_dit(DIT_PRESETS[model], dtype, precision=precision),
@@ -93,7 +105,7 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
     format = getattr(module, "format", None)
 
     def make(key: jax.Array) -> Any:
-        plain = flatten(unquantized(shapes, _kernel_shape))
+        plain = flatten(unquantized_shapes(shapes))
         keys = jax.random.split(key, len(plain))
 
         def draw(key: jax.Array, leaf: Any) -> jax.Array:
@@ -105,12 +117,6 @@ def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
         return made if format is None else quantize_params(made, shapes, format)
 
     return jax.jit(make, out_shardings=shardings(shapes, mesh))(jax.random.key(0))
-
-
-def _kernel_shape(values: Any, scale: Any) -> jax.ShapeDtypeStruct:
-    """The shape of the kernel that a quantised one stands for."""
-    *stack, o, i = values.shape
-    return jax.ShapeDtypeStruct((*stack, i, o), scale.dtype)
 
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:

@@ -111,6 +111,7 @@ TESTED_IN = {
     "kernels/attention/tpu/[!o]*.py": "kernels/attention/tpu/test_op.py",
     "kernels/attention/triton.py": "kernels/attention/test_attention.py",
     "kernels/choice.py": "kernels/attention/test_attention.py",
+    "kernels/convolution/*.py": "kernels/convolution/test_convolution.py",
     "kernels/norm_silu_concat/blocks/*.py": "kernels/norm_silu_concat/test_blocks.py",
     "kernels/norm_silu_concat/frames/*.py": "kernels/norm_silu_concat/test_frames.py",
     "kernels/norm_silu_concat/scale_shift.py": "kernels/norm_silu_concat/test_frames.py",

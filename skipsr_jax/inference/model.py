@@ -19,9 +19,11 @@ from skipsr_jax.checkpoints.adapter import read_adapter
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.precision import (
+    coder_format,
     precision_of_run,
     stored_precision,
     transformer,
+    with_coder_format,
     with_precision,
 )
 from skipsr_jax.inference.settings import Mask
@@ -174,11 +176,16 @@ def open_model(
     if mesh is not None:
         check_heads(mesh.size, dit_config.heads)
     kind = compute_dtype(dtype)
-    module = abstract(lambda rngs: network(coder_config, rngs=rngs, dtype=kind, param_dtype=kind))
     stored = stored_precision(config, source)
     chosen = precision_of_run(precision, stored, source, any_device)
     dit = transformer(dit_config, chosen, kind)
-    wanted = {part: to_dict(module), "dit": to_dict(transformer(dit_config, stored, kind))}
+    kinds = {"dtype": kind, "param_dtype": kind}
+    unquantized = abstract(lambda rngs: network(coder_config, rngs=rngs, **kinds))
+    format = coder_format(chosen, kind, 1 if mesh is None else mesh.size, any_device)
+    module = unquantized
+    if network is VAE and format is not None:
+        module = abstract(lambda rngs: VAE(coder_config, rngs=rngs, format=format, **kinds))
+    wanted = {part: to_dict(unquantized), "dit": to_dict(transformer(dit_config, stored, kind))}
     shapes = _open(source, wanted, kind, mesh, ("text",))
     check_sharpness(sharpness, config, source)
     _check_text(shapes["text"], dit_config, source)
@@ -202,11 +209,11 @@ def open_model(
         params["dit"] = with_precision(dit, params["dit"], stored, mesh)
         if merging is not None and not before:
             params["dit"] = merging.merged(params["dit"])
-        params["coder"] = params.pop(part)
+        params["coder"] = with_coder_format(module, params.pop(part), mesh)
         return params
 
     known = {
-        "coder": shapes[part],
+        "coder": shapes[part] if module is unquantized else to_dict(module),
         "dit": shapes["dit"] if chosen == stored else to_dict(dit),
         "text": shapes["text"],
     }

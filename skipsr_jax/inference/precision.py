@@ -1,4 +1,7 @@
-"""The precision of the transformer's products in a run, and its parameters in that precision.
+"""The precision of products in a run, and the networks' parameters in that precision.
+
+It concerns the products in the transformer's blocks and, with fp8, the wide convolutions of the
+full autoencoder (``coder_format``).
 
 A checkpoint's config has the key ``precision`` where kernels are stored quantised (by
 ``checkpoints.export``); else they are quantised when they are loaded.
@@ -6,15 +9,19 @@ A checkpoint's config has the key ``precision`` where kernels are stored quantis
 
 from typing import Any
 
+import numpy as np
 from jax.sharding import Mesh
 
 from skipsr_jax.config import value_text
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.quantized import FORMATS, PRECISIONS, UNQUANTIZED, refusal
+from skipsr_jax.kernels.convolution import CHANNELS, ConvolutionProblem, runs_fast
+from skipsr_jax.kernels.quantized import FORMATS, PRECISIONS, UNQUANTIZED, Format, refusal
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.models.dit import DiT, DiTConfig
+from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import Params, abstract, to_dict
 from skipsr_jax.models.quantized_params import dequantize_params, quantize_params
+from skipsr_jax.models.vae import VAE
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.types import DType
 
@@ -54,6 +61,34 @@ def precision_of_run(asked: str, stored: str, source: str, any_device: bool = Fa
             what = f"config.precision={asked}" + (f" ({stored} kernels)" if asked == "auto" else "")
             raise UserError(f"{what}: {reason}")
     return chosen
+
+
+def coder_format(
+    precision: str, dtype: DType, devices: int = 1, any_device: bool = False
+) -> Format | None:
+    """The format of the products in the full autoencoder's wide convolutions; None: ``dtype``.
+
+    It is fp8 in runs of that precision whose results are bfloat16, on one GPU that has the kernel
+    for it (``kernels.convolution``): the kernel would not be partitioned over several devices, and
+    without it the convolutions would be slow.
+
+    ``any_device``: also where there is no such kernel, for tests.
+    """
+    wide = ConvolutionProblem(CHANNELS, CHANNELS, np.dtype(dtype), devices)
+    if precision != "fp8" or devices > 1 or not (any_device or runs_fast(wide)):
+        return None
+    return FORMATS[precision]
+
+
+def with_coder_format(coder: VAE | LightCoder, params: Params, mesh: Mesh | None) -> Params:
+    """The parameters of ``coder``, from those of the same network without quantised products.
+
+    They are on the device of ``mesh``; None: on the default device.
+    """
+    if isinstance(coder, LightCoder) or coder.format is None:
+        return params
+    shapes = to_dict(coder)
+    return quantize_params(params, shapes, coder.format, mesh and shardings(shapes, mesh))
 
 
 def transformer(config: DiTConfig, precision: str, dtype: DType) -> DiT:

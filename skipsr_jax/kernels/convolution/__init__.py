@@ -16,5 +16,14 @@ from skipsr_jax.kernels.convolution.weights import (
     quantize_taps,
     taps_shape,
 )
+from skipsr_jax.kernels.convolution.xla import ConvolutionProblem
 
-__all__ = ["CHANNELS", "Taps", "convolve", "quantize_taps", "runs_fast", "taps_shape"]
+__all__ = [
+    "CHANNELS",
+    "ConvolutionProblem",
+    "Taps",
+    "convolve",
+    "quantize_taps",
+    "runs_fast",
+    "taps_shape",
+]

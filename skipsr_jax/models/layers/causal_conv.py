@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.kernels.convolution import CHANNELS, Taps, convolve, taps_shape
 from skipsr_jax.kernels.norm_silu_concat import (
     ScaleShift,
     SpacePadding,
@@ -21,6 +22,7 @@ from skipsr_jax.kernels.norm_silu_concat import (
     norm_silu_concat_frames,
     scale_shift_silu,
 )
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.layers.initial import drawn, filled
 from skipsr_jax.types import DType, Float
 
@@ -133,6 +135,30 @@ def with_cached_frames(
     return jnp.concatenate([before.astype(x.dtype), x], axis=1)
 
 
+def _behind_cache(
+    x: Float[Array, "b f h w c"],
+    cache: Cache,
+    taps: int,
+    step: int,
+    padding: SpacePadding,
+    scale_shift: ScaleShift | None,
+    dtype: DType | None = None,
+) -> tuple[Float[Array, "b f_out h_out w_out c"], Cache, SpacePadding]:
+    """The input of a convolution of several taps in time, the next cache, and the padding left."""
+    cached = taps - 1 if cache is None else cache.shape[1]
+    length = cached + x.shape[1]
+    if length < taps or (length - taps) % step:
+        raise ValueError(
+            f"{length} frames ({cached} of them cached) do not fill steps of {step} after the "
+            f"first {taps}: give 1 + k {step} frames first, then k {step}"
+        )
+    with jax.named_scope("norm_silu_concat"):
+        if cache is not None:
+            return norm_silu_concat_frames(x, scale_shift, cache, padding, dtype)
+        x = with_cached_frames(scale_shift_silu(x, scale_shift, dtype), None, cached)
+        return x, frames_to_cache(x, taps - step), padding
+
+
 def causal_conv3d(
     x: Float[Array, "b f h w i"],
     kernel: Float[Array, "kt kh kw i o"],
@@ -149,19 +175,7 @@ def causal_conv3d(
     taps, step = kernel.shape[0], strides[0]
     if taps == 1:
         return conv3d(scale_shift_silu(x, scale_shift), kernel, strides, padding), ()
-    cached = taps - 1 if cache is None else cache.shape[1]
-    length = cached + x.shape[1]
-    if length < taps or (length - taps) % step:
-        raise ValueError(
-            f"{length} frames ({cached} of them cached) do not fill steps of {step} after the "
-            f"first {taps}: give 1 + k {step} frames first, then k {step}"
-        )
-    with jax.named_scope("norm_silu_concat"):
-        if cache is None:
-            x = with_cached_frames(scale_shift_silu(x, scale_shift), None, cached)
-            cache = frames_to_cache(x, taps - step)
-        else:
-            x, cache, padding = norm_silu_concat_frames(x, scale_shift, cache, padding)
+    x, cache, padding = _behind_cache(x, cache, taps, step, padding, scale_shift)
     return conv3d(x, kernel, strides, padding), cache
 
 
@@ -187,8 +201,20 @@ class CausalConv3d(nnx.Module):
         self.bias = filled(0.0, rngs, (features_out,), param_dtype)
         half_h, half_w = kernel_size[1] // 2, kernel_size[2] // 2
         self.padding = padding or ((half_h, half_h), (half_w, half_w))
-        self.strides = strides
+        self.kernel_size, self.strides = kernel_size, strides
         self.dtype = dtype
+
+    @property
+    def input_dtype(self) -> DType:
+        """Of what ``convolve`` takes, and of the cache."""
+        return self.dtype
+
+    def convolve(
+        self, x: Float[Array, "b f h w i"], padding: SpacePadding
+    ) -> Float[Array, "b f_out h_out w_out o"]:
+        """The convolution with its bias, of frames that are behind those before them."""
+        kernel = self.kernel[...].astype(self.dtype)
+        return conv3d(x, kernel, self.strides, padding) + self.bias[...].astype(self.dtype)
 
     def __call__(
         self,
@@ -200,3 +226,80 @@ class CausalConv3d(nnx.Module):
         kernel, x = self.kernel[...].astype(self.dtype), x.astype(self.dtype)
         y, cache = causal_conv3d(x, kernel, cache, self.strides, self.padding, scale_shift)
         return y + self.bias[...].astype(self.dtype), cache
+
+
+class QuantizedCausalConv3d(nnx.Module):
+    """A causal 3 x 3 x 3 convolution for inference with e4m3 products, same padding in space.
+
+    Its input is converted to e4m3 by the pass that normalises it, and so is its cache. Parameters:
+    ``quantized_taps``, ``taps_scale`` (``kernels.convolution.Taps``), which a trained kernel gives
+    (``models.quantized_params``; they begin as 0 and 1), and ``bias``. Channels are multiples of
+    ``kernels.convolution.CHANNELS``.
+    """
+
+    def __init__(
+        self,
+        features_in: int,
+        features_out: int,
+        *,
+        rngs: nnx.Rngs,
+        format: Format,
+        dtype: DType,
+        param_dtype: DType,
+    ):
+        shape = taps_shape(features_in, features_out)
+        self.quantized_taps = filled(0.0, rngs, shape, format.dtype)
+        self.taps_scale = filled(1.0, rngs, (features_out,), param_dtype)
+        self.bias = filled(0.0, rngs, (features_out,), param_dtype)
+        self.kernel_size, self.strides, self.padding = (3, 3, 3), (1, 1, 1), _SAME
+        self.dtype = dtype
+
+    @property
+    def input_dtype(self) -> DType:
+        """As of ``CausalConv3d``."""
+        return self.quantized_taps.dtype
+
+    def convolve(
+        self, x: Float[Array, "b f h w i"], padding: SpacePadding
+    ) -> Float[Array, "b f_out h_out w_out o"]:
+        """As of ``CausalConv3d``. A single frame stands for three equal ones."""
+        if x.shape[1] == 1:
+            x = jnp.repeat(x, 3, axis=1)
+        taps = Taps(self.quantized_taps[...], self.taps_scale[...])
+        (rows, _), (columns, _) = padding
+        return convolve(x, taps, self.bias[...], padding=(rows, columns), dtype=self.dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "b f h w i"],
+        cache: Cache = None,
+        scale_shift: ScaleShift | None = None,
+    ) -> tuple[Float[Array, "b f h w o"], Cache]:
+        """``cache`` and ``scale_shift`` as in ``causal_conv3d``."""
+        x = x.astype(self.dtype)
+        x, cache, padding = _behind_cache(
+            x, cache, 3, 1, self.padding, scale_shift, self.input_dtype
+        )
+        return self.convolve(x, padding), cache
+
+
+AnyCausalConv = CausalConv3d | QuantizedCausalConv3d
+
+
+def causal_conv(
+    features_in: int,
+    features_out: int,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DType,
+    param_dtype: DType,
+    format: Format | None = None,
+) -> AnyCausalConv:
+    """A 3 x 3 x 3 convolution with products in ``format`` where its channels allow them.
+
+    ``format``: fp8, or None: products are in ``dtype``.
+    """
+    kinds = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+    if format is None or features_in % CHANNELS or features_out % CHANNELS:
+        return CausalConv3d(features_in, features_out, **kinds)
+    return QuantizedCausalConv3d(features_in, features_out, format=format, **kinds)

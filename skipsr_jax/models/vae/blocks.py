@@ -15,8 +15,9 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.kernels.norm_silu_concat import scale_shift_silu
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.kernels.target import current_target
-from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
+from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d, causal_conv
 from skipsr_jax.models.vae.attention import FrameAttention
 from skipsr_jax.models.vae.group_norm import GroupNorm
 from skipsr_jax.models.vae.spatial_tiles import Pointwise, conv_in_tiles
@@ -50,10 +51,12 @@ def run_in_order(
     return x, tuple(new_caches)
 
 
-def norm_silu(norm: GroupNorm, x: Float[Array, "b f h w c"]) -> Pointwise:
-    """silu(norm(x)), as a function of parts of x."""
+def norm_silu(
+    norm: GroupNorm, x: Float[Array, "b f h w c"], dtype: DType | None = None
+) -> Pointwise:
+    """silu(norm(x)) in ``dtype`` (by default x's), as a function of parts of x."""
     scale_shift = norm.scale_shift(x)
-    return lambda part: scale_shift_silu(part, scale_shift)
+    return lambda part: scale_shift_silu(part, scale_shift, dtype)
 
 
 _MOST_UNFUSED_CHANNELS = 128
@@ -70,7 +73,10 @@ def _sum(x: Float[Array, "b f h w c"], y: Float[Array, "b f h w c"]) -> Float[Ar
 
 
 class Resnet(nnx.Module):
-    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))); x through a 1x1x1 one if widths differ."""
+    """x + conv2(silu(norm2(conv1(silu(norm1(x)))))); x through a 1x1x1 one if widths differ.
+
+    ``format``: of the products of the wide convolutions among the two; None: ``dtype``.
+    """
 
     def __init__(
         self,
@@ -81,14 +87,16 @@ class Resnet(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType,
         param_dtype: DType,
+        format: Format | None = None,
     ):
-        conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kinds = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        conv = functools.partial(causal_conv, format=format, **kinds)
         self.norm1 = GroupNorm(features_in, groups, rngs=rngs, param_dtype=param_dtype)
         self.conv1 = conv(features_in, features_out)
         self.norm2 = GroupNorm(features_out, groups, rngs=rngs, param_dtype=param_dtype)
         self.conv2 = conv(features_out, features_out)
         if features_in != features_out:
-            self.conv_shortcut = conv(features_in, features_out, (1, 1, 1))
+            self.conv_shortcut = CausalConv3d(features_in, features_out, (1, 1, 1), **kinds)
         else:
             self.conv_shortcut = None
 
@@ -117,11 +125,11 @@ class Resnet(nnx.Module):
             return part if self.conv_shortcut is None else self.conv_shortcut(part)[0]
 
         with jax.named_scope("norm1"):
-            prepare = norm_silu(self.norm1, x)
+            prepare = norm_silu(self.norm1, x, self.conv1.input_dtype)
         with jax.named_scope("conv1"):
             y, cache1 = conv_in_tiles(self.conv1, prepare, x, cache1, tiles)
         with jax.named_scope("norm2"):
-            prepare = norm_silu(self.norm2, y)
+            prepare = norm_silu(self.norm2, y, self.conv2.input_dtype)
         with jax.named_scope("conv2"):
             y, cache2 = conv_in_tiles(self.conv2, prepare, y, cache2, tiles, (shortcut, x))
         return y, (cache1, cache2)
@@ -164,9 +172,11 @@ def _resnets(
     rngs: nnx.Rngs,
     dtype: DType,
     param_dtype: DType,
+    format: Format | None,
 ) -> list[Resnet]:
     """``count`` resnets one after the other, of which the first changes the number of features."""
-    resnet = functools.partial(Resnet, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+    kinds = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "format": format}
+    resnet = functools.partial(Resnet, **kinds)
     widths = [features_in] + [features_out] * count
     return [resnet(i, o, groups) for i, o in itertools.pairwise(widths)]
 
@@ -175,14 +185,18 @@ class MidBlock(nnx.Module):
     """Resnet, attention, resnet at the lowest resolution."""
 
     def __init__(
-        self, channels: int, groups: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+        self,
+        channels: int,
+        groups: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+        format: Format | None = None,
     ):
-        self.attentions = nnx.List(
-            [FrameAttention(channels, groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype)]
-        )
-        self.resnets = nnx.List(
-            _resnets(channels, channels, 2, groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        )
+        kinds = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.attentions = nnx.List([FrameAttention(channels, groups, **kinds)])
+        self.resnets = nnx.List(_resnets(channels, channels, 2, groups, format=format, **kinds))
 
     def sublayers(self) -> list[Sublayer]:
         """In order."""
@@ -211,6 +225,7 @@ class DownBlock(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType,
         param_dtype: DType,
+        format: Format | None = None,
     ):
         self.resnets = nnx.List(
             _resnets(
@@ -221,6 +236,7 @@ class DownBlock(nnx.Module):
                 rngs=rngs,
                 dtype=dtype,
                 param_dtype=param_dtype,
+                format=format,
             )
         )
         self.downsamplers = nnx.List([])
@@ -254,6 +270,7 @@ class UpBlock(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType,
         param_dtype: DType,
+        format: Format | None = None,
     ):
         self.resnets = nnx.List(
             _resnets(
@@ -264,6 +281,7 @@ class UpBlock(nnx.Module):
                 rngs=rngs,
                 dtype=dtype,
                 param_dtype=param_dtype,
+                format=format,
             )
         )
         self.upsamplers = nnx.List([])

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
 from skipsr_jax.models.layers.rearrange import space_to_depth
 from skipsr_jax.models.vae.blocks import (
@@ -37,12 +38,20 @@ class Decoder(nnx.Module):
     cached frames) and at the full-resolution level (frame by frame).
     """
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+    def __init__(
+        self,
+        config: VAEConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+        format: Format | None = None,
+    ):
         conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         channels, groups = config.block_channels[::-1], config.norm_groups
         self.conv_in = conv(config.latent_channels, channels[0])
         self.mid_block = MidBlock(
-            channels[0], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+            channels[0], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype, format=format
         )
         widths_in = (channels[0], *channels[:-1])
         # Doubled in space after the first three levels, in time after the first and second.
@@ -58,6 +67,7 @@ class Decoder(nnx.Module):
                     rngs=rngs,
                     dtype=dtype,
                     param_dtype=param_dtype,
+                    format=format,
                 )
                 for features_in, features_out, up in zip(widths_in, channels, upsample, strict=True)
             ]

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 from jax import Array
 
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d
 from skipsr_jax.models.vae.blocks import DownBlock, MidBlock, run_in_order
 from skipsr_jax.models.vae.config import VAEConfig
@@ -23,7 +24,15 @@ class _EncoderCache(NamedTuple):
 class Encoder(nnx.Module):
     """Frames -> mean and log variance, side by side as channels."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType):
+    def __init__(
+        self,
+        config: VAEConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+        format: Format | None = None,
+    ):
         conv = functools.partial(CausalConv3d, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         channels, groups = config.block_channels, config.norm_groups
         self.conv_in = conv(3, channels[0])
@@ -41,6 +50,7 @@ class Encoder(nnx.Module):
                     rngs=rngs,
                     dtype=dtype,
                     param_dtype=param_dtype,
+                    format=format,
                 )
                 for features_in, features_out, down in zip(
                     widths_in, channels, downsample, strict=True
@@ -48,7 +58,7 @@ class Encoder(nnx.Module):
             ]
         )
         self.mid_block = MidBlock(
-            channels[-1], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+            channels[-1], groups, rngs=rngs, dtype=dtype, param_dtype=param_dtype, format=format
         )
         self.conv_norm_out = GroupNorm(channels[-1], groups, rngs=rngs, param_dtype=param_dtype)
         self.conv_out = conv(channels[-1], 2 * config.latent_channels)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.params import abstract, bind, nbytes, to_dict
 from skipsr_jax.models.vae.config import VAEConfig
 from skipsr_jax.models.vae.model import VAE
@@ -28,13 +29,16 @@ _REFERENCE_SIDE = 512
 
 
 @functools.cache
-def _cache_bytes_per_pixel(config: VAEConfig, dtype: np.dtype, decode: bool) -> float:
+def _cache_bytes_per_pixel(
+    config: VAEConfig, dtype: np.dtype, format: Format | None, decode: bool
+) -> float:
     """Bytes of the cache that one slice leaves to the next, for each pixel of a frame.
 
     It depends on nothing else: layers keep frames of their inputs. So it is counted once, on a
     small picture, by tracing one slice.
     """
-    vae = abstract(lambda rngs: VAE(config, rngs=rngs, dtype=dtype, param_dtype=dtype))
+    kinds = {"dtype": dtype, "param_dtype": dtype, "format": format}
+    vae = abstract(lambda rngs: VAE(config, rngs=rngs, **kinds))
     side = _REFERENCE_SIDE // SPACE_FACTOR
     frame = jax.ShapeDtypeStruct((1, 1, _REFERENCE_SIDE, _REFERENCE_SIDE, 3), jnp.float32)
     latent = jax.ShapeDtypeStruct((1, 1, side, side, config.latent_channels), jnp.float32)
@@ -52,7 +56,10 @@ def _cache_bytes_per_pixel(config: VAEConfig, dtype: np.dtype, decode: bool) -> 
 def _activation_bytes(
     vae: VAE, height: int, width: int, frames: int, tiles: int, decode: bool
 ) -> int:
-    """The largest sum of arrays alive at once in a resnet of the two finest levels, and frames."""
+    """The largest sum of arrays alive at once in a resnet of the two finest levels, and frames.
+
+    The input of a convolution with fp8 products is counted as if it were in ``vae.dtype``.
+    """
     itemsize = jnp.dtype(vae.dtype).itemsize
     pixels = height * width
     fine, middle, coarse = vae.config.block_channels[:3]
@@ -113,7 +120,7 @@ def estimate_memory(
     params, rows = nbytes(to_dict(vae)), height // SPACE_FACTOR
     dtype = np.dtype(vae.dtype)
     caches = {
-        decode: int(height * width * _cache_bytes_per_pixel(vae.config, dtype, decode))
+        decode: int(height * width * _cache_bytes_per_pixel(vae.config, dtype, vae.format, decode))
         for decode in (False, True)
     }
 

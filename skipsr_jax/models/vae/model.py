@@ -15,6 +15,7 @@ from flax import nnx
 from jax import Array
 
 from skipsr_jax.geometry import SPACE_FACTOR, TIME_FACTOR
+from skipsr_jax.kernels.quantized import Format
 from skipsr_jax.models.layers.causal_conv import Cache
 from skipsr_jax.models.vae.config import VAEConfig
 from skipsr_jax.models.vae.decoder import Decoder
@@ -74,7 +75,11 @@ def _check_tiles(tiles: int, latent_rows: int) -> None:
 
 
 class VAE(nnx.Module):
-    """Encoder and decoder. Convolutions run in ``dtype``; results are float32."""
+    """Encoder and decoder. Convolutions run in ``dtype``; results are float32.
+
+    ``format``: of the products of the resnets' wide 3 x 3 x 3 convolutions, fp8, for inference on
+    one device; None: ``dtype``.
+    """
 
     def __init__(
         self,
@@ -83,10 +88,11 @@ class VAE(nnx.Module):
         rngs: nnx.Rngs,
         dtype: DType = jnp.float32,
         param_dtype: DType = jnp.float32,
+        format: Format | None = None,
     ):
-        self.config, self.dtype = config, dtype
-        self.encoder = Encoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        self.decoder = Decoder(config, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.config, self.dtype, self.format = config, dtype, format
+        kinds = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "format": format}
+        self.encoder, self.decoder = Encoder(config, **kinds), Decoder(config, **kinds)
 
     @property
     def adds_to_upscaled(self) -> bool:

@@ -31,7 +31,7 @@ from skipsr_jax.kernels.norm_silu_concat.blocks.xla import (
     halo_index,
     scatter_slots,
 )
-from skipsr_jax.models.layers.causal_conv import Cache, CausalConv3d, conv3d, with_cached_frames
+from skipsr_jax.models.layers.causal_conv import AnyCausalConv, Cache, conv3d, with_cached_frames
 from skipsr_jax.models.vae.blocks import Resnet, Sublayer, run_in_order
 from skipsr_jax.models.vae.group_norm import GroupNorm, channel_sums, moments_of
 from skipsr_jax.models.vae.upsample import Upsample
@@ -41,7 +41,7 @@ from skipsr_jax.models.vae.upsample_kernel import (
     positions_to_pixels,
 )
 from skipsr_jax.tokens.blocks import MISSING, Blocks
-from skipsr_jax.types import Float
+from skipsr_jax.types import DType, Float
 
 _VALID = ((0, 0), (0, 0))
 
@@ -105,31 +105,33 @@ def _norm_silu_concat(
     active: Active,
     taps: int,
     step: int = 1,
+    dtype: DType | None = None,
 ) -> tuple[Float[Array, "slots f_out side side c"], Float[Array, "blocks cached side side c"]]:
     """x with halos behind the frames before it, and the cache of the last taps - step frames of
-    all blocks. ``scale_shift``: applied to x, and then SiLU. Without a cache x starts a clip."""
+    all blocks. ``scale_shift``: applied to x, and then SiLU. Without a cache x starts a clip.
+    ``dtype``: of both results, by default x's."""
     blocks, halo = active.blocks, active.halos[x.shape[2]]
     with jax.named_scope("norm_silu_concat"):
         if cache is not None:
             return norm_silu_concat_blocks(
                 x, scale_shift, cache, blocks.block_index, blocks.neighbours, halo
             )
-        x = with_cached_frames(add_halo(scale_shift_silu(x, scale_shift), halo), None, taps - 1)
+        x = add_halo(scale_shift_silu(x, scale_shift, dtype), halo)
+        x = with_cached_frames(x, None, taps - 1)
         x = jax.lax.optimization_barrier(x)  # so that the cache is copied and not computed again
         return x, frames_to_cache(x, taps - step)
 
 
-def _conv_with_halo(conv: CausalConv3d, x: Float[Array, "slots f side side i"]) -> Array:
+def _conv_with_halo(conv: AnyCausalConv, x: Float[Array, "slots f side side i"]) -> Array:
     """The convolution on blocks that have their halo and their cached frames."""
     (top, bottom), (left, right) = conv.padding
     height, width = x.shape[2:4]
     inner = x[:, :, 1 - top : height - 1 + bottom, 1 - left : width - 1 + right]
-    kernel = conv.kernel[...].astype(conv.dtype)
-    return conv3d(inner, kernel, conv.strides, _VALID) + conv.bias[...].astype(conv.dtype)
+    return conv.convolve(inner, _VALID)
 
 
 def block_conv(
-    conv: CausalConv3d,
+    conv: AnyCausalConv,
     x: Float[Array, "slots f size size i"],
     cache: Cache,
     active: Active,
@@ -139,18 +141,18 @@ def block_conv(
 
     ``scale_shift``: applied to x first, and then SiLU; for layers of three taps in time.
     """
-    if conv.kernel.shape[:3] == (1, 1, 1):
+    if conv.kernel_size == (1, 1, 1):
         return conv(x)[0], ()
-    taps, step = conv.kernel.shape[0], conv.strides[0]
+    taps, step = conv.kernel_size[0], conv.strides[0]
     x = x.astype(conv.dtype)
     if taps == 1:
         return _conv_with_halo(conv, add_halo(x, active.halos[x.shape[2]])), ()
-    x, cache = _norm_silu_concat(x, scale_shift, cache, active, taps, step)
+    x, cache = _norm_silu_concat(x, scale_shift, cache, active, taps, step, conv.input_dtype)
     return _conv_with_halo(conv, x), cache
 
 
 def dense_to_block_conv(
-    conv: CausalConv3d,
+    conv: AnyCausalConv,
     frames: Float[Array, "1 f h w i"],
     cache: Cache,
     blocks: Blocks,
@@ -160,8 +162,7 @@ def dense_to_block_conv(
 
     The cache is dense, as that of ``conv`` itself. For layers without strides.
     """
-    frames = frames.astype(conv.dtype)
-    taps = conv.kernel.shape[0]
+    frames, taps = frames.astype(conv.input_dtype), conv.kernel_size[0]
     if taps > 1:
         frames = jax.lax.optimization_barrier(with_cached_frames(frames, cache, taps - 1))
     y = _conv_with_halo(conv, take_blocks(frames, blocks, size, 1))
@@ -251,7 +252,8 @@ def dense_to_block_resnet(
     """
     cache = _ResnetCache() if cache is None else cache
     with jax.named_scope("norm1"):
-        y = scale_shift_silu(frames, resnet.norm1.scale_shift(frames))
+        scale_shift = resnet.norm1.scale_shift(frames)
+        y = scale_shift_silu(frames, scale_shift, resnet.conv1.input_dtype)
     with jax.named_scope("conv1"):
         y, conv1 = dense_to_block_conv(resnet.conv1, y, cache.conv1, active.blocks, size)
     x = take_blocks(frames, active.blocks, size, 0)

@@ -14,9 +14,8 @@ from jax import Array
 
 from skipsr_jax.kernels.norm_silu_concat import frames_to_cache
 from skipsr_jax.models.layers.causal_conv import (
+    AnyCausalConv,
     Cache,
-    CausalConv3d,
-    conv3d,
     with_cached_frames,
 )
 from skipsr_jax.types import DType, Float, Int
@@ -58,7 +57,7 @@ def map_tiles(
 
 
 def conv_in_tiles(
-    conv: CausalConv3d,
+    conv: AnyCausalConv,
     prepare: Pointwise,
     x: Float[Array, "b f h w i"],
     cache: Cache,
@@ -67,25 +66,26 @@ def conv_in_tiles(
 ) -> tuple[Float[Array, "b f h w o"], Cache]:
     """A 3 x 3 x 3 convolution of ``prepare(x)`` with its bias, and its cache.
 
+    ``prepare`` gives numbers of the convolution's ``input_dtype``.
+
     ``added``: a function and frames; the function of the frames is added to the result.
     """
     b, f, h, w, _ = x.shape
-    rows, dtype = h // tiles, conv.dtype
-    kernel, bias = conv.kernel[...].astype(dtype), conv.bias[...].astype(dtype)
-    cached = kernel.shape[0] - 1
+    rows, dtype = h // tiles, conv.input_dtype
+    cached = conv.kernel_size[0] - 1
 
     def make(i: Array) -> Array:
         first = i * rows
         before = None if cache is None else rows_with_halo(cache, first, rows, lambda part: part)
         frames = rows_with_halo(x, first, rows, prepare).astype(dtype)
         frames = with_cached_frames(frames, before, cached)
-        y = conv3d(frames, kernel, padding=((0, 0), (1, 1))) + bias
+        y = conv.convolve(frames, ((0, 0), (1, 1)))
         if added is None:
             return y
         function, source = added
         return function(jax.lax.dynamic_slice_in_dim(source, first, rows, axis=2)) + y
 
-    y = map_tiles(tiles, (b, f, h, w, kernel.shape[-1]), dtype, make, x)
+    y = map_tiles(tiles, (b, f, h, w, conv.bias.shape[0]), conv.dtype, make, x)
     # After all tiles: only then is the memory of the old cache free for the new one.
     x, y = jax.lax.optimization_barrier((x, y))
     last = prepare(x)[:, -cached:].astype(dtype)
