@@ -214,11 +214,8 @@ def main(argv: Sequence[str]) -> int:
         "matmul_ceiling_tflops": matmul_ceiling(dtype, 8192 if values.model != "tiny" else 512),
     }
     facts = device_facts() | {"model": values.model, "coder": values.coder, "dtype": values.dtype}
-    format = getattr(programs.model.coder, "format", None)
-    facts |= ceilings | {
-        "precision": values.precision,
-        "coder_precision": UNQUANTIZED if format is None else format.name,
-    }
+    products = programs.model.coder_products
+    facts |= ceilings | {"precision": values.precision, "coder_products": products}
     print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows = []
     for clip, coding in itertools.product(values.clips, values.coding):

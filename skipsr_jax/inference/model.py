@@ -113,6 +113,12 @@ class Model:
         return str(np.dtype(self.dit.dtype)) if self.dit.format is None else self.dit.format.name
 
     @property
+    def coder_products(self) -> str:
+        """The precision of the autoencoder's wide convolutions, or its dtype."""
+        format = None if isinstance(self.coder, LightCoder) else self.coder.format
+        return str(np.dtype(self.coder.dtype)) if format is None else format.name
+
+    @property
     def devices(self) -> int:
         """How many devices share each clip."""
         return 1 if self.mesh is None else self.mesh.size
@@ -243,13 +249,11 @@ def load_model(
       mask: whose source says whether to load a mask predictor, and which; None: without one.
       mesh: each device of it reads its shard of the parameters; None: the default device.
       coder: full, light, or auto: light where the checkpoint has one. Only that one is loaded.
-      precision: of the transformer's products, as in ``Settings``.
+      precision: of products, as in ``Settings``.
       adapter: workdir or checkpoint of an adapter to merge into the transformer; "": none.
       any_device: quantised products also where the device has no matrix unit for them, slowly, for
         tests.
       sharpness: as in ``Settings``.
-      precision: of the transformer's products, as in ``Settings``. any_device: quantised products
-        also where the device has no matrix unit for them, slowly, for tests.
 
     Raises:
       UserError: the checkpoint is missing, damaged, of another kind, or lacks a network, or its

@@ -128,7 +128,8 @@ def description(model: Model) -> str:
     """What the programs of a model depend on besides the shapes of their arguments."""
     predictor = type(model.predictor).__name__  # its sizes show in its parameters
     dtype = str(np.dtype(model.dit.dtype))
-    return repr((model.coder.config, model.dit.config, predictor, dtype, model.products))
+    products = model.products, model.coder_products
+    return repr((model.coder.config, model.dit.config, predictor, dtype, *products))
 
 
 class Programs:

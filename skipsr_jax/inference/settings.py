@@ -209,7 +209,8 @@ class Settings:
       dtype: type of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on
         CPUs.
       precision: of the products in the transformer's blocks: bf16 (in dtype, whatever that is), fp8
-        or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16.
+        or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16. With fp8 one
+        Hopper GPU also runs the full autoencoder's wide convolutions in fp8.
       sharpness: 0 to 1: from the faithful weights to the sharper ones, of a checkpoint that holds
         both.
       max_frames: stop after so many input frames; 0: never.

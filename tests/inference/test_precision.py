@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_model
 from small_model import DIT_CONFIG, write_small_model
 
 from benchmarks.models import abstract_dit
@@ -13,12 +14,16 @@ from skipsr_jax.checkpoints import convert, export, store
 from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import precision
-from skipsr_jax.inference.model import load_model
+from skipsr_jax.inference.model import load_model, open_model
 from skipsr_jax.inference.programs import description
+from skipsr_jax.kernels.convolution import api as convolution_api
+from skipsr_jax.kernels.convolution.weights import as_kernel
 from skipsr_jax.kernels.quantized import PRECISIONS, Quantized, dequantize_kernel
 from skipsr_jax.kernels.target import Target
 from skipsr_jax.models.adapter import Adapter, adapter_shapes, with_adapter
 from skipsr_jax.models.params import flatten
+from skipsr_jax.models.quantized_params import quantized_convolutions
+from skipsr_jax.models.vae import VAEConfig
 
 HOPPER, AMPERE = Target("gpu", (9, 0)), Target("gpu", (8, 0))
 
@@ -107,6 +112,58 @@ def test_loading_for_a_cpu_is_refused_before_anything_is_read(checkpoints, monke
     monkeypatch.setattr(store, "restore_params", None)
     with pytest.raises(UserError, match="a cpu has no matrix unit for int8: take bf16"):
         load_model(checkpoints["bf16"], "auto", precision="int8")
+
+
+WIDE = VAEConfig((128, 128, 8, 8), layers_per_block=1, norm_groups=4)
+
+
+@pytest.mark.parametrize("asked", ["fp8", "int8", "bf16"])
+def test_wide_convolutions_are_quantised_when_they_are_loaded(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(small_model, "VAE_CONFIG", WIDE)
+    path = write_small_model(tmp_path / "wide")
+    shapes = open_model(path, "float32", precision=asked, any_device=True).params["coder"]
+    model = load(path, asked)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), model.params["coder"]) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
+    )
+    layers = quantized_convolutions(model.params["coder"])
+    assert model.coder_products == ("fp8" if asked == "fp8" else "float32")
+    if asked != "fp8":
+        assert not layers
+        return
+    kernel = read_kernel(path, layers[0])
+    found = flatten(model.params["coder"])
+    taps = as_kernel(found[f"{layers[0]}/quantized_taps"]).astype(jnp.float32)
+    restored = np.asarray(taps * found[f"{layers[0]}/taps_scale"])
+    largest = np.abs(kernel).max()
+    np.testing.assert_allclose(restored, kernel, rtol=1 / 16, atol=2**-10 * largest)
+    changed = dataclasses.replace(model, coder=load(path).coder)
+    assert description(model) != description(changed)
+
+
+def read_kernel(path, layer):
+    params = store.restore_params(path, only=("vae",), dtype="float32")["vae"]
+    return np.asarray(flatten(params)[f"{layer}/kernel"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "dtype", "devices", "target", "any_device", "found"),
+    [
+        ("fp8", jnp.bfloat16, 1, HOPPER, False, "fp8"),
+        ("fp8", jnp.bfloat16, 2, HOPPER, False, None),
+        ("fp8", jnp.bfloat16, 2, HOPPER, True, None),
+        ("fp8", jnp.float32, 1, HOPPER, False, None),
+        ("fp8", jnp.bfloat16, 1, Target("gpu", (8, 9)), False, None),
+        ("fp8", jnp.bfloat16, 1, Target("gpu", (10, 0)), False, None),
+        ("fp8", jnp.float32, 1, Target("cpu"), True, "fp8"),
+        ("int8", jnp.bfloat16, 1, HOPPER, True, None),
+        ("bf16", jnp.bfloat16, 1, HOPPER, True, None),
+    ],
+)
+def test_where_convolutions_are_fp8(asked, dtype, devices, target, any_device, found, monkeypatch):
+    monkeypatch.setattr(convolution_api, "current_target", lambda: target)
+    format = precision.coder_format(asked, dtype, devices, any_device)
+    assert (None if format is None else format.name) == found
 
 
 def test_other_tools_refuse_quantised_kernels(checkpoints, tmp_path):

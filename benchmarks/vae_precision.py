@@ -1,0 +1,168 @@
+"""Measures what bfloat16 and fp8 convolutions of the full autoencoder cost, against float32.
+
+    python -m benchmarks.vae_precision --model=seedvr2_3b --clip=9x256x256
+    python -m benchmarks.vae_precision --checkpoint=CHECKPOINT --clip=9x256x256
+    python -m benchmarks.vae_precision --channels=128,128,128,128 --clip=5x64x64
+
+The parameters are those of a checkpoint or random ones: kernels with the deviation of their fan-in,
+norms near 1 and 0. Frames are smooth random pictures in [-1, 1], latents the float32 encoder's
+means. Errors are norms of differences divided by the norm of the float32 result, of the latent and
+of the decoded frames; ``psnr`` is that of the frames in dB. All blocks are active where rows are
+``sparse``. The program runs on any device: one without the kernel for fp8 computes the same
+products in float32 arithmetic.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from benchmarks.measure import clip_size, device_facts, format_table, run_program, write_json
+from benchmarks.models import abstract_vae
+from skipsr_jax.checkpoints import store
+from skipsr_jax.commandline import parse_flags
+from skipsr_jax.config import from_json
+from skipsr_jax.errors import UserError
+from skipsr_jax.geometry import PATCH_PIXELS
+from skipsr_jax.kernels.quantized import FORMATS
+from skipsr_jax.models.params import Params, flatten, to_dict, unflatten
+from skipsr_jax.models.presets import VAE_PRESETS
+from skipsr_jax.models.quantized_params import quantize_params
+from skipsr_jax.models.vae import VAE, VAEConfig
+from skipsr_jax.models.vae.slices import (
+    decode_clip,
+    decode_step,
+    encode_clip,
+    encode_step,
+    frame_slices,
+)
+from skipsr_jax.models.vae.sparse_decode import decode_sparse_clip, sparse_decode_step
+from skipsr_jax.models.vae.sparse_encode import encode_sparse_clip, sparse_encode_step
+from skipsr_jax.resources import find_checkpoint
+from skipsr_jax.tokens.blocks import plan_blocks
+from skipsr_jax.types import Float, HostArray
+
+_PEAK = 2.0  # of frames in [-1, 1]
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of the command line."""
+    values = flags.FlagValues()
+    text = "Preset with random parameters; not with --checkpoint."
+    flags.DEFINE_enum("model", "seedvr2_3b", sorted(VAE_PRESETS), text, flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "Take its parameters.", flag_values=values)
+    text = "Channels of the preset's levels in place of its own."
+    flags.DEFINE_list("channels", None, text, flag_values=values)
+    text = "frames (4 k + 1) x height x width (multiples of 16)."
+    flags.DEFINE_string("clip", "9x256x256", text, flag_values=values)
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+    return values
+
+
+def parameters(values: flags.FlagValues) -> tuple[VAEConfig, Params]:
+    """The autoencoder's sizes and its parameters in float32.
+
+    Raises UserError when the checkpoint has no autoencoder.
+    """
+    if values.checkpoint is not None:
+        source = find_checkpoint(values.checkpoint)
+        config = store.load_config(source)
+        if "vae" not in config:
+            raise UserError(f"{source}: has no autoencoder")
+        read = store.restore_params(source, only=("vae",), dtype="float32")
+        return from_json(VAEConfig, config["vae"], source), read["vae"]
+    config = VAE_PRESETS[values.model]
+    if values.channels:
+        config = dataclasses.replace(config, block_channels=tuple(map(int, values.channels)))
+    rng = np.random.default_rng(0)
+
+    def draw(path: str, leaf: Any) -> HostArray:
+        numbers = rng.standard_normal(leaf.shape, np.float32)
+        if path.endswith("kernel"):
+            return numbers * np.prod(leaf.shape[:-1]) ** -0.5
+        return 0.2 * numbers + (1 if path.endswith("scale") else 0)
+
+    shapes = flatten(to_dict(abstract_vae(config, "float32")))
+    return config, unflatten({path: draw(path, leaf) for path, leaf in shapes.items()})
+
+
+def smooth_frames(count: int, height: int, width: int) -> Float[HostArray, "1 f h w 3"]:
+    """Sums of a few waves that move, in [-1, 1]."""
+    rng, time = np.random.default_rng(1), np.arange(count)[:, None, None, None]
+    rows, columns = np.arange(height)[:, None, None], np.arange(width)[:, None]
+    waves = 0.0
+    for _ in range(8):
+        speed, *along = rng.normal(size=3) * (0.3, 0.15, 0.15)
+        phase = rng.uniform(0, 2 * np.pi, 3)
+        waves = waves + np.sin(speed * time + along[0] * rows + along[1] * columns + phase)
+    return (waves / 8).astype(np.float32)[None]
+
+
+def results(
+    vae: VAE, params: Params, slices: Sequence[HostArray], latent: Any, sparse: bool
+) -> tuple[HostArray, HostArray]:
+    """Means of the latent, and the frames that are decoded from ``latent`` (None: these means)."""
+    _, _, height, width, _ = slices[0].shape
+    grid = (len(slices), height // PATCH_PIXELS, width // PATCH_PIXELS)
+    plan = plan_blocks(np.ones(grid, bool), grid[1] * grid[2])
+    if sparse:
+        encoded = encode_sparse_clip(sparse_encode_step(vae), params, slices, plan)
+    else:
+        encoded = encode_clip(encode_step(vae), params, slices)
+    means = np.concatenate([np.asarray(part.mean) for part in encoded], axis=1)
+    parts = np.split(means if latent is None else latent, len(slices), axis=1)
+    if sparse:
+        decoded = decode_sparse_clip(sparse_decode_step(vae), params, parts, slices, plan)
+    else:
+        upscaled = slices if vae.adds_to_upscaled else None
+        decoded = decode_clip(decode_step(vae), params, parts, upscaled)
+    return means, np.concatenate([np.asarray(part) for part in decoded], axis=1)
+
+
+def rows_of(values: flags.FlagValues) -> list[dict[str, Any]]:
+    """A row for each precision, dense and sparse: its errors."""
+    count, height, width = clip_size(values.clip)
+    if height % PATCH_PIXELS or width % PATCH_PIXELS:
+        raise UserError(f"--clip={values.clip}: sides are multiples of {PATCH_PIXELS}")
+    config, params = parameters(values)
+    frames = smooth_frames(count, height, width)
+    slices = np.split(frames, np.cumsum(frame_slices(count))[:-1], axis=1)
+    params = jax.device_put(params)
+    with jax.default_matmul_precision("highest"):
+        exact = results(abstract_vae(config, "float32"), params, slices, None, sparse=False)
+    rows = []
+    for precision in ("bf16", "fp8"):
+        vae = abstract_vae(config, "bfloat16", format=FORMATS.get(precision))
+        made = jax.tree.map(lambda x: jnp.array(x, jnp.bfloat16), params)
+        if vae.format is not None:
+            made = quantize_params(made, to_dict(vae), vae.format)
+        for coding in ("dense", "sparse"):
+            found = results(vae, made, slices, exact[0], coding == "sparse")
+            errors = [
+                float(np.linalg.norm(a - b) / np.linalg.norm(b))
+                for a, b in zip(found, exact, strict=True)
+            ]
+            mean_square = float(np.mean(np.square(found[1] - exact[1])))
+            psnr = 10 * np.log10(_PEAK**2 / mean_square)
+            row = {"convolutions": precision, "coding": coding}
+            rows.append(row | {"latent": errors[0], "frames": errors[1], "psnr": float(psnr)})
+            print(format_table(rows[-1:]), flush=True)
+    return rows
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measures all rows, prints them as a table and writes them as JSON."""
+    values = parse_flags(argv, define_flags(), __doc__)
+    rows = rows_of(values)
+    print(format_table(rows))
+    if values.out:
+        write_json(values.out, device_facts() | {"argv": list(argv)[1:], "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    run_program("vae_precision", main)
