@@ -75,9 +75,9 @@ class Variant:
 
 
 FRAMES = Variant(rows=24, groups=3, pixel_stages=2, registers=(160, 32))
-"""For whole frames."""
+"""For whole frames that fill many of its tiles."""
 BLOCKS = Variant()
-"""For frames of little more than a tile."""
+"""For frames of a tile, and for those that fill few."""
 SMALL_BLOCKS = Variant(rows=8, columns=8, images=4)
 """For frames of at most 8 x 8 pixels."""
 
@@ -96,11 +96,17 @@ def supported(problem: ConvolutionProblem, target: Target) -> str | None:
     return f"it takes multiples of {CHANNELS} channels, not {odd[0]}" if odd else None
 
 
-def variant_for(clips: int, frames: int, height: int, width: int) -> Variant:
-    """The variant for results of this size."""
+def variant_for(clips: int, frames: int, height: int, width: int, features_out: int) -> Variant:
+    """The variant for results of this size: the one of which a core computes the fewest pixels."""
     if max(height, width) <= SMALL_BLOCKS.rows and clips * frames > 1:
         return SMALL_BLOCKS
-    return BLOCKS if max(height, width) <= BLOCKS.rows else FRAMES
+
+    def pixels_of_a_core(variant: Variant) -> int:
+        tiles = -(-height // variant.rows) * -(-width // variant.columns)
+        items = clips * frames * tiles * (features_out // CHANNELS)
+        return -(-items // current_cores()) * variant.rows * variant.columns
+
+    return min(FRAMES, BLOCKS, key=pixels_of_a_core)
 
 
 def convolve_taps(
@@ -114,7 +120,7 @@ def convolve_taps(
     del dtype  # bfloat16, see ``supported``
     clips, frames, height, width = x.shape[:4]
     height, width = (n - 2 + 2 * size for n, size in zip((height, width), padding, strict=True))
-    variant = variant_for(clips, frames - 2, height, width)
+    variant = variant_for(clips, frames - 2, height, width, taps.values.shape[1])
     return convolve(x, taps.values, taps.scale, bias, variant, padding)
 
 

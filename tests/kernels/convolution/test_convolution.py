@@ -128,11 +128,17 @@ def shapes(clips, frames, height, width, features_in, features_out):
 
 
 @pytest.mark.usefixtures("abstract_h200")
+@pytest.mark.parametrize("variant", [None, mosaic.FRAMES], ids=["chosen", "frames"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_kernel_lowers_for_an_abstract_h200(case):
+def test_the_kernel_lowers_for_an_abstract_h200(case, variant):
     *sizes, padding = case
-    run = jax.jit(functools.partial(mosaic.convolve_taps, padding=padding, dtype=BF16))
-    lowered = run.trace(*shapes(*sizes)).lower(lowering_platforms=("cuda",))
+
+    def run(x, taps, bias):
+        if variant is None:
+            return mosaic.convolve_taps(x, taps, bias, padding, BF16)
+        return mosaic.convolve(x, *taps, bias, variant, padding)
+
+    lowered = jax.jit(run).trace(*shapes(*sizes)).lower(lowering_platforms=("cuda",))
     assert lowered.as_text().count("stablehlo.custom_call @mosaic_gpu") == 1
     clips, frames, height, width, _, out = sizes
     height, width = height - 2 + 2 * padding[0], width - 2 + 2 * padding[1]
@@ -153,18 +159,41 @@ def test_shapes_that_a_variant_does_not_take_are_refused():
     refused(mosaic.Variant(columns=12), 1, 4, 24, 48, 128, 128)
 
 
+@pytest.mark.usefixtures("abstract_h200")
+@pytest.mark.parametrize(
+    ("sizes", "variant"),
+    [
+        ((1, 4, 720, 1280, 128), mosaic.FRAMES),
+        ((1, 4, 360, 640, 256), mosaic.FRAMES),
+        ((1, 1, 90, 160, 512), mosaic.BLOCKS),
+        ((900, 4, 16, 16, 128), mosaic.BLOCKS),
+        ((900, 4, 8, 8, 256), mosaic.SMALL_BLOCKS),
+        ((3600, 1, 8, 8, 256), mosaic.SMALL_BLOCKS),
+        ((1, 1, 8, 8, 128), mosaic.BLOCKS),
+    ],
+)
+def test_the_variant_with_the_fewest_pixels_for_a_core(sizes, variant):
+    assert mosaic.variant_for(*sizes) == variant
+
+
+VARIANTS = {"frames": mosaic.FRAMES, "blocks": mosaic.BLOCKS, "small": mosaic.SMALL_BLOCKS}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not runs_fast(PROBLEM), reason="needs a GPU of the Hopper generation")
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_the_kernel_gives_the_reference_s_numbers(case):
+def test_the_kernel_gives_the_reference_s_numbers(case, name):
     *sizes, padding = case
+    if name == "small" and (max(sizes[2:4]) > 10 or sizes[0] * sizes[1] == 1):
+        pytest.skip("for small blocks alone")
     x, kernel, bias = problem(*sizes)
     taps = quantize_taps(kernel)
-    fixed = {"padding": padding, "dtype": BF16}
-    found = jax.jit(functools.partial(mosaic.convolve_taps, **fixed))(x, taps, bias)
-    wanted = jax.jit(functools.partial(xla.convolve, **fixed))(x, taps, bias)
+    run = functools.partial(mosaic.convolve, variant=VARIANTS[name], padding=padding)
+    found = jax.jit(run)(x, *taps, bias)
+    wanted = jax.jit(functools.partial(xla.convolve, padding=padding, dtype=BF16))(x, taps, bias)
     found, wanted = (np.asarray(part, np.float32) for part in (found, wanted))
     assert found.shape == wanted.shape
     # Sums of e4m3 products on tensor cores keep fewer bits than float32; a wrong pixel errs by 1.
     np.testing.assert_allclose(found, wanted, atol=0.03 * np.abs(wanted).max())
-    assert relative(found, wanted) < 0.01
+    assert relative(found, wanted) < 0.02
