@@ -1,5 +1,6 @@
 """The models that benchmarks run: networks as shapes, random parameters, token plans and inputs."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -99,24 +100,33 @@ def abstract_networks(
 def random_parameters(module: nnx.Module, mesh: Mesh) -> Any:
     """Parameters drawn from normal distributions with the deviation of the fan-in.
 
-    Each device draws its own shards; the numbers are the same on any mesh.
+    Each device draws its own shards; the numbers are the same on any mesh. There is a program for
+    each shape, because one for all parameters takes as long to compile as there are parameters.
     """
     shapes = to_dict(module)
+    plain = unquantized_shapes(shapes)
+    leaves, sharded = flatten(plain), flatten(shardings(plain, mesh))
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+
+    @functools.cache
+    def program(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> Any:
+        scale = shape[-2] ** -0.5 if shape[-2:-1] else 1.0
+
+        def draw(key: jax.Array) -> jax.Array:
+            return (scale * jax.random.normal(key, shape)).astype(dtype)
+
+        return jax.jit(draw, out_shardings=sharding)
+
+    made = unflatten(
+        {
+            path: program(leaf.shape, leaf.dtype, sharded[path])(key)
+            for key, (path, leaf) in zip(keys, leaves.items(), strict=True)
+        }
+    )
     format = getattr(module, "format", None)
-
-    def make(key: jax.Array) -> Any:
-        plain = flatten(unquantized_shapes(shapes))
-        keys = jax.random.split(key, len(plain))
-
-        def draw(key: jax.Array, leaf: Any) -> jax.Array:
-            scale = leaf.shape[-2] ** -0.5 if leaf.shape[-2:-1] else 1.0
-            return (scale * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
-
-        drawn = zip(keys, plain.items(), strict=True)
-        made = unflatten({path: draw(key, leaf) for key, (path, leaf) in drawn})
-        return made if format is None else quantize_params(made, shapes, format)
-
-    return jax.jit(make, out_shardings=shardings(shapes, mesh))(jax.random.key(0))
+    return (
+        made if format is None else quantize_params(made, shapes, format, shardings(shapes, mesh))
+    )
 
 
 def plan_for(keep: Bool[HostArray, "t r q"], shards: int = 1) -> TokenPlan:
