@@ -56,7 +56,7 @@ from skipsr_jax.inference.model import SHIPPED_PREDICTOR, Model, load_predictor
 from skipsr_jax.inference.pipeline import upscale_frames
 from skipsr_jax.inference.programs import Programs
 from skipsr_jax.inference.report import Report
-from skipsr_jax.inference.settings import CODINGS, Settings, from_config
+from skipsr_jax.inference.settings import CODER_PRECISIONS, CODINGS, Settings, from_config
 from skipsr_jax.kernels.quantized import PRECISIONS, UNQUANTIZED
 from skipsr_jax.models.presets import VAE_PRESETS
 from skipsr_jax.types import DTYPES, Bool, HostArray
@@ -87,10 +87,10 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "dtype", "bfloat16", DTYPES, "Of parameters and products.", flag_values=values
     )
-    text = "Of the products in the transformer's blocks, and the full coder's wide convolutions."
+    text = "Of the products in the transformer's blocks."
     flags.DEFINE_enum("precision", UNQUANTIZED, PRECISIONS, text, flag_values=values)
-    text = "Of the convolutions, if it is another one."
-    flags.DEFINE_enum("coder_precision", None, PRECISIONS, text, flag_values=values)
+    text = "Of the full coder's wide convolutions."
+    flags.DEFINE_enum("coder_precision", UNQUANTIZED, CODER_PRECISIONS, text, flag_values=values)
     flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
     return values
 
@@ -118,7 +118,7 @@ class FixedMask(Programs):
 
 
 def make_programs(
-    name: str, dtype: Any, coder: str, precision: str, coder_precision: str | None = None
+    name: str, dtype: Any, coder: str, precision: str, coder_precision: str
 ) -> FixedMask:
     """The programs of a model with random parameters on the first device."""
     mesh = first_device()

@@ -79,17 +79,18 @@ def abstract_networks(
     dtype: Any,
     coder: str = "full",
     precision: str = "bf16",
-    coder_precision: str | None = None,
+    coder_precision: str = "bf16",
 ) -> dict[str, nnx.Module]:
     """The coder ("full" or "light") and the DiT of a preset as shapes, stored and computed in
-    ``dtype``, with products of ``precision``, as inference has them on one device.
+    ``dtype``, with products of ``precision`` in the DiT, as inference has them on one device.
 
-    ``coder_precision``: of the full coder's wide convolutions, by default ``precision``.
+    ``coder_precision``: of the full coder's wide convolutions. Raises UserError where it cannot
+    run.
     """
+    format = coder_format(coder_precision, coder, dtype)
     if coder == "light":
         module = abstract_light_coder(LIGHT_CODER_PRESETS[model], dtype)
     else:
-        format = coder_format(coder_precision or precision, dtype)
         module = abstract_vae(VAE_PRESETS[model], dtype, format=format)
     return {
         "coder": module,

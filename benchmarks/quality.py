@@ -85,6 +85,7 @@ def main(argv: Sequence[str]) -> int:
         settings.mask,
         coder=settings.coder,
         precision=settings.precision,
+        coder_precision=settings.coder_precision,
         adapter=settings.adapter,
         sharpness=settings.sharpness,
         any_device=True,  # scores do not depend on what the device multiplies fast

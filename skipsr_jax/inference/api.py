@@ -127,6 +127,7 @@ class Upscaler:
             mesh_of(settings.mesh),
             settings.coder,
             precision=settings.precision,
+            coder_precision=settings.coder_precision,
             adapter=settings.adapter,
             sharpness=settings.sharpness,
         )

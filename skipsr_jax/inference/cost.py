@@ -215,6 +215,7 @@ def _refusal(need: MemoryNeed, limit: int, model: Model, settings: Settings, cli
 def alternatives(model: Model, settings: Settings, clip: Clip) -> Iterator[tuple[str, MemoryNeed]]:
     """Other entries of the config that may take less memory, and what they need."""
     changes = [{"coder": "light"}, {"precision": "fp8"}, {"precision": "int8"}]
+    changes += [{"coder_precision": "fp8"}]
     changes += [{"slice_latents": 1}] if settings.slice_latents != 1 else []
     changes += [{"vae_memory_gib": 0.0}] if settings.vae_memory_gib else []
     for entry in changes:
@@ -239,7 +240,8 @@ def described(settings: Settings) -> Model:
     """The model of these settings with shapes instead of parameters."""
     return open_model(
         settings.checkpoint, settings.dtype, settings.mask, mesh_of(settings.mesh), settings.coder,
-        precision=settings.precision, adapter=settings.adapter, sharpness=settings.sharpness,
+        precision=settings.precision, coder_precision=settings.coder_precision,
+        adapter=settings.adapter, sharpness=settings.sharpness,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from skipsr_jax.checkpoints.adapter import read_adapter
 from skipsr_jax.config import from_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference.precision import (
+    check_wide,
     coder_format,
     precision_of_run,
     stored_precision,
@@ -159,6 +160,7 @@ def open_model(
     coder: str = "auto",
     *,
     precision: str = "auto",
+    coder_precision: str = UNQUANTIZED,
     adapter: str = "",
     sharpness: float = 0.0,
     any_device: bool = False,
@@ -170,7 +172,8 @@ def open_model(
     """
     source = find_checkpoint(path)
     config = store.load_config(source)
-    part, config_class, network = _CODER_PARTS[_coder_kind(coder, config)]
+    coder_kind = _coder_kind(coder, config)
+    part, config_class, network = _CODER_PARTS[coder_kind]
     coder_config = _part(config, part, config_class, source)
     dit_config = _part(config, "dit", DiTConfig, source)
     channels = 2 * coder_config.latent_channels + 1
@@ -187,10 +190,12 @@ def open_model(
     dit = transformer(dit_config, chosen, kind)
     kinds = {"dtype": kind, "param_dtype": kind}
     unquantized = abstract(lambda rngs: network(coder_config, rngs=rngs, **kinds))
-    format = coder_format(chosen, kind, 1 if mesh is None else mesh.size, any_device)
+    devices = 1 if mesh is None else mesh.size
+    format = coder_format(coder_precision, coder_kind, kind, devices, any_device)
     module = unquantized
-    if network is VAE and format is not None:
+    if format is not None:
         module = abstract(lambda rngs: VAE(coder_config, rngs=rngs, format=format, **kinds))
+        check_wide(module, source)
     wanted = {part: to_dict(unquantized), "dit": to_dict(transformer(dit_config, stored, kind))}
     shapes = _open(source, wanted, kind, mesh, ("text",))
     check_sharpness(sharpness, config, source)
@@ -237,6 +242,7 @@ def load_model(
     coder: str = "auto",
     *,
     precision: str = "auto",
+    coder_precision: str = UNQUANTIZED,
     adapter: str = "",
     sharpness: float = 0.0,
     any_device: bool = False,
@@ -249,7 +255,7 @@ def load_model(
       mask: whose source says whether to load a mask predictor, and which; None: without one.
       mesh: each device of it reads its shard of the parameters; None: the default device.
       coder: full, light, or auto: light where the checkpoint has one. Only that one is loaded.
-      precision: of products, as in ``Settings``.
+      precision, coder_precision: as in ``Settings``.
       adapter: workdir or checkpoint of an adapter to merge into the transformer; "": none.
       any_device: quantised products also where the device has no matrix unit for them, slowly, for
         tests.
@@ -263,7 +269,8 @@ def load_model(
     """
     model = open_model(
         path, dtype, mask, mesh, coder,
-        precision=precision, adapter=adapter, sharpness=sharpness, any_device=any_device,
+        precision=precision, coder_precision=coder_precision, adapter=adapter,
+        sharpness=sharpness, any_device=any_device,
     )  # fmt: skip
     model.load()
     return model

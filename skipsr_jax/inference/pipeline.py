@@ -222,6 +222,7 @@ def upscale_frames(
     check_sparse(programs, settings)
     report.coder = programs.model.coder_kind
     report.products = programs.model.products
+    report.coder_products = programs.model.coder_products
     report.adapter, report.sharpness = programs.model.adapter, programs.model.sharpness
     length, overlap = settings.chunk.frames, settings.chunk.overlap
     boundaries = boundaries or Boundaries()

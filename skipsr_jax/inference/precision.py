@@ -1,29 +1,38 @@
 """The precision of products in a run, and the networks' parameters in that precision.
 
-It concerns the products in the transformer's blocks and, with fp8, the wide convolutions of the
-full autoencoder (``coder_format``).
+``config.precision`` concerns the products in the transformer's blocks, ``config.coder_precision``
+the full autoencoder's wide convolutions (``coder_format``).
 
-A checkpoint's config has the key ``precision`` where kernels are stored quantised (by
-``checkpoints.export``); else they are quantised when they are loaded.
+A checkpoint's config has the key ``precision`` where the transformer's kernels are stored quantised
+(by ``checkpoints.export``); else they are quantised when they are loaded, as the convolutions'
+always are.
 """
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from skipsr_jax.config import value_text
 from skipsr_jax.errors import UserError
-from skipsr_jax.kernels.convolution import CHANNELS, ConvolutionProblem, runs_fast
+from skipsr_jax.kernels import convolution
+from skipsr_jax.kernels.convolution import CHANNELS, ConvolutionProblem
 from skipsr_jax.kernels.quantized import FORMATS, PRECISIONS, UNQUANTIZED, Format, refusal
 from skipsr_jax.kernels.target import current_target
 from skipsr_jax.models.dit import DiT, DiTConfig
 from skipsr_jax.models.light_coder import LightCoder
 from skipsr_jax.models.params import Params, abstract, to_dict
-from skipsr_jax.models.quantized_params import dequantize_params, quantize_params
+from skipsr_jax.models.quantized_params import (
+    dequantize_params,
+    quantize_params,
+    quantized_convolutions,
+)
 from skipsr_jax.models.vae import VAE
 from skipsr_jax.parallel.rules import shardings
 from skipsr_jax.types import DType
+
+BFLOAT16 = np.dtype(jnp.bfloat16)
 
 
 def stored_precision(config: dict[str, Any], source: str) -> str:
@@ -40,7 +49,7 @@ def stored_precision(config: dict[str, Any], source: str) -> str:
 
 
 def precision_of_run(asked: str, stored: str, source: str, any_device: bool = False) -> str:
-    """The precision of a run's products.
+    """The precision of the products in the transformer's blocks.
 
     Args:
       asked: config.precision; auto: that of the checkpoint.
@@ -64,20 +73,52 @@ def precision_of_run(asked: str, stored: str, source: str, any_device: bool = Fa
 
 
 def coder_format(
-    precision: str, dtype: DType, devices: int = 1, any_device: bool = False
+    asked: str, coder: str, dtype: DType, devices: int = 1, any_device: bool = False
 ) -> Format | None:
     """The format of the products in the full autoencoder's wide convolutions; None: ``dtype``.
 
-    It is fp8 in runs of that precision whose results are bfloat16, on one GPU that has the kernel
-    for it (``kernels.convolution``): the kernel would not be partitioned over several devices, and
-    without it the convolutions would be slow.
+    Args:
+      asked: config.coder_precision: bf16 or fp8.
+      coder: the one that runs: full or light.
+      dtype: of results.
+      devices: that share each clip.
+      any_device: also where no kernel multiplies e4m3 fast, or has results of that dtype, for
+        tests.
 
-    ``any_device``: also where there is no such kernel, for tests.
+    Raises UserError where fp8 cannot run.
     """
-    wide = ConvolutionProblem(CHANNELS, CHANNELS, np.dtype(dtype), devices)
-    if precision != "fp8" or devices > 1 or not (any_device or runs_fast(wide)):
+    if asked == UNQUANTIZED:
         return None
-    return FORMATS[precision]
+    reason, kind, target = None, np.dtype(dtype), current_target()
+    if coder != "full":
+        reason = (
+            f"it is for the full autoencoder, and the {coder} coder runs: set config.coder=full"
+        )
+    elif devices > 1:
+        reason = f"it runs on one device, and {devices} share each clip: leave out config.mesh"
+    elif not any_device:
+        if convolution.refusal(ConvolutionProblem(CHANNELS, CHANNELS, BFLOAT16), target):
+            found = f"a {target.platform}"
+            if target.compute_capability is not None:
+                found = "one of " + ".".join(map(str, target.compute_capability))
+            reason = (
+                f"it needs an NVIDIA GPU of compute capability 9.x (Hopper), and this is {found}"
+            )
+            raise UserError(f"config.coder_precision={asked}: {reason}: take {UNQUANTIZED}")
+        if kind != BFLOAT16:
+            reason = f"its results are bfloat16, not {kind}: set config.dtype=bfloat16"
+    if reason is not None:
+        raise UserError(f"config.coder_precision={asked}: {reason}, or take {UNQUANTIZED}")
+    return FORMATS[asked]
+
+
+def check_wide(coder: VAE, source: str) -> None:
+    """Raises UserError when no convolution of an autoencoder with fp8 products is wide enough."""
+    if not quantized_convolutions(to_dict(coder)):
+        raise UserError(
+            f"config.coder_precision={coder.format.name}: no convolution of the autoencoder of "
+            f"{source} has multiples of {CHANNELS} channels: take {UNQUANTIZED}"
+        )
 
 
 def with_coder_format(coder: VAE | LightCoder, params: Params, mesh: Mesh | None) -> Params:

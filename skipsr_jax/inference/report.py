@@ -49,6 +49,7 @@ class Report:
       mask_source: where the keep masks came from.
       coder: which autoencoder ran: "full" or "light".
       products: the precision of the transformer's products: fp8, int8 or a dtype.
+      coder_products: that of the autoencoder's wide convolutions: fp8 or a dtype.
       adapter: which adapter was merged into the transformer; empty: none.
       sharpness: of the weights: 0 for the faithful ones.
       buckets: in how many chunks each bucket ran.
@@ -64,7 +65,8 @@ class Report:
         self.first = first
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.kept = self.patches = self.frames = 0
-        self.mask_source = self.coder = self.products = self.adapter = ""
+        self.mask_source = self.coder = self.adapter = ""
+        self.products = self.coder_products = ""
         self.sharpness = 0.0
         self.buckets: dict[Bucket, int] = {}
         self.attention: dict[str, Mapping[str, str]] = {}
@@ -210,9 +212,10 @@ class Report:
             for bucket, count in self.buckets.items()
         )
         coded = [f"{100 * self.coded(name):.1f} % {name}d" for name in ("encode", "decode")]
+        fp8 = ", its wide convolutions in fp8" if self.coder_products == "fp8" else ""
         return [
             f"skipped    {100 * self.skipped:.1f} % of patches (mask: {self.mask_source})",
-            f"video      {' and '.join(coded)} by the {self.coder} coder",
+            f"video      {' and '.join(coded)} by the {self.coder} coder{fp8}",
             f"tokens     {tokens or 'none, the transformer did not run'}",
             *([f"products   {self.products}"] if self.buckets else []),
             *([f"adapter    {self.adapter}"] if self.adapter else []),

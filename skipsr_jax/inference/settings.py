@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from skipsr_jax import config as configs
 from skipsr_jax.config import require, require_between, require_one_of
 from skipsr_jax.geometry import is_clip_length
-from skipsr_jax.kernels.quantized import PRECISIONS
+from skipsr_jax.kernels.quantized import PRECISIONS, UNQUANTIZED
 from skipsr_jax.media import deinterlace
 from skipsr_jax.media.scan import TRUNCATED
 from skipsr_jax.media.tracks import AUDIO_CHOICES
@@ -24,6 +24,7 @@ from skipsr_jax.types import DTYPES
 MASK_SOURCES = ("auto", "predictor", "input", "oracle", "none")
 CODINGS = ("auto", "dense", "sparse")
 CODERS = ("auto", "full", "light")
+CODER_PRECISIONS = (UNQUANTIZED, "fp8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +210,9 @@ class Settings:
       dtype: type of matrix products and convolutions; auto: bfloat16 on accelerators, float32 on
         CPUs.
       precision: of the products in the transformer's blocks: bf16 (in dtype, whatever that is), fp8
-        or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16. With fp8 one
-        Hopper GPU also runs the full autoencoder's wide convolutions in fp8.
+        or int8; auto: fp8 or int8 where the checkpoint's kernels are, else bf16.
+      coder_precision: of the full autoencoder's convolutions of 3x3x3 with multiples of 128
+        channels: bf16 (in dtype, whatever that is), or fp8, for one Hopper GPU.
       sharpness: 0 to 1: from the faithful weights to the sharper ones, of a checkpoint that holds
         both.
       max_frames: stop after so many input frames; 0: never.
@@ -239,6 +241,7 @@ class Settings:
     seed: int = 0
     dtype: str = "auto"
     precision: str = "auto"
+    coder_precision: str = UNQUANTIZED
     sharpness: float = 0.0
     max_frames: int = 0
     sample_frames: int = 17
@@ -264,6 +267,7 @@ class Settings:
         require_one_of("dtype", self.dtype, ("auto", *DTYPES))
         require_one_of("coder", self.coder, CODERS)
         require_one_of("precision", self.precision, ("auto", *PRECISIONS))
+        require_one_of("coder_precision", self.coder_precision, CODER_PRECISIONS)
         require_between("sharpness", self.sharpness, 0, 1)
         for name in ("encode", "decode"):
             require_one_of(name, getattr(self, name), CODINGS)

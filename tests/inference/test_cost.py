@@ -137,6 +137,17 @@ def test_what_cannot_fit_is_one_line_with_what_would(small, monkeypatch):
         largest_need(model, settings, clips)
 
 
+def test_other_precisions_are_tried(small, monkeypatch):
+    settings, model = small
+    asked = []
+    monkeypatch.setattr(cost, "described", lambda other: asked.append(other) or model)
+    names = [name for name, _ in cost.alternatives(model, settings, (9, (64, 96)))]
+    assert [(other.precision, other.coder_precision) for other in asked][1:4] == [
+        ("fp8", "bf16"), ("int8", "bf16"), ("auto", "fp8")
+    ]  # fmt: skip
+    assert "config.coder_precision=fp8" in names
+
+
 def test_shapes_stand_for_the_parameters_that_are_loaded(small):
     settings, model = small
     loaded = load_model(settings.checkpoint, "float32", settings.mask, None, "full")

@@ -14,9 +14,11 @@ from skipsr_jax.checkpoints import convert, export, store
 from skipsr_jax.config import to_json
 from skipsr_jax.errors import UserError
 from skipsr_jax.inference import precision
+from skipsr_jax.inference.api import Upscaler
+from skipsr_jax.inference.cost import described
 from skipsr_jax.inference.model import load_model, open_model
 from skipsr_jax.inference.programs import description
-from skipsr_jax.kernels.convolution import api as convolution_api
+from skipsr_jax.inference.settings import Mask, Settings
 from skipsr_jax.kernels.convolution.weights import as_kernel
 from skipsr_jax.kernels.quantized import PRECISIONS, Quantized, dequantize_kernel
 from skipsr_jax.kernels.target import Target
@@ -117,28 +119,50 @@ def test_loading_for_a_cpu_is_refused_before_anything_is_read(checkpoints, monke
 WIDE = VAEConfig((128, 128, 8, 8), layers_per_block=1, norm_groups=4)
 
 
-@pytest.mark.parametrize("asked", ["fp8", "int8", "bf16"])
-def test_wide_convolutions_are_quantised_when_they_are_loaded(asked, tmp_path, monkeypatch):
+@pytest.fixture
+def wide(tmp_path, monkeypatch):
+    """The small model with convolutions of 128 channels."""
     monkeypatch.setattr(small_model, "VAE_CONFIG", WIDE)
-    path = write_small_model(tmp_path / "wide")
-    shapes = open_model(path, "float32", precision=asked, any_device=True).params["coder"]
-    model = load(path, asked)
+    return write_small_model(tmp_path / "wide")
+
+
+def test_wide_convolutions_are_quantised_when_they_are_loaded(wide):
+    asked = {"coder_precision": "fp8", "any_device": True}
+    shapes = open_model(wide, "float32", **asked).params["coder"]
+    model = load_model(wide, "float32", **asked)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), model.params["coder"]) == jax.tree.map(
         lambda x: (x.shape, x.dtype), shapes
     )
     layers = quantized_convolutions(model.params["coder"])
-    assert model.coder_products == ("fp8" if asked == "fp8" else "float32")
-    if asked != "fp8":
-        assert not layers
-        return
-    kernel = read_kernel(path, layers[0])
+    assert (model.coder_products, model.products) == ("fp8", "float32")
+    kernel = read_kernel(wide, layers[0])
     found = flatten(model.params["coder"])
     taps = as_kernel(found[f"{layers[0]}/quantized_taps"]).astype(jnp.float32)
     restored = np.asarray(taps * found[f"{layers[0]}/taps_scale"])
     largest = np.abs(kernel).max()
     np.testing.assert_allclose(restored, kernel, rtol=1 / 16, atol=2**-10 * largest)
-    changed = dataclasses.replace(model, coder=load(path).coder)
+    changed = dataclasses.replace(model, coder=load(wide).coder)
     assert description(model) != description(changed)
+
+
+@pytest.mark.parametrize("asked", PRECISIONS)
+def test_the_transformers_precision_leaves_convolutions_as_they_are(wide, asked):
+    model = load(wide, asked)
+    assert not quantized_convolutions(model.params["coder"])
+    assert model.coder_products == "float32"
+
+
+def test_a_coder_without_wide_convolutions_is_refused(checkpoints):
+    with pytest.raises(UserError, match="plain has multiples of 128 channels: take bf16"):
+        load_model(checkpoints["bf16"], "float32", coder_precision="fp8", any_device=True)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a CPU refuses fp8")
+def test_every_way_to_a_model_takes_the_coders_precision(wide):
+    settings = Settings(checkpoint=wide, coder_precision="fp8", mask=Mask("none"))
+    for make in (described, Upscaler):
+        with pytest.raises(UserError, match=r"coder_precision=fp8: .* this is a cpu: take bf16"):
+            make(settings)
 
 
 def read_kernel(path, layer):
@@ -146,24 +170,33 @@ def read_kernel(path, layer):
     return np.asarray(flatten(params)[f"{layer}/kernel"])
 
 
+FAST = {"asked": "fp8", "coder": "full", "dtype": jnp.bfloat16}
+
+
 @pytest.mark.parametrize(
-    ("asked", "dtype", "devices", "target", "any_device", "found"),
+    ("change", "target", "found"),
     [
-        ("fp8", jnp.bfloat16, 1, HOPPER, False, "fp8"),
-        ("fp8", jnp.bfloat16, 2, HOPPER, False, None),
-        ("fp8", jnp.bfloat16, 2, HOPPER, True, None),
-        ("fp8", jnp.float32, 1, HOPPER, False, None),
-        ("fp8", jnp.bfloat16, 1, Target("gpu", (8, 9)), False, None),
-        ("fp8", jnp.bfloat16, 1, Target("gpu", (10, 0)), False, None),
-        ("fp8", jnp.float32, 1, Target("cpu"), True, "fp8"),
-        ("int8", jnp.bfloat16, 1, HOPPER, True, None),
-        ("bf16", jnp.bfloat16, 1, HOPPER, True, None),
+        ({}, HOPPER, "fp8"),
+        ({"asked": "bf16", "dtype": jnp.float32, "devices": 2}, Target("cpu"), None),
+        ({"dtype": jnp.float32, "any_device": True}, Target("cpu"), "fp8"),
+        ({"coder": "light"}, HOPPER, r"set config\.coder=full, or take bf16"),
+        ({"coder": "light", "any_device": True}, HOPPER, r"set config\.coder=full, or take bf16"),
+        ({"devices": 2}, HOPPER, r"2 share each clip: leave out config\.mesh, or take bf16"),
+        ({"devices": 2, "any_device": True}, HOPPER, "2 share each clip"),
+        ({"dtype": jnp.float32}, HOPPER, r"set config\.dtype=bfloat16, or take bf16"),
+        ({}, Target("gpu", (8, 9)), r"capability 9\.x .* one of 8\.9: take bf16"),
+        ({}, Target("gpu", (10, 0)), r"capability 9\.x .* one of 10\.0: take bf16"),
+        ({}, Target("tpu"), "this is a tpu: take bf16"),
     ],
 )
-def test_where_convolutions_are_fp8(asked, dtype, devices, target, any_device, found, monkeypatch):
-    monkeypatch.setattr(convolution_api, "current_target", lambda: target)
-    format = precision.coder_format(asked, dtype, devices, any_device)
-    assert (None if format is None else format.name) == found
+def test_where_convolutions_are_fp8(change, target, found, monkeypatch):
+    monkeypatch.setattr(precision, "current_target", lambda: target)
+    if found in (None, "fp8"):
+        format = precision.coder_format(**FAST | change)
+        assert (None if format is None else format.name) == found
+    else:
+        with pytest.raises(UserError, match=rf"config\.coder_precision=fp8: .*{found}"):
+            precision.coder_format(**FAST | change)
 
 
 def test_other_tools_refuse_quantised_kernels(checkpoints, tmp_path):

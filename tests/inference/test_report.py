@@ -76,12 +76,13 @@ def test_the_slowest_worker_bounds_the_run(stage, worker):
 
 def test_the_lines_name_the_attention_and_why_a_faster_one_was_refused():
     report = Report()
-    report.mask_source, report.products = "input", "fp8"
+    report.mask_source, report.coder, report.products = "input", "full", "fp8"
     plans = {"encode": DENSE, "decode": SKIP}
     report.chunk(np.zeros((1, 2, 2), bool), None, None, plans)
     text = "\n".join(report.lines())
     assert "100.0 % of patches (mask: input)" in text
     assert "100.0 % encoded and 0.0 % decoded" in text
+    assert "decoded by the full coder\n" in text
     assert "the transformer did not run" in text and "attention" not in text and "fp8" not in text
     report.chunk(np.ones((1, 2, 2), bool), Bucket(64, 16), ("xla", REFUSED), plans)
     report.chunk(np.ones((1, 2, 2), bool), Bucket(64, 16), ("xla", REFUSED), plans)
@@ -90,3 +91,5 @@ def test_the_lines_name_the_attention_and_why_a_faster_one_was_refused():
         "attention  xla (not fast, faster: it needs a GPU; not other: it takes bfloat16)" in lines
     )
     assert "tokens     2 chunks padded to 64 tokens, 16 windows" in lines
+    report.coder_products = "fp8"
+    assert "the full coder, its wide convolutions in fp8" in report.lines()[1]

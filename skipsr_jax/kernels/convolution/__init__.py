@@ -9,7 +9,7 @@ kernels, ``xla`` has the reference in plain XLA and the facts by which the choic
 ``mosaic`` has the Pallas kernel (Mosaic GPU) for Hopper.
 """
 
-from skipsr_jax.kernels.convolution.api import convolve, runs_fast
+from skipsr_jax.kernels.convolution.api import convolve, refusal
 from skipsr_jax.kernels.convolution.weights import (
     CHANNELS,
     Taps,
@@ -24,6 +24,6 @@ __all__ = [
     "Taps",
     "convolve",
     "quantize_taps",
-    "runs_fast",
+    "refusal",
     "taps_shape",
 ]

@@ -8,7 +8,7 @@ from skipsr_jax.kernels.choice import Implementation, everywhere, first_supporte
 from skipsr_jax.kernels.convolution import mosaic, xla
 from skipsr_jax.kernels.convolution.weights import Taps
 from skipsr_jax.kernels.convolution.xla import ConvolutionProblem, Padding
-from skipsr_jax.kernels.target import current_target
+from skipsr_jax.kernels.target import Target, current_target
 from skipsr_jax.types import DType, Float
 
 # Fastest first; the last one runs everywhere, slowly.
@@ -18,9 +18,9 @@ IMPLEMENTATIONS = {
 }
 
 
-def runs_fast(problem: ConvolutionProblem) -> bool:
-    """Whether the tensor cores of the current target multiply e4m3 in such a convolution."""
-    return mosaic.supported(problem, current_target()) is None
+def refusal(problem: ConvolutionProblem, target: Target) -> str | None:
+    """Why no kernel multiplies e4m3 in such a convolution on the target; None if one does."""
+    return mosaic.supported(problem, target)
 
 
 def convolve(

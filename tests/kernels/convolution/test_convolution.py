@@ -13,14 +13,14 @@ from skipsr_jax.kernels.convolution import (
     convolve,
     mosaic,
     quantize_taps,
-    runs_fast,
+    refusal,
     taps_shape,
     xla,
 )
 from skipsr_jax.kernels.convolution.api import IMPLEMENTATIONS
 from skipsr_jax.kernels.convolution.weights import as_kernel, in_order_of_use
 from skipsr_jax.kernels.convolution.xla import ConvolutionProblem
-from skipsr_jax.kernels.target import Target
+from skipsr_jax.kernels.target import Target, current_target
 
 FP8, BF16 = jnp.float8_e4m3fn, jnp.bfloat16
 PROBLEM = ConvolutionProblem(128, 256, jnp.dtype(BF16))
@@ -116,8 +116,8 @@ def test_the_kernel_where_it_can_else_the_reference(change, target, reason):
     assert name == "xla" and reason in refused["pallas_mosaic"]
 
 
-def test_a_cpu_is_slow():
-    assert not runs_fast(PROBLEM)
+def test_a_refusal_says_why():
+    assert "is cpu" in refusal(PROBLEM, Target("cpu")) and refusal(PROBLEM, HOPPER) is None
 
 
 def shapes(clips, frames, height, width, features_in, features_out):
@@ -180,7 +180,9 @@ VARIANTS = {"frames": mosaic.FRAMES, "blocks": mosaic.BLOCKS, "small": mosaic.SM
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not runs_fast(PROBLEM), reason="needs a GPU of the Hopper generation")
+@pytest.mark.skipif(
+    refusal(PROBLEM, current_target()) is not None, reason="needs a GPU of the Hopper generation"
+)
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_the_kernel_gives_the_reference_s_numbers(case, name):
