@@ -35,7 +35,7 @@ def convolve(
 
     Args:
       x: e4m3 frames: f = f_out + 2.
-      taps: the kernel. i and o are multiples of 128.
+      taps: the kernel. The tensor cores take i and o that are multiples of 128.
       bias: of each output channel.
       padding: zeros around frames in space; h_out = h - 2 + 2 padding[0].
       dtype: of the result.

@@ -6,6 +6,7 @@ block and height, because the rows of pixels that are fetched at once serve thre
 height.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from skipsr_jax.kernels.quantized.product import quantize_kernel
 from skipsr_jax.types import Float
 
 CHANNELS = 128
-"""Channels of the input and of the result come in multiples of this."""
+"""The kernel for Hopper takes channels of the input and of the result in multiples of this."""
 
 
 class Taps(NamedTuple):
@@ -46,12 +47,13 @@ def as_kernel(taps: Float[Array, "taps o depth"]) -> Float[Array, "3 3 3 i o"]:
 
 
 def taps_shape(features_in: int, features_out: int) -> tuple[int, int, int]:
-    """The shape of ``Taps.values``."""
-    return 27 * features_in // CHANNELS, features_out, CHANNELS
+    """The shape of ``Taps.values``, of a depth of 128 where that divides ``features_in``."""
+    depth = math.gcd(features_in, CHANNELS)
+    return 27 * features_in // depth, features_out, depth
 
 
 def quantize_taps(kernel: Float[Array, "3 3 3 i o"]) -> Taps:
-    """A kernel in e4m3, with scales that are numbers of bfloat16. i is a multiple of 128."""
+    """A kernel in e4m3, with scales that are numbers of bfloat16."""
     rows, scale = quantize_kernel(kernel.reshape(-1, kernel.shape[4]), FP8)
     values = jnp.swapaxes(rows, 0, 1).reshape(kernel.shape)
-    return Taps(in_order_of_use(values, CHANNELS), scale)
+    return Taps(in_order_of_use(values, taps_shape(*kernel.shape[3:])[2]), scale)

@@ -233,8 +233,8 @@ class QuantizedCausalConv3d(nnx.Module):
 
     Its input is converted to e4m3 by the pass that normalises it, and so is its cache. Parameters:
     ``quantized_taps``, ``taps_scale`` (``kernels.convolution.Taps``), which a trained kernel gives
-    (``models.quantized_params``; they begin as 0 and 1), and ``bias``. Channels are multiples of
-    ``kernels.convolution.CHANNELS``.
+    (``models.quantized_params``; they begin as 0 and 1), and ``bias``. The kernel for GPUs takes
+    multiples of ``kernels.convolution.CHANNELS`` channels, the reference any.
     """
 
     def __init__(

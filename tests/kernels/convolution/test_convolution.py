@@ -64,10 +64,14 @@ def relative(found, wanted):
     return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
 
 
-@pytest.mark.parametrize("padding", [(0, 0), (1, 1), (0, 1)])
-def test_the_reference_is_a_convolution_of_the_quantised_numbers(padding):
-    x, kernel, bias = problem(2, 2, 5, 6, 256, 128)
+@pytest.mark.parametrize(
+    ("channels", "padding"),
+    [((256, 128), (0, 0)), ((256, 128), (1, 1)), ((256, 128), (0, 1)), ((48, 20), (1, 1))],
+)
+def test_the_reference_is_a_convolution_of_the_quantised_numbers(channels, padding):
+    x, kernel, bias = problem(2, 2, 5, 6, *channels)
     taps = quantize_taps(kernel)
+    assert taps.values.shape == taps_shape(*channels)
     dequantised = as_kernel(taps.values).astype(jnp.float32) * taps.scale
     found = convolve(x, taps, bias, padding=padding, dtype=jnp.float32)
     np.testing.assert_allclose(found, by_shifts(x, dequantised, bias, padding), atol=1e-4)
