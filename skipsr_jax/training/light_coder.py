@@ -57,25 +57,33 @@ class CoderNetworks:
 
     Attributes:
       inputs: what the decoder gets.
-      light, vae: the coders.
+      light: the light coder.
+      vae: the full one; None where its latents are not needed.
       transformer: of one step; None: the decoder gets latents of encoders.
     """
 
     inputs: DecoderInputs
     light: LightCoder
-    vae: VAE
+    vae: VAE | None
     transformer: DiT | None
 
     def encoded(self, params: Params, batch: Batch) -> tuple[Latents, Latents]:
-        """The light encoder's latents of the true clips and of the upscaled inputs."""
-        light, pairs = bind(self.light, params["light_coder"]), []
+        """The light encoder's latents of the true clips and of the upscaled inputs.
+
+        Those of the true clips are () where nothing reads them: with a transformer and no ``vae``.
+        """
+        light, scale = bind(self.light, params["light_coder"]), self.light.config.scaling_factor
+        truth_too = self.vae is not None or self.transformer is None
+        hr_latents, lr_latents = [], []
         for hr, lr in zip(batch.hr, batch.lr, strict=True):
-            truth = signed(hr)
-            both = jnp.concatenate([truth, upscaled(lr, truth.shape[2:4])])
-            latents = light.encode(both)[0].mean * self.light.config.scaling_factor
-            pairs.append(jnp.split(latents, 2))
-        hr_latents, lr_latents = zip(*pairs, strict=True)
-        return hr_latents, lr_latents
+            frames = upscaled(lr, hr.shape[2:4])
+            frames = jnp.concatenate([signed(hr), frames]) if truth_too else frames
+            latents = light.encode(frames)[0].mean * scale
+            if truth_too:
+                truth, latents = jnp.split(latents, 2)
+                hr_latents.append(truth)
+            lr_latents.append(latents)
+        return tuple(hr_latents), tuple(lr_latents)
 
     def decoded(
         self, params: Params, batch: Batch, own: tuple[Latents, Latents], teacher: bool, key: Array
@@ -84,7 +92,7 @@ class CoderNetworks:
 
         Args:
           params: see the class.
-          batch: with the latents of the full encoder.
+          batch: with the latents of the full encoder, if there is one.
           own: what ``encoded`` returns.
           teacher: whether the full decoder makes frames too: of the full encoder's latents where
             the light decoder gets latents of encoders, else of the same latents.
@@ -119,10 +127,12 @@ class CoderNetworks:
 
     def _of_transformer(self, params, batch, own, teacher, key) -> list[DecodedClips]:
         whose, noise, level = jax.random.split(key, 3)
-        conditions = []
-        for number, (x, y) in enumerate(zip(batch.lr_latents, own[1], strict=True)):
-            is_own = _chosen(jax.random.fold_in(whose, number), len(x), self.inputs.own_share)
-            conditions.append(jnp.where(is_own, y, x))
+        conditions = own[1]
+        if self.vae is not None:
+            conditions = []
+            for number, (x, y) in enumerate(zip(batch.lr_latents, own[1], strict=True)):
+                is_own = _chosen(jax.random.fold_in(whose, number), len(x), self.inputs.own_share)
+                conditions.append(jnp.where(is_own, y, x))
         x0 = self._refined(params, tuple(conditions), batch, (noise, level))
         light, clips = bind(self.light, params["light_coder"]), []
         for refined, condition, keep, hr, lr in zip(

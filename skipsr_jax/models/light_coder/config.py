@@ -79,6 +79,6 @@ SMALL = LightCoderConfig(
     decoder_channels=(40, 160, 160),
     decoder_blocks=(2, 8, 3),
 )
-"""For the small model's latent: 7.2 million parameters, XX times the operations of the tiny one's.
+"""For the small model's latent: 7.2 million parameters, 11 times the operations of the tiny one's.
 Most of them lie at the decoder's 1/4 level, where an input of a quarter of the size has its pixels
 and a convolution costs a quarter of one at 1/2."""

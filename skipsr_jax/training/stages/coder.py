@@ -55,7 +55,8 @@ class CoderLoss(TokenSettings):
     Where a transformer runs, it acts on the tokens that ``TokenSettings`` selects.
 
     Attributes:
-      latent: weight of the encoder's error.
+      latent: weight of the encoder's error. With ``joint``, ``own_share`` 1 and neither this nor
+        ``teacher`` the stage needs no full autoencoder and encodes the upscaled input alone.
       teacher: weight of the loss to the full decoder's frames; 0: they are not made.
       gradient: weight of the error of gradients in the losses to truth and teacher.
       frequency: weight of the error of the spectrum in the losses to truth and teacher.
@@ -114,6 +115,11 @@ class CoderLoss(TokenSettings):
         )
 
     @property
+    def needs_full(self) -> bool:
+        """Whether the full autoencoder takes part."""
+        return not self.joint or self.latent > 0 or self.teacher > 0 or self.own_share < 1
+
+    @property
     def inputs(self) -> DecoderInputs:
         """What the decoder gets."""
         names = [field.name for field in dataclasses.fields(DecoderInputs)]
@@ -131,7 +137,8 @@ def make(
     Args:
       settings: of the run; ``loss`` is a CoderLoss.
       config: replaces the light coder of ``settings.model``.
-      autoencoder: module and ``{"vae": parameters}``; replaces the one that ``settings.vae`` names.
+      autoencoder: module and ``{"vae": parameters}``; replaces the one that ``settings.vae`` names,
+        where one is needed.
       transformer: module and ``{"dit": ..., "text": ...}``; replaces the one of ``loss.generator``,
         or with ``loss.joint`` the module of ``settings.model``.
 
@@ -139,8 +146,10 @@ def make(
     """
     config = config or LIGHT_CODER_PRESETS[settings.model]
     loss_config: CoderLoss = settings.loss
-    vae, frozen = autoencoder or load_vae(settings)
-    _check_latents(config, vae, settings)
+    vae, frozen = None, {}
+    if loss_config.needs_full:
+        vae, frozen = autoencoder or load_vae(settings)
+        _check_latents(config, vae, settings)
     dit, its_params = _transformer(settings, transformer)
     dtype = jnp.dtype(settings.dtype)
     light = abstract(lambda rngs: LightCoder(config, rngs=rngs, dtype=dtype))
@@ -149,16 +158,14 @@ def make(
 
     def init(key: Array) -> Params:
         coder, patches, model = jax.random.split(key, 3)
-        params = {"light_coder": _from_zero(to_dict(LightCoder(config, rngs=nnx.Rngs(coder))))}
+        light_coder = _from_zero(to_dict(LightCoder(config, rngs=nnx.Rngs(coder))))
+        params = {"light_coder": with_equal_frames(light_coder)}
         if loss_config.joint:
             params |= fresh_params(model, dit.config, loss_config.text_lengths)
         if loss_config.adversarial:
             own = _discriminator(loss_config, config, nnx.Rngs(patches), jnp.float32)
             params["discriminator"] = to_dict(own)
         return params
-
-    def begin(params: Params) -> Params:
-        return params | {"light_coder": with_equal_frames(params["light_coder"])}
 
     def preview(params: Params, frozen: Params, batch: Batch, key: Array) -> Preview:
         return networks.preview(frozen | params, batch, key)
@@ -188,10 +195,9 @@ def make(
             settings, masks=dit is not None, packing=None if dit is None else loss_config.packing
         ),
         config=stored,
-        prepare=functools.partial(with_latents, vae, sample=False),
+        prepare=None if vae is None else functools.partial(with_latents, vae, sample=False),
         trainees=adversaries if loss_config.adversarial else (),
         auxiliary=frozenset({"discriminator"}) if loss_config.adversarial else frozenset(),
-        begin=begin,
         preview=preview,
         flops=_flops(networks, loss_config),
     )
@@ -247,11 +253,12 @@ def _loss_of_coder(
     ) -> tuple[Float[Array, ""], Metrics]:
         everything = frozen | params
         own = networks.encoded(everything, batch)
-        latent, metrics = latent_error(own, (batch.hr_latents, batch.lr_latents))
         clips = networks.decoded(everything, batch, own, loss_config.teacher > 0, key)
-        pixel, parts = pixel_loss(clips, *weights)
-        total, metrics = loss_config.latent * latent + pixel, metrics | parts
+        total, metrics = pixel_loss(clips, *weights)
         metrics |= networks.latent_effect(everything, clips)
+        if networks.vae is not None:
+            latent, parts = latent_error(own, (batch.hr_latents, batch.lr_latents))
+            total, metrics = total + loss_config.latent * latent, metrics | parts
         if loss_config.adversarial:
             other = bind(discriminator, params["discriminator"])
             adversarial, parts = patch_generator_loss(other, clips, loss_config.pairing)
@@ -280,7 +287,7 @@ def _loss_of_discriminator(
 
 def _flops(networks: CoderNetworks, loss_config: CoderLoss) -> Callable[[Batch], float]:
     """Counts the operations of a step, without the few of the discriminator."""
-    full = functools.cache(functools.partial(vae_flops, networks.vae))
+    full = networks.vae and functools.cache(functools.partial(vae_flops, networks.vae))
     light = functools.cache(functools.partial(vae_flops, networks.light))
     # The discriminator's update runs the coder forward once more.
     again = 1 if loss_config.adversarial else 0
@@ -288,10 +295,12 @@ def _flops(networks: CoderNetworks, loss_config: CoderLoss) -> Callable[[Batch],
     def flops(batch: Batch) -> float:
         total = 0.0
         for clips in batch.hr:
-            encoding, decoding = full(clips.shape[:4])
-            total += 2 * encoding + (decoding if loss_config.teacher else 0)
+            if full is not None:
+                encoding, decoding = full(clips.shape[:4])
+                total += 2 * encoding + (decoding if loss_config.teacher else 0)
             encoding, decoding = light(clips.shape[:4])
-            total += (1 + BACKWARD + again) * (2 * encoding + decoding)
+            encoding *= 1 if full is None else 2  # the upscaled input alone, or the truth, too
+            total += (1 + BACKWARD + again) * (encoding + decoding)
         if networks.transformer is not None:
             backward = BACKWARD if loss_config.joint else BACKWARD_FROZEN
             one = dit_flops(networks.transformer.config, batch.plan).total

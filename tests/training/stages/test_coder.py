@@ -197,6 +197,22 @@ def test_joint_trains_the_transformer_too(root, transformer):
     assert {"dit", "light_coder"} == stage.config.keys() and "psnr_kept" in seen[0]
 
 
+@pytest.mark.slow
+def test_joint_in_pixels_alone_needs_no_full_autoencoder(root, transformer):
+    loss = CoderLoss(joint=True, own_share=1.0, latent=0.0, teacher=0.0, **TOKENS)
+    settings = settings_for(root, loss)
+    stage, whole = stage_for(settings, transformer), dataclasses.replace(loss, latent=1e-9)
+    whole = stage_for(settings_for(root, whole), transformer)
+    assert stage.frozen == {} and stage.prepare is None
+    seen, state, batch = learn(stage, settings, 3)
+    wanted, *_ = learn(whole, settings, 3)
+    for found, full in zip(seen, wanted, strict=True):
+        assert found["psnr"] == pytest.approx(full["psnr"], rel=1e-4)
+    assert "latent_truth" in wanted[0] and "latent_truth" not in seen[0]
+    assert 0 < stage.flops(batch) < whole.flops(batch)
+    preview(stage, state, batch)
+
+
 def test_what_cannot_be_is_refused(root, tmp_path):
     with pytest.raises(ValueError, match=r"generator.*empty with joint"):
         CoderLoss(joint=True, generator="somewhere")
