@@ -5,7 +5,8 @@
 
 A transformer is WIDTHxLAYERS, of the tiny model's kind. A light coder is the width of its decoder
 at half resolution, which doubles at 1/4 and again at 1/8; its encoder has two thirds of that. An
-autoencoder is the width of its level at full resolution. The parts are listed one by one, because
+autoencoder is the width of its level at full resolution. Both also take the name of a preset, such
+as ``small``. The parts are listed one by one, because
 their costs add up. Operations are those of --clip; the transformer leaves out the fraction --skip
 of the patches, the coders run on all pixels. ``of_tiny`` is the ratio to the operations of the tiny
 model's part. --measure adds seconds on the first device of this machine, in --dtype, with random
@@ -57,7 +58,9 @@ def define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     grid = "192x4,192x10,256x6,256x8,320x6,320x8,384x6,384x8,448x6"
     flags.DEFINE_list("dits", grid.split(","), "Transformers.", flag_values=values)
-    flags.DEFINE_list("coders", ["24", "32", "40", "48", "64"], "Light coders.", flag_values=values)
+    flags.DEFINE_list(
+        "coders", ["24", "32", "40", "48", "64", "small"], "Light coders.", flag_values=values
+    )
     flags.DEFINE_list("vaes", ["16", "24", "32"], "Autoencoders.", flag_values=values)
     text = "frames x height x width at the target size."
     flags.DEFINE_string("clip", "101x720x1280", text, flag_values=values)
@@ -164,7 +167,8 @@ def rows_of(values: flags.FlagValues) -> Iterator[dict[str, Any]]:
     for kind, widths, config, abstract, presets in kinds:
         first = list(coder_rows("tiny", abstract(presets["tiny"], dtype), clip, dtype, False))
         for width in widths:
-            module = abstract(config(int(width)), dtype)
+            named = presets[width] if width in presets else config(int(width))
+            module = abstract(named, dtype)
             rows = coder_rows(f"{kind} {width}", module, clip, dtype, measure)
             yield from with_ratio(rows, first)
 

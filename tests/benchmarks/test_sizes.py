@@ -29,7 +29,11 @@ def test_the_sizes_of_tiny_are_those_of_tiny(tmp_path):
 
 def test_small_is_a_size_of_the_table_and_fits_its_limit():
     assert sizes.dit_config("192x10") == DIT_PRESETS["small"]
-    assert sizes.light_config(40) == LIGHT_CODER_PRESETS["small"]
+    values = sizes.parse_flags(
+        [*SMALL.split(), "--coders=small", "--vaes="], sizes.define_flags(), ""
+    )
+    *_, decoder = sizes.rows_of(values)
+    assert decoder["part"] == "light coder small decoder" and decoder["of_tiny"] > 5
     assert sizes.vae_config(16) == VAE_PRESETS["small"]
     row = sizes.dit_row(DIT_PRESETS["small"], (5, 64, 96), 0.0, "bfloat16", False)
     coder = sizes.abstract_light_coder(LIGHT_CODER_PRESETS["small"], "bfloat16")
