@@ -6,11 +6,10 @@
 A transformer is WIDTHxLAYERS, of the tiny model's kind. A light coder is the width of its decoder
 at half resolution, which doubles at 1/4 and again at 1/8; its encoder has two thirds of that. An
 autoencoder is the width of its level at full resolution. Both also take the name of a preset, such
-as ``small``. The parts are listed one by one, because
-their costs add up. Operations are those of --clip; the transformer leaves out the fraction --skip
-of the patches, the coders run on all pixels. ``of_tiny`` is the ratio to the operations of the tiny
-model's part. --measure adds seconds on the first device of this machine, in --dtype, with random
-parameters and without compilation.
+as ``small``. The parts are listed one by one, because their costs add up. Operations are those of
+--clip; the transformer leaves out the fraction --skip of the patches, the coders run on all pixels.
+``of_tiny`` is the ratio to the operations of the tiny model's part. --measure adds seconds on the
+first device of this machine, in --dtype, with random parameters and without compilation.
 """
 
 import dataclasses
