@@ -58,7 +58,7 @@ class CoderNetworks:
     Attributes:
       inputs: what the decoder gets.
       light: the light coder.
-      vae: the full one; None where its latents are not needed.
+      vae: the full one; None where its latents are not needed, which takes a transformer.
       transformer: of one step; None: the decoder gets latents of encoders.
     """
 
@@ -70,16 +70,15 @@ class CoderNetworks:
     def encoded(self, params: Params, batch: Batch) -> tuple[Latents, Latents]:
         """The light encoder's latents of the true clips and of the upscaled inputs.
 
-        Those of the true clips are () where nothing reads them: with a transformer and no ``vae``.
+        Those of the true clips are () without a ``vae``, where nothing reads them.
         """
         light, scale = bind(self.light, params["light_coder"]), self.light.config.scaling_factor
-        truth_too = self.vae is not None or self.transformer is None
         hr_latents, lr_latents = [], []
         for hr, lr in zip(batch.hr, batch.lr, strict=True):
             frames = upscaled(lr, hr.shape[2:4])
-            frames = jnp.concatenate([signed(hr), frames]) if truth_too else frames
+            frames = jnp.concatenate([signed(hr), frames]) if self.vae else frames
             latents = light.encode(frames)[0].mean * scale
-            if truth_too:
+            if self.vae:
                 truth, latents = jnp.split(latents, 2)
                 hr_latents.append(truth)
             lr_latents.append(latents)
