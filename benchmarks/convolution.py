@@ -24,9 +24,11 @@ from jax import Array, lax
 from benchmarks.measure import device_facts, format_table, run_program, write_json
 from skipsr_jax.commandline import parse_flags
 from skipsr_jax.errors import UserError
+from skipsr_jax.kernels import convolution
+from skipsr_jax.kernels.convolution import CHANNELS
 from skipsr_jax.kernels.convolution.mosaic import BF16, BLOCKS, FP8, FRAMES, Variant, convolve
 from skipsr_jax.kernels.convolution.weights import in_order_of_use
-from skipsr_jax.kernels.target import current_target, gpu_refusal
+from skipsr_jax.kernels.target import current_target
 from skipsr_jax.models.layers.convolution_options import convolution_options
 from skipsr_jax.types import DType
 
@@ -50,8 +52,8 @@ VARIANTS = {
 
 def refusal() -> str | None:
     """Why the kernel cannot run on this machine; None where it can."""
-    needs = "it needs a GPU of compute capability 9.x"
-    return gpu_refusal(jnp.dtype(BF16), current_target(), needs, (9, 0), below=(10, 0))
+    problem = convolution.ConvolutionProblem(CHANNELS, CHANNELS, jnp.dtype(BF16))
+    return convolution.refusal(problem, current_target())
 
 
 def xla_convolve(
